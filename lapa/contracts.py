@@ -1,0 +1,186 @@
+"""The data path on one page: what flows between the stages, and the face each plug-in shows.
+
+    video -datasets-> Episode -data/pack-> Packed -data/pairs-> FramePairs -labels-> Labels
+          -stage2_pretrain-> policy -stage3_finetune-> robot policy -act-> Actions -evaluate-> Outcome
+
+Shapes: B batch, T frames of an episode, H and W pixels, A action dimensions, S state dimensions, s codes per
+pair of frames. Images are uint8 RGB outside models and float in [0, 1], channels first, inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypedDict, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Logs = dict[str, float]
+
+
+class LapaError(Exception):
+    """Something the user can mend. The message says what, where, and what to do; the command line prints it
+    without a traceback and exits with code 1."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One video with its instruction. `actions` may be None: learning without them is the paper's premise.
+
+    frames   uint8 [T, H, W, 3]; actions[t] (float32 [T, A], robot units) leads from frames[t] to frames[t+1].
+    state    float32 [T, S] or None; read by probes and analysis only, never by a policy or by LAQ.
+    """
+
+    id: str
+    frames: Array
+    fps: float
+    instruction: str = ""
+    actions: Array | None = None
+    state: Array | None = None
+    state_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FramePairs:
+    """A batch of frame pairs: the window in seconds, turned into `offset` frames by each episode's fps.
+
+    now, later  uint8 [B, H, W, 3]; episode, frame, offset  int64 [B] (offset in frames, >= 1, 0 only when clipped).
+    actions     float32 [B, A], the sum of the actions over the window, or None.
+    """
+
+    now: Array
+    later: Array
+    episode: Array
+    frame: Array
+    offset: Array
+    actions: Array | None = None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a label source says of frame pairs: row i belongs to (episode[i], frame[i]).
+
+    values  int64 [N, s] codes when `kind` is "codes"; float32 [N, A] (robot units) when it is "actions".
+    """
+
+    kind: str
+    episode: Array
+    frame: Array
+    values: Array
+
+
+class Observation(TypedDict):
+    """What a robot or a benchmark shows a policy."""
+
+    image: Array  # uint8 [H, W, 3], any size
+    instruction: str
+
+
+Actions = Array  # float32 [chunk, A] in the robot's units
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one benchmark episode ended."""
+
+    family: str
+    seed: int
+    instruction: str
+    success: bool
+    steps: int
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantizer's answer. `embedding` [B, s, d] goes to the decoder, `codes` int64 [B, s] to the world."""
+
+    embedding: torch.Tensor
+    codes: torch.Tensor
+    loss: torch.Tensor
+    logs: Logs = field(default_factory=dict)
+
+
+class Dataset(Protocol):
+    """A source of episodes, read once from front to back. Frames may be of any size and fps."""
+
+    def episodes(self) -> Iterator[Episode]:
+        """Yield every episode in a fixed order. Raises LapaError on data that cannot be read."""
+        ...
+
+    def signature(self) -> str:
+        """A cheap hash that changes when the data on disk changes (names, sizes, times)."""
+        ...
+
+
+class Quantizer(Protocol):
+    """Continuous features [B, s, d] -> one of `size` codes at each of the s positions."""
+
+    size: int
+
+    def forward(self, z: torch.Tensor) -> Quantized: ...
+
+    def lookup(self, codes: torch.Tensor) -> torch.Tensor:
+        """int64 [B, s] -> float [B, s, d]."""
+        ...
+
+    def after_step(self, step: int) -> Logs:
+        """Called by the loop after optimizer step number `step` (from 1): codebook upkeep lives here."""
+        ...
+
+
+class Backbone(Protocol):
+    """A vision-language model as a feature extractor.
+
+    `width` is the size of the readout; `image_size` is the square input in pixels.
+    """
+
+    width: int
+    image_size: int
+
+    def forward(self, images: torch.Tensor, texts: list[str]) -> torch.Tensor:
+        """float [B, 3, H, W] in [0, 1] and B strings -> readout [B, width]: the hidden state of the last token."""
+        ...
+
+    def vision_parameters(self) -> Iterator[torch.nn.Parameter]:
+        """The vision encoder, frozen in stages 2 and 3."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """The one face of everything that learns, hence one training loop (training/loop.py)."""
+
+    def loss(self, batch: Any) -> tuple[torch.Tensor, Logs]: ...
+
+
+class LabelSource(Protocol):
+    """Stage 2a's left side: LAQ (codes), an inverse dynamics model (actions) or the truth (actions)."""
+
+    kind: str
+
+    def label(self, pairs: FramePairs) -> Array:
+        """-> int64 [B, s] codes or float32 [B, A] actions."""
+        ...
+
+
+class Actor(Protocol):
+    """All that a benchmark or a robot sees of a policy."""
+
+    def act_batch(self, observations: list[Observation]) -> Array:
+        """B observations -> float32 [B, chunk, A]."""
+        ...
+
+
+class Benchmark(Protocol):
+    """Tasks with a success test. A client of an Actor; it never sees a model."""
+
+    families: tuple[str, ...]
+
+    def run(self, actor: Actor, episodes: int, seed: int, **options: Any) -> list[Outcome]: ...
+
+    def scripted(self) -> Mapping[str, Actor]:
+        """Reference rows: no_op, random, expert."""
+        ...
