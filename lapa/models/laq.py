@@ -1,0 +1,281 @@
+"""LAQ, Latent Action Quantization (paper section 3.1): what happened between two frames, as s codes.
+
+    x_t, x_{t+H} --patches, spatial and temporal transformer--> e_t, e_{t+H}
+                 --projection, small CNN--> d = e_{t+H} - e_t
+    d            --quantizer--> z_t, one of |C| codes at each of s positions
+    x_t, z_t     --decoder--> x_{t+H}
+
+The encoder is an inverse dynamics model learnt without actions (it labels video in stage 2); the decoder,
+given a frame and a code, is a one-step world model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from lapa import plugins
+from lapa.contracts import Array, FramePairs, LapaError, Logs, Quantized
+from lapa.models.transformer import PositionBias, Transformer
+
+Images = Array | torch.Tensor  # uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1]
+
+
+@dataclass(frozen=True)
+class LAQConfig:
+    """The paper's settings by default (343.8M parameters). Every field is a JSON value.
+
+    codes, codebook_size  s and |C|; s is a square number. quant_dim: width of the quantised difference.
+    normalise             LayerNorm (without parameters) on the difference before the quantizer. Not in the
+                          paper; it keeps codebook and features on one scale and small models from collapse.
+    decoder               "transformer": the paper's. "unet": convolutions that change x_t in place; learns
+                          motion on a small budget, where the paper's decoder blurs whatever moves.
+    unet_width            channels of the "unet" at half resolution.
+    quantizer             a plug-in of lapa/quantizers; `quantizer_options` are further fields of its Config.
+    """
+
+    image_size: int = 256
+    patch_size: int = 32
+    dim: int = 1024
+    spatial_depth: int = 8
+    temporal_depth: int = 8
+    heads: int = 16
+    dim_head: int = 64
+    codes: int = 4
+    codebook_size: int = 8
+    quant_dim: int = 32
+    normalise: bool = False
+    quantizer: str = "nsvq"
+    quantizer_options: dict[str, Any] = field(default_factory=dict)
+    decoder: Literal["transformer", "unet"] = "transformer"
+    unet_width: int = 32
+
+    def __post_init__(self) -> None:
+        plugins.choose(self.decoder, ("transformer", "unet"), "LAQ decoder")
+        if self.image_size % self.patch_size:
+            raise LapaError(
+                f"LAQ: patch_size {self.patch_size} does not divide image_size {self.image_size}."
+            )
+        grid, side = self.image_size // self.patch_size, math.isqrt(self.codes)
+        if side * side != self.codes or not 1 <= side <= grid:
+            raise LapaError(
+                f"LAQ: codes must be a square number from 1 to {grid}x{grid} (one a patch), not {self.codes}."
+            )
+        if self.decoder == "unet" and self.image_size % 4:
+            raise LapaError(f"LAQ: the unet decoder needs image_size divisible by 4, not {self.image_size}.")
+
+    def build(self) -> LAQ:
+        return LAQ(self)
+
+
+class LAQ(nn.Module):
+    """The model, in the order of the paper. Images are anything `as_pixels` reads."""
+
+    def __init__(self, config: LAQConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        grid, pixels = c.image_size // c.patch_size, 3 * c.patch_size**2
+        # Encoder
+        self.patch_embedding = nn.Sequential(
+            nn.LayerNorm(pixels), nn.Linear(pixels, c.dim), nn.LayerNorm(c.dim)
+        )
+        self.position_bias = PositionBias(c.dim, c.heads)  # the decoder, when a transformer, shares it
+        self.spatial = Transformer(c.dim, c.spatial_depth, c.heads, c.dim_head, over="space")
+        self.temporal = Transformer(c.dim, c.temporal_depth, c.heads, c.dim_head, over="time")
+        # Bottleneck
+        self.project_in = nn.Linear(c.dim, c.quant_dim)
+        self.cnn = shrink(c.quant_dim, grid, math.isqrt(c.codes))
+        self.quantizer = plugins.find("quantizers", c.quantizer)(
+            dim=c.quant_dim, size=c.codebook_size, positions=c.codes, **c.quantizer_options
+        ).build()
+        self.project_out = nn.Linear(c.quant_dim, c.dim)
+        # Decoder
+        self.decoder = PatchDecoder(c) if c.decoder == "transformer" else UNetDecoder(c)
+
+    def encode(self, now: Images, later: Images) -> torch.Tensor:
+        """Two batches of frames -> codes int64 [B, s]. The inverse dynamics model of stage 2."""
+        with _evaluating(self):
+            now, later = self._pixels(now, "now"), self._pixels(later, "later")
+            return self.quantizer(self.difference(now, later)).codes
+
+    def decode(self, now: Images, codes: Images, clamp: bool = True) -> torch.Tensor:
+        """Frames and codes int64 [B, s] -> predicted frames float32 [B, 3, H, W], in [0, 1] if `clamp`."""
+        with _evaluating(self):
+            now = self._pixels(now, "now")
+            future = self.predict(now, self.quantizer.lookup(self._codes(codes, len(now)))).float()
+            return future.clamp(0, 1) if clamp else future
+
+    def reconstruct(self, now: Images, later: Images) -> torch.Tensor:
+        """The later frame through the codes of `encode` alone: float32 [B, 3, H, W] in [0, 1]."""
+        return self.decode(now, self.encode(now, later))
+
+    def loss(self, batch: FramePairs) -> tuple[torch.Tensor, Logs]:
+        """Mean squared error of the later frame, plus the quantizer's own loss (zero for NSVQ).
+
+        Logs: mse; error_over_copy, the error relative to copying x_t (below 1: the codes carry something);
+        perplexity, the effective number of codes in use."""
+        now, later = self._pixels(batch.now, "now"), self._pixels(batch.later, "later")
+        future, quantized = self(now, later)
+        mse = F.mse_loss(future.float(), later)
+        copy = F.mse_loss(now, later).clamp_min(1e-8)  # a batch of still frames has nothing to predict
+        logs = {"mse": float(mse.detach()), "error_over_copy": float(mse.detach() / copy), **quantized.logs}
+        return mse + quantized.loss, logs
+
+    def forward(self, now: torch.Tensor, later: torch.Tensor) -> tuple[torch.Tensor, Quantized]:
+        """Pixels of x_t and x_{t+H}, float [B, 3, H, W] in [0, 1] -> predicted x_{t+H}, Quantized."""
+        quantized = self.quantizer(self.difference(now, later))
+        return self.predict(now, quantized.embedding), quantized
+
+    def difference(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
+        """Pixels of two frames -> d = e_{t+H} - e_t, [B, s, quant_dim]."""
+        video = self._embed(torch.stack([now, later], dim=1))
+        video = self.spatial(video, bias=self.position_bias(*video.shape[2:4]))
+        video = self.temporal(video)
+        maps = rearrange(self.project_in(video), "b t h w d -> (b t) d h w")
+        e = rearrange(self.cnn(maps), "(b t) d h w -> t b (h w) d", t=2)
+        d = e[1] - e[0]
+        return F.layer_norm(d, d.shape[-1:]) if self.config.normalise else d
+
+    def predict(self, now: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Pixels of x_t and quantised differences [B, s, quant_dim] -> pixels of x_{t+H}, not clamped."""
+        codes = self.project_out(embedding)
+        if isinstance(self.decoder, UNetDecoder):
+            return self.decoder(now, codes)
+        # Stop-gradient (paper): the decoder must not bend the embedding that the encoder compares frames in.
+        tokens = self._embed(now[:, None]).detach()
+        return self.decoder(tokens, codes, self.position_bias(*tokens.shape[2:4]))
+
+    def after_step(self, step: int) -> Logs:
+        """Codebook upkeep after optimizer step number `step`, from 1."""
+        return self.quantizer.after_step(step)
+
+    def _embed(self, video: torch.Tensor) -> torch.Tensor:
+        p = self.config.patch_size
+        patches = rearrange(video, "b t c (h p) (w q) -> b t h w (c p q)", p=p, q=p)
+        return self.patch_embedding(patches)
+
+    def _pixels(self, images: Images, name: str) -> torch.Tensor:
+        return as_pixels(images, self.config.image_size, self.project_in.weight.device, name)
+
+    def _codes(self, codes: Images, batch: int) -> torch.Tensor:
+        codes = torch.as_tensor(codes, device=self.project_in.weight.device)
+        shape, expected = list(codes.shape), [batch, self.config.codes]
+        if shape != expected or codes.is_floating_point():
+            raise LapaError(f"LAQ: codes must be integers {expected}, not {_name(codes.dtype)} {shape}.")
+        low, high = codes.aminmax() if codes.numel() else (0, 0)
+        if not 0 <= int(low) <= int(high) < self.quantizer.size:
+            raise LapaError(f"LAQ: codes run from 0 to {self.quantizer.size - 1}; got {low} to {high}.")
+        return codes.long()
+
+
+def shrink(channels: int, grid: int, side: int) -> nn.Sequential:
+    """The small CNN whose strides set s: [B, channels, grid, grid] -> [B, channels, side, side].
+
+    3x3 convolutions halve the grid until one window of at most 4x4 slides over it to the target, as in the
+    released model: 8 -> 4 -> 1 (4x4 window), 8 -> 4 -> 2 (3x3 window), 16 -> 8 -> 4 (halving alone)."""
+    layers: list[nn.Module] = []
+    while (grid + 1) // 2 >= side and (not layers or grid - side + 1 > 4):
+        layers += [nn.Conv2d(channels, channels, 3, stride=2, padding=1), nn.ReLU()]
+        grid = (grid + 1) // 2
+    if grid > side or not layers:
+        return nn.Sequential(*layers, nn.Conv2d(channels, channels, grid - side + 1))
+    return nn.Sequential(*layers[:-1])
+
+
+class PatchDecoder(nn.Module):
+    """The paper's decoder: the patches of x_t attend to each other and, by cross-attention, to the codes; a
+    linear layer turns each into the pixels of x_{t+H}."""
+
+    def __init__(self, c: LAQConfig) -> None:
+        super().__init__()
+        self.patch_size = c.patch_size
+        self.transformer = Transformer(c.dim, c.spatial_depth, c.heads, c.dim_head, over="space", cross=True)
+        self.to_pixels = nn.Linear(c.dim, 3 * c.patch_size**2)
+
+    def forward(self, tokens: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """x_t as tokens [B, 1, h, w, dim], codes [B, s, dim] -> pixels [B, 3, H, W]."""
+        patches = self.to_pixels(self.transformer(tokens, bias=bias, context=codes))
+        p = self.patch_size
+        return rearrange(patches, "b 1 h w (c p q) -> b c (h p) (w q)", p=p, q=p)
+
+
+class UNetDecoder(nn.Module):
+    """x_t plus a residual: convolutions at two resolutions with a skip, steered by the codes (scale and shift
+    of the channels). The last layer starts at zero, hence training starts from copying x_t."""
+
+    def __init__(self, c: LAQConfig) -> None:
+        super().__init__()
+        w = c.unet_width
+        self.fine = nn.Conv2d(12, w, 3, padding=1)  # at half resolution: 2x2 pixels are 12 channels
+        self.down = nn.Conv2d(w, 2 * w, 3, stride=2, padding=1)
+        self.coarse = nn.Conv2d(2 * w, 2 * w, 3, padding=1)
+        self.up = nn.Conv2d(2 * w, 4 * w, 1)
+        self.merge = nn.Conv2d(w, w, 3, padding=1)
+        self.out = nn.Conv2d(w, 12, 3, padding=1)
+        self.steer = nn.Linear(c.codes * c.dim, 2 * (2 * w + 2 * w + w))
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, now: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Pixels [B, 3, H, W] and codes [B, s, dim] -> pixels [B, 3, H, W]."""
+        w = self.fine.out_channels
+        a, b, c = self.steer(codes.flatten(1))[:, :, None, None].split([4 * w, 4 * w, 2 * w], dim=1)
+        # Channels last: the layout the CPU and GPU convolutions are fastest in.
+        x = F.pixel_unshuffle(now, 2).contiguous(memory_format=torch.channels_last)
+        skip = F.relu(self.fine(x))
+        h = F.relu(_steered(self.down(skip), a))
+        h = F.relu(_steered(self.coarse(h), b))
+        h = skip + F.pixel_shuffle(self.up(h), 2)
+        h = F.relu(_steered(self.merge(h), c))
+        return now + F.pixel_shuffle(self.out(h), 2)
+
+
+def _steered(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    scale, shift = by.chunk(2, dim=1)
+    return x * (1 + scale) + shift
+
+
+def as_pixels(images: Images, size: int, device: torch.device | str, name: str = "images") -> torch.Tensor:
+    """uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1] -> float32 [B, 3, size, size] in [0, 1] on `device`.
+
+    Other sizes are resized by area. Raises LapaError on any other shape, dtype or range."""
+    x = torch.as_tensor(images, device=device)
+    if x.dtype == torch.uint8 and x.ndim == 4 and x.shape[-1] == 3:
+        x = x.permute(0, 3, 1, 2).float() / 255
+    elif x.is_floating_point() and x.ndim == 4 and x.shape[1] == 3:
+        x = x.float()
+        low, high = x.aminmax() if x.numel() else (0, 0)
+        if not 0 <= float(low) <= float(high) <= 1:  # false for NaN too
+            raise LapaError(f"{name}: float images must lie in [0, 1]; got {low} to {high}.")
+    else:
+        raise LapaError(
+            f"{name}: expected uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1], "
+            f"not {_name(x.dtype)} {list(x.shape)}."
+        )
+    if 0 in x.shape[2:]:
+        raise LapaError(f"{name}: images of {x.shape[2]}x{x.shape[3]} pixels.")
+    return x if x.shape[2:] == (size, size) else F.interpolate(x, size=(size, size), mode="area")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, for the length of a with-block."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)
