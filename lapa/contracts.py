@@ -26,6 +26,10 @@ class LapaError(Exception):
     without a traceback and exits with code 1."""
 
 
+class BadVideo(LapaError):
+    """One episode of a dataset cannot be read; the others can. Names the path and the reason."""
+
+
 @dataclass(frozen=True)
 class Episode:
     """One video with its instruction. `actions` may be None: learning without them is the paper's premise.
@@ -41,6 +45,7 @@ class Episode:
     actions: Array | None = None
     state: Array | None = None
     state_names: tuple[str, ...] = ()
+    action_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,11 @@ class Quantized:
 class Dataset(Protocol):
     """A source of episodes, read once from front to back. Frames may be of any size and fps."""
 
-    def episodes(self) -> Iterator[Episode]:
-        """Yield every episode in a fixed order. Raises LapaError on data that cannot be read."""
+    def episodes(self) -> Iterator[Episode | BadVideo]:
+        """Yield every episode in a fixed order. Raises LapaError on data that cannot be read.
+
+        An episode that is bad by itself is yielded as a BadVideo in its place: the reader raises it or goes on.
+        """
         ...
 
     def signature(self) -> str:

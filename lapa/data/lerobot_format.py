@@ -1,0 +1,293 @@
+"""LeRobot dataset v3.0, the project's one format on disk: layout and writer. The reader is a dataset plug-in.
+
+meta/info.json                              fps, totals, features, path templates
+meta/stats.json                             min, max, mean, std, count and quantiles per feature
+meta/tasks.parquet                          instruction -> task_index
+meta/episodes/chunk-000/file-000.parquet    where each episode's rows and frames are
+meta/lapa.json                              provenance; other readers ignore it
+data/chunk-000/file-000.parquet             one row per frame
+videos/<camera>/chunk-000/file-000.mp4      many episodes per file: time = from_timestamp + timestamp
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lapa.contracts import Array, Episode, LapaError
+from lapa.data.folders import new_folder
+from lapa.data.video import VideoFile, rational
+
+VERSION = "v3.0"
+CAMERA = "observation.images.main"
+INFO, STATS, TASKS, PROVENANCE = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/lapa.json"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+
+CHUNK = 1000  # files per chunk folder, LeRobot's default
+FRAMES_PER_FILE = 250_000  # about 90 MB of video at 48x48; LeRobot's default limit is 200 MB
+STATS_STRIDE = 8  # image statistics read every 8th frame; LeRobot samples them too
+QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+INDEX_FEATURES = {"frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}
+
+
+class LeRobotWriter:
+    """Writes episodes into a new LeRobot v3.0 folder; nothing appears at `path` before `finish`.
+
+    Use it as a context manager: leaving the block finishes, an exception leaves no trace. `action` and
+    `observation.state` are written only when their names are given. Raises LapaError when `path` exists.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fps: float,
+        image_size: int,
+        action_names: tuple[str, ...] = (),
+        state_names: tuple[str, ...] = (),
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        if not (np.isfinite(fps) and fps > 0):
+            raise LapaError(f"{path}: fps must be above 0, got {fps}.")
+        self._fps, self._size, self._provenance = float(fps), image_size, provenance
+        self._names = {"action": tuple(action_names), "observation.state": tuple(state_names)}
+        self._vectors: dict[str, list[Array]] = {key: [] for key, names in self._names.items() if names}
+        self._lengths: list[int] = []
+        self._task_of: list[int] = []
+        self._tasks: dict[str, int] = {}
+        self._video_of: list[tuple[int, int]] = []  # per episode: number of its file, first frame in the file
+        self._pixels = np.zeros((3, 256), np.int64)  # a histogram of uint8 holds every statistic exactly
+        self._video: VideoFile | None = None
+        self._files = 0
+        self._stack = ExitStack()
+        self._root = self._stack.enter_context(new_folder(Path(path)))
+
+    def __enter__(self) -> LeRobotWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self._close_video()
+            self._stack.__exit__(kind, error, trace)
+
+    def add(self, episode: Episode) -> None:
+        """Append one episode: frames uint8 [T, image_size, image_size, 3], T >= 1, at the writer's fps.
+
+        Raises LapaError naming the episode when frames, actions or state do not fit what was declared.
+        """
+        self._check(episode)
+        if self._video is None or self._video.frames >= FRAMES_PER_FILE:
+            self._close_video()
+            file = self._root / VIDEO_PATH.format(video_key=CAMERA, **_place(self._files))
+            self._video = VideoFile(file, self._fps, self._size, self._size)
+            self._files += 1
+        self._video_of.append((self._files - 1, self._video.frames))
+        self._video.add(episode.frames)
+        for channel, counts in enumerate(self._pixels):
+            counts += np.bincount(episode.frames[::STATS_STRIDE, ..., channel].ravel(), minlength=256)
+        for key, kept in self._vectors.items():
+            kept.append(np.asarray(_vector(episode, key), np.float32))
+        self._lengths.append(len(episode.frames))
+        self._task_of.append(self._tasks.setdefault(episode.instruction, len(self._tasks)))
+
+    def finish(self) -> None:
+        """Write the tables, then let the folder appear at its path. Calling it again does nothing."""
+        stack = self._stack.pop_all()
+        with stack:
+            if not self._root.exists():
+                return
+            self._close_video()
+            if not self._lengths:
+                raise LapaError(f"{self._root.parent}: a dataset needs at least one episode; none was added.")
+            columns = self._columns()
+            self._write_data(columns)
+            self._write_episodes()
+            _write_parquet(self._root / TASKS, self._tasks_table())
+            _write_json(self._root / STATS, self._stats(columns))
+            _write_json(self._root / INFO, self._info())
+            if self._provenance is not None:
+                _write_json(self._root / PROVENANCE, self._provenance)
+
+    def _close_video(self) -> None:
+        if self._video is not None:
+            self._video.close()
+            self._video = None
+
+    def _check(self, episode: Episode) -> None:
+        where, frames = f'Episode "{episode.id}"', episode.frames
+        wanted = (self._size, self._size, 3)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != wanted or not len(frames):
+            raise LapaError(
+                f"{where}: frames must be uint8 [T >= 1, {wanted}], got {frames.dtype} {frames.shape}."
+            )
+        if abs(episode.fps - self._fps) > 1e-6 * self._fps:
+            raise LapaError(
+                f"{where} runs at {episode.fps} fps in a dataset of {self._fps} fps; use one rate."
+            )
+        for key in self._vectors:
+            value, shape = _vector(episode, key), (len(frames), len(self._names[key]))
+            if value is None or value.shape != shape:
+                got = "none" if value is None else str(value.shape)
+                raise LapaError(f"{where}: {key} must have the shape {shape}, got {got}.")
+
+    def _columns(self) -> dict[str, Array]:
+        """Per-frame columns [N] or [N, D], in LeRobot's order."""
+        lengths = np.array(self._lengths, np.int64)
+        frame = np.concatenate([np.arange(n) for n in lengths])
+        columns: dict[str, Array] = {key: np.concatenate(parts) for key, parts in self._vectors.items()}
+        columns["timestamp"] = (frame / self._fps).astype(np.float32)
+        columns["frame_index"] = frame
+        columns["episode_index"] = np.repeat(np.arange(len(lengths)), lengths)
+        columns["index"] = np.arange(len(frame))
+        columns["task_index"] = np.repeat(np.array(self._task_of, np.int64), lengths)
+        return columns
+
+    def _write_data(self, columns: dict[str, Array]) -> None:
+        """One parquet file beside each video file, so that both hold the same episodes."""
+        table = pa.table({key: _arrow(values) for key, values in columns.items()})
+        bounds = np.concatenate([[0], np.cumsum(self._lengths)])
+        file_of = np.array([number for number, _ in self._video_of])
+        for number in range(self._files):
+            episodes = np.flatnonzero(file_of == number)
+            start, stop = int(bounds[episodes[0]]), int(bounds[episodes[-1] + 1])
+            path = self._root / DATA_PATH.format(**_place(number))
+            _write_parquet(path, table.slice(start, stop - start))
+
+    def _write_episodes(self) -> None:
+        lengths = np.array(self._lengths, np.int64)
+        stop = np.cumsum(lengths)
+        places = [_place(number) for number, _ in self._video_of]
+        chunk, file = [p["chunk_index"] for p in places], [p["file_index"] for p in places]
+        rate = float(rational(self._fps))  # the rate the video file really has
+        first = np.array([frame for _, frame in self._video_of])
+        tasks = list(self._tasks)
+        table = pa.table(
+            {
+                "episode_index": np.arange(len(lengths)),
+                "tasks": pa.array([[tasks[t]] for t in self._task_of], pa.list_(pa.string())),
+                "length": lengths,
+                "data/chunk_index": pa.array(chunk, pa.int64()),
+                "data/file_index": pa.array(file, pa.int64()),
+                "dataset_from_index": stop - lengths,
+                "dataset_to_index": stop,
+                f"videos/{CAMERA}/chunk_index": pa.array(chunk, pa.int64()),
+                f"videos/{CAMERA}/file_index": pa.array(file, pa.int64()),
+                f"videos/{CAMERA}/from_timestamp": first / rate,
+                f"videos/{CAMERA}/to_timestamp": (first + lengths) / rate,
+                "meta/episodes/chunk_index": np.zeros(len(lengths), np.int64),
+                "meta/episodes/file_index": np.zeros(len(lengths), np.int64),
+            }
+        )
+        _write_parquet(self._root / EPISODES_PATH.format(chunk_index=0, file_index=0), table)
+
+    def _tasks_table(self) -> pa.Table:
+        """LeRobot reads this with pandas and expects the instruction as the index: the metadata says so."""
+        described = [("task_index", "int64", "int64"), ("task", "unicode", "object")]
+        pandas = {
+            "index_columns": ["task"],
+            "column_indexes": [],
+            "columns": [
+                {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
+                for name, kind, numpy in described
+            ],
+            "pandas_version": "2.2.3",
+        }
+        table = pa.table({"task_index": list(self._tasks.values()), "task": list(self._tasks)})
+        return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
+
+    def _stats(self, columns: dict[str, Array]) -> dict[str, Any]:
+        images = {key: np.reshape(value, (3, 1, 1)) for key, value in _histogram_stats(self._pixels).items()}
+        images["count"] = self._pixels.sum(1)[:1] // self._size**2
+        stats = {CAMERA: images} | {key: _vector_stats(values) for key, values in columns.items()}
+        return {key: {name: value.tolist() for name, value in entry.items()} for key, entry in stats.items()}
+
+    def _info(self) -> dict[str, Any]:
+        fps = int(self._fps) if self._fps.is_integer() else self._fps
+        size, episodes = self._size, len(self._lengths)
+        video = {"height": size, "width": size, "codec": "h264", "pix_fmt": "gbrp", "fps": fps, "channels": 3}
+        features: dict[str, Any] = {
+            CAMERA: {
+                "dtype": "video",
+                "shape": [size, size, 3],
+                "names": ["height", "width", "channels"],
+                "info": {f"video.{key}": value for key, value in video.items()}
+                | {"video.is_depth_map": False, "has_audio": False},
+            }
+        }
+        for key in self._vectors:
+            names = list(self._names[key])
+            features[key] = {"dtype": "float32", "shape": [len(names)], "names": names}
+        for key, dtype in {"timestamp": "float32", **INDEX_FEATURES}.items():
+            features[key] = {"dtype": dtype, "shape": [1], "names": None}
+        return {
+            "codebase_version": VERSION,
+            "robot_type": None,
+            "total_episodes": episodes,
+            "total_frames": sum(self._lengths),
+            "total_tasks": len(self._tasks),
+            "chunks_size": CHUNK,
+            "data_files_size_in_mb": 100,
+            "video_files_size_in_mb": 200,
+            "fps": fps,
+            "splits": {"train": f"0:{episodes}"},
+            "data_path": DATA_PATH,
+            "video_path": VIDEO_PATH,
+            "features": features,
+        }
+
+
+def _vector(episode: Episode, key: str) -> Array | None:
+    return episode.actions if key == "action" else episode.state
+
+
+def _place(number: int) -> dict[str, int]:
+    """The chunk and file index of file number `number`."""
+    return {"chunk_index": number // CHUNK, "file_index": number % CHUNK}
+
+
+def _arrow(values: Array) -> pa.Array:
+    """[N] or [N, 1] as a plain column (LeRobot stores vectors of one so), [N, D] as lists of D."""
+    if values.ndim == 2 and values.shape[1] > 1:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    return pa.array(values.ravel())
+
+
+def _vector_stats(values: Array) -> dict[str, Array]:
+    """Statistics over the rows of [N] or [N, D], each [D]; count [1]."""
+    rows = values.reshape(len(values), -1).astype(np.float64)
+    stats = {"min": rows.min(0), "max": rows.max(0), "mean": rows.mean(0), "std": rows.std(0)}
+    quantiles = np.quantile(rows, list(QUANTILES.values()), axis=0)
+    return stats | {"count": np.array([len(rows)])} | dict(zip(QUANTILES, quantiles, strict=True))
+
+
+def _histogram_stats(counts: Array) -> dict[str, Array]:
+    """Statistics of pixels scaled to [0, 1] from their histogram int64 [channel, 256], each [channel]."""
+    level, total = np.arange(256) / 255, counts.sum(1)
+    mean = counts @ level / total
+    cumulated = np.cumsum(counts, 1) / total[:, None]
+    stats = {"mean": mean, "std": np.sqrt(np.maximum(counts @ level**2 / total - mean**2, 0))}
+    stats["min"] = level[(counts > 0).argmax(1)]
+    stats["max"] = level[255 - (counts[:, ::-1] > 0).argmax(1)]
+    return stats | {name: level[(cumulated >= q).argmax(1)] for name, q in QUANTILES.items()}
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1) + "\n")
