@@ -114,7 +114,7 @@ class Dataset(Protocol):
     def episodes(self) -> Iterator[Episode | BadVideo]:
         """Yield every episode in a fixed order. Raises LapaError on data that cannot be read.
 
-        An episode that is bad by itself is yielded as a BadVideo in its place: the reader raises it or goes on.
+        An episode that is bad by itself is yielded as a BadVideo in its place: raise it, or go on.
         """
         ...
 

@@ -141,6 +141,8 @@ class LeRobotWriter:
             if value is None or value.shape != shape:
                 got = "none" if value is None else str(value.shape)
                 raise LapaError(f"{where}: {key} must have the shape {shape}, got {got}.")
+            if not np.isfinite(value).all():
+                raise LapaError(f"{where}: {key} holds NaN or infinity.")
 
     def _columns(self) -> dict[str, Array]:
         """Per-frame columns [N] or [N, D], in LeRobot's order."""

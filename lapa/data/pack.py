@@ -74,7 +74,7 @@ class Packed:
         """Frames int64 [B] -> uint8 [B, size, size, 3], a copy."""
         rows = self._rows[index]
         if len(self._maps) == 1:
-            return self._maps[0][rows]
+            return np.take(self._maps[0], rows, axis=0)
         frames = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
         start = 0
         for part in self._maps:
@@ -233,7 +233,7 @@ def _load(entry: Path, spec: str) -> Packed:
         state_names=tuple(meta["state_names"]),
         fingerprint=meta["fingerprint"],
         bad=tuple(meta["bad"]),
-        _maps=(frames,),
+        _maps=(np.asarray(frames),),  # a plain view: taking from it is faster and gives plain arrays
         _rows=np.arange(count),
     )
 
@@ -314,8 +314,8 @@ def _append(file: BinaryIO, frames: Array, work: Path, spec: str) -> None:
     free = shutil.disk_usage(work).free
     if frames.nbytes + SPARE > free:
         raise LapaError(
-            f"No room to pack {spec}: {file.tell() / 1e6:.0f} MB are written, {free / 1e6:.0f} MB are left in "
-            f"{work.parent}. Free some space or set LAPA_CACHE to a folder on a larger disk."
+            f"No room to pack {spec}: {file.tell() / 1e6:.0f} MB are written, {free / 1e6:.0f} MB left "
+            f"in {work.parent}. Free some space or set LAPA_CACHE to a folder on a larger disk."
         )
     file.write(frames.data)
 

@@ -125,7 +125,7 @@ class LeRobotDataset:
 
 
 def cut(path: Path, starts: list[float], lengths: list[int], fps: float) -> Iterator[Array]:
-    """Decode a video once, forward, and yield uint8 [length, H, W, 3] for each stretch from `starts` seconds on.
+    """Decode a video once, forward, and yield uint8 [length, H, W, 3] per stretch from `starts` seconds on.
 
     `starts` ascend. A frame stands at the time step it is nearest to. Raises LapaError when one is missing.
     """
@@ -138,8 +138,8 @@ def cut(path: Path, starts: list[float], lengths: list[int], fps: float) -> Iter
                 step = (time - start) * fps
                 if frame is None or step > len(taken) + 0.5:
                     raise LapaError(
-                        f"{path}: has no frame at {start + len(taken) / fps:.3f} s, step {len(taken)} of an "
-                        f"episode of {length} frames. The file is cut short or does not belong here; copy it again."
+                        f"{path}: has no frame at {start + len(taken) / fps:.3f} s, step {len(taken)} of "
+                        f"{length} of an episode. The file is cut short or belongs elsewhere; copy it again."
                     )
                 if step > len(taken) - 0.5:  # else it lies before the stretch
                     taken.append(frame)

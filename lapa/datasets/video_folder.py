@@ -20,7 +20,7 @@ CAPTIONS = ("captions.csv", "clips.csv")
 
 @dataclass(frozen=True)
 class Config:
-    """`path` is the folder. A csv in it (captions.csv, clips.csv or the only one) gives the instructions in its
+    """`path` is the folder. A csv in it (captions.csv, clips.csv or the only one) has the instructions in its
     columns `file`, relative to the folder, and `instruction`; the file name speaks for a video not listed."""
 
     path: str

@@ -1,0 +1,91 @@
+"""The window: seconds -> frames by each episode's rate, so datasets of all rates mix; and pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lapa.contracts import Array, FramePairs, LapaError
+from lapa.data.pack import Packed
+
+
+@dataclass(frozen=True)
+class PairIndex:
+    """Which pairs of frames there are, ordered by episode and frame; int64 [P] each.
+
+    now, later  frames counted over the whole pack; episode; frame within the episode; offset = later - now,
+    less than the window only where it was clipped to the last frame (0 for the last frame itself).
+    """
+
+    now: Array
+    later: Array
+    episode: Array
+    frame: Array
+    offset: Array
+    seconds: float
+    dropped: int  # episodes shorter than the window
+
+    def __len__(self) -> int:
+        return len(self.now)
+
+    def batch(self, packed: Packed, rows: Array) -> FramePairs:
+        """The pairs int64 [B] with their frames and, where the pack has actions, the sums over the window."""
+        now, later = self.now[rows], self.later[rows]
+        return FramePairs(
+            now=packed.gather(now),
+            later=packed.gather(later),
+            episode=self.episode[rows],
+            frame=self.frame[rows],
+            offset=self.offset[rows],
+            actions=None if packed.actions is None else _summed(packed.actions, now, self.offset[rows]),
+        )
+
+
+def window_offsets(fps: Array, seconds: float) -> Array:
+    """Rates [E] -> the window in frames, int64 [E], at least 1. Raises LapaError unless seconds > 0."""
+    if not (np.isfinite(seconds) and seconds > 0):
+        raise LapaError(f"The window must be above 0 seconds, got {seconds}.")
+    return np.clip(np.round(seconds * fps), 1, 2**40).astype(np.int64)
+
+
+def window_pairs(packed: Packed, seconds: float, end: Literal["drop", "clip"] = "drop") -> PairIndex:
+    """All pairs (t, t + window) of every episode that is longer than the window.
+
+    Pairs that reach past the end are dropped, or end at the last frame with `end="clip"`. Raises LapaError
+    when no episode is long enough, saying how long the longest is.
+    """
+    if end not in ("drop", "clip"):
+        raise LapaError(f'The end of an episode is "drop" or "clip", not "{end}".')
+    lengths = np.diff(packed.starts)
+    offsets = window_offsets(packed.fps, seconds)
+    long = lengths > offsets
+    if not long.any():
+        raise LapaError(_too_short(packed, lengths, seconds))
+    counts = np.where(long, lengths if end == "clip" else lengths - offsets, 0)
+    episode = np.repeat(np.arange(len(lengths)), counts)
+    frame = np.arange(len(episode)) - np.repeat(np.cumsum(counts) - counts, counts)
+    now = packed.starts[episode] + frame
+    later = np.minimum(now + offsets[episode], packed.starts[episode + 1] - 1)
+    return PairIndex(now, later, episode, frame, later - now, float(seconds), int((~long).sum()))
+
+
+def _too_short(packed: Packed, lengths: Array, seconds: float) -> str:
+    spans = (lengths - 1) / packed.fps
+    best = int(np.argmax(spans))
+    if lengths[best] < 2:
+        return f"{packed.spec}: no episode has two frames, so there are no pairs."
+    return (
+        f"{packed.spec}: no episode is longer than the window of {seconds:g} s. The longest, "
+        f'"{packed.ids[best]}", has {lengths[best]} frames at {packed.fps[best]:g} fps; '
+        f"a window of up to {spans[best]:.3g} s fits it."
+    )
+
+
+def _summed(actions: Array, now: Array, offset: Array) -> Array:
+    """Sums of actions[now : now + offset], float32 [B, A]."""
+    step = np.arange(max(int(offset.max(initial=0)), 1))
+    inside = step < offset[:, None]
+    rows = np.where(inside, now[:, None] + step, 0)
+    return np.where(inside[..., None], actions[rows], 0).sum(1, dtype=np.float32)
