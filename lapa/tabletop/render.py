@@ -63,7 +63,7 @@ def _cloth(size: int) -> Array:
     x, y = _grid(size)
     weave = np.sin(60 * x) * 4 + np.sin(60 * y) * 4
     return np.stack(
-        [np.stack([176 - 24 * y + weave, 160 - 30 * x + weave, 140 + 12 * k + weave], -1) for k in range(4)]
+        [np.stack([104 - 12 * y + weave, 122 - 14 * x + weave, 128 + 9 * k + weave], -1) for k in range(4)]
     ).astype(np.float32)
 
 

@@ -1,0 +1,1 @@
+"""Vision-language backbones: (images, texts) -> the hidden state of the last token."""

@@ -1,0 +1,159 @@
+"""A vision-language transformer of about a million weights, grounded on static Tabletop scenes.
+
+The stand-in for the paper's pretrained VLM on a laptop: a convolutional vision encoder (frozen in stages 2 and 3)
+turns the image into a grid of tokens; a small language model over the instruction's words reads them by
+cross-attention; the hidden state of the last token is the readout. `lapa ground` (stage0_grounding.py) trains the
+weights that ship in `weights/`.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Architecture of the tiny backbone."""
+
+    image_size: int = 48
+    """input pixels a side"""
+    width: int = 128
+    """hidden size of the language model and of the readout"""
+    depth: int = 3
+    """layers of the language model"""
+    heads: int = 4
+    """attention heads"""
+    vision_width: int = 64
+    """channels of the vision encoder's tokens"""
+    words: int = 16
+    """longest instruction in words; the rest is cut"""
+    vocabulary: int = 4096
+    """hash buckets for words"""
+    grounded: bool = True
+    """start from the weights that ship with lapa; False starts from random ones (an ablation)"""
+
+    def build(self) -> TinyVLM:
+        """The backbone, with the shipped weights if `grounded`."""
+        model = TinyVLM(self)
+        if self.grounded:
+            from lapa.training.checkpoint import load_artefact, load_strictly
+
+            load_strictly(model, load_artefact(WEIGHTS, "backbone").tensors, WEIGHTS)
+        return model
+
+
+def tokenize(texts: list[str], words: int, vocabulary: int) -> Tensor:
+    """Words -> hash buckets, int64 [B, words]; 0 is padding. Case and punctuation are dropped."""
+    rows = []
+    for text in texts:
+        found = re.findall(r"[a-z0-9]+", text.lower())[:words]
+        ids = [1 + zlib.crc32(word.encode()) % (vocabulary - 1) for word in found]
+        rows.append(ids + [0] * (words - len(ids)))
+    return torch.tensor(rows)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with a hand-written softmax: at 17 queries faster on a CPU than the fused kernel."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, Q, D], keys and values [B, heads, K, D / heads], mask bool [B, K] (True = may be read) -> [B, Q, D]."""
+        batch, queries, width = x.shape
+        query = self.query(x).view(batch, queries, self.heads, -1).transpose(1, 2)
+        scores = query @ keys.transpose(-1, -2) * (width // self.heads) ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None], -1e4)
+        mixed = scores.softmax(-1).to(values.dtype) @ values
+        return self.out(mixed.transpose(1, 2).reshape(batch, queries, width))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, K, D] -> [B, heads, K, D / heads]."""
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """Words read each other, then the image, then think."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.self_keys_values = nn.Linear(width, 2 * width)
+        self.self_attention = Attention(width, heads)
+        self.image_attention = Attention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, mask: Tensor, image_keys: Tensor, image_values: Tensor) -> Tensor:
+        normed = self.norms[0](x)
+        keys, values = (split_heads(t, self.heads) for t in self.self_keys_values(normed).chunk(2, -1))
+        x = x + self.self_attention(normed, keys, values, mask)
+        x = x + self.image_attention(self.norms[1](x), image_keys, image_values)
+        return x + self.mlp(self.norms[2](x))
+
+
+class VisionEncoder(nn.Module):
+    """Image -> grid of tokens, one per 4 x 4 pixels."""
+
+    def __init__(self, width: int, image_size: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 4, stride=2, padding=1)
+        self.down = nn.Conv2d(32, width, 4, stride=2, padding=1)
+        self.mix = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.position = nn.Parameter(torch.randn((image_size // 4) ** 2, width) * 0.1)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """float [B, 3, H, W] in [0, 1] -> [B, (H/4) (W/4), width]."""
+        x = (images * 4 - 2).to(memory_format=torch.channels_last)
+        x = F.relu(self.down(F.relu(self.stem(x))))
+        for conv in self.mix:
+            x = x + F.relu(conv(x))
+        return self.norm(x.flatten(2).transpose(1, 2)) + self.position
+
+
+class TinyVLM(nn.Module):
+    """See the module's docstring."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.width, self.image_size = config.width, config.image_size
+        self.vision = VisionEncoder(config.vision_width, config.image_size)
+        self.embed = nn.Embedding(config.vocabulary, config.width)
+        self.word_position = nn.Parameter(torch.randn(config.words + 1, config.width) * 0.1)
+        self.readout = nn.Parameter(torch.randn(config.width) * 0.1)
+        # One set of keys and values of the image serves all layers: the larger part of the cost, paid once.
+        self.image_keys_values = nn.Linear(config.vision_width, 2 * config.width)
+        self.layers = nn.ModuleList(Layer(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, images: Tensor, texts: list[str]) -> Tensor:
+        """float [B, 3, H, W] in [0, 1], B strings -> readout [B, width]."""
+        words = tokenize(texts, self.config.words, self.config.vocabulary).to(images.device)
+        x = torch.cat([self.embed(words), self.readout.expand(len(words), 1, -1)], 1) + self.word_position
+        mask = torch.cat([words > 0, torch.ones_like(words[:, :1], dtype=torch.bool)], 1)
+        tokens = self.vision(images)
+        keys, values = (split_heads(t, self.config.heads) for t in self.image_keys_values(tokens).chunk(2, -1))
+        for layer in self.layers:
+            x = layer(x, mask, keys, values)
+        return self.norm(x[:, -1])
+
+    def vision_parameters(self) -> Iterator[nn.Parameter]:
+        """The vision encoder, frozen in stages 2 and 3."""
+        return self.vision.parameters()

@@ -1,0 +1,95 @@
+"""Stage 0, `lapa ground`: give the tiny backbone what the paper's VLM brings along: knowing words and finding things.
+
+Static Tabletop scenes in all three looks, every object and every phrase, no motion and no action: the readout must
+tell where the block is that the sentence moves, where the block or place is that it refers to, where the robot is, and
+which relation the sentence names. The weights ship with lapa; this rebuilds them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lapa.backbones import tiny
+from lapa.contracts import Array, Logs
+from lapa.tabletop import language as lang
+from lapa.tabletop import world
+from lapa.tabletop.render import LOOKS, render
+from lapa.training.checkpoint import provenance, save_artefact
+from lapa.training.loop import Optimisation, fit
+
+CELLS = 24  # positions are classified into 24 cells per axis
+RELATIONS = [(family, way) for family in lang.FAMILIES for way in ("", *lang.DIRECTIONS)]
+
+
+class Grounding(nn.Module):
+    """The backbone with a head that answers: three points (A, reference, effector) and a relation."""
+
+    def __init__(self, backbone: tiny.TinyVLM) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.points = nn.Linear(backbone.width, 3 * 2 * CELLS)
+        self.relation = nn.Linear(backbone.width, len(RELATIONS))
+
+    def loss(self, batch: tuple[Tensor, list[str], Tensor, Tensor]) -> tuple[Tensor, Logs]:
+        """images float [B, 3, H, W], texts, points float [B, 3, 2] on the board, relation int64 [B]."""
+        images, texts, points, relation = batch
+        hidden = self.backbone(images, texts)
+        logits = self.points(hidden).view(-1, 3, 2, CELLS).float()
+        cells = (points * CELLS).long().clamp(0, CELLS - 1)
+        located = F.cross_entropy(logits.flatten(0, 2), cells.flatten())
+        named = F.cross_entropy(self.relation(hidden).float(), relation)
+        centres = (torch.arange(CELLS) + 0.5) / CELLS
+        error = ((logits.detach().softmax(-1) @ centres) - points).norm(dim=-1).mean(0)
+        logs = dict(zip(("error_a", "error_reference", "error_effector"), error.tolist(), strict=True))
+        return located + 0.2 * named, logs | {"relation_loss": float(named.detach())}
+
+
+def scenes(rng: np.random.Generator, count: int, size: int) -> tuple[Array, list[str], Array, Array]:
+    """Random static scenes of a random look with a sentence about each.
+
+    -> images uint8 [count, size, size, 3], texts, points float32 [count, 3, 2], relation int64 [count].
+    """
+    kinds = np.argsort(rng.random((count, len(lang.OBJECTS))), axis=1)[:, : world.BLOCKS]
+    blocks = rng.uniform(0.08, 0.92, (count, world.BLOCKS, 2))
+    state = world.Scenes(kinds, blocks, rng.uniform(0.02, 0.98, (count, 2)), rng.integers(2**31, size=count))
+    for _ in range(4):  # contacts push overlapping blocks apart
+        state = world.step(state, np.zeros((count, 2)))
+    texts, points, relation = [], np.zeros((count, 3, 2), np.float32), np.zeros(count, np.int64)
+    points[:, 2] = state.effector
+    for i in range(count):
+        family = lang.FAMILIES[rng.integers(len(lang.FAMILIES))]
+        place = list(lang.PLACES)[rng.integers(len(lang.PLACES))] if family == "block2absolute" else ""
+        ways = lang.SIDES if family == "block2side" else tuple(lang.DIRECTIONS)
+        way = ways[rng.integers(len(ways))] if family in ("block2side", "block2relative") else ""
+        split = ("seen", "unseen")[rng.integers(2)]
+        a, b = (lang.OBJECTS[kinds[i, j]] for j in (0, 1))
+        texts.append(lang.say(rng, split, family, a=a, b=b, place=place, direction=way))
+        points[i, 0] = state.blocks[i, 0]
+        uses_b = family in ("block2block", "block2side", "separate")
+        points[i, 1] = state.blocks[i, 1] if uses_b else lang.PLACES[place] if place else state.blocks[i, 0]
+        relation[i] = RELATIONS.index((family, way))
+    look = list(LOOKS)[rng.integers(len(LOOKS))]
+    return render(state, look, size, tick=int(rng.integers(900))), texts, points, relation
+
+
+def ground(out: Path, how: Optimisation, seed: int, config: tiny.Config | None = None) -> Logs:
+    """Train a backbone from random weights and write it to `out` as a "backbone" artefact."""
+    config = replace(config or tiny.Config(), grounded=False)
+    torch.manual_seed(seed)
+    model = Grounding(config.build())
+
+    def sample(rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor, Tensor]:
+        images, texts, points, relation = scenes(rng, how.batch_size, config.image_size)
+        floats = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        return floats, texts, torch.from_numpy(points), torch.from_numpy(relation)
+
+    logs = fit(model, sample, how, out, seed=seed, title="grounding")
+    made = {"model": asdict(config), "recipe": asdict(how), "results": logs, "provenance": provenance(seed, {}, {})}
+    save_artefact(out, "backbone", made, model.backbone.state_dict())
+    return logs

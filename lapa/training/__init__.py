@@ -1,0 +1,1 @@
+"""Everything that trains, trains here: one loop, one kind of artefact."""
