@@ -139,9 +139,7 @@ def test_foreign_files_are_read(tmp_path: Path) -> None:
     info["features"]["action"] = {"dtype": "float32", "shape": [1], "names": {"motors": ["lift"]}}
     (root / "meta/info.json").write_text(json.dumps(info))
     tasks = pq.read_table(root / "meta/tasks.parquet")
-    edit_parquet(
-        root / "meta/tasks.parquet", task=None, __index_level_0__=tasks["task"], extra=tasks["task_index"]
-    )
+    edit_parquet(root / "meta/tasks.parquet", task=None, __index_level_0__=tasks["task"], extra=tasks["task_index"])
     data = root / "data/chunk-000/file-000.parquet"
     scalars = pa.array(np.concatenate([e.actions[:, 0] for e in written]))
     unknown = pa.array([b"x"] * 18)
@@ -241,9 +239,7 @@ def test_an_unknown_camera_is_corrected(tmp_path: Path) -> None:
 def test_a_video_folder(tmp_path: Path) -> None:
     for name, frames in (("b/pick_up-the_Cup_003.mp4", 4), ("a.mkv", 3), ("b/c/z.MOV", 2)):
         a_video(tmp_path / "v" / name, frames)
-    Image.new("RGB", (8, 8)).save(
-        tmp_path / "v/d.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]
-    )
+    Image.new("RGB", (8, 8)).save(tmp_path / "v/d.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
     (tmp_path / "v/notes.txt").write_text("no video")
     (tmp_path / "v/any.csv").write_text('file,extra,instruction\na.mkv,1,"lift, then turn"\n')
     dataset = find("datasets", "video_folder")(path=str(tmp_path / "v")).build()
@@ -322,9 +318,7 @@ def test_packing_keeps_everything_and_reads_once(tmp_path: Path, monkeypatch: py
     np.testing.assert_array_equal(packed.gather(index), frames[index])
     np.testing.assert_array_equal(packed.starts, [0, 3, 7, 12, 18])
     np.testing.assert_array_equal(packed.episode_of(np.array([0, 2, 3, 17])), [0, 0, 1, 3])
-    np.testing.assert_array_equal(
-        packed.require_actions("a test"), np.concatenate([e.actions for e in written])
-    )
+    np.testing.assert_array_equal(packed.require_actions("a test"), np.concatenate([e.actions for e in written]))
     assert packed.instructions == tuple(e.instruction for e in written)
     assert packed.action_names == ("dx", "dy")
     monkeypatch.setattr(pack_module, "_write", None)  # the second time nothing is written
@@ -369,9 +363,7 @@ def test_a_subset(tmp_path: Path) -> None:
     written = [an_episode(seed, 3 + seed) for seed in range(4)]
     packed = pack([f"lerobot:{a_dataset(tmp_path / 'ds', written)}"], SIZE, quiet=True)
     some = packed.subset(np.array([2, 0]))
-    np.testing.assert_array_equal(
-        some.gather(np.arange(8)), np.concatenate([written[2].frames, written[0].frames])
-    )
+    np.testing.assert_array_equal(some.gather(np.arange(8)), np.concatenate([written[2].frames, written[0].frames]))
     np.testing.assert_array_equal(some.actions, np.concatenate([written[2].actions, written[0].actions]))
     assert some.fingerprint != packed.fingerprint
     with pytest.raises(LapaError, match="has 4 episodes"):
@@ -416,9 +408,7 @@ class FakeConfig:
         (None, 'episode "1" has no action'),
     ],
 )
-def test_actions_that_differ(
-    monkeypatch: pytest.MonkeyPatch, actions: np.ndarray | None, message: str
-) -> None:
+def test_actions_that_differ(monkeypatch: pytest.MonkeyPatch, actions: np.ndarray | None, message: str) -> None:
     second = Episode("1", an_episode(1).frames, 5.0, "go", actions, an_episode(1).state)
     monkeypatch.setattr(FakeConfig, "shown", (an_episode(0), second))
     monkeypatch.setattr(pack_module, "find", lambda kind, name: FakeConfig)

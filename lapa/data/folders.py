@@ -27,9 +27,7 @@ def new_folder(path: Path, *, twin_is_fine: bool = False) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise LapaError(
-            f"Cannot write {path}: {error.strerror}. Choose a folder that you may write to."
-        ) from None
+        raise LapaError(f"Cannot write {path}: {error.strerror}. Choose a folder that you may write to.") from None
     try:
         yield work
         work.chmod(0o755)  # mkdtemp makes it private; what is shared should be readable
@@ -39,9 +37,7 @@ def new_folder(path: Path, *, twin_is_fine: bool = False) -> Iterator[Path]:
             if not path.exists():
                 raise
             if not twin_is_fine:
-                raise LapaError(
-                    f"{path} appeared while it was being written. Nothing was replaced."
-                ) from None
+                raise LapaError(f"{path} appeared while it was being written. Nothing was replaced.") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -51,9 +51,7 @@ def read_labels(path: str | Path) -> tuple[Labels, dict[str, Any]]:
         manifest = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError as error:
         missing = TABLE if not (folder / TABLE).exists() else MANIFEST
-        raise LapaError(
-            f"{folder}: holds no labels, {missing} is missing. Write them with stage 2."
-        ) from error
+        raise LapaError(f"{folder}: holds no labels, {missing} is missing. Write them with stage 2.") from error
     except (pa.ArrowException, OSError, ValueError) as error:
         raise LapaError(f"{folder}: the labels cannot be read ({error}). Write them anew.") from None
     kinds = [kind for kind, (column, _) in COLUMNS.items() if column in table.column_names]

@@ -129,13 +129,9 @@ class LeRobotWriter:
         where, frames = f'Episode "{episode.id}"', episode.frames
         wanted = (self._size, self._size, 3)
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != wanted or not len(frames):
-            raise LapaError(
-                f"{where}: frames must be uint8 [T >= 1, {wanted}], got {frames.dtype} {frames.shape}."
-            )
+            raise LapaError(f"{where}: frames must be uint8 [T >= 1, {wanted}], got {frames.dtype} {frames.shape}.")
         if abs(episode.fps - self._fps) > 1e-6 * self._fps:
-            raise LapaError(
-                f"{where} runs at {episode.fps} fps in a dataset of {self._fps} fps; use one rate."
-            )
+            raise LapaError(f"{where} runs at {episode.fps} fps in a dataset of {self._fps} fps; use one rate.")
         for key in self._vectors:
             value, shape = _vector(episode, key), (len(frames), len(self._names[key]))
             if value is None or value.shape != shape:

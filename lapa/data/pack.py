@@ -35,6 +35,7 @@ from lapa.plugins import find, names
 FORMAT = 1  # part of every key: raise it when what is packed changes
 SPARE = 64 << 20  # bytes left free on the disk
 META, FRAMES = "pack.json", "frames.u8"
+NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)  # not a slice of the frames: that would keep them in memory
 VECTORS = {"actions": "action", "state": "state"}
 
 
@@ -90,18 +91,14 @@ class Packed:
     def require_actions(self, purpose: str) -> Array:
         """float32 [N, A]. Raises LapaError naming the dataset and the purpose when there are none."""
         if self.actions is None:
-            raise LapaError(
-                f"{self.spec} has no actions, and {purpose} needs them. Give a dataset with actions."
-            )
+            raise LapaError(f"{self.spec} has no actions, and {purpose} needs them. Give a dataset with actions.")
         return self.actions
 
     def subset(self, episodes: Array) -> Packed:
         """The given episodes int64 [M], in that order, over the same maps. Raises LapaError out of range."""
         episodes = np.asarray(episodes, np.int64)
         if not len(episodes) or episodes.min() < 0 or episodes.max() >= self.episodes:
-            raise LapaError(
-                f"{self.spec} has {self.episodes} episodes; cannot take {episodes.tolist()[:8]} of them."
-            )
+            raise LapaError(f"{self.spec} has {self.episodes} episodes; cannot take {episodes.tolist()[:8]} of them.")
         spans = [np.arange(self.starts[e], self.starts[e + 1]) for e in episodes]
         frames = np.concatenate(spans)
         return replace(
@@ -187,7 +184,7 @@ def _write(work: Path, dataset: Dataset, spec: str, size: int, skip_bad: bool, q
             _append(file, frames, work, spec)
             digest.update(frames.data)
             lengths.append(len(frames))
-            kept.append(replace(episode, frames=frames[:0]))
+            kept.append(replace(episode, frames=NO_FRAMES))
             bar.step(len(frames))
         bar.done(len(kept), sum(lengths), len(bad))
     if not kept:
@@ -217,9 +214,7 @@ def _load(entry: Path, spec: str) -> Packed:
         count, size = int(tables["starts"][-1]), meta["image_size"]
         frames = np.memmap(entry / FRAMES, np.uint8, "r", shape=(count, size, size, 3))
     except (OSError, ValueError, KeyError) as error:
-        raise LapaError(
-            f"The cache entry {entry} is damaged ({error}). Remove that folder and try again."
-        ) from None
+        raise LapaError(f"The cache entry {entry} is damaged ({error}). Remove that folder and try again.") from None
     return Packed(
         spec=spec,
         image_size=size,
@@ -271,9 +266,7 @@ def _check(episode: Episode, first: Episode | None, spec: str) -> None:
     where = f'{spec}: episode "{episode.id}"'
     shape = episode.frames.shape
     if episode.frames.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not len(episode.frames):
-        raise LapaError(
-            f"{where}: frames must be uint8 [T >= 1, H, W, 3], got {episode.frames.dtype} {shape}."
-        )
+        raise LapaError(f"{where}: frames must be uint8 [T >= 1, H, W, 3], got {episode.frames.dtype} {shape}.")
     if not (np.isfinite(episode.fps) and episode.fps > 0):
         raise LapaError(f"{where}: the frame rate must be above 0, got {episode.fps}.")
     for key, word in VECTORS.items():
@@ -289,9 +282,7 @@ def _check_vector(value: Array | None, first: Array | None, length: int, where: 
     if value.ndim != 2 or len(value) != length:
         raise LapaError(f"{where}: {word} has the shape {value.shape}, expected [{length}, dimensions].")
     if value.shape[1] != first.shape[1]:
-        raise LapaError(
-            f"{where}: {word} has {value.shape[1]} dimensions, {first.shape[1]} in the first episode."
-        )
+        raise LapaError(f"{where}: {word} has {value.shape[1]} dimensions, {first.shape[1]} in the first episode.")
     broken = np.argwhere(~np.isfinite(value))
     if len(broken):
         frame, dimension = broken[0]

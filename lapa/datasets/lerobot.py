@@ -45,9 +45,7 @@ class LeRobotDataset:
         features: dict[str, Any] = self._info["features"]
         cameras = [name for name, f in features.items() if f.get("dtype") in ("video", "image")]
         if not cameras:
-            raise LapaError(
-                f"{root}: none of its features is a video or an image. Features: {', '.join(features)}."
-            )
+            raise LapaError(f"{root}: none of its features is a video or an image. Features: {', '.join(features)}.")
         self.camera = choose(camera, cameras, f"camera in {root}") if camera else cameras[0]
         self.fps = float(self._info["fps"])
         self._is_video = features[self.camera]["dtype"] == "video"
@@ -85,9 +83,7 @@ class LeRobotDataset:
             return ""
         task = columns["task_index"][0].as_py()
         if task not in self._tasks:
-            raise LapaError(
-                f"{self.root}: episode {row['episode_index']} has task {task}, which {TASKS} lacks."
-            )
+            raise LapaError(f"{self.root}: episode {row['episode_index']} has task {task}, which {TASKS} lacks.")
         return self._tasks[task]
 
     def _read_episodes(self) -> list[dict[str, Any]]:
@@ -165,8 +161,7 @@ class _Rows:
         start, stop = np.searchsorted(self._sorted, row["episode_index"] + np.arange(2))
         if stop - start != row["length"]:
             raise LapaError(
-                f"{path}: episode {row['episode_index']} has {stop - start} rows, "
-                f"meta/episodes says {row['length']}."
+                f"{path}: episode {row['episode_index']} has {stop - start} rows, meta/episodes says {row['length']}."
             )
         where = self._order[start:stop]
         if where[-1] - where[0] == len(where) - 1:
@@ -210,9 +205,7 @@ def _read_table(path: Path, need: list[str], also: Sequence[str] | None = ()) ->
             present = file.schema_arrow.names
             missing = [name for name in need if name not in present]
             if missing:
-                raise LapaError(
-                    f"{path}: lacks the column {', '.join(missing)}. Columns: {', '.join(present)}."
-                )
+                raise LapaError(f"{path}: lacks the column {', '.join(missing)}. Columns: {', '.join(present)}.")
             columns = None if also is None else [*need, *(name for name in also if name in present)]
             return file.read(columns=columns)
     except FileNotFoundError:

@@ -37,9 +37,7 @@ class VideoFolder:
         self.root = root
         self._files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not self._files:
-            raise LapaError(
-                f"{root}: holds no video. Looked for {', '.join(SUFFIXES)} in it and its subfolders."
-            )
+            raise LapaError(f"{root}: holds no video. Looked for {', '.join(SUFFIXES)} in it and its subfolders.")
         self._csv = _captions_file(root)
         self._captions = _read_captions(self._csv) if self._csv else {}
 
