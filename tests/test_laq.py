@@ -1,0 +1,334 @@
+"""Stage 1's model: LAQ, its quantizer and its inputs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lapa.contracts import FramePairs, LapaError
+from lapa.models.laq import LAQ, LAQConfig, as_pixels, shrink
+from lapa.models.transformer import PEG, Attention, PositionBias
+from lapa.quantizers import nsvq
+
+TINY = LAQConfig(
+    image_size=32, patch_size=4, dim=16, spatial_depth=1, temporal_depth=1, heads=2, dim_head=8,
+    codes=1, codebook_size=8, quant_dim=4, normalise=True, decoder="unet", unet_width=8,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def frames(batch: int = 4, size: int = 32, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+
+
+def pairs(batch: int = 4, size: int = 32) -> FramePairs:
+    zeros = np.zeros(batch, np.int64)
+    return FramePairs(frames(batch, size, 0), frames(batch, size, 1), zeros, zeros, zeros + 1)
+
+
+# The model
+
+
+def test_paper_preset_at_full_size() -> None:
+    with torch.device("meta"):
+        model = LAQConfig().build()
+        now = torch.empty(2, 3, 256, 256)
+        difference = model.difference(now, now)
+        future = model.predict(now, difference)
+    assert sum(p.numel() for p in model.parameters()) == 343_796_080
+    assert difference.shape == (2, 4, 32)
+    assert future.shape == (2, 3, 256, 256)
+
+
+@pytest.mark.parametrize("decoder", ["transformer", "unet"])
+@pytest.mark.parametrize("codes", [1, 4, 16])
+def test_encode_and_decode(codes: int, decoder: str) -> None:
+    model = replace(TINY, codes=codes, decoder=decoder).build()
+    now, later = frames(seed=0), frames(seed=1)
+    z = model.encode(now, later)
+    assert z.dtype == torch.int64
+    assert z.shape == (4, codes)
+    future = model.decode(now, z)
+    assert future.dtype == torch.float32
+    assert future.shape == (4, 3, 32, 32)
+    assert not future.requires_grad
+    assert 0 <= future.min() <= future.max() <= 1
+    torch.testing.assert_close(model.reconstruct(now, later), future)
+    assert model.training  # asking does not change the mode
+    assert not model.quantizer.usage.any()  # nor the codebook's statistics
+
+
+def test_uint8_and_float_agree() -> None:
+    model = TINY.build()
+    now, later = frames(seed=0), frames(seed=1)
+    as_float = [torch.from_numpy(x).permute(0, 3, 1, 2) / 255 for x in (now, later)]
+    assert torch.equal(model.encode(now, later), model.encode(*as_float))
+    assert torch.equal(model.encode(now, later), model.encode(*(x.numpy() for x in as_float)))
+
+
+def test_loss_of_copying_at_the_start() -> None:
+    loss, logs = TINY.build().loss(pairs())
+    copy = F.mse_loss(as_pixels(pairs().now, 32, "cpu"), as_pixels(pairs().later, 32, "cpu"))
+    torch.testing.assert_close(loss, copy)
+    assert logs["error_over_copy"] == pytest.approx(1)
+    assert logs["mse"] == pytest.approx(float(copy))
+    assert 1 <= logs["perplexity"] <= 8
+
+
+def test_still_frames_do_not_divide_by_zero() -> None:
+    batch = pairs()
+    _, logs = TINY.build().loss(replace(batch, later=batch.now))
+    assert np.isfinite(logs["error_over_copy"])
+
+
+@pytest.mark.parametrize("decoder", ["transformer", "unet"])
+def test_gradient_reaches_encoder_and_codebook(decoder: str) -> None:
+    model = replace(TINY, decoder=decoder).build()
+    if decoder == "unet":  # its last layer starts at zero, and so does everyone's gradient
+        torch.nn.init.normal_(model.decoder.out.weight)
+    model.loss(pairs())[0].backward()
+    unused = {n for n, p in model.named_parameters() if p.numel() and (p.grad is None or not p.grad.any())}
+    # By construction: self-attention owns a norm for a context it never has (as in the released model), softmax
+    # is blind to the position MLP's last bias, and the CNN's last bias cancels in the difference.
+    blind = {"position_bias.mlp.4.bias", "cnn.2.bias"}
+    assert {n for n in unused if "attention.context_norm" not in n} <= blind
+
+
+def test_decoder_leaves_the_patch_embedding_alone() -> None:
+    model = replace(TINY, decoder="transformer").build()
+    now = as_pixels(frames(), 32, "cpu")
+    model.predict(now, torch.randn(4, 1, 4)).sum().backward()
+    assert all(p.grad is None for p in model.patch_embedding.parameters())
+
+
+def test_golden_loss() -> None:
+    """Three Adam steps from a fixed seed. A change here is a change of the method: say so in the commit."""
+    model = TINY.build()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(3):
+        loss, _ = model.loss(pairs())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == pytest.approx(GOLDEN, abs=1e-4)
+
+
+GOLDEN = [0.165902, 0.194652, 0.167372]
+
+
+def test_config_is_json() -> None:
+    assert LAQConfig(**json.loads(json.dumps(asdict(TINY)))) == TINY
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_size": 5}, "patch_size 5 does not divide image_size 32"),
+        ({"codes": 2}, "square number"),
+        ({"codes": 81}, "8x8"),
+        ({"decoder": "unett"}, 'Did you mean "unet"'),
+    ],
+)
+def test_config_refuses(change: dict, message: str) -> None:
+    with pytest.raises(LapaError, match=message):
+        replace(TINY, **change)
+
+
+@given(grid=st.integers(1, 32), side=st.integers(1, 6))
+@settings(deadline=None, max_examples=40)
+def test_the_small_cnn_reaches_every_grid(grid: int, side: int) -> None:
+    if side <= grid:
+        with torch.device("meta"):
+            assert shrink(2, grid, side)(torch.empty(1, 2, grid, grid)).shape == (1, 2, side, side)
+
+
+def test_the_small_cnn_is_the_released_one() -> None:
+    def kernels(grid: int, side: int) -> list[tuple]:
+        convs = [m for m in shrink(2, grid, side) if isinstance(m, torch.nn.Conv2d)]
+        return [(c.kernel_size[0], c.stride[0], c.padding[0]) for c in convs]
+
+    assert kernels(8, 1) == [(3, 2, 1), (4, 1, 0)]
+    assert kernels(8, 2) == [(3, 2, 1), (3, 1, 0)]
+    assert kernels(16, 4) == [(3, 2, 1), (3, 2, 1)]
+
+
+# Inputs
+
+
+def test_other_sizes_are_resized_by_area() -> None:
+    image = frames(2, 64)
+    expected = image.reshape(2, 32, 2, 32, 2, 3).mean((2, 4)).transpose(0, 3, 1, 2) / 255
+    np.testing.assert_allclose(as_pixels(image, 32, "cpu").numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 32, 32, 4), np.uint8), r"uint8 \[2, 32, 32, 4\]"),
+        (np.zeros((32, 32, 3), np.uint8), "uint8"),
+        (np.zeros((2, 32, 32, 3), np.float32), "float32"),
+        (np.zeros((2, 3, 32, 32), np.int64), "int64"),
+        (np.full((2, 3, 32, 32), 255.0), r"\[0, 1\]; got 255"),
+        (np.full((2, 3, 32, 32), np.nan), r"\[0, 1\]"),
+        (np.zeros((2, 0, 32, 3), np.uint8), "0x32"),
+    ],
+)
+def test_images_refused(images: np.ndarray, message: str) -> None:
+    with pytest.raises(LapaError, match=f"^later: .*{message}"):
+        TINY.build().encode(frames(2), images)
+
+
+@pytest.mark.parametrize("codes", [[[8]] * 4, [[-1]] * 4, [[0, 0]] * 4, [[0]] * 3, [[0.5]] * 4])
+def test_codes_refused(codes: list) -> None:
+    with pytest.raises(LapaError, match="codes"):
+        TINY.build().decode(frames(), np.array(codes))
+
+
+# NSVQ
+
+
+def quantizer(**options: object) -> nsvq.NSVQ:
+    model = nsvq.Config(dim=4, size=8, positions=2, **options).build()  # type: ignore[arg-type]
+    assert isinstance(model, nsvq.NSVQ)
+    return model
+
+
+def test_nsvq_is_its_formula() -> None:
+    model, z = quantizer(), torch.randn(16, 2, 4)
+    torch.manual_seed(7)
+    answer = model(z)
+    torch.manual_seed(7)
+    v = torch.randn(16, 2, 4)
+    for i in range(16):
+        for j in range(2):
+            distance = [((z[i, j] - c) ** 2).sum().item() for c in model.codebook]
+            code = int(np.argmin(distance))
+            assert answer.codes[i, j] == code
+            expected = z[i, j] + distance[code] ** 0.5 / v[i, j].norm() * v[i, j]
+            torch.testing.assert_close(answer.embedding[i, j], expected)
+    assert answer.loss == 0
+
+
+def test_nsvq_answers_codebook_entries_in_evaluation() -> None:
+    model, z = quantizer().eval(), torch.randn(16, 2, 4)
+    answer = model(z)
+    assert torch.equal(answer.embedding, model.codebook[answer.codes])
+    assert torch.equal(answer.embedding, model.lookup(answer.codes))
+    assert not model.usage.any()
+
+
+def test_nsvq_survives_an_exact_hit() -> None:
+    model = quantizer()
+    z = model.codebook[:2].detach()[None].clone().requires_grad_()
+    model(z).embedding.sum().backward()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
+def used(model: nsvq.NSVQ, counts: list[int]) -> nsvq.NSVQ:
+    model.usage[0] = torch.tensor(counts)
+    return model
+
+
+def test_replacement_moves_idle_entries_next_to_used_ones() -> None:
+    model = used(quantizer(), [50, 0, 49, 1, 0, 0, 0, 0])  # fair share 12.5, a tenth of it 1.25
+    before = model.codebook.detach().clone()
+    assert model.after_step(10) == {"codes_replaced": 6.0}
+    assert torch.equal(model.codebook[[0, 2]], before[[0, 2]])
+    nearest = torch.cdist(model.codebook, before).argmin(1)
+    assert set(nearest.tolist()) == {0, 2}
+    assert torch.unique(model.codebook, dim=0).shape == (8, 4)  # perturbed, hence distinct
+    assert not model.usage.any()
+
+
+def test_replacement_depends_on_seed_and_state_alone() -> None:
+    model = quantizer()
+    model(torch.randn(64, 2, 4) * 0.1)
+    assert int(model.usage.sum()) == 128
+    twin = quantizer()
+    twin.load_state_dict(model.state_dict())
+    for each in (model, twin):
+        torch.manual_seed(3)
+        each.after_step(20)
+    assert torch.equal(model.codebook, twin.codebook)
+
+
+@pytest.mark.parametrize("step", [1, 5, 11, 95, 150, 950, 1250, 4501, 5000])
+def test_no_replacement_off_schedule(step: int) -> None:
+    model = used(quantizer(), [100, 0, 0, 0, 0, 0, 0, 0])
+    assert model.after_step(step) == {}
+    assert int(model.usage.sum()) == 100
+
+
+def test_released_schedule() -> None:
+    model = quantizer()
+    scheduled = [s for s in range(1, 6000) if model.after_step(s)]
+    assert scheduled == [*range(10, 91, 10), *range(100, 901, 100), *range(1000, 4501, 500)]
+
+
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=32))
+def test_perplexity_is_the_effective_number_of_codes(counts: list[int]) -> None:
+    value = nsvq.perplexity(torch.tensor([counts]))
+    assert 1 - 1e-4 <= value <= len(counts) + 1e-3
+    if sum(counts):
+        assert value <= np.count_nonzero(counts) + 1e-3
+
+
+def test_perplexity_extremes() -> None:
+    assert nsvq.perplexity(torch.tensor([[5, 5, 5, 5]])) == pytest.approx(4)
+    assert nsvq.perplexity(torch.tensor([[9, 0, 0, 0], [3, 3, 0, 0]])) == pytest.approx(1.5)
+
+
+# Transformer blocks
+
+
+@given(t=st.integers(1, 4), h=st.integers(1, 5), w=st.integers(1, 5))
+@settings(deadline=None, max_examples=25)
+def test_peg_is_the_causal_3d_convolution(t: int, h: int, w: int) -> None:
+    peg = PEG(6)
+    video = torch.randn(2, t, h, w, 6)
+    padded = F.pad(video.permute(0, 4, 1, 2, 3), (1, 1, 1, 1, 2, 0))
+    torch.testing.assert_close(peg(video), peg.conv(padded).permute(0, 2, 3, 4, 1), atol=1e-5, rtol=1e-4)
+
+
+def test_attention_is_its_formula() -> None:
+    attention = Attention(8, heads=2, dim_head=4, null_keys=2)
+    for p in attention.parameters():
+        torch.nn.init.normal_(p)
+    x, context = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
+    q = attention.to_q(attention.norm(x))[0].view(3, 2, 4)
+    k, v = attention.to_kv(attention.context_norm(context))[0].view(5, 2, 2, 4).unbind(1)
+    heads = []
+    for h in range(2):
+        keys = torch.cat([attention.null_kv[h, 0::2], k[:, h]])
+        values = torch.cat([attention.null_kv[h, 1::2], v[:, h]])
+        query = q[:, h] / q[:, h].norm(dim=-1, keepdim=True) * attention.q_scale
+        keys = keys / keys.norm(dim=-1, keepdim=True) * attention.k_scale
+        heads.append((8 * query @ keys.T).softmax(-1) @ values)
+    torch.testing.assert_close(attention(x, context)[0], attention.to_out(torch.cat(heads, -1)), atol=1e-5, rtol=1e-4)
+
+
+def test_position_bias_depends_on_the_offset_alone() -> None:
+    bias = PositionBias(8, heads=2)(3, 4).view(2, 3, 4, 3, 4)
+    assert torch.equal(bias[:, 0, 0, 1, 2], bias[:, 1, 1, 2, 3])
+    assert not torch.equal(bias[:, 0, 0, 1, 2], bias[:, 1, 2, 0, 0])
+
+
+def test_build_gives_a_module_with_the_quantizer_protocol() -> None:
+    model = TINY.build()
+    assert isinstance(model, LAQ)
+    assert model.after_step(1) == {}
+    assert model.quantizer.size == 8
