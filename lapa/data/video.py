@@ -15,18 +15,19 @@ from av.video.stream import VideoStream
 
 from lapa.contracts import Array, BadVideo
 
-# Measured with PyAV 18.1 on one core, 2,700 frames of 48x48 (96x96) with moving discs of 2-5 px radius:
+# Measured with PyAV 18.1 on one core (single runs; decoding with VideoReader below, conversion to RGB included),
+# 2,700 frames of 48x48 (96x96) with discs of 2-4 px radius:
 #
 #   codec                        encode fps        decode fps        bytes/frame   error max, mean
-#   libx264rgb qp 0 ultrafast    39,000 (20,000)   48,000 (28,000)   342 (540)     0, 0
-#   libx264rgb qp 0 veryfast     13,000 (6,200)    "                 224 (338)     0, 0
-#   libx264 yuv444p crf 4        16,000 (7,900)    "                 223 (317)     18, 0.51
-#   libx264 yuv444p crf 10       28,000 (14,000)   "                 261 (338)     16, 0.49
-#   libvpx-vp9 gbrp lossless     9,400 (5,200)     "                 313 (385)     0, 0
-#   libsvtav1 yuv420p crf 10     3,300 (2,100)     "                 135 (203)     178, 3.2
+#   libx264rgb qp 0 ultrafast    39,000 (20,000)   32,000 (13,000)   343 (563)     0, 0
+#   libx264rgb qp 0 veryfast     13,000 (6,300)    17,000 (16,000)   224 (338)     0, 0
+#   libx264 yuv444p crf 4        16,000 (8,000)    22,000 (12,000)   223 (317)     18, 0.51
+#   libx264 yuv444p crf 10       28,000 (14,000)   32,000 (15,000)   261 (338)     16, 0.49
+#   libvpx-vp9 gbrp lossless     9,600 (5,400)     18,000 (6,800)    305 (390)     0, 0
+#   libsvtav1 yuv420p crf 10     2,600 (2,100)     10,000 (7,400)    135 (204)     232, 3.2
 #
-# Lossless H.264 in RGB is the fastest and exact: a model trains on the same pixels before and after the disk.
-# A chroma-subsampled codec loses the colour of an object of 3 px altogether.
+# Lossless H.264 in RGB is the fastest to write and exact: a model trains on the same pixels before and after the
+# disk. A chroma-subsampled codec smears the colour of an object of 3 px.
 CODEC, PIXELS, OPTIONS = "libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast"}
 
 
