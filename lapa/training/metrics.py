@@ -1,0 +1,101 @@
+"""Figures that say whether a stage has worked: intervals of success, and what the codes tell.
+
+Error and perplexity are no evidence of good codes; the linear probes are. Good codes tell the action and the
+displacement of the robot, and not where the robot is.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lapa.contracts import Array, LapaError
+from lapa.data.pack import Packed
+from lapa.data.pairs import PairIndex
+
+RIDGE = 1e-4  # of the mean variance of the features: enough for the collinear columns of one-hot codes
+
+
+def wilson(successes: int, episodes: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a share (95% for z = 1.96): low and high, in [0, 1].
+
+    Raises LapaError unless 0 <= successes <= episodes and there is an episode.
+    """
+    if not 0 <= successes <= episodes or episodes < 1:
+        raise LapaError(f"Success is counted over at least one episode; got {successes} of {episodes}.")
+    share, spread = successes / episodes, z * z / episodes
+    centre = share + spread / 2
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4))
+    low, high = (centre - half) / (1 + spread), (centre + half) / (1 + spread)
+    return max(low, 0.0), min(high, 1.0)
+
+
+def linear_r2(features: Array, targets: Array, seed: int = 0) -> float:
+    """How much of `targets` [N, D] a linear function of `features` [N, F] tells: R^2 on held-out rows.
+
+    Ridge regression on a random half of the rows, R^2 on the other half, each target weighted by its variance.
+    1 is everything, 0 no more than the mean, below 0 worse than the mean. Targets that do not vary give 0.
+    Raises LapaError for fewer than four rows or two lengths.
+    """
+    x, y = np.asarray(features, np.float64), np.asarray(targets, np.float64)
+    if len(x) != len(y) or len(x) < 4:
+        raise LapaError(f"A probe needs at least 4 rows of features and as many targets; got {len(x)} and {len(y)}.")
+    order = np.random.default_rng(seed).permutation(len(x))
+    fit, test = order[: len(x) // 2], order[len(x) // 2 :]
+    x, y = x - x[fit].mean(0), y - y[fit].mean(0)
+    predicted = x[test] @ _ridge(x[fit], y[fit])
+    error = np.square(y[test] - predicted).sum()
+    spread = np.square(y[test] - y[test].mean(0)).sum()
+    return float(1 - error / spread) if spread > 1e-12 else 0.0
+
+
+def _ridge(x: Array, y: Array) -> Array:
+    """Weights [F, D] of centred features [M, F] and targets [M, D], through the smaller of the two Gram matrices."""
+    penalty = RIDGE * np.square(x).sum() / x.shape[1] + 1e-12
+    if x.shape[1] <= len(x):
+        return np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)
+    return x.T @ np.linalg.solve(x @ x.T + penalty * np.eye(len(x)), y)
+
+
+def one_hot(codes: Array, classes: int) -> Array:
+    """int64 [N, s] -> float32 [N, s * classes], one block of columns a position."""
+    return np.eye(classes, dtype=np.float32)[codes].reshape(len(codes), -1)
+
+
+def perplexity(codes: Array, classes: int) -> list[float]:
+    """Effective number of codes in use at each position of int64 [N, s]: 1 (collapsed) to `classes` (uniform)."""
+    return [_effective(np.bincount(column, minlength=classes)) for column in codes.T]
+
+
+def _effective(counts: Array) -> float:
+    share = counts[counts > 0] / max(counts.sum(), 1)
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def probe(codes: Array, classes: int, packed: Packed, pairs: PairIndex, rows: Array, seed: int = 0) -> dict[str, float]:
+    """What the codes int64 [N, s] of pairs `rows` int64 [N] tell, as held-out R^2; only what the data allow.
+
+    action_r2        the sum of the robot's actions over the window
+    displacement_r2  how far the effector moved over the window
+    position_r2      where the effector was; high means that the codes say where and not what
+
+    The effector is the columns of the state whose name starts with "effector", else the whole state.
+    """
+    features = one_hot(codes, classes)
+    now, later = pairs.now[rows], pairs.later[rows]
+    results: dict[str, float] = {}
+    if packed.actions is not None:
+        until = np.concatenate([np.zeros((1, packed.actions.shape[1])), np.cumsum(packed.actions, 0, np.float64)])
+        results["action_r2"] = linear_r2(features, until[later] - until[now], seed)
+    if packed.state is not None:
+        columns = effector_columns(packed.state_names, packed.state.shape[1])
+        before, after = packed.state[now][:, columns], packed.state[later][:, columns]
+        results["displacement_r2"] = linear_r2(features, after - before, seed)
+        results["position_r2"] = linear_r2(features, before, seed)
+    return results
+
+
+def effector_columns(names: tuple[str, ...], width: int) -> list[int]:
+    """Columns of the state that say where the effector is; all of them when no name tells."""
+    return [i for i, name in enumerate(names) if name.startswith("effector")] or list(range(width))
