@@ -27,6 +27,15 @@ MARGIN, GAP = 18, 4  # pixels around a sheet and between its tiles
 AMPLIFY = 2  # differences are shown this many times as strong
 MOST_CODES = 64  # rows of a gallery whose codes were not chosen by the caller
 REFERENCES = ("no_op", "random", "expert")
+METHOD_NAMES = {
+    "no_op": "no action",
+    "random": "random",
+    "scratch": "Scratch",
+    "vpt": "VPT",
+    "lapa": "LAPA",
+    "actionvla": "ActionVLA",
+    "expert": "expert",
+}
 FORMATS = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}
 
 Cell = Array | str  # uint8 [h, w, 3] or words
@@ -252,7 +261,8 @@ def success_bars(results: Mapping[str, Mapping[str, Any]], path: Path, title: st
     methods = list(results)
     families = list(dict.fromkeys(f for row in results.values() for f in row.get("families", {})))
     tall = 0.34 * len(methods)
-    figure = Figure(figsize=(9.2, tall + 1.0 + (tall * 0.62 + 0.9 if families else 0)), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9.2, tall + 1.0 + (tall * 0.62 + 0.9 if families else 0)), dpi=120)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         2 if families else 1, max(len(families), 1), height_ratios=[1, 0.62] if families else [1]
@@ -280,7 +290,7 @@ def _bars(axes: Any, methods: list[str], results: Mapping[str, Mapping[str, Any]
         axes.plot([low, high], [y, y], color="#1c1e22", linewidth=1.3 if labelled else 0.9, solid_capstyle="butt")
         if labelled:
             axes.text(high + 1.2, y, f"{value:.1f}%", va="center", fontsize=size)
-    axes.set_yticks(range(len(methods)), methods, fontsize=size)
+    axes.set_yticks(range(len(methods)), [METHOD_NAMES.get(name, name) for name in methods], fontsize=size)
     axes.set_ylim(len(methods) - 0.4, -0.6)
     axes.set_xlim(0, 108 if labelled else 104)
     axes.set_xticks([0, 25, 50, 75, 100] if labelled else [0, 50, 100])
