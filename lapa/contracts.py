@@ -9,11 +9,10 @@ pair of frames. Images are uint8 RGB outside models and float in [0, 1], channel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -186,9 +185,12 @@ class Benchmark(Protocol):
     """Tasks with a success test. A client of an Actor; it never sees a model."""
 
     families: tuple[str, ...]
+    frames: list[Array]  # uint8 [T, H, W, 3] of the scenes that the last run recorded
 
-    def run(self, actor: Actor, episodes: int, seed: int, **options: Any) -> list[Outcome]: ...
+    def run(self, actor: Actor | str, episodes: int, seed: int = 0, record: int = 0) -> list[Outcome]:
+        """Roll out an actor, or a scripted row by name, and keep pictures of the first `record` episodes."""
+        ...
 
-    def scripted(self) -> Mapping[str, Actor]:
-        """Reference rows: no_op, random, expert."""
+    def scripted(self) -> tuple[str, ...]:
+        """Names of the reference rows: no_op, random, expert."""
         ...

@@ -32,27 +32,27 @@ PROBES = {
     "action_r2": (
         "Action R²",
         "How much of the robot's action a linear function reads from the code, on held-out pairs.",
-        "1 is all of it, 0 none. Above 0.85 is good; a code that does not tell the action cannot help a policy.",
+        "above 0.85 (1 is all of it, 0 none). A code that does not tell the action cannot help a policy.",
     ),
     "displacement_r2": (
         "Displacement R²",
         "The same for how far the effector really moved.",
-        "Close to the action R²; 1 is all of it.",
+        "close to the action R².",
     ),
     "position_r2": (
         "Position R²",
         "The same for where the effector was.",
-        "Near 0: a code should say what happened, not where.",
+        "near 0; a code should say what happened, not where.",
     ),
     "perplexity": (
         "Perplexity",
         "How many codes are effectively in use, at each position of the code.",
-        "Well above 1, which means that all pairs get the same code. By itself no evidence of good codes.",
+        "most of the codebook (1 means that all pairs get the same code). By itself no evidence of good codes.",
     ),
     "error_over_copy": (
         "Error / copy",
         "Squared error of the reconstruction, relative to showing the present frame again.",
-        "Below 1: the code helped. By itself no evidence of good codes.",
+        "below 1, where the code helped. By itself no evidence of good codes.",
     ),
 }
 COMMANDS = """\
@@ -86,7 +86,9 @@ th, td { text-align: left; vertical-align: top; padding: .4rem .9rem .4rem 0; bo
 th { font-weight: 600; }
 td.n, th.n { text-align: right; white-space: nowrap; }
 thead th { color: var(--muted); font-weight: 500; font-size: .85rem; }
-tr.lapa td, tr.lapa th { color: var(--accent); font-weight: 600; }
+tr.lapa td, tr.lapa th { color: var(--accent); }
+tr.lapa td.n { font-weight: 600; }
+figcaption { margin-top: .4rem; }
 .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(12.5rem, 1fr)); gap: 1.2rem; }
 .films figure { margin: 0; }
 .films img { width: 100%; image-rendering: pixelated; }
@@ -94,8 +96,8 @@ pre { background: var(--soft); padding: .8rem 1rem; border-radius: 6px; overflow
 summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
 details details { margin-left: 1rem; }
 .bar { background: var(--accent); height: .55rem; border-radius: 3px; min-width: 2px; margin-top: .5rem; }
-@media (max-width: 40rem) { .picture img { max-width: none; min-width: 36rem; } .picture { overflow-x: auto; }
-  td.note, th.note { display: none; } body { padding-top: 1.2rem; } h1 { font-size: 1.4rem; } }
+@media (max-width: 40rem) { td.note, th.note { display: none; } body { padding-top: 1.2rem; }
+  h1 { font-size: 1.4rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; } h2 { break-after: avoid; }
   tr { break-inside: avoid; }
   .answer { border: 1px solid #999; } }
@@ -159,7 +161,7 @@ def _page(results: Results, pictures: Path) -> str:
         _section("What the codes mean", _codes(results, pictures)),
         _section("Reconstructions", _reconstructions(pictures)),
         _section("An imagined rollout beside the real one", _rollout(pictures)),
-        _section("Four episodes", _films(pictures)),
+        _section("Episodes as they went", _films(pictures)),
         _section(
             "The videos", _figure(pictures / "contact_sheet.png", "First, middle and last frame of some episodes.")
         ),
@@ -198,7 +200,10 @@ def _success(results: Results, pictures: Path) -> str:
     ]
     by_family = _table(["solved, %", *families], rows, [name == "lapa" for name in methods], numbers=len(families))
     return (
-        _figure(pictures / "success.png", "All methods meet the same scenes. Grey rows learn nothing.")
+        _figure(
+            pictures / "success.png",
+            "All methods meet the same scenes. The pale rows learn nothing; they give the scale.",
+        )
         + overall
         + (f"<p>By task family, with 95% intervals:</p>{by_family}" if families else "")
     )
@@ -207,7 +212,7 @@ def _success(results: Results, pictures: Path) -> str:
 def _codes(results: Results, pictures: Path) -> str:
     probe: Results = results.get("probe") or {}
     rows = [
-        [name, _figures(probe[key]), f"{what} Good: {good[0].lower() + good[1:]}"]
+        [name, _figures(probe[key]), f"{what} Good: {good}"]
         for key, (name, what, good) in PROBES.items()
         if probe.get(key) is not None
     ]
@@ -351,7 +356,7 @@ def _figure(path: Path, caption: str) -> str:
     if not path.exists():
         return _missing(path.name)
     return (
-        f'<figure><div class="picture"><img src="{_data_uri(path)}" alt="{escape(caption)}"></div>'
+        f'<figure><img src="{_data_uri(path)}" alt="{escape(caption)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 

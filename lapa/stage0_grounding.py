@@ -35,10 +35,12 @@ class Grounding(nn.Module):
         self.backbone = backbone
         self.points = nn.Linear(backbone.width, 3 * 2 * CELLS)
         self.relation = nn.Linear(backbone.width, len(RELATIONS))
+        self.content = nn.Linear(backbone.config.vision_width, len(lang.OBJECTS) + 2)
 
-    def loss(self, batch: tuple[Tensor, list[str], Tensor, Tensor]) -> tuple[Tensor, Logs]:
-        """images float [B, 3, H, W], texts, points float [B, 3, 2] on the board, relation int64 [B]."""
-        images, texts, points, relation = batch
+    def loss(self, batch: tuple[Tensor, list[str], Tensor, Tensor, Tensor]) -> tuple[Tensor, Logs]:
+        """images float [B, 3, H, W], texts, points float [B, 3, 2] on the board, relation int64 [B],
+        content int64 [B, grid * grid]: what each token of the image shows."""
+        images, texts, points, relation, content = batch
         hidden = self.backbone(images, texts)
         logits = self.points(hidden).view(-1, 3, 2, CELLS).float()
         cells = (points * CELLS).long().clamp(0, CELLS - 1)
@@ -47,13 +49,16 @@ class Grounding(nn.Module):
         centres = (torch.arange(CELLS) + 0.5) / CELLS
         error = ((logits.detach().softmax(-1) @ centres) - points).norm(dim=-1).mean(0)
         logs = dict(zip(("error_a", "error_reference", "error_effector"), error.tolist(), strict=True))
-        return located + 0.2 * named, logs | {"relation_loss": float(named.detach())}
+        shown = F.cross_entropy(self.content(self.backbone.vision(images)).flatten(0, 1).float(), content.flatten())
+        logs["content_loss"] = float(shown.detach())
+        return located + 0.2 * named + shown, logs | {"relation_loss": float(named.detach())}
 
 
-def scenes(rng: np.random.Generator, count: int, size: int) -> tuple[Array, list[str], Array, Array]:
+def scenes(rng: np.random.Generator, count: int, size: int) -> tuple[Array, list[str], Array, Array, Array]:
     """Random static scenes of a random look with a sentence about each.
 
-    -> images uint8 [count, size, size, 3], texts, points float32 [count, 3, 2], relation int64 [count].
+    -> images uint8 [count, size, size, 3], texts, points float32 [count, 3, 2], relation int64 [count],
+    content int64 [count, (size / 4)^2].
     """
     kinds = np.argsort(rng.random((count, len(lang.OBJECTS))), axis=1)[:, : world.BLOCKS]
     blocks = rng.uniform(0.08, 0.92, (count, world.BLOCKS, 2))
@@ -75,7 +80,20 @@ def scenes(rng: np.random.Generator, count: int, size: int) -> tuple[Array, list
         points[i, 1] = state.blocks[i, 1] if uses_b else lang.PLACES[place] if place else state.blocks[i, 0]
         relation[i] = RELATIONS.index((family, way))
     look = list(LOOKS)[rng.integers(len(LOOKS))]
-    return render(state, look, size, tick=int(rng.integers(900))), texts, points, relation
+    images = render(state, look, size, tick=int(rng.integers(900)))
+    return images, texts, points, relation, _content(state, size // 4)
+
+
+def _content(state: world.Scenes, grid: int) -> Array:
+    """What stands at each cell: an object, the effector (one past the objects) or nothing; int64 [N, grid * grid]."""
+    axis = (np.arange(grid) + 0.5) / grid
+    cells = np.stack(np.meshgrid(axis, axis), -1).reshape(1, -1, 1, 2)
+    things = np.concatenate([state.blocks, state.effector[:, None]], 1)[:, None]
+    kinds = np.concatenate([state.kinds, np.full((len(state), 1), len(lang.OBJECTS))], 1)
+    distance = world.length(cells - things)
+    nearest = distance.argmin(-1)
+    found = np.take_along_axis(kinds, nearest, 1)
+    return np.where(distance.min(-1) < 0.06, found, len(lang.OBJECTS) + 1)
 
 
 def ground(out: Path, how: Optimisation, seed: int, config: tiny.Config | None = None) -> Logs:
@@ -84,10 +102,10 @@ def ground(out: Path, how: Optimisation, seed: int, config: tiny.Config | None =
     torch.manual_seed(seed)
     model = Grounding(config.build())
 
-    def sample(rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor, Tensor]:
-        images, texts, points, relation = scenes(rng, how.batch_size, config.image_size)
+    def sample(rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor, Tensor, Tensor]:
+        images, texts, points, relation, content = scenes(rng, how.batch_size, config.image_size)
         floats = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        return floats, texts, torch.from_numpy(points), torch.from_numpy(relation)
+        return floats, texts, *map(torch.from_numpy, (points, relation, content))  # type: ignore[return-value]
 
     logs = fit(model, sample, how, out, seed=seed, title="grounding")
     made = {"model": asdict(config), "recipe": asdict(how), "results": logs, "provenance": provenance(seed, {}, {})}

@@ -53,13 +53,11 @@ class Config:
 
 
 def tokenize(texts: list[str], words: int, vocabulary: int) -> Tensor:
-    """Words -> hash buckets, int64 [B, words]; 0 is padding. Case and punctuation are dropped."""
-    rows = []
-    for text in texts:
-        found = re.findall(r"[a-z0-9]+", text.lower())[:words]
-        ids = [1 + zlib.crc32(word.encode()) % (vocabulary - 1) for word in found]
-        rows.append(ids + [0] * (words - len(ids)))
-    return torch.tensor(rows)
+    """Words -> hash buckets, int64 [B, longest text]; 0 is padding. Case and punctuation are dropped."""
+    found = [re.findall(r"[a-z0-9]+", text.lower())[:words] for text in texts]
+    longest = max(1, *map(len, found))
+    rows = [[1 + zlib.crc32(word.encode()) % (vocabulary - 1) for word in row] for row in found]
+    return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
 
 
 class Attention(nn.Module):
@@ -107,6 +105,14 @@ class Layer(nn.Module):
         return x + self.mlp(self.norms[2](x))
 
 
+def _waves(grid: int, width: int) -> Tensor:
+    """Sines and cosines of both coordinates, [grid * grid, width]: where a token is, from the first step on."""
+    axis = (torch.arange(grid) + 0.5) / grid
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    angles = torch.stack([x, y], -1)[..., None] * torch.pi * 2.0 ** (torch.arange(width // 4) % 4 - 1)
+    return torch.cat([angles.sin(), angles.cos()], -1).flatten(2).flatten(0, 1)
+
+
 class VisionEncoder(nn.Module):
     """Image -> grid of tokens, one per 4 x 4 pixels."""
 
@@ -115,7 +121,7 @@ class VisionEncoder(nn.Module):
         self.stem = nn.Conv2d(3, 32, 4, stride=2, padding=1)
         self.down = nn.Conv2d(32, width, 4, stride=2, padding=1)
         self.mix = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-        self.position = nn.Parameter(torch.randn((image_size // 4) ** 2, width) * 0.1)
+        self.position = nn.Parameter(_waves(image_size // 4, width))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -146,7 +152,8 @@ class TinyVLM(nn.Module):
     def forward(self, images: Tensor, texts: list[str]) -> Tensor:
         """float [B, 3, H, W] in [0, 1], B strings -> readout [B, width]."""
         words = tokenize(texts, self.config.words, self.config.vocabulary).to(images.device)
-        x = torch.cat([self.embed(words), self.readout.expand(len(words), 1, -1)], 1) + self.word_position
+        embedded = self.embed(words) + self.word_position[: words.shape[1]]
+        x = torch.cat([embedded, (self.readout + self.word_position[-1]).expand(len(words), 1, -1)], 1)
         mask = torch.cat([words > 0, torch.ones_like(words[:, :1], dtype=torch.bool)], 1)
         tokens = self.vision(images)
         keys, values = (split_heads(t, self.config.heads) for t in self.image_keys_values(tokens).chunk(2, -1))

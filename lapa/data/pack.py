@@ -138,8 +138,8 @@ def pack(
 
 
 def _pack_one(spec: str, size: int, skip_bad: bool, cache: Path, quiet: bool) -> Packed:
-    dataset, name, path = _open(spec)
-    key = _digest(json.dumps([FORMAT, name, str(path), dataset.signature(), size]).encode())
+    dataset, name, path = open_dataset(spec)
+    key = _digest(json.dumps([FORMAT, name, path, dataset.signature(), size]).encode())
     entry = cache / f"{name}-{size}-{key}"
     if not (entry / META).exists():
         with new_folder(entry, twin_is_fine=True) as work:
@@ -150,12 +150,17 @@ def _pack_one(spec: str, size: int, skip_bad: bool, cache: Path, quiet: bool) ->
     return packed
 
 
-def _open(spec: str) -> tuple[Dataset, str, Path]:
+def open_dataset(spec: str) -> tuple[Dataset, str, str]:
+    """NAME:PATH -> the dataset, NAME, and PATH made absolute where it is a place on disk.
+
+    Raises LapaError when the name is unknown or the dataset refuses the path.
+    """
     name, colon, path = spec.partition(":")
     if not (colon and name and path):
         raise LapaError(f'"{spec}" does not name a dataset. {_form()}')
-    where = Path(path).expanduser().absolute()
-    return find("datasets", name)(path=str(where)).build(), name, where
+    here = Path(path).expanduser()
+    where = str(here.absolute()) if here.exists() else path
+    return find("datasets", name)(path=where).build(), name, where
 
 
 def _form() -> str:

@@ -260,8 +260,8 @@ def success_bars(results: Mapping[str, Mapping[str, Any]], path: Path, title: st
 
     methods = list(results)
     families = list(dict.fromkeys(f for row in results.values() for f in row.get("families", {})))
-    tall = 0.34 * len(methods)
-    figure = Figure(figsize=(9.2, tall + 1.0 + (tall * 0.62 + 0.9 if families else 0)), dpi=120)
+    tall = 0.29 * len(methods)
+    figure = Figure(figsize=(6.8, tall + 1.0 + (tall * 0.62 + 0.9 if families else 0)), dpi=150)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
@@ -280,7 +280,7 @@ def success_bars(results: Mapping[str, Mapping[str, Any]], path: Path, title: st
 
 def _bars(axes: Any, methods: list[str], results: Mapping[str, Mapping[str, Any]], title: str, labelled: bool) -> None:
     """Horizontal bars in per cent, first method on top; `labelled` writes the figures beside them."""
-    size = 11 if labelled else 8.5
+    size = 10.5 if labelled else 8
     for y, name in enumerate(methods):
         if name not in results:
             continue
@@ -292,11 +292,11 @@ def _bars(axes: Any, methods: list[str], results: Mapping[str, Mapping[str, Any]
             axes.text(high + 1.2, y, f"{value:.1f}%", va="center", fontsize=size)
     axes.set_yticks(range(len(methods)), [METHOD_NAMES.get(name, name) for name in methods], fontsize=size)
     axes.set_ylim(len(methods) - 0.4, -0.6)
-    axes.set_xlim(0, 108 if labelled else 104)
+    axes.set_xlim(0, 113 if labelled else 104)
     axes.set_xticks([0, 25, 50, 75, 100] if labelled else [0, 50, 100])
     axes.tick_params(axis="x", labelsize=size - 1, color="#d6d9de")
     axes.tick_params(axis="y", length=0)
-    axes.set_title(title, loc="left", fontsize=13 if labelled else 9, fontweight="bold" if labelled else "normal")
+    axes.set_title(title, loc="left", fontsize=12 if labelled else 8, fontweight="bold" if labelled else "normal")
     if labelled:
         axes.set_xlabel("episodes solved, %; the line is the 95% interval", fontsize=size - 1.5, color="#686c74")
     axes.grid(axis="x", color="#e6e8ec", linewidth=0.8)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,7 @@ from torch import nn
 from lapa import plugins
 from lapa.contracts import Array, FramePairs, LapaError, Logs, Quantized
 from lapa.models.transformer import PositionBias, Transformer
+from lapa.training.checkpoint import load_artefact, load_strictly
 
 Images = Array | torch.Tensor  # uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1]
 
@@ -93,12 +95,21 @@ class LAQ(nn.Module):
         # Bottleneck
         self.project_in = nn.Linear(c.dim, c.quant_dim)
         self.cnn = shrink(c.quant_dim, grid, math.isqrt(c.codes))
+        self.norm = nn.BatchNorm1d(c.quant_dim, affine=False) if c.normalise else None
         self.quantizer = plugins.find("quantizers", c.quantizer)(
             dim=c.quant_dim, size=c.codebook_size, positions=c.codes, **c.quantizer_options
         ).build()
         self.project_out = nn.Linear(c.quant_dim, c.dim)
         # Decoder
         self.decoder = PatchDecoder(c) if c.decoder == "transformer" else UNetDecoder(c)
+
+    @staticmethod
+    def from_pretrained(path: str | Path) -> LAQ:
+        """The LAQ saved at `path` by stage 1, loaded strictly. Raises LapaError if it is not one."""
+        artefact = load_artefact(path, "laq")
+        laq = LAQConfig(**artefact.config["model"]).build()
+        load_strictly(laq, artefact.tensors, path)
+        return laq.eval()
 
     def encode(self, now: Images, later: Images) -> torch.Tensor:
         """Two batches of frames -> codes int64 [B, s]. The inverse dynamics model of stage 2."""
@@ -142,7 +153,7 @@ class LAQ(nn.Module):
         maps = rearrange(self.project_in(video), "b t h w d -> (b t) d h w")
         e = rearrange(self.cnn(maps), "(b t) d h w -> t b (h w) d", t=2)
         d = e[1] - e[0]
-        return F.layer_norm(d, d.shape[-1:]) if self.config.normalise else d
+        return self.norm(d.flatten(0, 1)).view_as(d) if self.config.normalise else d
 
     def predict(self, now: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         """Pixels of x_t and quantised differences [B, s, quant_dim] -> pixels of x_{t+H}, not clamped."""

@@ -1,0 +1,5 @@
+"""`python -m lapa`."""
+
+from lapa.cli import main
+
+main()

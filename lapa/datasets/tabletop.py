@@ -1,0 +1,104 @@
+"""Tabletop demonstrations, generated while they are read: `tabletop:sim,episodes=200,seed=1,split=seen`.
+
+Episodes are rolled out by the scripted expert in batches and end one frame after success. Seeds below 1,000,000,000
+belong to training; benchmarks draw theirs from above (benchmarks/tabletop.py), so no test scene is ever seen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.plugins import choose
+
+BATCH = 250
+TRAINING_SEEDS = 1_000_000_000
+OPTIONS = ("episodes", "seed", "split", "size", "family")
+
+
+@dataclass(frozen=True)
+class Config:
+    """`path` is LOOK[,option=value...] with look sim, real or hand and the options episodes (default 200), seed (0),
+    split (seen or unseen), size (pixels, 48), family (one task family; default all five)."""
+
+    path: str = "sim"
+
+    def build(self) -> TabletopDataset:
+        """Parse `path`. Raises LapaError on an unknown look, option or value."""
+        from lapa.tabletop.language import FAMILIES, PHRASES
+        from lapa.tabletop.render import LOOKS
+
+        look, *pairs = self.path.split(",")
+        choose(look, tuple(LOOKS), "look of Tabletop")
+        given = {"episodes": "200", "seed": "0", "split": "seen", "size": "48", "family": ""}
+        for pair in pairs:
+            key, _, value = pair.partition("=")
+            given[choose(key, OPTIONS, "option of tabletop")] = value
+        try:
+            episodes, seed, size = (int(given[key]) for key in ("episodes", "seed", "size"))
+        except ValueError:
+            raise LapaError(f'tabletop:{self.path}: episodes, seed and size are whole numbers.') from None
+        if episodes < 1 or size < 16 or not 0 <= seed * 100_000 + episodes < TRAINING_SEEDS or episodes > 100_000:
+            raise LapaError(f"tabletop:{self.path}: at least 1 episode (100,000 at most), 16 pixels, seed 0 to 9,998.")
+        choose(given["split"], tuple(PHRASES), "split of Tabletop")
+        families = (choose(given["family"], FAMILIES, "task family of Tabletop"),) if given["family"] else FAMILIES
+        return TabletopDataset(look, episodes, seed, given["split"], size, families)
+
+
+@dataclass(frozen=True)
+class TabletopDataset:
+    """See Config."""
+
+    look: str
+    episodes_wanted: int
+    seed: int
+    split: str
+    size: int
+    families: tuple[str, ...]
+
+    def signature(self) -> str:
+        """The settings: they determine every pixel."""
+        from lapa import __version__
+
+        return f"{__version__} {self}"
+
+    def episodes(self) -> Iterator[Episode | BadVideo]:
+        """Yield the demonstrations in order of seed."""
+        first = self.seed * 100_000
+        for start in range(0, self.episodes_wanted, BATCH):
+            yield from self._rollout(np.arange(first + start, first + min(start + BATCH, self.episodes_wanted)))
+
+    def _rollout(self, seeds: np.ndarray) -> Iterator[Episode]:
+        from lapa.tabletop import world
+        from lapa.tabletop.env import STATE_NAMES, Table
+
+        table = Table(seeds, self.look, self.split, self.families, self.size)
+        images, actions, states = [table.images()], [], [table.state()]
+        end = np.full(len(seeds), world.TIME_LIMIT)
+        for step in range(world.TIME_LIMIT):
+            action = table.expert()
+            success = table.step(action)
+            actions.append(action)
+            images.append(table.images())
+            states.append(table.state())
+            end = np.where(success & (end == world.TIME_LIMIT), step + 1, end)
+            if (end <= step + 1).all():
+                break
+        frames, states_all = np.stack(images, 1), np.stack(states, 1)
+        actions_all = np.stack([*actions, np.zeros_like(actions[0])], 1)  # the last frame leads nowhere
+        for i, seed in enumerate(seeds):
+            stop = int(end[i]) + 1
+            acted = actions_all[i, :stop].copy()
+            acted[-1] = 0.0
+            yield Episode(
+                id=f"{self.look}-{self.split}-{seed}",
+                frames=frames[i, :stop],
+                fps=world.FPS,
+                instruction=table.instructions[i],
+                actions=acted,
+                state=states_all[i, :stop],
+                state_names=STATE_NAMES,
+            )

@@ -1,0 +1,34 @@
+"""ActionVLA, the upper bound: the true actions of all video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lapa.contracts import Array, FramePairs, LapaError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Nothing to fit and nothing to open; `path` is ignored."""
+
+    path: str = ""
+
+    def build(self) -> GroundTruthSource:
+        """The source."""
+        return GroundTruthSource()
+
+
+@dataclass(frozen=True)
+class GroundTruthSource:
+    """See the module's docstring. `window` None: adjacent frames."""
+
+    hash: str = "ground_truth"
+    kind: str = "actions"
+    window: float | None = None
+    classes: int = 0
+
+    def label(self, pairs: FramePairs) -> Array:
+        """-> float32 [B, A]. Raises LapaError for data without actions."""
+        if pairs.actions is None:
+            raise LapaError("Ground-truth labels need actions, and this dataset has none. Label it with a LAQ instead.")
+        return pairs.actions

@@ -1,0 +1,35 @@
+"""VPT: the actions that an inverse dynamics model, fitted on the few labelled trajectories, reads off all video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lapa.contracts import Array, FramePairs
+from lapa.models.idm import InverseDynamics
+from lapa.training.checkpoint import load_artefact
+
+
+@dataclass(frozen=True)
+class Config:
+    """`path`: folder of an inverse dynamics model that stage 1 fitted with --method vpt."""
+
+    path: str = ""
+
+    def build(self) -> InverseDynamicsSource:
+        """Open the model. Raises LapaError if the folder is not one."""
+        return InverseDynamicsSource(InverseDynamics.from_pretrained(self.path), load_artefact(self.path, "idm").hash)
+
+
+@dataclass(frozen=True)
+class InverseDynamicsSource:
+    """See the module's docstring. `window` None: adjacent frames."""
+
+    model: InverseDynamics
+    hash: str
+    kind: str = "actions"
+    window: float | None = None
+    classes: int = 0
+
+    def label(self, pairs: FramePairs) -> Array:
+        """-> float32 [B, A] in the robot's units."""
+        return self.model.predict(pairs.now, pairs.later).cpu().numpy()

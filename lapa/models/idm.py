@@ -1,0 +1,106 @@
+"""The inverse dynamics model of the VPT baseline: two adjacent frames -> the action between them.
+
+The paper uses a ResNet18 and an MLP; this is the same idea at a size that twenty trajectories can feed: residual
+convolutions over both frames and their difference, pooled to a grid, then an MLP. Targets are standardised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lapa.contracts import Array, FramePairs, LapaError, Logs
+from lapa.models.laq import Images, as_pixels
+from lapa.training.checkpoint import load_artefact, load_strictly
+
+
+@dataclass(frozen=True)
+class IDMConfig:
+    """Architecture of the inverse dynamics model."""
+
+    image_size: int = 48
+    """input pixels a side"""
+    width: int = 32
+    """channels of the first convolution"""
+    blocks: int = 3
+    """residual stages, each halving the image"""
+    dropout: float = 0.1
+    """dropout before the MLP"""
+
+
+class _Residual(nn.Module):
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inside, outside, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(outside, outside, 3, padding=1)
+        self.skip = nn.Conv2d(inside, outside, 1, stride=2)
+        self.norms = nn.ModuleList(nn.GroupNorm(4, outside) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.norms[1](self.second(F.relu(self.norms[0](self.first(x)))))
+        return F.relu(inner + self.skip(x))
+
+
+class InverseDynamics(nn.Module):
+    """frames now, later -> action [A] in the robot's units."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, config: IDMConfig, dimensions: int) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.width * 2**i for i in range(config.blocks + 1)]
+        self.stem = nn.Conv2d(9, widths[0], 3, padding=1)
+        self.body = nn.Sequential(*(_Residual(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)))
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Dropout(config.dropout),
+            nn.Linear(9 * widths[-1], 128), nn.ReLU(), nn.Linear(128, dimensions),
+        )  # fmt: skip
+        self.register_buffer("mean", torch.zeros(dimensions))
+        self.register_buffer("scale", torch.ones(dimensions))
+
+    def standardise(self, actions: Array) -> None:
+        """Fit mean and scale of the targets to float [N, A]."""
+        table = torch.as_tensor(actions, dtype=torch.float32)
+        self.mean.copy_(table.mean(0))
+        self.scale.copy_(table.std(0).clamp_min(1e-6))
+
+    def forward(self, now: Tensor, later: Tensor) -> Tensor:
+        """Pixels float [B, 3, H, W] twice -> standardised action [B, A]."""
+        x = torch.cat([now - 0.5, later - 0.5, 4 * (later - now)], 1).contiguous(memory_format=torch.channels_last)
+        return self.head(self.body(F.relu(self.stem(x))))
+
+    def loss(self, batch: FramePairs) -> tuple[Tensor, Logs]:
+        """Mean squared error of the standardised action."""
+        if batch.actions is None:
+            raise LapaError("Inverse dynamics needs actions; the dataset has none.")
+        predicted = self(self._pixels(batch.now), self._pixels(batch.later)).float()
+        target = (torch.as_tensor(batch.actions, device=predicted.device) - self.mean) / self.scale
+        loss = F.mse_loss(predicted, target)
+        return loss, {"mse": float(loss.detach())}
+
+    @torch.no_grad()
+    def predict(self, now: Images, later: Images) -> Tensor:
+        """-> float32 [B, A] in the robot's units."""
+        return self(self._pixels(now), self._pixels(later)).float() * self.scale + self.mean
+
+    def _pixels(self, images: Images) -> Tensor:
+        return as_pixels(images, self.config.image_size, self.mean.device)
+
+    def description(self) -> dict[str, Any]:
+        """What config.json needs to open this model again."""
+        return {"model": asdict(self.config), "dimensions": len(self.mean)}
+
+    @staticmethod
+    def from_pretrained(path: str | Path) -> InverseDynamics:
+        """Open a saved model strictly."""
+        artefact = load_artefact(path, "idm")
+        model = InverseDynamics(IDMConfig(**artefact.config["model"]), artefact.config["dimensions"])
+        load_strictly(model, artefact.tensors, path)
+        return model.eval()

@@ -1,0 +1,142 @@
+"""The vision-language-action policy: backbone, readout, one MLP head over classes.
+
+In stage 2 the classes are latent codes (LAPA) or binned actions (ActionVLA, VPT); in stage 3 `adapt` drops the latent
+head and grows an action head. One loss, the cross-entropy, serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lapa.contracts import Array, LapaError, Logs, Observation
+from lapa.data.transforms import ActionSpace, CodeSpace, Space, space_from_json
+from lapa.models.laq import as_pixels
+from lapa.plugins import find
+from lapa.training.checkpoint import Artefact, load_strictly
+
+Decoding = Literal["expectation", "centre"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images uint8 [B, H, W, 3]; texts B strings; targets int64 [B, positions], -100 where there is none."""
+
+    images: Array
+    texts: list[str]
+    targets: Array
+
+
+@dataclass(frozen=True)
+class Config:
+    """A backbone (a plug-in of lapa/backbones with its options) and the width of the head's hidden layer."""
+
+    backbone: str = "tiny"
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    head_width: int = 256
+    decoding: Decoding = "expectation"
+
+    def build(self, pretrained: bool = True) -> VLA:
+        """A policy without a head; `adapt` gives it one. `pretrained=False` skips the backbone's own weights."""
+        options = self.backbone_options if pretrained else {**self.backbone_options, "grounded": False}
+        return VLA(self, find("backbones", self.backbone)(**options).build())
+
+    @staticmethod
+    def load(artefact: Artefact) -> VLA:
+        """Open a saved policy strictly."""
+        policy = Config(**artefact.config["model"]).build(pretrained=False)
+        policy.adapt(space_from_json(artefact.config["space"]))
+        load_strictly(policy, artefact.tensors, artefact.path)
+        return policy.eval()
+
+
+class VLA(nn.Module):
+    """See the module's docstring."""
+
+    def __init__(self, config: Config, backbone: nn.Module) -> None:
+        super().__init__()
+        self.config, self.backbone = config, backbone
+        self.space: Space | None = None
+        self.head: nn.Module = nn.Identity()
+
+    def adapt(self, space: Space) -> None:
+        """Drop the head and grow a new one for `space`. A head that already speaks this very space stays."""
+        if space == self.space:
+            return
+        width: int = self.backbone.width  # type: ignore[assignment]
+        self.head = nn.Sequential(
+            nn.Linear(width, self.config.head_width), nn.ReLU(),
+            nn.Linear(self.config.head_width, space.positions * space.classes),
+        )  # fmt: skip
+        self.space = space
+
+    def trainable(self, which: Literal["head", "all"]) -> Iterator[nn.Parameter]:
+        """Freeze all but the head, or all but the vision encoder, and return what trains."""
+        if which not in ("head", "all"):
+            raise LapaError(f'Trainable is "head" or "all", not "{which}".')
+        self.requires_grad_(which == "all")
+        for parameter in self.backbone.vision_parameters():  # type: ignore[operator]
+            parameter.requires_grad_(False)
+        self.head.requires_grad_(True)
+        return (p for p in self.parameters() if p.requires_grad)
+
+    def logits(self, images: Array | Tensor, texts: Sequence[str]) -> Tensor:
+        """-> float32 [B, positions, classes]; impossible bins are -inf."""
+        if self.space is None:
+            raise LapaError("This policy has no head yet; pretrain or finetune it first.")
+        size: int = self.backbone.image_size  # type: ignore[assignment]
+        pixels = as_pixels(images, size, next(self.head.parameters()).device)
+        hidden = self.backbone(pixels, list(texts))
+        logits = self.head(hidden).float().view(-1, self.space.positions, self.space.classes)
+        if isinstance(self.space, ActionSpace):
+            absent = torch.from_numpy(np.isnan(self.space.centres())).to(logits.device)
+            logits = logits.masked_fill(absent.repeat(self.space.chunk, 1), -torch.inf)
+        return logits
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
+        """Cross-entropy of the classes. Logs: accuracy, and the perplexity of the mean prediction."""
+        logits = self.logits(batch.images, batch.texts)
+        targets = torch.from_numpy(batch.targets).to(logits.device)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        with torch.no_grad():
+            known = targets >= 0
+            accuracy = (logits.argmax(-1) == targets)[known].float().mean()
+            used = torch.special.entr(logits.softmax(-1).mean(0)).sum(-1).exp().mean()
+        return loss, {"accuracy": float(accuracy), "prediction_perplexity": float(used)}
+
+    @torch.no_grad()
+    def predict_codes(self, images: Array | Tensor, texts: Sequence[str]) -> Tensor:
+        """The likeliest latent codes, int64 [B, s]. Raises LapaError once the latent head has been dropped."""
+        if not isinstance(self.space, CodeSpace):
+            raise LapaError("This policy predicts robot actions, not codes: its latent head was dropped in stage 3.")
+        return self.logits(images, texts).argmax(-1)
+
+    @torch.no_grad()
+    def act_batch(self, observations: Sequence[Observation]) -> Array:
+        """B observations -> float32 [B, chunk, A] in the robot's units."""
+        space = self.space
+        if not isinstance(space, ActionSpace):
+            raise LapaError("This policy predicts latent codes, not robot actions; finetune it first (lapa finetune).")
+        try:
+            images = np.stack([np.asarray(o["image"]) for o in observations])
+            texts = [o["instruction"] for o in observations]
+        except (KeyError, ValueError) as error:
+            raise LapaError(f'An observation is {{"image": uint8 [H, W, 3], "instruction": str}} ({error!r}).') from None
+        probabilities = self.logits(images, texts).softmax(-1).cpu().numpy().reshape(len(images), space.chunk, space.dimensions, -1)
+        if self.config.decoding == "centre":
+            return space.decode(probabilities.argmax(-1))
+        return space.expect(probabilities)
+
+    def act(self, observation: Observation) -> Array:
+        """One observation -> float32 [chunk, A] in the robot's units."""
+        return self.act_batch([observation])[0]
+
+    def description(self) -> dict[str, Any]:
+        """What config.json needs to open this policy again."""
+        return {"policy": "vla", "model": asdict(self.config), "space": asdict(self.space) if self.space else None}

@@ -1,0 +1,87 @@
+"""One frozen Recipe describes a run of all three stages; it is saved inside every artefact that the run makes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from lapa.models.idm import IDMConfig
+from lapa.models.laq import LAQConfig
+from lapa.plugins import choose
+from lapa.policies.vla import Config as VLAConfig
+from lapa.training.loop import Optimisation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings. The defaults are the `laptop` preset, tuned on Tabletop (docs/experiments.md)."""
+
+    window: float = 0.2
+    """seconds between x_t and x_{t+H}; each episode's fps turns them into frames (at least one)"""
+    end: Literal["drop", "clip"] = "drop"
+    """pairs that reach past the end of an episode: drop them, or clip the later frame to the last one"""
+    laq: LAQConfig = field(
+        default_factory=lambda: LAQConfig(
+            image_size=48, patch_size=6, dim=64, spatial_depth=2, temporal_depth=2, heads=2, dim_head=32,
+            codes=1, codebook_size=16, quant_dim=16, normalise=True, decoder="unet",
+        )
+    )  # fmt: skip
+    """latent action quantization (stage 1)"""
+    quantize: Optimisation = Optimisation(steps=900, batch_size=64, learning_rate=1e-3)
+    """optimisation of LAQ"""
+    idm: IDMConfig = IDMConfig()
+    """inverse dynamics model of the VPT baseline (stage 1)"""
+    fit_idm: Optimisation = Optimisation(steps=500, batch_size=64, learning_rate=1e-3)
+    """optimisation of the inverse dynamics model"""
+    policy: VLAConfig = VLAConfig()
+    """the policy (stages 2 and 3)"""
+    pretrain: Optimisation = Optimisation(steps=1500, batch_size=128, learning_rate=1e-3)
+    """optimisation of stage 2"""
+    finetune: Optimisation = Optimisation(steps=400, batch_size=64, learning_rate=2e-3)
+    """optimisation of stage 3"""
+    trainable: Literal["head", "all"] = "head"
+    """what stage 3 trains: the new head alone (best below some 50 trajectories), or all but the vision encoder"""
+    bins: int = 32
+    """equal-mass bins per action dimension"""
+    chunk: int = 1
+    """actions predicted at once"""
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as JSON values."""
+        return asdict(self)
+
+
+PRESETS: dict[str, Recipe] = {
+    "laptop": Recipe(),
+    # Real clips: more pixels, the paper's window for robot video, and more codes for more kinds of motion.
+    "video": Recipe(
+        window=0.6,
+        laq=LAQConfig(
+            image_size=96, patch_size=12, dim=96, spatial_depth=2, temporal_depth=2, heads=3, dim_head=32,
+            codes=4, codebook_size=8, quant_dim=16, normalise=True, decoder="unet",
+        ),
+        quantize=Optimisation(steps=2000, batch_size=32, learning_rate=1e-3),
+    ),
+    # The released settings (paper.md section 1): 343.8M parameters; shape-tested here, trained on GPUs.
+    "paper": Recipe(
+        window=0.6,
+        laq=LAQConfig(),
+        quantize=Optimisation(
+            steps=100_005, batch_size=64, learning_rate=1e-4, clip=0.5, warmup=1, schedule="constant",
+            precision="float32",
+        ),
+        pretrain=Optimisation(
+            steps=70_000, batch_size=128, learning_rate=2e-5, betas=(0.9, 0.999), warmup=1, schedule="constant"
+        ),
+        finetune=Optimisation(
+            steps=2000, batch_size=128, learning_rate=2e-5, betas=(0.9, 0.999), warmup=1, schedule="constant"
+        ),
+        trainable="all",
+        bins=256,
+    ),
+}  # fmt: skip
+
+
+def preset(name: str) -> Recipe:
+    """A named recipe. Raises LapaError with a suggestion for an unknown name."""
+    return PRESETS[choose(name, PRESETS, "preset")]

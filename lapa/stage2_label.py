@@ -1,0 +1,68 @@
+"""Stage 2a, `lapa label`: dataset x label source -> labels on disk, one row per frame that has a later frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapa import plugins
+from lapa.contracts import Labels, LapaError
+from lapa.data.labelled import write_labels
+from lapa.data.pack import Packed
+from lapa.data.pairs import window_pairs
+from lapa.methods import METHODS
+from lapa.training.checkpoint import read_json
+from lapa.training.progress import Progress
+
+KINDS = {"laq": "lapa", "idm": "vpt"}  # kind of artefact -> the method whose labels it gives
+
+
+def method_of(source: str) -> str:
+    """Which method's labels `--source` gives: a folder made by stage 1, or the word "ground_truth".
+
+    Raises LapaError for anything else.
+    """
+    if source == "ground_truth":
+        return "actionvla"
+    path = Path(source)
+    if not path.is_dir():
+        raise LapaError(f'There is no folder {source}. --source is a folder made by `lapa quantize`, or "ground_truth".')
+    kind = str(read_json(path / "config.json", "finished label source (lapa quantize makes one)").get("kind"))
+    if kind not in KINDS:
+        raise LapaError(f'{source} holds a "{kind}" artefact; labels come from a laq or an idm (lapa quantize makes them).')
+    return KINDS[kind]
+
+
+def label(packed: Packed, source: str, out: Path, end: str = "drop", batch: int = 256) -> dict[str, Any]:
+    """Label every pair of the source's window and write `out`. Returns the manifest.
+
+    Raises LapaError when the source does not fit the data (no actions for ground truth, say).
+    """
+    method = METHODS[method_of(source)]
+    labeller = plugins.find("labels", str(method.source))(path=source).build()
+    pairs = window_pairs(packed, labeller.window or 1e-9, end)  # type: ignore[arg-type]
+    values = []
+    with Progress("labelling", len(pairs)) as progress:
+        for start in range(0, len(pairs), batch):
+            rows = np.arange(start, min(start + batch, len(pairs)))
+            values.append(labeller.label(pairs.batch(packed, rows)))
+            progress.update(int(rows[-1]) + 1)
+    labels = Labels(labeller.kind, pairs.episode, pairs.frame, np.concatenate(values))
+    manifest = {
+        "method": method.name,
+        "source": source,
+        "source_hash": labeller.hash,
+        "kind": labels.kind,
+        "classes": labeller.classes,
+        "window_seconds": labeller.window,
+        "end": end,
+        "dataset": packed.spec,
+        "fingerprint": packed.fingerprint,
+        "pairs": len(pairs),
+        "episodes_too_short": pairs.dropped,
+        "action_names": list(packed.action_names),
+    }
+    write_labels(out, labels, manifest)
+    return manifest
