@@ -1,0 +1,350 @@
+"""Metrics against written-out formulas; pictures and the report as files that open."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lapa.contracts import LapaError
+from lapa.data.pack import Packed, pack
+from lapa.data.pairs import PairIndex, window_pairs
+from lapa.explorer import codes as explorer
+from lapa.inspect import inspect_dataset, inspect_laq
+from lapa.models.laq import LAQ, LAQConfig
+from lapa.report import answer, write_report
+from lapa.training import metrics
+from lapa.training.checkpoint import save_artefact
+
+TINY = LAQConfig(
+    image_size=32, patch_size=8, dim=16, spatial_depth=1, temporal_depth=1, heads=2, dim_head=8,
+    codes=1, codebook_size=6, quant_dim=4, normalise=True, decoder="unet", unet_width=8,
+)  # fmt: skip
+METHODS = ("no_op", "random", "scratch", "vpt", "lapa", "actionvla", "expert")
+FAMILIES = ("block2block", "separate")
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    return pack(["tabletop:sim,episodes=12"], 32, cache=tmp_path_factory.mktemp("cache"), quiet=True)
+
+
+@pytest.fixture(scope="module")
+def pairs(packed: Packed) -> PairIndex:
+    return window_pairs(packed, 0.4)
+
+
+@pytest.fixture
+def laq() -> LAQ:
+    torch.manual_seed(0)
+    return TINY.build().eval()
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        image.load()
+        return image.size
+
+
+# Metrics
+
+
+def test_wilson_known_values() -> None:
+    assert metrics.wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert metrics.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert metrics.wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    n, p, z = 400, 0.57, 1.96  # the roots of (share - p)^2 = z^2 p (1 - p) / n
+    for bound in metrics.wilson(round(n * p), n):
+        assert (p - bound) ** 2 == pytest.approx(z * z * bound * (1 - bound) / n, abs=1e-12)
+
+
+@pytest.mark.parametrize(("successes", "episodes"), [(0, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_impossible_counts(successes: int, episodes: int) -> None:
+    with pytest.raises(LapaError, match="at least one episode"):
+        metrics.wilson(successes, episodes)
+
+
+def test_linear_r2_of_a_relation_and_of_noise() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 5))
+    y = x @ rng.normal(size=(5, 3)) + 7
+    assert metrics.linear_r2(x, y, 0) > 0.999
+    assert abs(metrics.linear_r2(x, rng.normal(size=(2000, 3)), 0)) < 0.02
+    noisy = y + rng.normal(size=y.shape) * y.std()  # as much noise as signal in all: half is told
+    assert metrics.linear_r2(x, noisy, 0) == pytest.approx(0.5, abs=0.06)
+    assert metrics.linear_r2(x, np.full((2000, 1), 3.0), 0) == 0.0
+    assert np.isfinite(metrics.linear_r2(rng.normal(size=(40, 500)), y[:40], 0))
+    assert metrics.linear_r2(x, y, 1) == metrics.linear_r2(x, y, 1)
+    with pytest.raises(LapaError, match="4 rows"):
+        metrics.linear_r2(x[:3], y[:3], 0)
+
+
+def test_linear_r2_weights_targets_by_their_variance() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 1))
+    told, noise = x * 3, rng.normal(size=(4000, 1))
+    assert metrics.linear_r2(x, np.hstack([told, noise]), 0) == pytest.approx(9 / 10, abs=0.02)
+
+
+def test_one_hot_and_perplexity() -> None:
+    codes = np.array([[0, 2], [1, 2]])
+    assert metrics.one_hot(codes, 3).tolist() == [[1, 0, 0, 0, 0, 1], [0, 1, 0, 0, 0, 1]]
+    uniform = np.stack([np.arange(800) % 8, np.zeros(800, int)], 1)
+    assert metrics.perplexity(uniform, 8) == pytest.approx([8.0, 1.0])
+    quarter = np.array([[0], [0], [0], [1]])
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert metrics.perplexity(quarter, 5) == pytest.approx([math.exp(entropy)])
+
+
+def test_probe_of_codes_that_are_actions_and_of_codes_that_are_places(packed: Packed, pairs: PairIndex) -> None:
+    rows = np.arange(len(pairs))
+    moved = pairs.batch(packed, rows).actions
+    assert moved is not None
+    assert packed.state is not None
+    bins = np.stack(
+        [np.digitize(moved[:, i], np.quantile(moved[:, i], np.linspace(0, 1, 13)[1:-1])) for i in (0, 1)], 1
+    )
+    told = metrics.probe(bins, 12, packed, pairs, rows)
+    assert set(told) == {"action_r2", "displacement_r2", "position_r2"}
+    assert told["action_r2"] > 0.9
+    assert told["position_r2"] < 0.5
+    places = np.clip((packed.state[pairs.now, :2] * 12).astype(np.int64), 0, 11)
+    assert metrics.probe(places, 12, packed, pairs, rows)["position_r2"] > 0.9
+    blind = replace(packed, actions=None, state=None)
+    assert metrics.probe(bins, 12, blind, pairs, rows) == {}
+
+
+def test_effector_columns() -> None:
+    assert metrics.effector_columns(("effector_x", "block0_x", "effector_y"), 3) == [0, 2]
+    assert metrics.effector_columns((), 4) == [0, 1, 2, 3]
+
+
+# Pictures
+
+
+def test_reconstructions(laq: LAQ, packed: Packed, pairs: PairIndex, tmp_path: Path) -> None:
+    some = pairs.batch(packed, np.arange(3))
+    explorer.reconstructions(laq, some.now, some.later, tmp_path / "a" / "r.png", "Step 1")
+    width, height = size_of(tmp_path / "a" / "r.png")
+    assert width > 4 * 128
+    assert 3 * 128 < height < 3 * 128 + 200
+    explorer.reconstructions(laq, some.now[:1], some.now[:1], tmp_path / "still.png", "Nothing moves")
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["r.png"]
+
+
+def test_gallery(laq: LAQ, packed: Packed, tmp_path: Path) -> None:
+    scenes = packed.gather(np.arange(6))
+    explorer.gallery(laq, scenes, tmp_path / "all.png", "All codes")
+    assert size_of(tmp_path / "all.png")[1] > 7 * 96
+    motion = np.array([[0.1, 0.0], [0.0, 0.0], [np.nan, np.nan]])
+    some = np.array([[4], [0], [1]])
+    explorer.gallery(laq, scenes, tmp_path / "some.png", "Some", codes=some, motion=motion)
+    assert size_of(tmp_path / "some.png")[1] < size_of(tmp_path / "all.png")[1]
+    with pytest.raises(LapaError, match="one motion a code"):
+        explorer.gallery(laq, scenes, tmp_path / "bad.png", "Bad", codes=some, motion=motion[:2])
+    four = replace(TINY, codes=4).build()
+    explorer.gallery(four, scenes[:2], tmp_path / "four.png", "Four positions")
+    assert size_of(tmp_path / "four.png")[1] > 25 * 96
+
+
+def test_arrows_point_the_way() -> None:
+    right, down, none = explorer._arrows(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+    dark = [np.argwhere(a.mean(-1) < 128) for a in (right, down)]
+    assert np.ptp(dark[0][:, 1]) > 1.5 * np.ptp(dark[0][:, 0])
+    assert np.ptp(dark[1][:, 0]) > 1.5 * np.ptp(dark[1][:, 1])
+    assert np.ptp((right.mean(-1) < 128).sum(0)[32:]) > 0  # the head is at the right
+    assert (none.mean(-1) < 128).sum() < 80
+
+
+class Steady:
+    """Answers the same code to everything, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[torch.Tensor] = []
+
+    def predict_codes(self, images: torch.Tensor, texts: Any) -> torch.Tensor:
+        self.asked.append(images)
+        return torch.full((len(images), 1), 2)
+
+
+def test_imagine_feeds_its_own_drawings_back(laq: LAQ, packed: Packed, tmp_path: Path) -> None:
+    torch.nn.init.normal_(laq.decoder.out.weight, std=0.1)  # type: ignore[union-attr, arg-type]
+    policy, real = Steady(), packed.gather(np.arange(9))
+    frames = explorer.imagine(policy, laq, real[0], "push", 5)
+    assert frames.shape == (6, 32, 32, 3)
+    assert frames.dtype == np.uint8
+    assert (frames[0] == real[0]).all()
+    assert len(policy.asked) == 5
+    assert torch.equal(policy.asked[1], laq.decode(real[:1], np.array([[2]])))
+    explorer.rollout_strip(real, frames, tmp_path / "rollout.png")
+    assert size_of(tmp_path / "rollout.png")[0] > 6 * 96
+
+
+def test_contact_sheet_and_description(packed: Packed, tmp_path: Path) -> None:
+    odd = replace(packed, instructions=("", "a very long instruction " * 20, "漢字 <b>", *packed.instructions[3:]))
+    explorer.contact_sheet(odd, tmp_path / "sheet.png", count=5)
+    explorer.contact_sheet(packed.subset(np.array([3])), tmp_path / "one.png")
+    assert size_of(tmp_path / "sheet.png")[0] > 2 * size_of(tmp_path / "one.png")[0] * 0.9
+    about = json.loads(json.dumps(explorer.describe(odd)))
+    assert about["episodes"] == 12
+    assert about["frames"] == len(packed)
+    assert about["hours"] == pytest.approx(len(packed) / 5 / 3600)
+    assert about["fps"] == {"5": 12}
+    assert about["instructions"]["missing"] == 1
+    assert packed.actions is not None
+    assert [a["max"] for a in about["actions"]] == pytest.approx(packed.actions.max(0).tolist())
+    assert explorer.describe(replace(packed, actions=None))["actions"] is None
+
+
+def shares(success: float) -> dict[str, Any]:
+    low, high = metrics.wilson(round(100 * success), 100)
+    return {"success": success, "interval": [low, high], "episodes": 100}
+
+
+def methods(**success: float) -> dict[str, Any]:
+    given = {m: success.get(m, 0.5) for m in METHODS}
+    return {m: {**shares(s), "families": {f: shares(s) for f in FAMILIES}} for m, s in given.items()}
+
+
+def test_success_bars(tmp_path: Path) -> None:
+    explorer.success_bars(methods(), tmp_path / "all.png")
+    explorer.success_bars({"lapa": {**shares(0.5), "families": {}}}, tmp_path / "one.png", "One")
+    assert size_of(tmp_path / "all.png") > size_of(tmp_path / "one.png")
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+def test_animation(ending: str, packed: Packed, tmp_path: Path) -> None:
+    frames = packed.gather(np.arange(8))
+    explorer.animation(frames, tmp_path / f"film.{ending}", fps=10, scale=2)
+    with Image.open(tmp_path / f"film.{ending}") as film:
+        assert film.size == (64, 64)
+        assert film.is_animated  # type: ignore[attr-defined]
+        assert film.info["loop"] == 0
+        shown = np.asarray(film.convert("RGB"))[::2, ::2]
+    assert np.abs(shown.astype(int) - frames[0]).mean() < 2
+
+
+def test_animation_refuses(tmp_path: Path) -> None:
+    frames = np.zeros((2, 4, 4, 3), np.uint8)
+    for name, some, fps in (("a.mp4", frames, 5), ("a.gif", frames[:0], 5), ("a.gif", frames, 0)):
+        with pytest.raises(LapaError, match="An animation needs"):
+            explorer.animation(some, tmp_path / name, fps)
+    assert not list(tmp_path.iterdir())
+
+
+def test_side_by_side() -> None:
+    long, short = np.zeros((5, 8, 8, 3), np.uint8), np.full((2, 4, 4, 3), 9, np.uint8)
+    both = explorer.side_by_side(long, short, gap=3)
+    assert both.shape == (5, 8, 19, 3)
+    assert (both[:, :, 11:] == 9).all()
+
+
+def test_words_fit() -> None:
+    font = explorer._font(13)
+    for text in ("push the red star", "x" * 400, "word " * 90, ""):
+        lines = explorer._wrap(text, font, 120, most=2)
+        assert len(lines) <= 2
+        assert all(font.getlength(line) <= 120 for line in lines)
+
+
+# Inspect
+
+
+def test_inspect(tmp_path: Path, laq: LAQ, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("LAPA_CACHE", str(tmp_path / "cache"))
+    spec = "tabletop:sim,episodes=8"
+    inspect_dataset([spec], tmp_path / "data", 32)
+    assert {p.name for p in (tmp_path / "data").iterdir()} == {"contact_sheet.png", "inspect.json"}
+    config = {"model": asdict(TINY), "recipe": {"window": 0.4, "end": "drop"}}
+    save_artefact(tmp_path / "laq", "laq", config, laq.state_dict())
+    inspect_laq(tmp_path / "laq", [spec], tmp_path / "both")
+    written = json.loads((tmp_path / "both" / "inspect.json").read_text())
+    assert written["dataset"]["episodes"] == 8
+    assert {"action_r2", "perplexity", "error_over_copy"} <= set(written["laq"])
+    for name in ("contact_sheet", "gallery", "reconstructions"):
+        assert size_of(tmp_path / "both" / f"{name}.png")
+    said = capsys.readouterr().out
+    assert "8 episodes" in said
+    assert "error_over_copy" in said
+
+
+# The report
+
+
+def results(**success: float) -> dict[str, Any]:
+    return {
+        "methods": methods(**success),
+        "probe": {
+            "action_r2": 0.9,
+            "displacement_r2": 0.8,
+            "position_r2": 0.02,
+            "perplexity": [11.5],
+            "error_over_copy": 0.4,
+        },
+        "seconds": {"data": 3.0, "quantize": 123.0},
+        "settings": {"labels": 20, "recipe": {"window": 0.2, "odd <name>": "<script>alert(1)</script>"}},
+    }
+
+
+def test_report_is_whole_and_escapes(tmp_path: Path, packed: Packed) -> None:
+    pictures = tmp_path / "pictures"
+    explorer.success_bars(methods(), pictures / "success.png")
+    explorer.contact_sheet(packed, pictures / "contact_sheet.png", count=2)
+    explorer.animation(packed.gather(np.arange(4)), pictures / "episode_0.gif", 5)
+    about = {"instruction": '<img src="x" onerror="alert(1)">', "family": "separate", "success": False, "steps": 60}
+    (pictures / "episode_0.json").write_text(json.dumps({**about, "method": "lapa"}))
+    (tmp_path / "results.json").write_text(json.dumps(results(scratch=0.1, lapa=0.5, actionvla=0.6)))
+    page = write_report(tmp_path).read_text()
+    for name in METHODS:
+        assert explorer.METHOD_NAMES[name] in page
+    assert "closes 80% of the gap" in page
+    assert "not solved" in page
+    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/gif;base64,") == 1
+    assert "gallery.png was not made" in page
+    assert "2 min 03 s" in page
+    assert "<script" not in page
+    assert "onerror=&quot;" in page
+    text = re.sub(r"data:image/\w+;base64,[A-Za-z0-9+/=]+", "", page)
+    assert not re.search(r"https?:|//\w|@import|url\(|<link|<iframe", text)
+    assert set(re.findall(r'src="([^"]*)"', text)) == {""}
+
+
+def test_report_without_pictures_or_details(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps({"methods": results()["methods"]}))
+    page = write_report(tmp_path).read_text()
+    assert "<img" not in page
+    assert page.count("was not made in this run") == 6
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["report.html", "results.json"]
+
+
+@pytest.mark.parametrize(
+    ("success", "said"),
+    [
+        ({"scratch": 0.1, "lapa": 0.7, "actionvla": 0.9}, "closes 75% of the gap"),
+        ({"scratch": 0.5, "lapa": 0.4, "actionvla": 0.9}, "does not beat Scratch"),
+        ({"scratch": 0.5, "lapa": 0.55, "actionvla": 0.9}, "may be chance"),
+        ({"scratch": 0.3, "lapa": 0.6, "actionvla": 0.2}, "no gap to close"),
+        ({"scratch": 0.1, "lapa": 0.8, "actionvla": 0.6}, "closes 140% of the gap"),
+    ],
+)
+def test_answer_is_honest(success: dict[str, float], said: str) -> None:
+    told = answer(results(**success))
+    assert said in told
+    assert told.startswith("With 20 labelled trajectories, LAPA solves")
+
+
+def test_report_refuses(tmp_path: Path) -> None:
+    with pytest.raises(LapaError, match=r"results\.json is missing"):
+        write_report(tmp_path)
+    (tmp_path / "results.json").write_text('{"methods": {}}')
+    with pytest.raises(LapaError, match="no methods"):
+        write_report(tmp_path)
