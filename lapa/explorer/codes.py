@@ -187,11 +187,7 @@ def contact_sheet(packed: Packed, path: Path, count: int = 24) -> None:
     chosen = np.unique(np.linspace(0, packed.episodes - 1, min(count, packed.episodes)).round().astype(int))
     cards = [_card(packed, int(e)) for e in chosen]
     columns = min(3, len(cards))
-    blank = np.full_like(cards[0], 255)
-    rows: list[list[Cell]] = [
-        [*cards[i : i + columns], *[blank] * (columns - len(cards[i : i + columns]))]
-        for i in range(0, len(cards), columns)
-    ]
+    rows = [_level(cards[i : i + columns], columns) for i in range(0, len(cards), columns)]
     title = packed.spec if len(packed.spec) < 90 else packed.spec[:88] + " …"
     note = f"First, middle and last frame of {len(chosen)} of {packed.episodes} episodes."
     _save(_sheet(title, note, [""] * columns, rows, gap=14), path)
@@ -205,13 +201,21 @@ def _card(packed: Packed, episode: int) -> Array:
     lines = _wrap(packed.instructions[episode] or "(no instruction)", _font(SMALL), strip.shape[1], most=2)
     fps = float(packed.fps[episode])
     facts = f"{fps:g} fps · {stop - start} frames · {(stop - start) / fps:.1f} s"
-    image = Image.new("RGB", (strip.shape[1], strip.shape[0] + 3 * (SMALL + 5) + 4), PAPER)
+    image = Image.new("RGB", (strip.shape[1], strip.shape[0] + (len(lines) + 1) * (SMALL + 5) + 4), PAPER)
     image.paste(Image.fromarray(strip), (0, 0))
     pen, y = ImageDraw.Draw(image), strip.shape[0] + 5
     for line, colour in [*((line, INK) for line in lines), (facts, MUTED)]:
         pen.text((0, y), line, font=_font(SMALL), fill=colour)
         y += SMALL + 5
     return np.asarray(image)
+
+
+def _level(cards: Sequence[Array], columns: int) -> list[Cell]:
+    """Cards of one width as a row of `columns` cells of one height, white below them and where there is none."""
+    row = np.full((columns, max(len(card) for card in cards), cards[0].shape[1], 3), 255, np.uint8)
+    for cell, card in zip(row, cards, strict=False):
+        cell[: len(card)] = card
+    return list(row)
 
 
 def describe(packed: Packed) -> dict[str, Any]:
