@@ -95,11 +95,12 @@ figcaption { margin-top: .4rem; }
 pre { background: var(--soft); padding: .8rem 1rem; border-radius: 6px; overflow-x: auto; font-size: .85rem; }
 summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
 details details { margin-left: 1rem; }
+details th { width: 40%; font-weight: 400; }
 .bar { background: var(--accent); height: .55rem; border-radius: 3px; min-width: 2px; margin-top: .5rem; }
 @media (max-width: 40rem) { td.note, th.note { display: none; } body { padding-top: 1.2rem; }
   h1 { font-size: 1.4rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; } h2 { break-after: avoid; }
-  tr { break-inside: avoid; }
+  tr { break-inside: avoid; } details::details-content { content-visibility: visible; }
   .answer { border: 1px solid #999; } }
 """
 
@@ -293,7 +294,7 @@ def _nested(value: Mapping[str, Any]) -> str:
     )
     table = f'<div class="wide"><table><tbody>{rows}</tbody></table></div>' if rows else ""
     folds = (
-        f"<details><summary>{escape(str(k))}</summary>{_nested(v)}</details>"
+        f"<details open><summary>{escape(str(k))}</summary>{_nested(v)}</details>"
         for k, v in value.items()
         if k not in leaves
     )
