@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lapa.contracts import Array, LapaError
+from lapa.contracts import Array
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.explorer.codes import contact_sheet, describe, gallery, reconstructions
@@ -128,9 +128,6 @@ def _print_table(title: str, rows: Mapping[str, tuple[str, ...]]) -> None:
 
 
 def _write(out: Path, content: dict[str, Any]) -> dict[str, Any]:
-    try:
-        write_json(out / "inspect.json", content)
-    except OSError as error:
-        raise LapaError(f"Cannot write to {out}: {error.strerror}. Free some space or give another --out.") from None
+    write_json(out / "inspect.json", content)
     Console(highlight=False).print(f"Pictures and figures: {out}/", markup=False)
     return content
