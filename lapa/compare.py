@@ -29,7 +29,9 @@ class Setting:
     recipe_options: tuple[str, ...] = ()  # extra options of the training commands, such as --preset
 
 
-def plan(methods: Sequence[str], setting: Setting, folder: Path, scripted: Sequence[str] = (), needs: tuple[str, ...] = ()) -> list[Step]:
+def plan(
+    methods: Sequence[str], setting: Setting, folder: Path, scripted: Sequence[str] = (), needs: tuple[str, ...] = ()
+) -> list[Step]:
     """The steps from data to one results.json per method, longest chains first.
 
     `needs` are steps that make the data. Raises LapaError for a method that is unknown or not there yet.
@@ -63,7 +65,13 @@ def plan(methods: Sequence[str], setting: Setting, folder: Path, scripted: Seque
                          "config.json", (labels,), 150)  # fmt: skip
             start, last = ("--policy", str(folder / policy)), (policy,)
         tuned = add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, "--resume"), "config.json", last, 15)
-        add(f"eval/{row.name}", _evaluation(setting, ("--policy", str(folder / tuned)), row.name), "results.json", (tuned,), 20)
+        add(
+            f"eval/{row.name}",
+            _evaluation(setting, ("--policy", str(folder / tuned)), row.name),
+            "results.json",
+            (tuned,),
+            20,
+        )
     for name in scripted:
         add(f"eval/{name}", _evaluation(setting, ("--row", name), name), "results.json", (), 8)
     return steps

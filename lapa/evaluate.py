@@ -22,7 +22,14 @@ def share(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def evaluate(
-    name: str, actor: Actor | str, benchmark: Benchmark, episodes: int, seed: int, out: Path, video: int, about: dict[str, Any]
+    name: str,
+    actor: Actor | str,
+    benchmark: Benchmark,
+    episodes: int,
+    seed: int,
+    out: Path,
+    video: int,
+    about: dict[str, Any],
 ) -> dict[str, Any]:
     """Run `episodes` episodes, write `out/results.json`, `out/success.png` and animations of the first `video`.
 

@@ -1,9 +1,9 @@
 """LAPA and its baselines as a table of rows (paper section 4.1). A method is a value, not a script.
 
-    source    what stage 1 fits and stage 2 predicts: a plug-in of lapa/labels, or None for no pretraining
-    fits      what stage 1 trains for it: "laq" on video, "idm" on the few labelled trajectories, or nothing
-    policy    a plug-in of lapa/policies
-    note      one line for tables and `lapa list`
+source    what stage 1 fits and stage 2 predicts: a plug-in of lapa/labels, or None for no pretraining
+fits      what stage 1 trains for it: "laq" on video, "idm" on the few labelled trajectories, or nothing
+policy    a plug-in of lapa/policies
+note      one line for tables and `lapa list`
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ METHODS = {
     row.name: row
     for row in (
         Method("scratch", None, None, "vla", "the backbone alone, finetuned on the few labels"),
-        Method("vpt", "inverse_dynamics", "idm", "vla", "inverse dynamics fitted on the few labels pseudo-labels all video"),
+        Method(
+            "vpt", "inverse_dynamics", "idm", "vla", "inverse dynamics fitted on the few labels pseudo-labels all video"
+        ),
         Method("lapa", "latent", "laq", "vla", "latent actions learnt from video without actions"),
         Method("actionvla", "ground_truth", None, "vla", "true actions of all video: the upper bound"),
         Method("unipi", "future_frames", None, None, "text-conditioned video diffusion; comes with a later release"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
+from lapa.contracts import LapaError
 from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
-from lapa.plugins import choose
+from lapa.plugins import choose, find
 from lapa.policies.vla import Config as VLAConfig
 from lapa.training.loop import Optimisation
 
@@ -46,9 +48,16 @@ class Recipe:
     chunk: int = 1
     """actions predicted at once"""
 
+    @property
+    def policy_image_size(self) -> int:
+        """Pixels a side that the policy's backbone sees."""
+        size: int = find("backbones", self.policy.backbone)(**self.policy.backbone_options).image_size
+        return size
+
     def to_json(self) -> dict[str, Any]:
         """The recipe as JSON values."""
-        return asdict(self)
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return content
 
 
 PRESETS: dict[str, Recipe] = {
@@ -85,3 +94,40 @@ PRESETS: dict[str, Recipe] = {
 def preset(name: str) -> Recipe:
     """A named recipe. Raises LapaError with a suggestion for an unknown name."""
     return PRESETS[choose(name, PRESETS, "preset")]
+
+
+def override(recipe: Recipe, option: str) -> Recipe:
+    """The recipe with one setting changed, given as "laq.codebook_size=32".
+
+    Raises LapaError for an unknown name (with a suggestion) and for a value of another type.
+    """
+    name, equals, value = option.partition("=")
+    if not equals:
+        raise LapaError(f'"{option}" is not NAME=VALUE; write for example laq.codebook_size=32.')
+    changed: Recipe = _replaced(recipe, name.strip().split("."), value.strip(), option)
+    return changed
+
+
+def _replaced(node: Any, path: list[str], value: str, option: str) -> Any:
+    known = [f.name for f in fields(node)]
+    name = choose(path[0].replace("-", "_"), known, "setting")
+    present = getattr(node, name)
+    if len(path) > 1:
+        if not is_dataclass(present):
+            raise LapaError(f'"{option}": {name} has no settings below it.')
+        return replace(node, **{name: _replaced(present, path[1:], value, option)})
+    if is_dataclass(present):
+        raise LapaError(f'"{option}": {name} is a group; name one of {", ".join(f.name for f in fields(present))}.')
+    if isinstance(present, str):
+        return replace(node, **{name: value})
+    try:
+        parsed = json.loads(value.lower() if isinstance(present, bool) else value)
+    except json.JSONDecodeError:
+        parsed = None
+    if isinstance(present, float) and isinstance(parsed, int) and not isinstance(parsed, bool):
+        parsed = float(parsed)
+    if isinstance(present, tuple) and isinstance(parsed, list):
+        parsed = tuple(parsed)
+    if type(parsed) is not type(present):
+        raise LapaError(f'"{option}": {name} is a {type(present).__name__}, such as {present!r}.')
+    return replace(node, **{name: parsed})

@@ -60,7 +60,12 @@ def run(steps: list[Step], folder: Path, workers: int = 0) -> dict[str, float]:
         console.print(f"{skipped} of {len(steps)} steps are done already; going on with the rest.")
     board = _Board(steps, times)
     try:
-        with Live(console=console, refresh_per_second=2, transient=True, get_renderable=lambda: board.draw(waiting, running, workers)):
+        with Live(
+            console=console,
+            refresh_per_second=2,
+            transient=True,
+            get_renderable=lambda: board.draw(waiting, running, workers),
+        ):
             while waiting or running:
                 open_steps = {s.name for s in waiting} | {r.step.name for r in running}
                 for step in [s for s in waiting if not open_steps & set(s.needs)][: workers - len(running)]:
@@ -73,7 +78,9 @@ def run(steps: list[Step], folder: Path, workers: int = 0) -> dict[str, float]:
                     write_json(folder / "seconds.json", times)
                     if done.process.returncode or not done.step.marker.exists():
                         raise LapaError(_failure(done))
-                    console.print(f"  done  {done.step.name:<24} {times[done.step.name]:6.1f} s   {board.left_text(waiting, running, workers)}")
+                    console.print(
+                        f"  done  {done.step.name:<24} {times[done.step.name]:6.1f} s   {board.left_text(waiting, running, workers)}"
+                    )
     finally:
         for left in running:
             left.process.terminate()
@@ -144,7 +151,9 @@ class _Board:
         table = Table.grid(padding=(0, 2))
         for r in running:
             share = _progress(r.step)
-            table.add_row(r.step.name, ProgressBar(total=1.0, completed=share, width=36), f"{time.monotonic() - r.started:.0f} s")
+            table.add_row(
+                r.step.name, ProgressBar(total=1.0, completed=share, width=36), f"{time.monotonic() - r.started:.0f} s"
+            )
         done = len(self.steps) - len(waiting) - len(running)
         return Group(table, f"{done} of {len(self.steps)} steps done, {self.left_text(waiting, running, workers)}")
 

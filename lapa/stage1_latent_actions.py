@@ -8,19 +8,17 @@ alone: it asks how much of the true action a code tells.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from lapa.contracts import Array, FramePairs, LapaError, Logs
+from lapa.contracts import Array, FramePairs, Logs
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.explorer.codes import gallery, reconstructions
-from lapa.models.idm import IDMConfig, InverseDynamics
+from lapa.models.idm import InverseDynamics
 from lapa.models.laq import LAQ
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import provenance, save_artefact
@@ -45,9 +43,18 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int, monitor_every:
     fit(laq, _sampler(packed, pairs, recipe.quantize), recipe.quantize, out,
         seed=seed, title="LAQ", monitor=monitor, monitor_every=monitor_every)  # fmt: skip
     results = watch(laq, packed, pairs, watched)
-    scenes = packed.gather(pairs.now[np.random.default_rng(seed + 1).choice(len(pairs), min(6, len(pairs)), replace=False)])
+    scenes = packed.gather(
+        pairs.now[np.random.default_rng(seed + 1).choice(len(pairs), min(6, len(pairs)), replace=False)]
+    )
     codes, motion = code_table(laq, packed, pairs, watched)
-    gallery(laq, scenes, out / "pictures" / "gallery.png", "What each code does to the same scenes", codes=codes, motion=motion)
+    gallery(
+        laq,
+        scenes,
+        out / "pictures" / "gallery.png",
+        "What each code does to the same scenes",
+        codes=codes,
+        motion=motion,
+    )
     made = {"model": asdict(recipe.laq), "recipe": recipe.to_json(), "results": results,
             "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {})}  # fmt: skip
     save_artefact(out, "laq", made, laq.state_dict())

@@ -13,6 +13,7 @@ from lapa.data.labelled import write_labels
 from lapa.data.pack import Packed
 from lapa.data.pairs import window_pairs
 from lapa.methods import METHODS
+from lapa.recipe import Recipe
 from lapa.training.checkpoint import read_json
 from lapa.training.progress import Progress
 
@@ -28,11 +29,22 @@ def method_of(source: str) -> str:
         return "actionvla"
     path = Path(source)
     if not path.is_dir():
-        raise LapaError(f'There is no folder {source}. --source is a folder made by `lapa quantize`, or "ground_truth".')
+        raise LapaError(
+            f'There is no folder {source}. --source is a folder made by `lapa quantize`, or "ground_truth".'
+        )
     kind = str(read_json(path / "config.json", "finished label source (lapa quantize makes one)").get("kind"))
     if kind not in KINDS:
-        raise LapaError(f'{source} holds a "{kind}" artefact; labels come from a laq or an idm (lapa quantize makes them).')
+        raise LapaError(
+            f'{source} holds a "{kind}" artefact; labels come from a laq or an idm (lapa quantize makes them).'
+        )
     return KINDS[kind]
+
+
+def source_image_size(source: str) -> int:
+    """Pixels a side that the source labels at. Raises LapaError for anything that is not a label source."""
+    if method_of(source) == "actionvla":
+        return Recipe().policy_image_size
+    return int(read_json(Path(source) / "config.json", "finished label source")["model"]["image_size"])
 
 
 def label(packed: Packed, source: str, out: Path, end: str = "drop", batch: int = 256) -> dict[str, Any]:
@@ -60,6 +72,7 @@ def label(packed: Packed, source: str, out: Path, end: str = "drop", batch: int 
         "end": end,
         "dataset": packed.spec,
         "fingerprint": packed.fingerprint,
+        "image_size": packed.image_size,
         "pairs": len(pairs),
         "episodes_too_short": pairs.dropped,
         "action_names": list(packed.action_names),

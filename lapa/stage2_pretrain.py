@@ -36,13 +36,23 @@ def check_labels(packed: Packed, labels: Labels, manifest: dict[str, Any], laq_h
             f"({laq_hash}). Label the dataset again with it."
         )
     lengths = np.diff(packed.starts)
-    if labels.episode.min() < 0 or labels.episode.max() >= packed.episodes or (labels.frame >= lengths[labels.episode]).any():
+    if (
+        labels.episode.min() < 0
+        or labels.episode.max() >= packed.episodes
+        or (labels.frame >= lengths[labels.episode]).any()
+    ):
         raise LapaError(f"The labels point outside {packed.spec}; label it again.")
     return packed.starts[labels.episode] + labels.frame
 
 
 def pretrain(
-    packed: Packed, labels: Labels, manifest: dict[str, Any], recipe: Recipe, out: Path, seed: int, source_hash: str | None = None
+    packed: Packed,
+    labels: Labels,
+    manifest: dict[str, Any],
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    source_hash: str | None = None,
 ) -> dict[str, Any]:
     """Train a policy on the labels and save it to `out`. Returns the results kept in its config.json."""
     frames = check_labels(packed, labels, manifest, source_hash)
@@ -53,7 +63,16 @@ def pretrain(
     sample = sampler(packed, frames, targets, recipe.pretrain.batch_size)
     results = fit(policy, sample, recipe.pretrain, out, seed=seed, title=f"pretraining on {manifest['method']} labels",
                   parameters=policy.trainable("all"))  # fmt: skip
-    save_policy(policy, recipe, results, out, seed, packed, {str(manifest["source"]): str(manifest["source_hash"])}, manifest["method"])
+    save_policy(
+        policy,
+        recipe,
+        results,
+        out,
+        seed,
+        packed,
+        {str(manifest["source"]): str(manifest["source_hash"])},
+        manifest["method"],
+    )
     return results
 
 
@@ -78,7 +97,14 @@ def sampler(packed: Packed, frames: Array, targets: Array, size: int) -> Sampler
 
 
 def save_policy(
-    policy: VLA, recipe: Recipe, results: Logs, out: Path, seed: int, packed: Packed, parents: dict[str, str], method: str
+    policy: VLA,
+    recipe: Recipe,
+    results: Logs,
+    out: Path,
+    seed: int,
+    packed: Packed,
+    parents: dict[str, str],
+    method: str,
 ) -> None:
     """Write a "policy" artefact."""
     made = {

@@ -1,5 +1,6 @@
-"""Stage 3, `lapa finetune`: the latent head is dropped, a new head learns the robot's discretised actions from a few
-labelled trajectories (paper section 3.3). A policy that already speaks actions (VPT, ActionVLA) keeps its head and bins.
+"""Stage 3, `lapa finetune`: the latent head is dropped, a new head learns the robot's discretised actions from a
+few labelled trajectories (paper section 3.3). A policy that already speaks actions (VPT, ActionVLA) keeps its head
+and its bins.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def finetune(packed: Packed, policy_path: Path | None, recipe: Recipe, out: Path
     space = policy.space
     assert isinstance(space, ActionSpace)
     if space.dimensions != actions.shape[1]:
-        raise LapaError(f"{packed.spec} has {actions.shape[1]} action dimensions; the policy speaks {space.dimensions}.")
+        raise LapaError(
+            f"{packed.spec} has {actions.shape[1]} action dimensions; the policy speaks {space.dimensions}."
+        )
     targets = np.concatenate([space.encode(actions[frames + k]) for k in range(space.chunk)], axis=1)
     sample = sampler(packed, frames, targets, recipe.finetune.batch_size)
     results = fit(policy, sample, recipe.finetune, out, seed=seed, title="finetuning",

@@ -29,9 +29,9 @@ class Config:
 
     def build(self) -> TabletopBenchmark:
         """The benchmark."""
+        from lapa.plugins import choose
         from lapa.tabletop.language import PHRASES
         from lapa.tabletop.render import LOOKS
-        from lapa.plugins import choose
 
         choose(self.look, tuple(LOOKS), "look of Tabletop")
         choose(self.split, tuple(PHRASES), "split of Tabletop")
@@ -61,7 +61,9 @@ class TabletopBenchmark:
         if not 1 <= episodes <= 100_000:
             raise LapaError(f"Tabletop evaluates 1 to 100,000 episodes, not {episodes}.")
         base = (VALIDATION_SEEDS if self.config.validation else TEST_SEEDS) + seed * 100_000
-        table = Table(base + np.arange(episodes), self.config.look, self.config.split, image_size=self.config.image_size)
+        table = Table(
+            base + np.arange(episodes), self.config.look, self.config.split, image_size=self.config.image_size
+        )
         act = _scripted(table)[actor] if isinstance(actor, str) else _Chunks(actor, table)
         steps = np.full(episodes, world.TIME_LIMIT)
         done = np.zeros(episodes, bool)
@@ -75,7 +77,13 @@ class TabletopBenchmark:
                 break
         self.frames = [np.stack([f[i] for f in film[: steps[i] + 1]]) for i in range(record)]
         return [
-            Outcome(self.families[int(table.tasks.family[i])], int(base + i), table.instructions[i], bool(done[i]), int(steps[i]))
+            Outcome(
+                self.families[int(table.tasks.family[i])],
+                int(base + i),
+                table.instructions[i],
+                bool(done[i]),
+                int(steps[i]),
+            )
             for i in range(episodes)
         ]
 
@@ -100,7 +108,9 @@ class _Chunks:
             ]
             chunks = self.actor.act_batch(observations)
             if chunks.ndim != 3 or chunks.shape[0] != len(images) or chunks.shape[2] != 2:
-                raise LapaError(f"Tabletop needs actions [{len(images)}, chunk, 2], the policy gave {list(chunks.shape)}.")
+                raise LapaError(
+                    f"Tabletop needs actions [{len(images)}, chunk, 2], the policy gave {list(chunks.shape)}."
+                )
             self.queue = list(chunks.transpose(1, 0, 2))
         return self.queue.pop(0)
 
@@ -118,4 +128,3 @@ def _scripted(table: Any) -> Mapping[str, Any]:
         return np.stack([(delta * row).sum(1) for row in table.frame], 1)
 
     return {"no_op": lambda: np.zeros((len(table.scenes), 2)), "random": random, "expert": table.expert}
-

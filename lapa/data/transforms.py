@@ -1,7 +1,7 @@
 """Robot actions <-> classes: equal-mass bins, each transform beside its inverse.
 
-The edges are quantiles of the finetuning data (paper section 4.1, after RT-2 and OpenVLA), saved with the policy, so the
-robot gets its own units back from the same numbers that made the classes.
+The edges are quantiles of the finetuning data (paper section 4.1, after RT-2 and OpenVLA), saved with the policy, so
+the robot gets its own units back from the same numbers that made the classes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class ActionSpace:
             raise LapaError(f"Action bins need at least two actions [N, A]; got shape {actions.shape}.")
         if not np.isfinite(actions).all():
             row, dimension = np.argwhere(~np.isfinite(actions))[0]
-            raise LapaError(f"Action bins need finite actions; row {row}, dimension {dimension} is {actions[row, dimension]}.")
+            raise LapaError(
+                f"Action bins need finite actions; row {row}, dimension {dimension} is {actions[row, dimension]}."
+            )
         edges = []
         for column in actions.T:
             values = np.unique(column)

@@ -40,7 +40,7 @@ class Config:
         try:
             episodes, seed, size = (int(given[key]) for key in ("episodes", "seed", "size"))
         except ValueError:
-            raise LapaError(f'tabletop:{self.path}: episodes, seed and size are whole numbers.') from None
+            raise LapaError(f"tabletop:{self.path}: episodes, seed and size are whole numbers.") from None
         if episodes < 1 or size < 16 or not 0 <= seed * 100_000 + episodes < TRAINING_SEEDS or episodes > 100_000:
             raise LapaError(f"tabletop:{self.path}: at least 1 episode (100,000 at most), 16 pixels, seed 0 to 9,998.")
         choose(given["split"], tuple(PHRASES), "split of Tabletop")
@@ -65,6 +65,9 @@ class TabletopDataset:
 
         return f"{__version__} {self}"
 
+    def __len__(self) -> int:
+        return self.episodes_wanted
+
     def episodes(self) -> Iterator[Episode | BadVideo]:
         """Yield the demonstrations in order of seed."""
         first = self.seed * 100_000
@@ -73,7 +76,7 @@ class TabletopDataset:
 
     def _rollout(self, seeds: np.ndarray) -> Iterator[Episode]:
         from lapa.tabletop import world
-        from lapa.tabletop.env import STATE_NAMES, Table
+        from lapa.tabletop.env import ACTION_NAMES, STATE_NAMES, Table
 
         table = Table(seeds, self.look, self.split, self.families, self.size)
         images, actions, states = [table.images()], [], [table.state()]
@@ -101,4 +104,5 @@ class TabletopDataset:
                 actions=acted,
                 state=states_all[i, :stop],
                 state_names=STATE_NAMES,
+                action_names=ACTION_NAMES,
             )

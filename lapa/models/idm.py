@@ -7,6 +7,7 @@ convolutions over both frames and their difference, pooled to a grid, then an ML
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class InverseDynamics(nn.Module):
         self.config = config
         widths = [config.width * 2**i for i in range(config.blocks + 1)]
         self.stem = nn.Conv2d(9, widths[0], 3, padding=1)
-        self.body = nn.Sequential(*(_Residual(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)))
+        self.body = nn.Sequential(*(_Residual(a, b) for a, b in pairwise(widths)))
         self.head = nn.Sequential(
             nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Dropout(config.dropout),
             nn.Linear(9 * widths[-1], 128), nn.ReLU(), nn.Linear(128, dimensions),

@@ -63,9 +63,7 @@ class LAQConfig:
     def __post_init__(self) -> None:
         plugins.choose(self.decoder, ("transformer", "unet"), "LAQ decoder")
         if self.image_size % self.patch_size:
-            raise LapaError(
-                f"LAQ: patch_size {self.patch_size} does not divide image_size {self.image_size}."
-            )
+            raise LapaError(f"LAQ: patch_size {self.patch_size} does not divide image_size {self.image_size}.")
         grid, side = self.image_size // self.patch_size, math.isqrt(self.codes)
         if side * side != self.codes or not 1 <= side <= grid:
             raise LapaError(
@@ -86,9 +84,7 @@ class LAQ(nn.Module):
         c = self.config = config
         grid, pixels = c.image_size // c.patch_size, 3 * c.patch_size**2
         # Encoder
-        self.patch_embedding = nn.Sequential(
-            nn.LayerNorm(pixels), nn.Linear(pixels, c.dim), nn.LayerNorm(c.dim)
-        )
+        self.patch_embedding = nn.Sequential(nn.LayerNorm(pixels), nn.Linear(pixels, c.dim), nn.LayerNorm(c.dim))
         self.position_bias = PositionBias(c.dim, c.heads)  # the decoder, when a transformer, shares it
         self.spatial = Transformer(c.dim, c.spatial_depth, c.heads, c.dim_head, over="space")
         self.temporal = Transformer(c.dim, c.temporal_depth, c.heads, c.dim_head, over="time")

@@ -127,8 +127,12 @@ class VLA(nn.Module):
             images = np.stack([np.asarray(o["image"]) for o in observations])
             texts = [o["instruction"] for o in observations]
         except (KeyError, ValueError) as error:
-            raise LapaError(f'An observation is {{"image": uint8 [H, W, 3], "instruction": str}} ({error!r}).') from None
-        probabilities = self.logits(images, texts).softmax(-1).cpu().numpy().reshape(len(images), space.chunk, space.dimensions, -1)
+            raise LapaError(
+                f'An observation is {{"image": uint8 [H, W, 3], "instruction": str}} ({error!r}).'
+            ) from None
+        probabilities = (
+            self.logits(images, texts).softmax(-1).cpu().numpy().reshape(len(images), space.chunk, space.dimensions, -1)
+        )
         if self.config.decoding == "centre":
             return space.decode(probabilities.argmax(-1))
         return space.expect(probabilities)

@@ -39,9 +39,7 @@ class Table:
         self._noise = np.stack(
             [np.random.default_rng([int(s), 7]).normal(size=(world.TIME_LIMIT, 2)) for s in self.scenes.seeds]
         )
-        self._rests = np.stack(
-            [np.random.default_rng([int(s), 8]).random(world.TIME_LIMIT) for s in self.scenes.seeds]
-        )
+        self._rests = np.stack([np.random.default_rng([int(s), 8]).random(world.TIME_LIMIT) for s in self.scenes.seeds])
         self._last = np.zeros((len(self.scenes), 2))
 
     @property
@@ -106,7 +104,9 @@ class TabletopEnv(gym.Env[dict[str, Any], Array]):
         self.observation_space, self.action_space = _spaces(look, image_size)
         self.table: Table | None = None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
         drawn = seed if seed is not None else int(self.np_random.integers(2**31))
         self.table = Table([drawn], self.look, self.split, image_size=self.image_size)
@@ -141,7 +141,9 @@ class TabletopVectorEnv(gym.vector.VectorEnv[dict[str, Any], Array, Array]):
 
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED, "render_fps": int(world.FPS)}  # noqa: RUF012
 
-    def __init__(self, num_envs: int = 1, look: str = "sim", split: str = "seen", image_size: int = 48, **_: Any) -> None:
+    def __init__(
+        self, num_envs: int = 1, look: str = "sim", split: str = "seen", image_size: int = 48, **_: Any
+    ) -> None:
         choose(look, tuple(LOOKS), "look of Tabletop")
         self.num_envs, self.look, self.split, self.image_size = num_envs, look, split, image_size
         self.single_observation_space, self.single_action_space = _spaces(look, image_size)

@@ -66,7 +66,9 @@ def _way_out(scenes: Scenes, a: Array, b: Array) -> Array:
     for compass in COMPASS:
         behind, end = a - (CONTACT + 0.015) * compass, a + 0.28 * compass
         crowded = np.maximum(CONTACT + 0.03 - length(behind - b), 0.0)
-        off_board = np.maximum(np.abs(end - 0.5) - 0.4, 0.0).sum(-1) + 2 * np.maximum(np.abs(behind - 0.5) - 0.49, 0.0).sum(-1)
+        off_board = np.maximum(np.abs(end - 0.5) - 0.4, 0.0).sum(-1) + 2 * np.maximum(
+            np.abs(behind - 0.5) - 0.49, 0.0
+        ).sum(-1)
         score.append((away * compass).sum(-1) + 0.35 * (ready * compass).sum(-1) - 40 * crowded - 8 * off_board)
     return COMPASS[np.argmax(score, axis=0)]
 

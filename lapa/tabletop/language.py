@@ -71,13 +71,34 @@ PHRASES = {
     "seen": Phrases(
         templates={
             "block2block": ("push the {a} to the {b}", "move the {a} next to the {b}", "slide the {a} to the {b}"),
-            "block2absolute": ("push the {a} to the {place}", "move the {a} to the {place}", "slide the {a} into the {place}"),
-            "block2side": ("push the {a} {side} the {b}", "move the {a} {side} the {b}", "slide the {a} {side} the {b}"),
-            "block2relative": ("push the {a} {direction}", "move the {a} a bit {direction}", "slide the {a} {direction}"),
-            "separate": ("push the {a} away from the {b}", "move the {a} away from the {b}", "separate the {a} from the {b}"),
+            "block2absolute": (
+                "push the {a} to the {place}",
+                "move the {a} to the {place}",
+                "slide the {a} into the {place}",
+            ),
+            "block2side": (
+                "push the {a} {side} the {b}",
+                "move the {a} {side} the {b}",
+                "slide the {a} {side} the {b}",
+            ),
+            "block2relative": (
+                "push the {a} {direction}",
+                "move the {a} a bit {direction}",
+                "slide the {a} {direction}",
+            ),
+            "separate": (
+                "push the {a} away from the {b}",
+                "move the {a} away from the {b}",
+                "separate the {a} from the {b}",
+            ),
         },
         places={name: (name, name.replace("side", "edge").replace("centre", "middle")) for name in PLACES},
-        sides={"left": ("to the left of", "left of"), "right": ("to the right of", "right of"), "up": ("above",), "down": ("below",)},
+        sides={
+            "left": ("to the left of", "left of"),
+            "right": ("to the right of", "right of"),
+            "up": ("above",),
+            "down": ("below",),
+        },
         directions={name: (name,) for name in DIRECTIONS},
     ),
     "unseen": Phrases(
@@ -95,9 +116,7 @@ PHRASES = {
             "up": ("over",),
             "down": ("under",),
         },
-        directions={
-            name: (name.replace("up", "upwards").replace("down", "downwards"),) for name in DIRECTIONS
-        },
+        directions={name: (name.replace("up", "upwards").replace("down", "downwards"),) for name in DIRECTIONS},
     ),
 }
 

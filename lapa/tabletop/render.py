@@ -46,7 +46,9 @@ def _grid(size: int) -> tuple[Array, Array]:
 def _plain(size: int) -> Array:
     x, y = _grid(size)
     edge = np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y)) < 0.02
-    shades = [np.where(edge[..., None], 0.86, 1.0) * np.array(c) for c in ((226, 224, 220), (218, 220, 224), (230, 226, 216))]
+    shades = [
+        np.where(edge[..., None], 0.86, 1.0) * np.array(c) for c in ((226, 224, 220), (218, 220, 224), (230, 226, 216))
+    ]
     return np.stack(shades).astype(np.float32)
 
 

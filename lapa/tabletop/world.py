@@ -68,7 +68,9 @@ def unit(vector: Array) -> Array:
     return vector / np.maximum(length(vector), 1e-9)[..., None]
 
 
-def reset(seeds: Sequence[int] | Array, split: str = "seen", families: Sequence[str] = lang.FAMILIES) -> tuple[Scenes, Tasks]:
+def reset(
+    seeds: Sequence[int] | Array, split: str = "seen", families: Sequence[str] = lang.FAMILIES
+) -> tuple[Scenes, Tasks]:
     """Draw one scene and one task per seed. The family cycles with the seed, so every family gets its share.
 
     Raises LapaError for an unknown split or family.
@@ -151,7 +153,7 @@ def _feasible(family: str, blocks: Array, effector: Array, goal: Array, directio
 
 
 def step(scenes: Scenes, delta: Array) -> Scenes:
-    """Move the effectors by `delta` (board units, float64 [N, 2], clipped to STEP) with quasi-static circle contacts."""
+    """Move the effectors by `delta` (board units, float64 [N, 2], clipped to STEP); contacts are quasi-static."""
     delta = np.asarray(delta, dtype=np.float64)
     delta = delta * np.minimum(1.0, STEP / np.maximum(length(delta), 1e-9))[:, None]
     effector, blocks = scenes.effector, scenes.blocks

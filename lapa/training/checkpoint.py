@@ -142,7 +142,9 @@ def load_artefact(path: Path | str, kind: str) -> Artefact:
     tensors, _ = read_tensors(path / "model.safetensors")
     content = file_hash(path / "model.safetensors")
     if content != config.get("hash"):
-        raise LapaError(f"{path}/model.safetensors does not match config.json (hash {content}, expected {config.get('hash')}).")
+        raise LapaError(
+            f"{path}/model.safetensors does not match config.json (hash {content}, expected {config.get('hash')})."
+        )
     return Artefact(path, kind, config, tensors, content)
 
 

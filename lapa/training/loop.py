@@ -120,7 +120,9 @@ def fit(
                 with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
                     loss, logs = model.loss(batch)  # type: ignore[operator]
                 if not torch.isfinite(loss):
-                    raise LapaError(f"{title}: the loss is {loss.item()} at step {step + 1}; try a lower learning rate.")
+                    raise LapaError(
+                        f"{title}: the loss is {loss.item()} at step {step + 1}; try a lower learning rate."
+                    )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(trained, how.clip)
@@ -154,7 +156,9 @@ def _watched(model: nn.Module, monitor: Callable[[int], Logs], step: int) -> Log
         model.train()
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], step: int) -> None:
+def _save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], step: int
+) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     for i, parameter in enumerate(trained):
         tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in optimizer.state.get(parameter, {}).items()}
@@ -186,6 +190,3 @@ def _append(path: Path, line: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
-
-
-

@@ -51,7 +51,9 @@ class Progress:
             self.file.write_text(f"{done} {self.total}")
             self._wrote = now
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
         if self.file:

@@ -1,0 +1,502 @@
+"""The command line. Each command is a function: its arguments are the options, its docstring the help.
+
+Heavy imports stay inside the commands, so `lapa --help` answers at once. Every command prints what it did, where it
+wrote, and the command that comes next. What the user can mend is a LapaError: one line, exit code 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from lapa.contracts import LapaError
+
+if TYPE_CHECKING:
+    from lapa.data.pack import Packed
+    from lapa.recipe import Recipe
+
+Datasets = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="dataset", metavar="NAME:PATH")]
+Seed = Annotated[int, tyro.conf.arg(help="seed of everything random")]
+Preset = Annotated[
+    str, tyro.conf.arg(help="named settings: laptop, video (real clips) or paper; `lapa list` shows them")
+]
+Steps = Annotated[int | None, tyro.conf.arg(help="optimizer steps (None: the preset's)")]
+Options = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(
+        name="set",
+        metavar="NAME=VALUE",
+        help="change one setting of the preset, such as laq.codebook_size=32; repeatable",
+    ),
+]
+Resume = Annotated[
+    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="go on from the checkpoint in --out; done already is fine")
+]
+SkipBad = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="list and skip videos that cannot be read")]
+
+
+def demo(
+    out: Path = Path("runs/demo"),
+    videos: int = 6000,
+    labels: int = 20,
+    episodes: int = 500,
+    seed: Seed = 0,
+    workers: int = 0,
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Watch LAPA learn from videos without actions and compare it with its baselines; ten minutes on two cores.
+
+    Makes the data, fits LAQ, labels, pretrains, finetunes and evaluates every method, and writes a report. Interrupt it
+    at any time and run it again: it goes on from the last finished step.
+
+    Args:
+        out: folder of everything the demo makes
+        videos: episodes of video without actions
+        labels: labelled trajectories for finetuning
+        episodes: test episodes per method
+        workers: steps run side by side, one thread each (0: one per core)
+        quick: rehearse the whole path in about two minutes on a hundredth of the work; the figures mean nothing
+    """
+    from lapa.demo import DemoSettings, run_demo
+
+    run_demo(DemoSettings(videos, labels, episodes, seed, quick), out, workers)
+
+
+def collect(dataset: Datasets, out: Path, skip_bad: SkipBad = False) -> None:
+    """Write a dataset to disk as a LeRobot v3.0 dataset (parquet + mp4), such as Tabletop demonstrations.
+
+    Example: lapa collect --dataset tabletop:sim,episodes=200,seed=1 --out data/sim
+
+    Args:
+        dataset: what to write, NAME:PATH
+        out: new folder
+    """
+    from lapa.collect import collect as write
+
+    made = write(_some(dataset), out, skip_bad)
+    print(f"Wrote {made['episodes']} episodes, {made['frames']} frames, to {out} ({made['with']} actions).")
+    _next(f"lapa inspect --dataset lerobot:{out} --out runs/inspect")
+
+
+def quantize(
+    dataset: Datasets,
+    out: Path,
+    method: Literal["lapa", "vpt"] = "lapa",
+    preset: Preset = "laptop",
+    steps: Steps = None,
+    window: float | None = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
+    set: Options = (),
+) -> None:
+    """Stage 1: fit the label source. LAPA learns latent actions from video (LAQ); VPT fits inverse dynamics.
+
+    Args:
+        dataset: videos (for vpt: labelled trajectories), given once or more
+        out: folder of the artefact; pictures and metrics.jsonl appear there while it trains
+        method: lapa fits LAQ on video without actions; vpt fits inverse dynamics on labelled trajectories
+        window: seconds between the two frames (None: the preset's)
+    """
+    from lapa.stage1_latent_actions import fit_idm, fit_laq
+
+    key = "quantize" if method == "lapa" else "fit_idm"
+    recipe = _recipe(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps)
+    if _begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm"):
+        return
+    size = recipe.laq.image_size if method == "lapa" else recipe.idm.image_size
+    packed = _pack(dataset, size, skip_bad)
+    results = fit_laq(packed, recipe, out, seed) if method == "lapa" else fit_idm(packed, recipe, out, seed)
+    _told(results)
+    print(f"{'LAQ' if method == 'lapa' else 'The inverse dynamics model'} is in {out}.")
+    _next(f"lapa label {_again(dataset if method == 'lapa' else ('VIDEOS',))} --source {out} --out runs/labels")
+
+
+def label(
+    dataset: Datasets, source: str, out: Path, end: Literal["drop", "clip"] = "drop", skip_bad: SkipBad = False
+) -> None:
+    """Stage 2a: label every frame of the videos.
+
+    Args:
+        dataset: videos, given once or more
+        source: folder made by `lapa quantize`, or ground_truth (the dataset's own actions, for ActionVLA)
+        out: new folder for labels.parquet and manifest.json
+        end: frames whose later frame would lie past the end of the episode: drop them, or clip to the last frame
+    """
+    from lapa.stage2_label import label as write
+    from lapa.stage2_label import source_image_size
+
+    manifest = write(_pack(dataset, source_image_size(source), skip_bad), source, out, end)
+    print(f"Labelled {manifest['pairs']} frames ({manifest['kind']}) in {out}.")
+    _next(f"lapa pretrain {_again(dataset)} --labels {out} --out runs/latent")
+
+
+def pretrain(
+    dataset: Datasets,
+    labels: Path,
+    out: Path,
+    preset: Preset = "laptop",
+    steps: Steps = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+    source: Path | None = None,
+    skip_bad: SkipBad = False,
+    set: Options = (),
+) -> None:
+    """Stage 2b: a policy learns to predict the labels from the frame and the instruction.
+
+    Args:
+        dataset: the videos that were labelled, given as they were for `lapa label`
+        labels: folder made by `lapa label`
+        out: folder of the artefact
+        source: if given, refuse labels that were made by another label source than the one in this folder
+    """
+    from lapa.data.labelled import read_labels
+    from lapa.stage2_pretrain import pretrain as train
+    from lapa.training.checkpoint import read_json
+
+    recipe = _recipe(preset, set, "pretrain", steps)
+    if _begin(out, recipe, seed, resume, "policy"):
+        return
+    found, manifest = read_labels(labels)
+    wanted = str(read_json(source / "config.json", "finished label source")["hash"]) if source else None
+    packed = _pack(dataset, int(manifest["image_size"]), skip_bad)
+    _told(train(packed, found, manifest, recipe, out, seed, wanted))
+    print(f"The pretrained policy is in {out}.")
+    _next(f"lapa finetune --dataset ROBOT --policy {out} --out runs/policy")
+
+
+def finetune(
+    dataset: Datasets,
+    out: Path,
+    policy: Path | None = None,
+    trainable: Literal["head", "all"] | None = None,
+    preset: Preset = "laptop",
+    steps: Steps = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
+    set: Options = (),
+) -> None:
+    """Stage 3: a few labelled trajectories turn a pretrained policy into a robot policy.
+
+    Args:
+        dataset: labelled robot trajectories, given once or more
+        out: folder of the artefact
+        policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
+        trainable: head: the new head alone (best below some 50 trajectories); all: all but the vision encoder (None: the
+            preset's)
+    """
+    from lapa.stage3_finetune import finetune as train
+
+    recipe = _recipe(preset, (*set, *([f"trainable={trainable}"] if trainable else [])), "finetune", steps)
+    if _begin(out, recipe, seed, resume, "policy"):
+        return
+    _told(train(_pack(dataset, recipe.policy_image_size, skip_bad), policy, recipe, out, seed))
+    print(f"The robot policy is in {out}.")
+    _next(f"lapa evaluate --policy {out} --benchmark tabletop --episodes 500 --out runs/eval")
+
+
+def evaluate(
+    out: Path,
+    policy: Path | None = None,
+    row: Literal["no_op", "random", "expert"] | None = None,
+    name: str | None = None,
+    benchmark: str = "tabletop",
+    look: str = "sim",
+    split: str = "seen",
+    episodes: int = 500,
+    video: int = 0,
+    seed: Seed = 0,
+    validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Roll a policy (or a scripted row) out on a benchmark: success per family with 95% intervals.
+
+    Args:
+        out: folder for results.json, success.png and animations
+        policy: folder made by `lapa finetune`
+        row: a scripted row in place of a policy
+        name: name in the results (None: the policy's method)
+        benchmark: a plug-in of lapa/benchmarks
+        look: tabletop: sim, real or hand
+        split: tabletop: seen, or unseen (held-out objects and phrases)
+        episodes: test episodes
+        video: write the first so many episodes as animations
+        validation: use the validation scenes, for choosing settings
+    """
+    from lapa import plugins
+    from lapa.evaluate import evaluate as score
+    from lapa.policies import Policy
+    from lapa.training.checkpoint import load_artefact
+
+    if (policy is None) == (row is None):
+        raise LapaError("Give either --policy FOLDER or --row no_op|random|expert.")
+    if episodes < 1 or video < 0:
+        raise LapaError(f"--episodes must be at least 1 and --video at least 0, got {episodes} and {video}.")
+    settings = {"look": look, "split": split, "validation": validation}
+    world = plugins.find("benchmarks", benchmark)(**settings).build()
+    about: dict[str, Any] = {"benchmark": benchmark, "settings": settings}
+    if policy:
+        artefact = load_artefact(policy, "policy")
+        about |= {"policy": str(policy), "hash": artefact.hash}
+    actor = Policy.from_pretrained(policy) if policy else str(row)
+    named = name or (str(artefact.config.get("method")) if policy else str(row))
+    results = score(named, actor, world, episodes, seed, out, video, about)
+    low, high = results["interval"]
+    print(f"{named}: {results['success']:.1%} of {episodes} episodes (95%: {low:.1%} to {high:.1%}).")
+    for family, part in results["families"].items():
+        print(f"  {family:<16} {part['success']:.1%}  ({part['interval'][0]:.1%} to {part['interval'][1]:.1%})")
+    print(f"Results, picture and animations are in {out}.")
+
+
+def compare(
+    dataset: Datasets,
+    labelled: Annotated[tuple[str, ...], tyro.conf.UseAppendAction],
+    out: Path,
+    methods: tuple[str, ...] = ("scratch", "vpt", "lapa", "actionvla"),
+    benchmark: str = "tabletop",
+    episodes: int = 500,
+    preset: Preset = "laptop",
+    seed: Seed = 0,
+    workers: int = 0,
+    set: Options = (),
+) -> None:
+    """Bring several methods from the same videos and labels to a score, and draw them side by side. Resumes.
+
+    Args:
+        dataset: videos for stages 1 and 2, given once or more
+        labelled: labelled trajectories for stage 3, NAME:PATH, given once or more
+        out: folder of everything
+        methods: rows of the table; `lapa list` names them
+        benchmark: a plug-in of lapa/benchmarks
+        episodes: test episodes per method
+        workers: steps run side by side, one thread each (0: one per core)
+    """
+    from lapa.compare import Setting, gap_closed, gather, plan
+    from lapa.explorer.codes import success_bars
+    from lapa.schedule import run
+    from lapa.training.checkpoint import write_json
+
+    options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
+    setting = Setting(_some(dataset), labelled, benchmark, episodes, seed, options)
+    scripted = ("no_op", "random", "expert")
+    seconds = run(plan(methods, setting, out, scripted), out, workers)
+    results = gather([*scripted[:2], *methods, scripted[2]], out)
+    write_json(out / "results.json", {"methods": results, "seconds": seconds, "settings": dataclasses.asdict(setting)})
+    success_bars(results, out / "success.png")
+    _table(results)
+    closed = gap_closed(results)
+    print(f"Gap from Scratch to ActionVLA closed by LAPA: {closed:.0%}." if closed is not None else "")
+    print(f"Table and picture are in {out}.")
+
+
+def inspect(
+    out: Path = Path("runs/inspect"),
+    dataset: Datasets = (),
+    laq: Path | None = None,
+    image_size: int = 96,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Look at a dataset (figures and a contact sheet), and with --laq at what each code does to its frames.
+
+    Args:
+        out: folder for pictures and inspect.json
+        dataset: what to look at, given once or more
+        laq: folder made by `lapa quantize`
+        image_size: pixels a side of the contact sheet's frames
+    """
+    from lapa.inspect import inspect_dataset, inspect_laq
+
+    if laq:
+        inspect_laq(laq, _some(dataset), out, skip_bad)
+    else:
+        inspect_dataset(_some(dataset), out, image_size, skip_bad)
+
+
+def ground(
+    out: Path,
+    steps: int = 4000,
+    batch_size: int = 128,
+    learning_rate: float = 1.5e-3,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> None:
+    """Stage 0: rebuild the weights of the tiny backbone that ship with lapa (about ten minutes on one core).
+
+    Args:
+        out: folder of the artefact; lapa/backbones/weights is where the package looks
+        steps: optimizer steps
+        batch_size: scenes a step
+        learning_rate: peak learning rate of Adam
+    """
+    from lapa.recipe import Recipe
+    from lapa.stage0_grounding import ground as train
+    from lapa.training.loop import Optimisation
+
+    how = Optimisation(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=100)
+    if _begin(out, Recipe(), seed, resume, "backbone"):
+        return
+    _told(train(out, how, seed))
+    print(f"The grounded backbone is in {out}.")
+
+
+def show_list() -> None:
+    """Name every method, preset and plug-in."""
+    from lapa import plugins
+    from lapa.methods import METHODS
+    from lapa.recipe import PRESETS
+
+    print("methods")
+    for row in METHODS.values():
+        print(f"  {row.name:<18}{row.note}")
+    print("presets\n  " + "  ".join(PRESETS))
+    for kind in plugins.KINDS:
+        print(kind)
+        for name in plugins.names(kind):
+            print(f"  {name:<18}{plugins.describe(kind, name)}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "collect": collect,
+    "quantize": quantize,
+    "label": label,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "compare": compare,
+    "inspect": inspect,
+    "ground": ground,
+    "list": show_list,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command. Exit codes: 0 done, 1 an error the user can mend, 2 a wrong option, 130 interrupted."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="lapa", description=__doc__.partition("\n")[0], args=arguments
+        )
+    except LapaError as error:
+        sys.exit(_complain(str(error)))
+    except KeyboardInterrupt:
+        _complain("interrupted. What was finished is kept; run the same command again (with --resume where it trains).")
+        sys.exit(130)
+    except BrokenPipeError:  # `lapa list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            sys.exit(
+                _complain(
+                    f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command again; what was finished is kept."
+                )
+            )
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR):
+            sys.exit(_complain(f"cannot use {error.filename}: {error.strerror}. Choose a place you may write to."))
+        raise
+
+
+def _complain(message: str) -> int:
+    print(f"lapa: {message}", file=sys.stderr)
+    return 1
+
+
+def _some(dataset: tuple[str, ...]) -> tuple[str, ...]:
+    if not dataset:
+        raise LapaError("Give at least one --dataset NAME:PATH, such as video_folder:clips/ or lerobot:data/.")
+    return dataset
+
+
+def _pack(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Packed:
+    from lapa.data.pack import pack
+
+    packed = pack(_some(dataset), image_size, skip_bad=skip_bad)
+    for reason in packed.bad:
+        print(f"skipped: {reason}", file=sys.stderr)
+    bad = f", {len(packed.bad)} skipped" if packed.bad else ""
+    print(f"{packed.spec}: {packed.episodes} episodes, {len(packed)} frames{bad}.")
+    return packed
+
+
+def _recipe(preset: str, options: tuple[str, ...], stage: str, steps: int | None) -> Recipe:
+    """The preset with `--set` options and `--steps` applied."""
+    from lapa.recipe import override
+    from lapa.recipe import preset as named
+
+    recipe = named(preset)
+    for option in (*options, *([f"{stage}.steps={steps}"] if steps is not None else [])):
+        recipe = override(recipe, option)
+    return recipe
+
+
+def _begin(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str) -> bool:
+    """Open the output folder of a training run; True when there is nothing left to do.
+
+    Raises LapaError when `out` is in use without --resume, or was started with other settings.
+    """
+    from lapa.training.checkpoint import finished, load_artefact, read_json, write_json
+
+    started, wanted = out / "run.json", {"kind": kind, "seed": seed, "recipe": recipe.to_json()}
+    if out.exists() and any(out.iterdir()):
+        if not resume:
+            raise LapaError(f"{out} is not empty. Add --resume to go on with it, or choose another --out.")
+        if started.exists():
+            before = read_json(started, "settings of the run")
+            if before != wanted:
+                raise LapaError(
+                    f"{out} was started with other settings ({_difference(before, wanted)}). Use those, or choose another --out."
+                )
+        if finished(out):
+            load_artefact(out, kind)
+            print(f"{out} is finished already.")
+            return True
+    write_json(started, wanted)
+    return False
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any], path: str = "") -> str:
+    """The first setting that differs, as "laq.dim 64 -> 96"."""
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            if found := _difference(old, new, f"{path}{key}."):
+                return found
+        elif old != new:
+            return f"{path}{key} {old} -> {new}"
+    return ""
+
+
+def _told(results: dict[str, Any]) -> None:
+    for key, value in results.items():
+        shown = (
+            [round(v, 3) for v in value]
+            if isinstance(value, list)
+            else f"{value:.4g}"
+            if isinstance(value, float)
+            else value
+        )
+        print(f"  {key:<20} {shown}")
+
+
+def _table(results: dict[str, Any]) -> None:
+    for name, row in results.items():
+        print(
+            f"  {name:<10} {row['success']:6.1%}  ({row['interval'][0]:.1%} to {row['interval'][1]:.1%}, {row['episodes']} episodes)"
+        )
+
+
+def _again(dataset: tuple[str, ...]) -> str:
+    return " ".join(f"--dataset {spec}" for spec in dataset)
+
+
+def _next(command: str) -> None:
+    print(f"Next: {command}")
