@@ -174,13 +174,3 @@ class TabletopVectorEnv(gym.vector.VectorEnv[dict[str, Any], Array, Array]):
     def _observe(self) -> dict[str, Any]:
         assert self.table is not None
         return {"image": self.table.images(), "instruction": self.table.instructions}
-
-
-def register() -> None:
-    """Make `lapa/Tabletop-v0` known to Gymnasium; `import lapa` calls it."""
-    if "lapa/Tabletop-v0" not in gym.registry:
-        gym.register(
-            "lapa/Tabletop-v0",
-            entry_point="lapa.tabletop.env:TabletopEnv",
-            vector_entry_point="lapa.tabletop.env:TabletopVectorEnv",
-        )

@@ -169,7 +169,7 @@ def render(scenes: Scenes, look: str = "sim", size: int = 48, tick: int = 0) -> 
     blocks, effector, grounds = _sheet(look, size)
     shake = LOOKS[look].shake * _shakes()[(scenes.seeds * 31 + tick * 7) % 997]
     pad = blocks.shape[-2]
-    canvas = np.empty((len(scenes), size + 2 * pad, size + 2 * pad, 3), np.float32)
+    canvas = np.zeros((len(scenes), size + 2 * pad, size + 2 * pad, 3), np.float32)
     canvas[:, pad:-pad, pad:-pad] = grounds[scenes.seeds % len(grounds)]
     for i in range(scenes.blocks.shape[1]):
         _blend(canvas, blocks, scenes.kinds[:, i], scenes.blocks[:, i] + shake, size, pad)

@@ -1,0 +1,34 @@
+# `make demo` and `make test` need nothing but Linux and Python 3.11 or newer: they create .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint format clean
+
+help:  ## show these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'lapa needs Python 3.11 or newer; say which one: make demo PYTHON=python3.11'; exit 1; }
+	@echo 'Setting up .venv (once; about a minute) ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## videos -> policy on this machine, about ten minutes on 2 cores; report in runs/demo/report.html
+	@$(VENV)/bin/lapa demo --out runs/demo
+
+test: $(READY)  ## the test suite, at most ten minutes on 2 cores
+	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile
+
+lint: $(READY)  ## ruff and mypy
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+format: $(READY)  ## let ruff format the code
+	@$(VENV)/bin/ruff check --fix --quiet .
+	@$(VENV)/bin/ruff format .
+
+clean:  ## remove .venv and build leftovers (runs/ stays)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
