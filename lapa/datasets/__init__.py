@@ -1,0 +1,1 @@
+"""Sources of episodes, named NAME:PATH on the command line; one file each."""

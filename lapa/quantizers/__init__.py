@@ -1,0 +1,1 @@
+"""Quantizers of LAQ: continuous differences in, codes out; one file each."""

@@ -1,0 +1,72 @@
+"""What the tests share: a cache of their own, and small data that are made once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the same sums on every machine
+os.environ["MPLBACKEND"] = "agg"
+
+import pytest
+
+from lapa.collect import collect
+from lapa.data.video import VideoFile
+from lapa.models.idm import IDMConfig
+from lapa.models.laq import LAQConfig
+from lapa.plugins import find
+from lapa.policies.vla import Config as VLAConfig
+from lapa.recipe import Recipe
+from lapa.training.loop import Optimisation
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from or left in the user's cache, not even by commands that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAPA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("COLUMNS", "120")
+        yield
+
+
+@pytest.fixture(scope="session")
+def robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LeRobot dataset with actions: twelve Tabletop demonstrations."""
+    path = tmp_path_factory.mktemp("data") / "robot"
+    collect(["tabletop:sim,episodes=12,seed=3"], path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of six small videos with captions.csv, and no actions."""
+    folder = tmp_path_factory.mktemp("data") / "clips"
+    rows = ["file,instruction"]
+    for i, episode in enumerate(find("datasets", "tabletop")(path="sim,episodes=6,seed=4").build().episodes()):
+        video = VideoFile(folder / f"clip_{i}.mp4", episode.fps, 48, 48)
+        video.add(episode.frames)
+        video.close()
+        rows.append(f"clip_{i}.mp4,{episode.instruction}")
+    (folder / "captions.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Recipe:
+    """All three stages at the smallest size that still has every part, four steps each."""
+    how = Optimisation(steps=4, batch_size=8, learning_rate=1e-3, warmup=2, precision="float32")
+    return Recipe(
+        laq=LAQConfig(
+            image_size=24, patch_size=6, dim=16, spatial_depth=1, temporal_depth=1, heads=2, dim_head=8,
+            codes=1, codebook_size=8, quant_dim=4, normalise=True, decoder="unet", unet_width=8,
+            quantizer_options={"schedule": [[1, 4, 1]]},
+        ),
+        idm=IDMConfig(image_size=24, width=8, blocks=2),
+        policy=VLAConfig(
+            backbone_options={"image_size": 24, "width": 32, "depth": 1, "heads": 2, "vision_width": 16,
+                              "grounded": False},
+            head_width=16,
+        ),
+        quantize=how, fit_idm=how, pretrain=how, finetune=how, bins=8,
+    )  # fmt: skip

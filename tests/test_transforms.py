@@ -1,0 +1,137 @@
+"""Robot actions <-> bins, against quantiles written out by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from lapa.contracts import LapaError
+from lapa.data.transforms import ActionSpace, CodeSpace, space_from_json
+
+NUMBERS = st.floats(-1e3, 1e3, allow_nan=False, width=32)
+TABLES = st.integers(2, 40).flatmap(lambda n: arrays(np.float32, (n, 2), elements=NUMBERS))
+
+
+def test_edges_are_quantiles() -> None:
+    space = ActionSpace.fit(np.array([[1.0], [9.0], [3.0], [7.0], [5.0]]), bins=4)
+    assert space.edges == ((1.0, 3.0, 5.0, 7.0, 9.0),)
+    np.testing.assert_array_equal(space.centres(), [[2, 4, 6, 8]])
+    values = np.array([[1.0], [2.9], [3.0], [8.9], [9.0]])
+    np.testing.assert_array_equal(space.encode(values), [[0], [0], [1], [3], [3]])
+
+
+def test_quantiles_between_values_are_interpolated() -> None:
+    """Three values, two bins in the middle of nowhere: the median is a value, the quarters are not."""
+    space = ActionSpace.fit(np.array([[0.0], [1.0], [10.0]]), bins=4)
+    assert space.edges == ((0.0, 0.5, 1.0, 5.5, 10.0),)
+
+
+def test_bins_have_equal_mass() -> None:
+    actions = np.random.default_rng(0).exponential(size=(3200, 1))
+    counts = np.bincount(ActionSpace.fit(actions, 32).encode(actions)[:, 0])
+    assert len(counts) == 32
+    assert 99 <= counts.min() <= counts.max() <= 101
+
+
+def test_repeated_values_make_fewer_bins() -> None:
+    actions = np.array([[0.0, x] for x in range(8)] + [[5.0, x] for x in range(8)] + [[9.0, 8.0]])
+    space = ActionSpace.fit(actions, 8)
+    assert len(space.edges[0]) < len(space.edges[1]) == 9
+    assert space.classes == 8
+    assert np.isnan(space.centres()[0]).sum() == 9 - len(space.edges[0])
+
+
+def test_a_gripper_gets_two_bins_that_decode_to_its_values() -> None:
+    actions = np.array([[0.0], [1.0], [1.0], [1.0]])
+    space = ActionSpace.fit(actions, bins=32)
+    assert (space.classes, space.edges) == (2, ((-0.5, 0.5, 1.5),))
+    np.testing.assert_array_equal(space.decode(space.encode(actions)), actions)
+
+
+def test_a_constant_dimension_comes_back() -> None:
+    space = ActionSpace.fit(np.full((4, 1), 0.25), bins=32)
+    assert space.decode(space.encode(np.array([[0.25]]))) == pytest.approx(0.25)
+
+
+@given(TABLES, st.integers(2, 12))
+def test_decoding_is_within_a_bin(actions: np.ndarray, bins: int) -> None:
+    space = ActionSpace.fit(actions, bins)
+    classes = space.encode(actions)
+    assert classes.dtype == np.int64
+    assert (classes >= 0).all()
+    for dimension, edges in enumerate(space.edges):
+        assert (classes[:, dimension] < len(edges) - 1).all(), "never a bin that is not there"
+        widest = np.diff(edges).max()
+        error = np.abs(space.decode(classes)[:, dimension] - actions[:, dimension]).max()
+        assert error <= widest + 1e-6 * np.abs(actions).max()
+
+
+@given(TABLES, st.integers(2, 12))
+def test_a_centre_is_in_its_own_bin(actions: np.ndarray, bins: int) -> None:
+    space = ActionSpace.fit(actions, bins)
+    centres = space.centres()
+    for dimension, edges in enumerate(space.edges):
+        for k in range(len(edges) - 1):
+            if edges[k] < centres[dimension, k] < edges[k + 1]:  # adjacent numbers have no middle
+                row = np.array([centres[d, min(k, len(e) - 2)] for d, e in enumerate(space.edges)])
+                assert space.encode(row)[dimension] == k
+
+
+@given(TABLES, st.integers(2, 12), st.data())
+def test_expectation_of_a_sure_bin_is_its_centre(actions: np.ndarray, bins: int, data: st.DataObject) -> None:
+    space = ActionSpace.fit(actions, bins)
+    classes = np.array([data.draw(st.integers(0, len(e) - 2)) for e in space.edges])
+    sure = np.eye(space.classes)[classes]
+    np.testing.assert_allclose(space.expect(sure), space.decode(classes), rtol=1e-6)
+    low, high = [e[0] for e in space.edges], [e[-1] for e in space.edges]
+    evenly = np.array([[(k < len(e) - 1) / (len(e) - 1) for k in range(space.classes)] for e in space.edges])
+    slack = 1e-3 + 1e-6 * np.abs(actions).max()
+    assert (space.expect(evenly) >= np.array(low) - slack).all()
+    assert (space.expect(evenly) <= np.array(high) + slack).all()
+
+
+def test_what_lies_outside_goes_to_the_outermost_bins() -> None:
+    space = ActionSpace.fit(np.arange(9.0)[:, None], 4)
+    np.testing.assert_array_equal(space.encode(np.array([[-100.0], [100.0]])), [[0], [3]])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_refused(value: float) -> None:
+    actions = np.zeros((5, 3))
+    actions[2, 1] = value
+    with pytest.raises(LapaError, match=rf"row 2, dimension 1 is {value}"):
+        ActionSpace.fit(actions, 4)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (0, 2), (8,)])
+def test_too_few_actions(shape: tuple[int, ...]) -> None:
+    with pytest.raises(LapaError, match="at least two actions"):
+        ActionSpace.fit(np.zeros(shape), 4)
+
+
+def test_chunks_count_as_positions() -> None:
+    space = ActionSpace.fit(np.random.default_rng(0).normal(size=(50, 3)), 8, chunk=4, names=("x", "y", "z"))
+    assert (space.dimensions, space.positions, space.classes) == (3, 12, 8)
+    chunks = np.random.default_rng(1).normal(size=(5, 4, 3))
+    classes = space.encode(chunks)
+    assert space.decode(classes).shape == (5, 4, 3)
+    np.testing.assert_array_equal(classes[:, 2], space.encode(chunks[:, 2]))
+
+
+@pytest.mark.parametrize(
+    "space", [CodeSpace(4, 8), ActionSpace.fit(np.random.default_rng(0).normal(size=(50, 3)), 8, 2, ("x", "y", "z"))]
+)
+def test_json_round_trip(space: CodeSpace | ActionSpace) -> None:
+    assert space_from_json(json.loads(json.dumps(asdict(space)))) == space
+
+
+@pytest.mark.parametrize("content", [{}, {"kind": "codes"}, {"kind": "actions", "edges": [["a"]], "names": []}, None])
+def test_json_of_something_else(content: object) -> None:
+    with pytest.raises(LapaError, match="not one lapa wrote"):
+        space_from_json(content)  # type: ignore[arg-type]
