@@ -86,6 +86,13 @@ def test_loss_of_copying_at_the_start() -> None:
     assert 1 <= logs["perplexity"] <= 8
 
 
+def test_normalised_difference_has_no_common_part() -> None:
+    model = TINY.build()
+    d = model.difference(torch.rand(8, 3, 32, 32), torch.rand(8, 3, 32, 32))
+    torch.testing.assert_close(d.mean((0, 1)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(d.std((0, 1), correction=0), torch.ones(4), atol=1e-2, rtol=0)
+
+
 def test_still_frames_do_not_divide_by_zero() -> None:
     batch = pairs()
     _, logs = TINY.build().loss(replace(batch, later=batch.now))
@@ -126,7 +133,7 @@ def test_golden_loss() -> None:
     assert losses == pytest.approx(GOLDEN, abs=1e-4)
 
 
-GOLDEN = [0.165902, 0.194652, 0.167372]
+GOLDEN = [0.165902, 0.183638, 0.166230]
 
 
 def test_config_is_json() -> None:
@@ -299,9 +306,11 @@ def test_perplexity_extremes() -> None:
 @settings(deadline=None, max_examples=25)
 def test_peg_is_the_causal_3d_convolution(t: int, h: int, w: int) -> None:
     peg = PEG(6)
+    torch.nn.init.normal_(peg.conv.weight)  # it starts at zero
+    torch.nn.init.normal_(peg.conv.bias)
     video = torch.randn(2, t, h, w, 6)
     padded = F.pad(video.permute(0, 4, 1, 2, 3), (1, 1, 1, 1, 2, 0))
-    torch.testing.assert_close(peg(video), peg.conv(padded).permute(0, 2, 3, 4, 1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(peg(video), peg.conv(padded).permute(0, 2, 3, 4, 1), atol=1e-4, rtol=1e-4)
 
 
 def test_attention_is_its_formula() -> None:

@@ -36,8 +36,9 @@ class LAQConfig:
     """The paper's settings by default (343.8M parameters). Every field is a JSON value.
 
     codes, codebook_size  s and |C|; s is a square number. quant_dim: width of the quantised difference.
-    normalise             LayerNorm (without parameters) on the difference before the quantizer. Not in the
-                          paper; it keeps codebook and features on one scale and small models from collapse.
+    normalise             centre and scale the difference over the batch (BatchNorm without parameters) before
+                          the quantizer. Not in the paper; what all pairs share, such as the temporal layers'
+                          first-or-second-frame offset, then cannot drown what tells them apart.
     decoder               "transformer": the paper's. "unet": convolutions that change x_t in place; learns
                           motion on a small budget, where the paper's decoder blurs whatever moves.
     unet_width            channels of the "unet" at half resolution.
@@ -91,7 +92,7 @@ class LAQ(nn.Module):
         # Bottleneck
         self.project_in = nn.Linear(c.dim, c.quant_dim)
         self.cnn = shrink(c.quant_dim, grid, math.isqrt(c.codes))
-        self.norm = nn.BatchNorm1d(c.quant_dim, affine=False) if c.normalise else None
+        self.norm = nn.BatchNorm1d(c.quant_dim, affine=False) if c.normalise else nn.Identity()
         self.quantizer = plugins.find("quantizers", c.quantizer)(
             dim=c.quant_dim, size=c.codebook_size, positions=c.codes, **c.quantizer_options
         ).build()
@@ -149,7 +150,7 @@ class LAQ(nn.Module):
         maps = rearrange(self.project_in(video), "b t h w d -> (b t) d h w")
         e = rearrange(self.cnn(maps), "(b t) d h w -> t b (h w) d", t=2)
         d = e[1] - e[0]
-        return self.norm(d.flatten(0, 1)).view_as(d) if self.config.normalise else d
+        return self.norm(d.float().flatten(0, 1)).view_as(d)
 
     def predict(self, now: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         """Pixels of x_t and quantised differences [B, s, quant_dim] -> pixels of x_{t+H}, not clamped."""

@@ -37,11 +37,16 @@ class LayerNorm(nn.Module):
 
 
 class PEG(nn.Module):
-    """Position encoding generator: a depthwise 3x3x3 convolution, causal in time. [B, T, h, w, d] -> same."""
+    """Position encoding generator: a depthwise 3x3x3 convolution, causal in time. [B, T, h, w, d] -> same.
+
+    It starts at zero: a random one smears every token over its neighbours and frames, and the small LAQ then
+    needs twice the steps before its codes carry any motion."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.conv = nn.Conv3d(dim, dim, kernel_size=3, groups=dim)
+        for parameter in self.conv.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         t = video.shape[1]
