@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
 
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # so that listing plug-ins and printing help need no torch
+    import torch
 
 Array = NDArray[Any]
 Logs = dict[str, float]
