@@ -1,0 +1,273 @@
+"""The folder is the registry: every file in it is visited and held to its contract."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lapa
+from lapa import plugins
+from lapa.contracts import BadVideo, Episode, FramePairs, LapaError, Observation, Outcome
+from lapa.data.transforms import ActionSpace, CodeSpace
+from lapa.models.idm import InverseDynamics
+from lapa.policies.vla import Batch
+from lapa.recipe import Recipe
+from lapa.training.checkpoint import save_artefact
+
+ROOT = Path(lapa.__file__).parent
+ALL = [(kind, file) for kind in plugins.KINDS for file in sorted((ROOT / kind).glob("*.py")) if file.stem[0] != "_"]
+
+
+def every(kind: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", plugins.names(kind))
+
+
+@pytest.mark.parametrize(("kind", "file"), ALL, ids=lambda x: x if isinstance(x, str) else x.stem)
+def test_every_file_is_a_plugin(kind: str, file: Path) -> None:
+    assert file.stem in plugins.names(kind), f"{file} has no Config and is not listed"
+    config = plugins.find(kind, file.stem)
+    assert is_dataclass(config)
+    assert config.__dataclass_params__.frozen
+    assert callable(config.build) or kind == "policies"
+    assert not config.__doc__.startswith("Config("), "say what its fields are"
+    line = plugins.describe(kind, file.stem)
+    assert 10 < len(line) <= 120, "the first line of the docstring is what `lapa list` shows"
+
+
+def test_every_kind_has_a_plugin() -> None:
+    for kind in plugins.KINDS:
+        assert plugins.names(kind), kind
+
+
+def test_a_misspelt_name_is_corrected() -> None:
+    with pytest.raises(LapaError, match=r'no plug-in in lapa/datasets "lerobt". Did you mean "lerobot"\? Known: '):
+        plugins.find("datasets", "lerobt")
+    with pytest.raises(LapaError, match='Did you mean "datasets"'):
+        plugins.names("dataset")
+    with pytest.raises(LapaError, match="Known: nsvq"):
+        plugins.find("quantizers", "zzzzzz")
+
+
+def test_a_new_file_is_a_new_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only files that define Config count: helpers beside plug-ins stay out."""
+    (tmp_path / "quantizers").mkdir()
+    (tmp_path / "quantizers/mine.py").write_text('"""Mine."""\n\nclass Config:\n    pass\n')
+    (tmp_path / "quantizers/helper.py").write_text("def Config(): ...\n")
+    monkeypatch.setattr(plugins, "__file__", str(tmp_path / "plugins.py"))
+    monkeypatch.setattr(plugins, "names", plugins.names.__wrapped__)
+    assert plugins.names("quantizers") == ("mine",)
+    assert plugins.describe("quantizers", "mine") == "Mine."
+
+
+def test_listing_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from lapa import plugins\n"
+        "[plugins.describe(k, n) for k in plugins.KINDS for n in plugins.names(k)]\n"
+        "print([m for m in ('torch', 'av', 'pyarrow', 'matplotlib', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- datasets -------------------------------------------------------------------------------------
+
+
+@every("datasets")
+def test_datasets_yield_valid_episodes(name: str, robot: Path, clips: Path) -> None:
+    path = {"lerobot": str(robot), "video_folder": str(clips), "tabletop": "real,episodes=3,size=32"}
+    assert name in path, f"give this test small data for {name}"
+    dataset = plugins.find("datasets", name)(path=path[name]).build()
+    episodes = list(dataset.episodes())
+    assert episodes
+    assert len({e.id for e in episodes}) == len(episodes)
+    for episode in episodes:
+        assert isinstance(episode, Episode)
+        assert not isinstance(episode, BadVideo)
+        length = len(episode.frames)
+        assert episode.frames.dtype == np.uint8
+        assert episode.frames.ndim == 4
+        assert episode.frames.shape[3] == 3
+        assert episode.fps > 0
+        assert length >= 2
+        assert isinstance(episode.instruction, str)
+        for vector, names in ((episode.actions, episode.action_names), (episode.state, episode.state_names)):
+            if vector is not None:
+                assert vector.dtype == np.float32
+                assert vector.shape[0] == length
+                assert not names or vector.shape[1] == len(names)
+    again = plugins.find("datasets", name)(path=path[name]).build()
+    assert again.signature() == dataset.signature(), "the same data, the same signature"
+    assert [e.id for e in again.episodes()] == [e.id for e in episodes], "in a fixed order"
+
+
+# --- quantizers -----------------------------------------------------------------------------------
+
+
+@every("quantizers")
+def test_quantizers_meet_their_protocol(name: str) -> None:
+    torch.manual_seed(0)
+    quantizer = plugins.find("quantizers", name)(dim=6, size=8, positions=3).build()
+    z = torch.randn(16, 3, 6, requires_grad=True)
+    found = quantizer.train()(z)
+    assert found.embedding.shape == z.shape
+    assert found.codes.shape == (16, 3)
+    assert found.codes.dtype == torch.int64
+    assert 0 <= found.codes.min() <= found.codes.max() < quantizer.size == 8
+    assert found.loss.ndim == 0
+    assert all(isinstance(v, float) for v in found.logs.values())
+    (found.embedding.sum() + found.loss).backward()
+    assert z.grad is not None
+    assert z.grad.abs().sum() > 0, "the encoder must learn through the quantizer"
+    assert isinstance(quantizer.after_step(10), dict)
+    with torch.no_grad():
+        one, two = quantizer.eval()(z), quantizer(z)
+    assert torch.equal(one.codes, two.codes)
+    assert torch.equal(one.embedding, quantizer.lookup(one.codes)), "what is decoded is what lookup gives"
+
+
+# --- backbones and policies -----------------------------------------------------------------------
+
+
+@every("backbones")
+def test_backbones_read_images_and_text(name: str) -> None:
+    torch.manual_seed(0)
+    config = plugins.find("backbones", name)
+    small = {"grounded": False} if "grounded" in {f.name for f in fields(config)} else {}
+    backbone = config(**small).build().eval()
+    images = torch.rand(3, 3, backbone.image_size, backbone.image_size)
+    texts = ["push the red disc to the blue star", "push", ""]
+    with torch.no_grad():
+        readout = backbone(images, texts)
+        assert readout.shape == (3, backbone.width)
+        assert torch.isfinite(readout).all()
+        alone = torch.cat([backbone(images[i : i + 1], texts[i : i + 1]) for i in range(3)])
+        assert torch.allclose(readout, alone, atol=1e-4), "padding of other rows must not be read"
+        assert not torch.allclose(readout[0], backbone(images[:1], ["push the red disc to the green star"])[0])
+        assert not torch.allclose(readout[0], backbone(images[1:2], texts[:1])[0])
+    vision = list(backbone.vision_parameters())
+    assert vision
+    assert len(vision) < len(list(backbone.parameters()))
+
+
+@every("policies")
+def test_policies_adapt_and_act(name: str, tiny: Recipe) -> None:
+    torch.manual_seed(0)
+    policy = tiny.policy.build()
+    policy.adapt(CodeSpace(codes=2, classes=5))
+    images = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), np.uint8)
+    texts = ["push the red disc"] * 4
+    loss, logs = policy.loss(Batch(images, texts, np.zeros((4, 2), np.int64)))
+    assert loss.ndim == 0
+    assert all(isinstance(v, float) for v in logs.values())
+    assert policy.predict_codes(images, texts).shape == (4, 2)
+    observations = [Observation(image=image, instruction=text) for image, text in zip(images, texts, strict=True)]
+    with pytest.raises(LapaError, match="finetune it first"):
+        policy.act_batch(observations)
+    actions = np.random.default_rng(0).uniform(-3, 5, (50, 2))
+    policy.adapt(ActionSpace.fit(actions, 8, chunk=3))
+    acted = policy.act_batch(observations)
+    assert acted.shape == (4, 3, 2)
+    assert acted.dtype == np.float32
+    assert (acted >= -3).all()
+    assert (acted <= 5).all()
+    np.testing.assert_allclose(policy.act(observations[1]), acted[1], rtol=1e-4)
+    with pytest.raises(LapaError, match="not codes"):
+        policy.predict_codes(images, texts)
+
+
+@pytest.mark.parametrize("which", ["head", "all"])
+def test_what_is_frozen_gets_no_gradient(which: Any, tiny: Recipe) -> None:
+    policy = tiny.policy.build()
+    policy.adapt(CodeSpace(1, 4))
+    trained = {id(p) for p in policy.trainable(which)}
+    images = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), np.uint8)
+    policy.loss(Batch(images, ["push the disc"] * 4, np.arange(4)[:, None]))[0].backward()
+    got = {name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert not any(name.startswith("backbone.vision.") for name in got), "the vision encoder is always frozen"
+    assert any(name.startswith("backbone.") for name in got) == (which == "all")
+    assert {"head.0.weight", "head.2.weight"} <= got
+    assert all(id(p) in trained for p in policy.head.parameters())
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+@every("labels")
+def test_label_sources_label(name: str, tiny: Recipe, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recipe = {"recipe": tiny.to_json()}
+    laq, idm = tiny.laq.build(), InverseDynamics(tiny.idm, 2)
+    save_artefact(tmp_path / "laq", "laq", {"model": recipe["recipe"]["laq"], **recipe}, laq.state_dict())
+    save_artefact(tmp_path / "idm", "idm", {**idm.description(), **recipe}, idm.state_dict())
+    path = {"latent": tmp_path / "laq", "inverse_dynamics": tmp_path / "idm", "ground_truth": "ground_truth"}
+    source = plugins.find("labels", name)(path=str(path[name])).build()
+    frames = np.random.default_rng(0).integers(0, 256, (2, 5, 24, 24, 3), np.uint8)
+    rows = np.arange(5)
+    actions = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    labels = source.label(FramePairs(frames[0], frames[1], rows, rows, rows + 1, actions))
+    assert source.hash
+    assert source.kind == ("codes" if name == "latent" else "actions")
+    if source.kind == "codes":
+        assert labels.dtype == np.int64
+        assert labels.shape == (5, 1)
+        assert labels.max() < source.classes == 8
+    else:
+        assert labels.dtype == np.float32
+        assert labels.shape == (5, 2)
+    if name == "ground_truth":
+        np.testing.assert_array_equal(labels, actions)
+        with pytest.raises(LapaError, match="need actions"):
+            source.label(FramePairs(frames[0], frames[1], rows, rows, rows + 1))
+
+
+# --- benchmarks -----------------------------------------------------------------------------------
+
+
+class Still:
+    """An actor that asks for nothing but its observations."""
+
+    def __init__(self, shape: tuple[int, ...] = (1, 2)) -> None:
+        self.shape, self.seen = shape, 0
+
+    def act_batch(self, observations: list[Observation]) -> np.ndarray:
+        assert {frozenset(o) for o in observations} == {frozenset(("image", "instruction"))}
+        assert all(o["image"].dtype == np.uint8 for o in observations)
+        self.seen += 1
+        return np.zeros((len(observations), *self.shape), np.float32)
+
+
+@every("benchmarks")
+def test_benchmarks_run(name: str) -> None:
+    benchmark = plugins.find("benchmarks", name)().build()
+    assert {"no_op", "random", "expert"} <= set(benchmark.scripted())
+    rates, kept = {}, {}
+    for row in benchmark.scripted():
+        outcomes = kept[row] = benchmark.run(row, 20, seed=1, record=2)
+        assert len(outcomes) == 20
+        assert all(isinstance(o, Outcome) and o.family in benchmark.families and o.instruction for o in outcomes)
+        assert [len(f) - 1 for f in benchmark.frames] == [o.steps for o in outcomes[:2]]
+        rates[row] = np.mean([o.success for o in outcomes])
+    assert rates["no_op"] == 0
+    assert rates["expert"] > 0.9
+    assert benchmark.run("expert", 5, seed=1) == kept["expert"][:5], "the same scenes for every number of episodes"
+    assert benchmark.run("expert", 5, seed=2) != kept["expert"][:5]
+
+
+@every("benchmarks")
+def test_benchmarks_ask_a_policy(name: str) -> None:
+    benchmark = plugins.find("benchmarks", name)().build()
+    one, four = Still((1, 2)), Still((4, 2))
+    assert benchmark.run(one, 3) == benchmark.run("no_op", 3)
+    benchmark.run(four, 3)
+    assert one.seen == 4 * four.seen, "a chunk is executed to its end before the policy is asked again"
+    with pytest.raises(LapaError, match=r"needs actions \[3, chunk, 2\].* \[3, 1, 7\]"):
+        benchmark.run(Still((1, 7)), 3)
+    with pytest.raises(LapaError, match="not 0"):
+        benchmark.run("no_op", 0)
