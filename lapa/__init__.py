@@ -1,7 +1,7 @@
 """LAPA, Latent Action Pretraining from Videos: from video without actions to a robot policy.
 
-    laq = lapa.LAQ.from_pretrained(path)           codes = laq.encode(now, later)
-    policy = lapa.Policy.from_pretrained(path)     actions = policy.act({"image": ..., "instruction": ...})
+laq = lapa.LAQ.from_pretrained(path)           codes = laq.encode(now, later)
+policy = lapa.Policy.from_pretrained(path)     actions = policy.act({"image": ..., "instruction": ...})
 """
 
 from __future__ import annotations

@@ -192,8 +192,8 @@ def finetune(
         dataset: labelled robot trajectories, given once or more
         out: folder of the artefact
         policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
-        trainable: head: the new head alone (best below some 50 trajectories); all: all but the vision encoder (None: the
-            preset's)
+        trainable: head: the new head alone (best below some 50 trajectories); all: all but the vision encoder
+            (None: the preset's)
     """
     from lapa.stage3_finetune import finetune as train
 
@@ -397,7 +397,8 @@ def main(arguments: list[str] | None = None) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             sys.exit(
                 _complain(
-                    f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command again; what was finished is kept."
+                    f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command "
+                    "again; what was finished is kept."
                 )
             )
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR):
@@ -453,7 +454,8 @@ def _begin(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str) -> boo
             before = read_json(started, "settings of the run")
             if before != wanted:
                 raise LapaError(
-                    f"{out} was started with other settings ({_difference(before, wanted)}). Use those, or choose another --out."
+                    f"{out} was started with other settings ({_difference(before, wanted)}). "
+                    "Use those, or choose another --out."
                 )
         if finished(out):
             load_artefact(out, kind)
@@ -488,10 +490,10 @@ def _told(results: dict[str, Any]) -> None:
 
 
 def _table(results: dict[str, Any]) -> None:
+    from lapa.compare import told
+
     for name, row in results.items():
-        print(
-            f"  {name:<10} {row['success']:6.1%}  ({row['interval'][0]:.1%} to {row['interval'][1]:.1%}, {row['episodes']} episodes)"
-        )
+        print(f"  {name:<10} {told(row)}")
 
 
 def _again(dataset: tuple[str, ...]) -> str:

@@ -61,8 +61,8 @@ def plan(
                              "config.json", needs, 110 if row.fits == "laq" else 45)  # fmt: skip
                 source, last = str(folder / fitted), (fitted,)
             labels = add(f"labels/{row.name}", ("label", *videos, "--source", source), "manifest.json", last, 15)
-            policy = add(f"latent/{row.name}", ("pretrain", *videos, "--labels", str(folder / labels), *common, "--resume"),
-                         "config.json", (labels,), 150)  # fmt: skip
+            learn = ("pretrain", *videos, "--labels", str(folder / labels), *common, "--resume")
+            policy = add(f"latent/{row.name}", learn, "config.json", (labels,), 150)
             start, last = ("--policy", str(folder / policy)), (policy,)
         tuned = add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, "--resume"), "config.json", last, 15)
         add(
@@ -87,6 +87,12 @@ def gather(names: Sequence[str], folder: Path) -> dict[str, Any]:
     kept = ("success", "interval", "episodes", "families")
     read = {name: read_json(folder / "eval" / name / "results.json", f"evaluation of {name}") for name in names}
     return {name: {key: content[key] for key in kept} for name, content in read.items()}
+
+
+def told(row: dict[str, Any]) -> str:
+    """One result for people."""
+    low, high = row["interval"]
+    return f"{row['success']:6.1%}  ({low:.1%} to {high:.1%}, {row['episodes']} episodes)"
 
 
 def gap_closed(results: dict[str, Any]) -> float | None:

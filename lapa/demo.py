@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa.compare import Setting, gap_closed, gather, plan
+from lapa.compare import Setting, gap_closed, gather, plan, told
 from lapa.contracts import LapaError
 from lapa.data.pack import Packed, pack
 from lapa.explorer.codes import contact_sheet, imagine, rollout_strip, success_bars
@@ -67,7 +67,8 @@ def run_demo(settings: DemoSettings, out: Path, workers: int = 0) -> dict[str, A
 
 def demo_plan(settings: DemoSettings, out: Path) -> list[Step]:
     """Make the data, then the plan of `lapa compare`."""
-    videos, labels, episodes, tiny = settings.videos, settings.labels, settings.episodes, ()
+    videos, labels, episodes = settings.videos, settings.labels, settings.episodes
+    tiny: tuple[str, ...] = ()
     if settings.quick:
         videos, episodes = min(videos, 60), min(episodes, 20)
         tiny = (
@@ -138,13 +139,12 @@ def _rollout(packed: Packed, out: Path, path: Path) -> None:
 def _say(results: dict[str, Any], report: Path) -> None:
     print("\nSuccess (95% interval):")
     for name, row in results["methods"].items():
-        print(
-            f"  {name:<10} {row['success']:6.1%}  ({row['interval'][0]:.1%} to {row['interval'][1]:.1%}, {row['episodes']} episodes)"
-        )
+        print(f"  {name:<10} {told(row)}")
     closed = gap_closed(results["methods"])
     if closed is not None:
         print(
-            f"LAPA closes {closed:.0%} of the gap from Scratch to ActionVLA with {results['settings']['labels']} labelled trajectories."
+            f"LAPA closes {closed:.0%} of the gap from Scratch to ActionVLA with "
+            f"{results['settings']['labels']} labelled trajectories."
         )
     print(f"Report: {report}\nFigures: {report.parent}/results.json")
     print("Next, your own videos: lapa quantize --dataset video_folder:clips/ --preset video --out runs/laq")

@@ -24,22 +24,22 @@ class Recipe:
     """pairs that reach past the end of an episode: drop them, or clip the later frame to the last one"""
     laq: LAQConfig = field(
         default_factory=lambda: LAQConfig(
-            image_size=48, patch_size=6, dim=64, spatial_depth=2, temporal_depth=2, heads=2, dim_head=32,
-            codes=1, codebook_size=16, quant_dim=16, normalise=True, decoder="unet",
+            image_size=48, patch_size=8, dim=64, spatial_depth=1, temporal_depth=1, heads=4, dim_head=16,
+            codes=1, codebook_size=16, quant_dim=32, normalise=True, decoder="unet", unet_width=24,
         )
     )  # fmt: skip
     """latent action quantization (stage 1)"""
-    quantize: Optimisation = Optimisation(steps=900, batch_size=64, learning_rate=1e-3)
+    quantize: Optimisation = Optimisation(steps=1000, batch_size=64, learning_rate=2e-3, clip=10.0, warmup=50)
     """optimisation of LAQ"""
     idm: IDMConfig = IDMConfig()
     """inverse dynamics model of the VPT baseline (stage 1)"""
-    fit_idm: Optimisation = Optimisation(steps=500, batch_size=64, learning_rate=1e-3)
+    fit_idm: Optimisation = Optimisation(steps=500, batch_size=64, learning_rate=2e-3)
     """optimisation of the inverse dynamics model"""
     policy: VLAConfig = VLAConfig()
     """the policy (stages 2 and 3)"""
-    pretrain: Optimisation = Optimisation(steps=1500, batch_size=128, learning_rate=1e-3)
+    pretrain: Optimisation = Optimisation(steps=1200, batch_size=128, learning_rate=1e-3)
     """optimisation of stage 2"""
-    finetune: Optimisation = Optimisation(steps=400, batch_size=64, learning_rate=2e-3)
+    finetune: Optimisation = Optimisation(steps=150, batch_size=64, learning_rate=2e-3)
     """optimisation of stage 3"""
     trainable: Literal["head", "all"] = "head"
     """what stage 3 trains: the new head alone (best below some 50 trajectories), or all but the vision encoder"""

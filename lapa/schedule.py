@@ -78,9 +78,8 @@ def run(steps: list[Step], folder: Path, workers: int = 0) -> dict[str, float]:
                     write_json(folder / "seconds.json", times)
                     if done.process.returncode or not done.step.marker.exists():
                         raise LapaError(_failure(done))
-                    console.print(
-                        f"  done  {done.step.name:<24} {times[done.step.name]:6.1f} s   {board.left_text(waiting, running, workers)}"
-                    )
+                    spent, left = times[done.step.name], board.left_text(waiting, running, workers)
+                    console.print(f"  done  {done.step.name:<24} {spent:6.1f} s   {left}")
     finally:
         for left in running:
             left.process.terminate()

@@ -27,8 +27,9 @@ def check_labels(packed: Packed, labels: Labels, manifest: dict[str, Any], laq_h
     """
     if manifest.get("fingerprint") != packed.fingerprint:
         raise LapaError(
-            f"These labels were made from {manifest.get('dataset')} (fingerprint {manifest.get('fingerprint')}), not from "
-            f"{packed.spec} ({packed.fingerprint}). Label this dataset (lapa label) or give the one that was labelled."
+            f"These labels were made from {manifest.get('dataset')} (fingerprint {manifest.get('fingerprint')}), "
+            f"not from {packed.spec} ({packed.fingerprint}). Label this dataset (lapa label) or give the one that was "
+            "labelled."
         )
     if laq_hash and manifest.get("source_hash") != laq_hash:
         raise LapaError(

@@ -28,7 +28,7 @@ class IDMConfig:
     """input pixels a side"""
     width: int = 32
     """channels of the first convolution"""
-    blocks: int = 3
+    blocks: int = 2
     """residual stages, each halving the image"""
     dropout: float = 0.1
     """dropout before the MLP"""
@@ -57,7 +57,7 @@ class InverseDynamics(nn.Module):
         super().__init__()
         self.config = config
         widths = [config.width * 2**i for i in range(config.blocks + 1)]
-        self.stem = nn.Conv2d(9, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(36, widths[0], 3, padding=1)  # at half resolution: 2x2 pixels are 36 channels
         self.body = nn.Sequential(*(_Residual(a, b) for a, b in pairwise(widths)))
         self.head = nn.Sequential(
             nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Dropout(config.dropout),
@@ -74,8 +74,8 @@ class InverseDynamics(nn.Module):
 
     def forward(self, now: Tensor, later: Tensor) -> Tensor:
         """Pixels float [B, 3, H, W] twice -> standardised action [B, A]."""
-        x = torch.cat([now - 0.5, later - 0.5, 4 * (later - now)], 1).contiguous(memory_format=torch.channels_last)
-        return self.head(self.body(F.relu(self.stem(x))))
+        x = F.pixel_unshuffle(torch.cat([now - 0.5, later - 0.5, 4 * (later - now)], 1), 2)
+        return self.head(self.body(F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)))))
 
     def loss(self, batch: FramePairs) -> tuple[Tensor, Logs]:
         """Mean squared error of the standardised action."""

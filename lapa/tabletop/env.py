@@ -119,7 +119,7 @@ class TabletopEnv(gym.Env[dict[str, Any], Array]):
         truncated = not done and self.table.tick >= world.TIME_LIMIT
         return self._observe(), float(done), done, truncated, self._info(done)
 
-    def render(self) -> Array:  # type: ignore[override]
+    def render(self) -> Array:
         if self.table is None:
             raise LapaError("Call reset() before render() on lapa/Tabletop-v0.")
         return self.table.images(256)[0]

@@ -81,11 +81,11 @@ def reset(
     drawn = [_draw(int(seed), split, families[int(seed) % len(families)]) for seed in seeds]
     if not drawn:
         raise LapaError("Tabletop was asked for no scenes; give at least one seed.")
-    kinds, blocks, effector, family, a, b, goal, direction, text = zip(*drawn, strict=True)
+    kinds, blocks, effector, asked, a, b, goal, direction, text = zip(*drawn, strict=True)
     starts = np.array(blocks)
     scenes = Scenes(np.array(kinds), starts, np.array(effector), np.array(seeds, dtype=np.int64))
     return scenes, Tasks(
-        np.array(family), np.array(a), np.array(b), np.array(goal), np.array(direction), tuple(text), starts
+        np.array(asked), np.array(a), np.array(b), np.array(goal), np.array(direction), tuple(text), starts
     )
 
 
