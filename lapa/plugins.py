@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ def find(kind: str, name: str) -> Any:
     """The `Config` class of plug-in `name`. Raises LapaError with a suggestion for an unknown name."""
     choose(name, names(kind), f"plug-in in lapa/{kind}")
     return importlib.import_module(f"lapa.{kind}.{name}").Config
+
+
+def configure(kind: str, name: str, options: Mapping[str, Any]) -> Any:
+    """The `Config` of plug-in `name` with `options`. Raises LapaError for an option that it does not have."""
+    config = find(kind, name)
+    known = [field.name for field in fields(config)]
+    for option in options:
+        choose(option, known, f"option of lapa/{kind}/{name}")
+    return config(**options)
 
 
 def describe(kind: str, name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lapa.contracts import LapaError
 from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
-from lapa.plugins import choose, find
+from lapa.plugins import choose, configure
 from lapa.policies.vla import Config as VLAConfig
 from lapa.training.loop import Optimisation
 
@@ -51,7 +51,7 @@ class Recipe:
     @property
     def policy_image_size(self) -> int:
         """Pixels a side that the policy's backbone sees."""
-        size: int = find("backbones", self.policy.backbone)(**self.policy.backbone_options).image_size
+        size: int = configure("backbones", self.policy.backbone, self.policy.backbone_options).image_size
         return size
 
     def to_json(self) -> dict[str, Any]:
@@ -66,10 +66,10 @@ PRESETS: dict[str, Recipe] = {
     "video": Recipe(
         window=0.6,
         laq=LAQConfig(
-            image_size=96, patch_size=12, dim=96, spatial_depth=2, temporal_depth=2, heads=3, dim_head=32,
-            codes=4, codebook_size=8, quant_dim=16, normalise=True, decoder="unet",
+            image_size=96, patch_size=12, dim=96, spatial_depth=2, temporal_depth=2, heads=6, dim_head=16,
+            codes=4, codebook_size=8, quant_dim=32, normalise=True, decoder="unet", unet_width=32,
         ),
-        quantize=Optimisation(steps=2000, batch_size=32, learning_rate=1e-3),
+        quantize=Optimisation(steps=3000, batch_size=32, learning_rate=2e-3, clip=10.0, warmup=50),
     ),
     # The released settings (paper.md section 1): 343.8M parameters; shape-tested here, trained on GPUs.
     "paper": Recipe(

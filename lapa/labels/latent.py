@@ -18,7 +18,8 @@ class Config:
     def build(self) -> LatentSource:
         """Open the LAQ. Raises LapaError if the folder is not one."""
         artefact = load_artefact(self.path, "laq")
-        return LatentSource(LAQ.from_pretrained(self.path), artefact.hash, artefact.config["recipe"]["window"])
+        window = artefact.settings(lambda window, **_: float(window), "recipe")
+        return LatentSource(LAQ.from_pretrained(self.path), artefact.hash, window)
 
 
 @dataclass(frozen=True)

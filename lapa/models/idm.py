@@ -102,6 +102,6 @@ class InverseDynamics(nn.Module):
     def from_pretrained(path: str | Path) -> InverseDynamics:
         """Open a saved model strictly."""
         artefact = load_artefact(path, "idm")
-        model = InverseDynamics(IDMConfig(**artefact.config["model"]), artefact.config["dimensions"])
+        model = InverseDynamics(artefact.settings(IDMConfig), int(artefact.config.get("dimensions", 0)))
         load_strictly(model, artefact.tensors, path)
         return model.eval()

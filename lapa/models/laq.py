@@ -93,9 +93,8 @@ class LAQ(nn.Module):
         self.project_in = nn.Linear(c.dim, c.quant_dim)
         self.cnn = shrink(c.quant_dim, grid, math.isqrt(c.codes))
         self.norm = nn.BatchNorm1d(c.quant_dim, affine=False) if c.normalise else nn.Identity()
-        self.quantizer = plugins.find("quantizers", c.quantizer)(
-            dim=c.quant_dim, size=c.codebook_size, positions=c.codes, **c.quantizer_options
-        ).build()
+        options = {"dim": c.quant_dim, "size": c.codebook_size, "positions": c.codes, **c.quantizer_options}
+        self.quantizer = plugins.configure("quantizers", c.quantizer, options).build()
         self.project_out = nn.Linear(c.quant_dim, c.dim)
         # Decoder
         self.decoder = PatchDecoder(c) if c.decoder == "transformer" else UNetDecoder(c)
@@ -104,7 +103,7 @@ class LAQ(nn.Module):
     def from_pretrained(path: str | Path) -> LAQ:
         """The LAQ saved at `path` by stage 1, loaded strictly. Raises LapaError if it is not one."""
         artefact = load_artefact(path, "laq")
-        laq = LAQConfig(**artefact.config["model"]).build()
+        laq = artefact.settings(LAQConfig).build()
         load_strictly(laq, artefact.tensors, path)
         return laq.eval()
 

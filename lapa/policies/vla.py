@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lapa.contracts import Array, LapaError, Logs, Observation
 from lapa.data.transforms import ActionSpace, CodeSpace, Space, space_from_json
 from lapa.models.laq import as_pixels
-from lapa.plugins import find
+from lapa.plugins import configure
 from lapa.training.checkpoint import Artefact, load_strictly
 
 Decoding = Literal["expectation", "centre"]
@@ -45,13 +45,13 @@ class Config:
     def build(self, pretrained: bool = True) -> VLA:
         """A policy without a head; `adapt` gives it one. `pretrained=False` skips the backbone's own weights."""
         options = self.backbone_options if pretrained else {**self.backbone_options, "grounded": False}
-        return VLA(self, find("backbones", self.backbone)(**options).build())
+        return VLA(self, configure("backbones", self.backbone, options).build())
 
     @staticmethod
     def load(artefact: Artefact) -> VLA:
         """Open a saved policy strictly."""
-        policy = Config(**artefact.config["model"]).build(pretrained=False)
-        policy.adapt(space_from_json(artefact.config["space"]))
+        policy = artefact.settings(Config).build(pretrained=False)
+        policy.adapt(space_from_json(artefact.config.get("space") or {}))
         load_strictly(policy, artefact.tensors, artefact.path)
         return policy.eval()
 

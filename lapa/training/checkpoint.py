@@ -12,11 +12,11 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from lapa import __version__
 from lapa.contracts import LapaError
 
 FORMAT = 1
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -93,6 +94,17 @@ class Artefact:
     config: dict[str, Any]
     tensors: dict[str, torch.Tensor]
     hash: str
+
+    def settings(self, make: Callable[..., T], key: str = "model") -> T:
+        """`make(**settings)` of what config.json has under `key`. LapaError when some are missing or unknown."""
+        try:
+            return make(**self.config[key])
+        except (KeyError, TypeError) as error:
+            raise LapaError(
+                f'{self.path}/config.json does not describe a "{self.kind}" of this lapa ("{key}": {error}). '
+                f"Make it again, or open it with the version that wrote it: "
+                f"{self.config.get('provenance', {}).get('versions', {}).get('lapa', 'unknown')}."
+            ) from None
 
 
 def finished(path: Path) -> bool:
