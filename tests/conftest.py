@@ -52,6 +52,21 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+TINY_OPTIONS = (
+    *("laq.image_size=24", "laq.patch_size=6", "laq.dim=16", "laq.spatial_depth=1", "laq.temporal_depth=1"),
+    *("laq.heads=2", "laq.dim_head=8", "laq.codebook_size=8", "laq.quant_dim=4", "laq.unet_width=8"),
+    *("idm.image_size=24", "idm.width=8", "idm.blocks=2", "policy.head_width=16"),
+    *("quantize.batch_size=8", "fit_idm.batch_size=8", "pretrain.batch_size=8", "finetune.batch_size=8"),
+    'policy.backbone_options={"image_size":24,"width":32,"depth":1,"heads":2,"vision_width":16,"grounded":false}',
+)
+
+
+@pytest.fixture(scope="session")
+def small() -> list[str]:
+    """Options of the training commands that make every model as small as `tiny`."""
+    return [part for option in TINY_OPTIONS for part in ("--set", option)]
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Recipe:
     """All three stages at the smallest size that still has every part, four steps each."""

@@ -1,0 +1,396 @@
+"""The three stages on disk: resumed equals unbroken, what does not belong together is refused, and it learns."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import lapa
+from lapa import cli
+from lapa.backbones.tiny import Config as TinyVLM
+from lapa.contracts import FramePairs, LapaError
+from lapa.data.labelled import read_labels
+from lapa.data.pack import Packed, pack
+from lapa.data.transforms import ActionSpace, CodeSpace
+from lapa.methods import AVAILABLE, METHODS
+from lapa.models.idm import InverseDynamics
+from lapa.models.laq import as_pixels
+from lapa.policies.vla import Batch
+from lapa.recipe import Recipe
+from lapa.stage0_grounding import scenes
+from lapa.stage1_latent_actions import fit_idm, fit_laq
+from lapa.stage2_label import label
+from lapa.stage2_pretrain import pretrain
+from lapa.stage3_finetune import finetune
+from lapa.training import loop
+from lapa.training.checkpoint import load_artefact, read_tensors
+
+Stage = Callable[[Path], Any]
+
+
+@pytest.fixture(scope="module")
+def packed(robot: Path) -> Packed:
+    return pack([f"lerobot:{robot}"], 24, quiet=True)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "model.safetensors")
+
+
+def steps_logged(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- resumed equals unbroken ----------------------------------------------------------------------
+
+
+def killed_after(steps: int, stage: Stage, out: Path) -> None:
+    """Run a stage with a checkpoint at every step and interrupt it in the middle of step number steps + 1."""
+
+    def seed(seed: int, step: int = 0) -> np.random.Generator:
+        if step == steps:
+            raise KeyboardInterrupt
+        return seed_everything(seed, step)
+
+    seed_everything = loop.seed_everything
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "seed_everything", seed)
+        patch.setitem(loop.fit.__kwdefaults__, "save_every", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            stage(out)
+    assert not (out / "config.json").exists()
+    assert read_tensors(out / "checkpoint.safetensors")[1] == {"step": str(steps)}
+
+
+def resumed_equals_unbroken(stage: Stage, folder: Path) -> Path:
+    """Four steps at once, and two and two: every weight, every bit. Returns the artefact."""
+    stage(folder / "unbroken")
+    killed_after(2, stage, folder / "resumed")
+    stage(folder / "resumed")
+    one, two = weights(folder / "unbroken"), weights(folder / "resumed")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert steps_logged(folder / "resumed") == [1, 2, 3, 4]
+    return folder / "unbroken"
+
+
+@pytest.mark.parametrize("trainable", ["head", "all"])
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_every_method_resumes_to_the_same_bits(
+    name: str, trainable: Any, packed: Packed, tiny: Recipe, tmp_path: Path
+) -> None:
+    method, recipe = METHODS[name], replace(tiny, trainable=trainable)
+    start = None
+    if method.source:
+        source = "ground_truth"
+        if method.fits:
+            fit = fit_laq if method.fits == "laq" else fit_idm
+            source = str(resumed_equals_unbroken(lambda out: fit(packed, recipe, out, 7), tmp_path / "fit"))
+        manifest = label(packed, source, tmp_path / "labels")
+        assert manifest["method"] == name
+        labels, _ = read_labels(tmp_path / "labels")
+        start = resumed_equals_unbroken(
+            lambda out: pretrain(packed, labels, manifest, recipe, out, 7), tmp_path / "latent"
+        )
+    policy = resumed_equals_unbroken(lambda out: finetune(packed, start, recipe, out, 7), tmp_path / "policy")
+    config = load_artefact(policy, "policy").config
+    assert config["method"] == name
+    assert list(config["provenance"]["parents"]) == ([str(start)] if start else [])
+    assert config["provenance"]["data"] == {packed.spec: packed.fingerprint}
+    if start:
+        frozen = [
+            k for k in weights(policy) if k.startswith("backbone." if trainable == "head" else "backbone.vision.")
+        ]
+        assert frozen
+        assert all(torch.equal(weights(policy)[k], weights(start)[k]) for k in frozen)
+
+
+def test_another_seed_is_another_model(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        finetune(packed, None, tiny, tmp_path / str(seed), seed)
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_killed_outright_and_resumed(robot: Path, small: list[str], tmp_path: Path) -> None:
+    """kill -9 in the middle of `lapa quantize`; --resume ends with the same hash as a run that nobody killed."""
+    command = ["quantize", "--dataset", f"lerobot:{robot}", "--steps", "150", *small]
+    code = (
+        "from lapa.training import loop; loop.fit.__kwdefaults__['save_every'] = -1.0\n"
+        "from lapa.cli import main; main()"
+    )
+    broken = tmp_path / "broken"
+    process = subprocess.Popen([sys.executable, "-c", code, *command, "--out", str(broken)], stdout=subprocess.DEVNULL)
+    while not (broken / "checkpoint.safetensors").exists():
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (broken / "config.json").exists()
+    reached = int(read_tensors(broken / "checkpoint.safetensors")[1]["step"])
+    assert 1 <= reached < 150
+    cli.main([*command, "--out", str(broken), "--resume"])
+    cli.main([*command, "--out", str(tmp_path / "unbroken")])
+    assert load_artefact(broken, "laq").hash == load_artefact(tmp_path / "unbroken", "laq").hash
+
+
+# --- golden losses --------------------------------------------------------------------------------
+
+GOLDEN = {
+    "laq": [0.170639, 0.167509, 0.168456],
+    "idm": [1.271314, 0.829455, 1.045345],
+    "codes": [1.486985, 1.379948, 1.514694],
+    "actions": [0.938211, 0.937084, 0.911789],
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_losses(name: str, tiny: Recipe, tmp_path: Path) -> None:
+    """Three steps on noise. A change here is a change of the method: record it anew and say so in the commit."""
+    loop.seed_everything(0)
+    spaces = {"codes": CodeSpace(2, 4), "actions": ActionSpace(((0.0, 1.0, 2.0), (0.0, 1.0, 3.0, 9.0)), ("x", "y"), 2)}
+    if name in spaces:
+        model = tiny.policy.build()
+        model.adapt(spaces[name])
+    else:
+        model = tiny.laq.build() if name == "laq" else InverseDynamics(tiny.idm, 2)
+
+    def sample(rng: np.random.Generator) -> FramePairs | Batch:
+        frames = rng.integers(0, 256, (2, 8, 24, 24, 3), np.uint8)
+        if name in spaces:
+            targets = rng.integers(0, 2, (8, spaces[name].positions))
+            return Batch(frames[0], ["push the red disc to the blue star"] * 8, targets)
+        rows = np.arange(8)
+        return FramePairs(*frames, rows, rows, rows + 1, rng.normal(size=(8, 2)).astype(np.float32))
+
+    loop.fit(model, sample, replace(tiny.quantize, steps=3), tmp_path, seed=0, title=name)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert losses == pytest.approx(GOLDEN[name], abs=1e-3)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, tiny: Recipe) -> None:
+    class Broken(torch.nn.Linear):
+        def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, float]]:
+            return self.weight.sum() * float("nan"), {}
+
+    with pytest.raises(LapaError, match="broken: the loss is nan at step 1; try a lower learning rate"):
+        loop.fit(Broken(1, 1), lambda rng: None, tiny.quantize, tmp_path, seed=0, title="broken")
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    how = loop.Optimisation(steps=100, learning_rate=2.0, warmup=10)
+    rates = [how.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == pytest.approx(2.0, rel=0.03)
+    assert rates[99] == pytest.approx(0.1, rel=0.02), "a twentieth"
+    assert rates[55] == pytest.approx(2.0 * (0.05 + 0.475 * (1 + np.cos(0.55 * np.pi))))
+    assert replace(how, schedule="constant").rate(99) == 2.0
+
+
+# --- what does not belong together ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(packed: Packed, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """laq, labels, latent, policy: LAPA's chain after four steps a stage."""
+    folder = tmp_path_factory.mktemp("made")
+    fit_laq(packed, tiny, folder / "laq", 0)
+    manifest = label(packed, str(folder / "laq"), folder / "labels")
+    pretrain(packed, read_labels(folder / "labels")[0], manifest, tiny, folder / "latent", 0)
+    finetune(packed, folder / "latent", replace(tiny, chunk=3), folder / "policy", 0)
+    return folder
+
+
+def test_labels_of_other_data(made: Path, tiny: Recipe, tmp_path: Path) -> None:
+    other = pack(["tabletop:sim,episodes=12,seed=9"], 24, quiet=True)
+    labels, manifest = read_labels(made / "labels")
+    with pytest.raises(LapaError, match=r"made from lerobot:.*not from tabletop:sim,episodes=12,seed=9.*lapa label"):
+        pretrain(other, labels, manifest, tiny, tmp_path / "out", 0)
+
+
+def test_labels_of_another_laq(made: Path, packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    labels, manifest = read_labels(made / "labels")
+    own = load_artefact(made / "laq", "laq").hash
+    assert manifest["source_hash"] == own
+    fit_laq(packed, tiny, tmp_path / "other", 1)
+    other = load_artefact(tmp_path / "other", "laq").hash
+    with pytest.raises(LapaError, match=rf"hash {own}, not from the one expected \({other}\)"):
+        pretrain(packed, labels, manifest, tiny, tmp_path / "out", 0, source_hash=other)
+
+
+def test_labels_that_point_outside(made: Path, packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    labels, manifest = read_labels(made / "labels")
+    with pytest.raises(LapaError, match="point outside"):
+        pretrain(packed, replace(labels, frame=labels.frame + 50), manifest, tiny, tmp_path / "out", 0)
+
+
+def test_labels_of_an_unlabelled_dataset(clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(LapaError, match="this dataset has none"):
+        label(pack([f"video_folder:{clips}"], 24, quiet=True), "ground_truth", tmp_path / "labels")
+
+
+def test_finetuning_needs_actions_of_the_same_robot(made: Path, clips: Path, tiny: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(LapaError, match="has no actions, and finetuning needs them"):
+        finetune(pack([f"video_folder:{clips}"], 24, quiet=True), made / "latent", tiny, tmp_path / "out", 0)
+
+
+def damaged(made: Path, tmp_path: Path, harm: Callable[[Path], object]) -> Path:
+    path = tmp_path / "policy"
+    shutil.copytree(made / "policy", path)
+    harm(path)
+    return path
+
+
+def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        config = json.loads((path / "config.json").read_text())
+        change(config)
+        (path / "config.json").write_text(json.dumps(config))
+
+    return apply
+
+
+def without_a_key(path: Path) -> None:
+    """Weights that match config.json but lack a tensor, as a run of another version may leave them."""
+    tensors = weights(path)
+    del tensors["head.0.bias"]
+    save_file(tensors, path / "model.safetensors")
+    edit(lambda c: c.update(hash=lapa.training.checkpoint.file_hash(path / "model.safetensors")))(path)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray((path / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (path / "model.safetensors").write_bytes(content)
+
+
+def cut_short(path: Path) -> None:
+    content = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda p: (p / "config.json").unlink(), r"holds no finished policy artefact: config.json is missing"),
+        (lambda p: (p / "model.safetensors").unlink(), r"model.safetensors is missing"),
+        (lambda p: (p / "config.json").write_text("{"), r"config.json is not readable JSON"),
+        (lambda p: (p / "config.json").write_text("[]"), r'holds a "None" artefact, not a "policy"'),
+        (edit(lambda c: c.update(kind="laq")), r'holds a "laq" artefact, not a "policy"'),
+        (edit(lambda c: c.update(format=99)), r"has artefact format 99; this lapa reads format 1"),
+        (edit(lambda c: c.update(policy="vlaa")), r'Did you mean "vla"'),
+        (edit(lambda c: c.update(space={"kind": "actions"})), r"space in config.json is not one lapa wrote"),
+        (without_a_key, r"do not fit the model: missing head.0.bias"),
+        (edit(lambda c: c["model"].update(head_width=17)), r"head.0.weight is \(16, 32\), expected \(17, 32\)"),
+        (flip_a_bit, r"model.safetensors does not match config.json \(hash"),
+        (cut_short, r"not a whole safetensors file"),
+        (shutil.rmtree, r"There is no folder .*policy"),
+    ],
+)
+def test_a_damaged_artefact_is_refused(made: Path, tmp_path: Path, harm: Any, message: str) -> None:
+    path = damaged(made, tmp_path, harm)
+    with pytest.raises(LapaError, match=message) as refused:
+        lapa.Policy.from_pretrained(path)
+    assert str(path) in str(refused.value) or "Did you mean" in message or "space" in message
+
+
+def test_a_setting_of_another_version_is_refused(made: Path, tmp_path: Path) -> None:
+    """A setting too many, or none at all: not a traceback."""
+    for name, harm in {"none": lambda c: c.pop("model"), "flavour": lambda c: c["model"].update(flavour=1)}.items():
+        path = damaged(made, tmp_path / name, edit(harm))
+        with pytest.raises(
+            LapaError, match=r'describe a "policy" of this lapa .*open it with the version that wrote it: 0'
+        ):
+            lapa.Policy.from_pretrained(path)
+
+
+def test_an_option_that_a_plugin_lacks_is_corrected(tiny: Recipe) -> None:
+    with pytest.raises(LapaError, match=r'option of lapa/backbones/tiny "widht". Did you mean "width"'):
+        replace(tiny.policy, backbone_options={"widht": 3}).build()
+    with pytest.raises(LapaError, match=r'option of lapa/quantizers/nsvq "treshold". Did you mean "threshold"'):
+        replace(tiny.laq, quantizer_options={"treshold": 0.5}).build()
+
+
+def test_an_artefact_of_another_kind_is_refused(made: Path) -> None:
+    with pytest.raises(LapaError, match='policy holds a "policy" artefact, not a "laq"'):
+        lapa.LAQ.from_pretrained(made / "policy")
+    with pytest.raises(LapaError, match='laq holds a "laq" artefact, not a "policy"'):
+        lapa.Policy.from_pretrained(made / "laq")
+
+
+# --- the public interface -------------------------------------------------------------------------
+
+
+def test_laq_as_the_readme_uses_it(made: Path) -> None:
+    laq = lapa.LAQ.from_pretrained(made / "laq")
+    rng = np.random.default_rng(0)
+    now, later = rng.integers(0, 256, (2, 5, 24, 24, 3), np.uint8)
+    codes = laq.encode(now, later)
+    assert codes.dtype == torch.int64
+    assert codes.shape == (5, 1)
+    as_floats = [torch.from_numpy(x).permute(0, 3, 1, 2) / 255 for x in (now, later)]
+    assert torch.equal(laq.encode(*as_floats), codes)
+    future = laq.decode(now, codes, clamp=True)
+    assert future.dtype == torch.float32
+    assert future.shape == (5, 3, 24, 24)
+    assert 0 <= future.min() <= future.max() <= 1
+    assert torch.equal(laq.decode(now, codes, clamp=False).clamp(0, 1), future)
+
+
+def test_policy_as_the_readme_uses_it(made: Path, robot: Path) -> None:
+    policy = lapa.Policy.from_pretrained(str(made / "policy"))
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    actions = policy.act({"image": image, "instruction": "push the red disc to the blue star"})
+    assert actions.dtype == np.float32
+    assert actions.shape == (3, 2)
+    actual = pack([f"lerobot:{robot}"], 24, quiet=True).actions
+    assert (actions >= actual.min(0)).all()
+    assert (actions <= actual.max(0)).all()
+    with pytest.raises(LapaError, match="An observation is"):
+        policy.act({"picture": image, "instruction": "push"})
+    latent = lapa.Policy.from_pretrained(made / "latent")
+    with pytest.raises(LapaError, match="finetune it first"):
+        latent.act({"image": image, "instruction": "push"})
+
+
+def test_the_package_lists_its_face() -> None:
+    assert {"LAQ", "Policy", "LapaError", "__version__"} <= set(lapa.__all__)
+    assert all(getattr(lapa, name) for name in lapa.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Polcy'"):
+        lapa.Polcy  # noqa: B018
+
+
+# --- the grounded backbone ------------------------------------------------------------------------
+
+
+def test_shipped_weights_ground() -> None:
+    """A linear probe of the readout finds the block that the sentence names, in all looks; random weights do not."""
+    rng = np.random.default_rng(2024)
+    batches = [scenes(rng, 50, 48) for _ in range(24)]
+    targets = np.concatenate([points[:, 0] for _, _, points, _, _ in batches])
+
+    def error(grounded: bool) -> float:
+        torch.manual_seed(0)
+        backbone = TinyVLM(grounded=grounded).build().eval()
+        with torch.no_grad():
+            readout = torch.cat([backbone(as_pixels(images, 48, "cpu"), texts) for images, texts, *_ in batches])
+        x = np.concatenate([readout.double().numpy(), np.ones((len(readout), 1))], 1)
+        fit, test = slice(0, 1000), slice(1000, 1200)
+        found = np.linalg.solve(x[fit].T @ x[fit] + 0.1 * np.eye(x.shape[1]), x[fit].T @ targets[fit])
+        return float(np.linalg.norm(x[test] @ found - targets[test], axis=1).mean())
+
+    assert error(grounded=True) < 0.1
+    assert error(grounded=False) > 0.2
