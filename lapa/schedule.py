@@ -81,10 +81,10 @@ def run(steps: list[Step], folder: Path, workers: int = 0) -> dict[str, float]:
                     spent, left = times[done.step.name], board.left_text(waiting, running, workers)
                     console.print(f"  done  {done.step.name:<24} {spent:6.1f} s   {left}")
     finally:
-        for left in running:
-            left.process.terminate()
-            left.process.wait()
-            times[left.step.name] = times.get(left.step.name, 0.0) + time.monotonic() - left.started
+        for stopped in running:
+            stopped.process.terminate()
+            stopped.process.wait()
+            times[stopped.step.name] = times.get(stopped.step.name, 0.0) + time.monotonic() - stopped.started
         if running:
             write_json(folder / "seconds.json", times)
     return times
