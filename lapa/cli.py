@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -110,7 +111,7 @@ def quantize(
 
     key = "quantize" if method == "lapa" else "fit_idm"
     recipe = _recipe(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps)
-    if _begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm"):
+    if _begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset):
         return
     size = recipe.laq.image_size if method == "lapa" else recipe.idm.image_size
     packed = _pack(dataset, size, skip_bad)
@@ -157,17 +158,21 @@ def pretrain(
         dataset: the videos that were labelled, given as they were for `lapa label`
         labels: folder made by `lapa label`
         out: folder of the artefact
-        source: if given, refuse labels that were made by another label source than the one in this folder
+        source: refuse labels that were not made by the label source in this folder (None: the folder that the labels
+            name, if it is still there)
     """
     from lapa.data.labelled import read_labels
     from lapa.stage2_pretrain import pretrain as train
     from lapa.training.checkpoint import read_json
 
     recipe = _recipe(preset, set, "pretrain", steps)
-    if _begin(out, recipe, seed, resume, "policy"):
+    if _begin(out, recipe, seed, resume, "policy", dataset=dataset, labels=labels):
         return
     found, manifest = read_labels(labels)
-    wanted = str(read_json(source / "config.json", "finished label source")["hash"]) if source else None
+    # The source that made the labels, if it is still there, must not have been trained again since.
+    made_by = source or Path(str(manifest["source"]))
+    known = source is not None or (made_by / "config.json").exists()
+    wanted = str(read_json(made_by / "config.json", "finished label source")["hash"]) if known else None
     packed = _pack(dataset, int(manifest["image_size"]), skip_bad)
     _told(train(packed, found, manifest, recipe, out, seed, wanted))
     print(f"The pretrained policy is in {out}.")
@@ -198,7 +203,7 @@ def finetune(
     from lapa.stage3_finetune import finetune as train
 
     recipe = _recipe(preset, (*set, *([f"trainable={trainable}"] if trainable else [])), "finetune", steps)
-    if _begin(out, recipe, seed, resume, "policy"):
+    if _begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy):
         return
     _told(train(_pack(dataset, recipe.policy_image_size, skip_bad), policy, recipe, out, seed))
     print(f"The robot policy is in {out}.")
@@ -342,18 +347,26 @@ def ground(
     from lapa.training.loop import Optimisation
 
     how = Optimisation(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=100)
-    if _begin(out, Recipe(), seed, resume, "backbone"):
+    if _begin(out, Recipe(), seed, resume, "backbone", how=how):
         return
     _told(train(out, how, seed))
     print(f"The grounded backbone is in {out}.")
 
 
-def show_list() -> None:
-    """Name every method, preset and plug-in."""
+def show_list(preset: str | None = None) -> None:
+    """Name every method, preset and plug-in.
+
+    Args:
+        preset: print all settings of this preset; each can be changed with --set NAME=VALUE
+    """
     from lapa import plugins
     from lapa.methods import METHODS
     from lapa.recipe import PRESETS
+    from lapa.recipe import preset as named
 
+    if preset:
+        print(json.dumps(named(preset).to_json(), indent=1))
+        return
     print("methods")
     for row in METHODS.values():
         print(f"  {row.name:<18}{row.note}")
@@ -401,7 +414,7 @@ def main(arguments: list[str] | None = None) -> None:
                     "again; what was finished is kept."
                 )
             )
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             sys.exit(_complain(f"cannot use {error.filename}: {error.strerror}. Choose a place you may write to."))
         raise
 
@@ -439,15 +452,18 @@ def _recipe(preset: str, options: tuple[str, ...], stage: str, steps: int | None
     return recipe
 
 
-def _begin(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str) -> bool:
+def _begin(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, **inputs: Any) -> bool:
     """Open the output folder of a training run; True when there is nothing left to do.
 
     Raises LapaError when `out` is in use without --resume, or was started with other settings.
     """
     from lapa.training.checkpoint import finished, load_artefact, read_json, write_json
 
-    started, wanted = out / "run.json", {"kind": kind, "seed": seed, "recipe": recipe.to_json()}
-    if out.exists() and any(out.iterdir()):
+    if seed < 0:
+        raise LapaError(f"--seed is a whole number from 0 on, got {seed}.")
+    inputs = {name: list(value) if isinstance(value, tuple) else str(value) for name, value in inputs.items()}
+    started, wanted = out / "run.json", {"kind": kind, "seed": seed, "recipe": recipe.to_json(), **inputs}
+    if out.exists() and any(file != started for file in out.iterdir()):  # a start that came to nothing is no use
         if not resume:
             raise LapaError(f"{out} is not empty. Add --resume to go on with it, or choose another --out.")
         if started.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from lapa.contracts import LapaError
 from lapa.models.idm import IDMConfig
@@ -59,6 +59,8 @@ class Recipe:
         content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return content
 
+
+ZERO_IS_FINE = ("warmup",)  # of the whole numbers; all the others count something that there must be
 
 PRESETS: dict[str, Recipe] = {
     "laptop": Recipe(),
@@ -119,7 +121,8 @@ def _replaced(node: Any, path: list[str], value: str, option: str) -> Any:
     if is_dataclass(present):
         raise LapaError(f'"{option}": {name} is a group; name one of {", ".join(f.name for f in fields(present))}.')
     if isinstance(present, str):
-        return replace(node, **{name: value})
+        options = get_args(get_type_hints(type(node))[name])  # of a Literal
+        return replace(node, **{name: choose(value, options, f"value of {name}") if options else value})
     try:
         parsed = json.loads(value.lower() if isinstance(present, bool) else value)
     except json.JSONDecodeError:
@@ -130,4 +133,7 @@ def _replaced(node: Any, path: list[str], value: str, option: str) -> Any:
         parsed = tuple(parsed)
     if type(parsed) is not type(present):
         raise LapaError(f'"{option}": {name} is a {type(present).__name__}, such as {present!r}.')
+    least = 1 if isinstance(parsed, int) and name not in ZERO_IS_FINE else 0
+    if isinstance(parsed, int | float) and not isinstance(parsed, bool) and not least <= parsed < float("inf"):
+        raise LapaError(f'"{option}": {name} is at least {least}.')
     return replace(node, **{name: parsed})

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lapa.contracts import LapaError
+
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -43,7 +45,12 @@ class Config:
     """start from the weights that ship with lapa; False starts from random ones (an ablation)"""
 
     def build(self) -> TinyVLM:
-        """The backbone, with the shipped weights if `grounded`."""
+        """The backbone, with the shipped weights if `grounded`. Raises LapaError on sizes that do not divide."""
+        if self.width % self.heads or self.width % 4 or self.vision_width % 4 or self.image_size % 4:
+            raise LapaError(
+                f"tiny: width {self.width} must be divisible by heads {self.heads}, and width, vision_width "
+                f"{self.vision_width} and image_size {self.image_size} by 4."
+            )
         model = TinyVLM(self)
         if self.grounded:
             from lapa.training.checkpoint import load_artefact, load_strictly

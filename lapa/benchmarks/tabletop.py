@@ -60,6 +60,8 @@ class TabletopBenchmark:
 
         if not 1 <= episodes <= 100_000:
             raise LapaError(f"Tabletop evaluates 1 to 100,000 episodes, not {episodes}.")
+        if not 0 <= seed < 10_000:  # beyond lie the scenes of training or of validation
+            raise LapaError(f"Tabletop evaluates with a seed from 0 to 9,999, not {seed}.")
         base = (VALIDATION_SEEDS if self.config.validation else TEST_SEEDS) + seed * 100_000
         table = Table(
             base + np.arange(episodes), self.config.look, self.config.split, image_size=self.config.image_size
@@ -67,12 +69,12 @@ class TabletopBenchmark:
         act = _scripted(table)[actor] if isinstance(actor, str) else _Chunks(actor, table)
         steps = np.full(episodes, world.TIME_LIMIT)
         done = np.zeros(episodes, bool)
-        film = [table.images(record_size)[:record]] if record else []
+        film = [table.images(record_size, record)] if record else []
         for step in range(world.TIME_LIMIT):
             done |= table.step(act())
             steps = np.where(done & (steps == world.TIME_LIMIT), step + 1, steps)
             if record:
-                film.append(table.images(record_size)[:record])
+                film.append(table.images(record_size, record))
             if done.all():
                 break
         self.frames = [np.stack([f[i] for f in film[: steps[i] + 1]]) for i in range(record)]

@@ -46,9 +46,9 @@ class Table:
     def instructions(self) -> tuple[str, ...]:
         return self.tasks.instruction
 
-    def images(self, size: int | None = None) -> Array:
-        """uint8 [N, size, size, 3] of the present state."""
-        return render(self.scenes, self.look, size or self.image_size, self.tick)
+    def images(self, size: int | None = None, first: int | None = None) -> Array:
+        """uint8 [N, size, size, 3] of the present state, or of the `first` scenes only."""
+        return render(self.scenes.head(first), self.look, size or self.image_size, self.tick)
 
     def state(self) -> Array:
         """float32 [N, 2 + 2 * BLOCKS], named by STATE_NAMES; for probes, not for policies."""

@@ -57,6 +57,10 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.effector)
 
+    def head(self, count: int | None) -> Scenes:
+        """The first `count` scenes; all of them for None."""
+        return Scenes(self.kinds[:count], self.blocks[:count], self.effector[:count], self.seeds[:count])
+
 
 def length(vector: Array) -> Array:
     """Euclidean length over the last axis of two, written out so that it is the same bits in every batch."""
