@@ -1,0 +1,451 @@
+"""What bad input gets: one message that says what, where and what to do, an exit code, and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors import SafetensorError
+
+from lapa import cli
+from lapa.contracts import Episode
+from lapa.data.lerobot_format import LeRobotWriter
+from lapa.data.video import VideoFile
+from lapa.training import checkpoint, loop
+from lapa.training.checkpoint import load_artefact
+
+TABLE = "tabletop:sim,episodes=4,seed=6"
+Refuses = Callable[..., str]
+
+
+def run(*arguments: object) -> None:
+    cli.main([str(a) for a in arguments])
+
+
+@pytest.fixture
+def refuses(capsys: pytest.CaptureFixture[str]) -> Refuses:
+    """Run a command that must fail with an exit code and a message that has all of `says`; returns the message."""
+
+    def check(*arguments: object, says: tuple[object, ...], code: int = 1) -> str:
+        with pytest.raises(SystemExit) as ended:
+            run(*arguments)
+        message = capsys.readouterr().err
+        assert ended.value.code == code, message
+        for part in says:
+            assert str(part) in message, message
+        assert "Traceback" not in message
+        if code == 1:
+            assert message.splitlines()[-1].startswith("lapa: "), "the message is the last thing said"
+        return message
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def made(robot: Path, small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """laq, labels, latent and policy of one step each, made by the commands of the README."""
+    folder = tmp_path_factory.mktemp("made")
+    data = ("--dataset", f"lerobot:{robot}")
+    run("quantize", *data, "--steps", 1, *small, "--out", folder / "laq")
+    run("label", *data, "--source", folder / "laq", "--out", folder / "labels")
+    run("pretrain", *data, "--labels", folder / "labels", "--steps", 1, *small, "--out", folder / "latent")
+    run("finetune", *data, "--policy", folder / "latent", "--steps", 1, *small, "--out", folder / "policy")
+    return folder
+
+
+# --- data that cannot be read ---------------------------------------------------------------------
+
+
+def test_a_missing_folder(refuses: Refuses, tmp_path: Path) -> None:
+    for name in ("video_folder", "lerobot"):
+        path = tmp_path / "nowhere"
+        refuses("quantize", "--dataset", f"{name}:{path}", "--out", tmp_path / "out",
+                says=(path, "does not exist", "Check the path"))  # fmt: skip
+
+
+def test_a_typing_error_does_not_use_up_the_folder(refuses: Refuses, small: list[str], tmp_path: Path) -> None:
+    """The corrected command works without --resume and without another --out."""
+    out = tmp_path / "out"
+    refuses("quantize", "--dataset", "tabletop:smi", "--out", out, says=('Did you mean "sim"',))
+    run("quantize", "--dataset", TABLE, "--steps", 1, *small, "--out", out)
+    assert load_artefact(out, "laq")
+
+
+@pytest.fixture
+def partly_bad(clips: Path, tmp_path: Path) -> Path:
+    """Six good clips, an empty file, and one that is no video."""
+    folder = tmp_path / "clips"
+    shutil.copytree(clips, folder)
+    (folder / "clip_7.mp4").write_bytes(b"")
+    (folder / "clip_3b.mp4").write_text("this is no video")
+    return folder
+
+
+def test_unreadable_videos_are_named(refuses: Refuses, partly_bad: Path, small: list[str], tmp_path: Path) -> None:
+    command = ("quantize", "--dataset", f"video_folder:{partly_bad}", "--steps", 1, *small, "--out", tmp_path / "out")
+    refuses(*command, says=(partly_bad / "clip_3b.mp4", "cannot be opened as a video", "--skip-bad"))
+
+
+def test_unreadable_videos_are_skipped_on_request(
+    partly_bad: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--dataset", f"video_folder:{partly_bad}", "--skip-bad")
+    run("quantize", *data, "--steps", 1, *small, "--out", tmp_path / "out")
+    said = capsys.readouterr()
+    for name in ("clip_3b.mp4", "clip_7.mp4"):
+        assert f"skipped: {partly_bad / name}" in said.err
+    assert "6 episodes" in said.out
+    assert "2 skipped" in said.out
+    run("label", *data, "--source", tmp_path / "out", "--out", tmp_path / "labels")
+    assert "2 skipped" in capsys.readouterr().out
+
+
+def test_an_empty_video_alone(refuses: Refuses, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips/empty.mp4").touch()
+    data = ("--dataset", f"video_folder:{tmp_path / 'clips'}", "--out", tmp_path / "out")
+    refuses("quantize", *data, says=("empty.mp4", "cannot be opened"))
+    refuses("quantize", *data, "--skip-bad", says=("no episode that can be read", "empty.mp4"))
+
+
+def test_every_episode_shorter_than_the_window(refuses: Refuses, clips: Path, tmp_path: Path) -> None:
+    says = ("no episode is longer than the window of 100 s", 'The longest, "clip_', "frames at 5 fps", "fits it")
+    refuses("quantize", "--dataset", f"video_folder:{clips}", "--window", 100, "--out", tmp_path / "out", says=says)
+
+
+def test_one_episode_shorter_than_the_window(clips: Path, small: list[str], tmp_path: Path) -> None:
+    """It is left out; its neighbours are labelled."""
+    shutil.copytree(clips, tmp_path / "clips")
+    video = VideoFile(tmp_path / "clips/clip_0.mp4", 5, 48, 48)
+    video.add(np.zeros((2, 48, 48, 3), np.uint8))
+    video.close()
+    data = ("--dataset", f"video_folder:{tmp_path / 'clips'}")
+    run("quantize", *data, "--window", 0.4, "--steps", 1, *small, "--out", tmp_path / "laq")
+    run("label", *data, "--source", tmp_path / "laq", "--out", tmp_path / "labels")
+    assert json.loads((tmp_path / "labels/manifest.json").read_text())["episodes_too_short"] == 1
+    labelled = set(pq.read_table(tmp_path / "labels/labels.parquet")["episode"].to_pylist())
+    assert labelled == {1, 2, 3, 4, 5}
+
+
+def test_actions_that_are_nan(refuses: Refuses, robot: Path, tmp_path: Path) -> None:
+    shutil.copytree(robot, tmp_path / "robot")
+    path = next((tmp_path / "robot/data").rglob("*.parquet"))
+    table = pq.read_table(path)
+    actions = np.array(table["action"].to_pylist(), np.float32)
+    actions[5, 1] = np.nan
+    column = pa.array(actions.tolist(), table["action"].type)
+    pq.write_table(table.set_column(table.column_names.index("action"), "action", column), path)
+    says = ("robot", 'episode "episode_000000"', "action is nan at frame 5, dimension 1", "Mend the dataset")
+    refuses("finetune", "--dataset", f"lerobot:{tmp_path / 'robot'}", "--out", tmp_path / "out", says=says)
+
+
+def test_another_image_size_is_resized(made: Path, tmp_path: Path, small: list[str]) -> None:
+    """A robot with a larger camera finetunes a policy of small images; the same board, the same actions."""
+    run("collect", "--dataset", "tabletop:sim,episodes=3,size=96", "--out", tmp_path / "large")
+    run("finetune", "--dataset", f"lerobot:{tmp_path / 'large'}", "--policy", made / "latent", "--steps", 1, *small,
+        "--out", tmp_path / "policy")  # fmt: skip
+    run("evaluate", "--policy", tmp_path / "policy", "--episodes", 2, "--out", tmp_path / "eval")
+
+
+def test_two_image_sizes_in_one_dataset(refuses: Refuses, tmp_path: Path) -> None:
+    refuses("collect", "--dataset", "tabletop:sim,episodes=1,size=48", "--dataset", "tabletop:sim,episodes=1,size=32",
+            "--out", tmp_path / "out", says=("32", "48"))  # fmt: skip
+    assert not (tmp_path / "out").exists()
+    refuses("quantize", "--dataset", TABLE, "--set", "laq.patch_size=7", "--out", tmp_path / "laq",
+            says=("patch_size 7 does not divide image_size 48",))  # fmt: skip
+
+
+def test_video_without_actions_cannot_finetune(refuses: Refuses, clips: Path, tmp_path: Path) -> None:
+    data = ("--dataset", f"video_folder:{clips}", "--out", tmp_path / "out")
+    refuses("finetune", *data, says=(clips, "has no actions, and finetuning needs them"))
+    shutil.rmtree(tmp_path / "out")
+    refuses("quantize", "--method", "vpt", *data, says=("has no actions, and an inverse dynamics model",))
+    refuses("label", "--source", "ground_truth", "--dataset", data[1], "--out", tmp_path / "labels",
+            says=("need actions", "Label it with a LAQ"))  # fmt: skip
+
+
+def test_a_robot_of_other_dimensions(refuses: Refuses, made: Path, small: list[str], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with LeRobotWriter(tmp_path / "arm", 5.0, 24, tuple("xyz")) as writer:
+        for i in range(2):
+            frames = rng.integers(0, 256, (6, 24, 24, 3), np.uint8)
+            writer.add(Episode(str(i), frames, 5.0, "push", rng.normal(size=(6, 3)).astype(np.float32)))
+    data = ("--dataset", f"lerobot:{tmp_path / 'arm'}")
+    refuses("finetune", *data, "--policy", made / "policy", "--steps", 1, *small, "--out", tmp_path / "out",
+            says=("has 3 action dimensions; the policy speaks 2",))  # fmt: skip
+    run("finetune", *data, "--policy", made / "latent", "--steps", 1, *small, "--out", tmp_path / "arm_policy")
+    refuses("evaluate", "--policy", tmp_path / "arm_policy", "--episodes", 2, "--out", tmp_path / "eval",
+            says=("Tabletop needs actions [2, chunk, 2], the policy gave [2, 1, 3]",))  # fmt: skip
+
+
+# --- misspelt -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("quantize --dataset video_foldr:x", 'Did you mean "video_folder"'),
+        ("quantize --dataset clips/", '"clips/" does not name a dataset. Write NAME:PATH'),
+        ("quantize", "Give at least one --dataset"),
+        ("quantize --dataset tabletop:sim,episods=3", 'Did you mean "episodes"'),
+        ("quantize --dataset tabletop:sim,episodes=many", "episodes, seed and size are whole numbers"),
+        ("quantize --dataset tabletop:sim --preset laptpo", 'no preset "laptpo". Did you mean "laptop"'),
+        ("quantize --dataset tabletop:sim --set laq.codebok_size=3", 'Did you mean "codebook_size"'),
+        ("quantize --dataset tabletop:sim --set quantise.steps=3", 'Did you mean "quantize"'),
+        ("quantize --dataset tabletop:sim --set quantize.steps=many", "steps is a int, such as "),
+        ("quantize --dataset tabletop:sim --set quantize.steps=0", "steps is at least 1"),
+        ("quantize --dataset tabletop:sim --set quantize=3", "is a group; name one of steps,"),
+        ("quantize --dataset tabletop:sim --set window.frames=3", "window has no settings below it"),
+        ("quantize --dataset tabletop:sim --set quantize.schedule=cosin", 'Did you mean "cosine"'),
+        ("quantize --dataset tabletop:sim --set laq.decoder=unt", 'Did you mean "unet"'),
+        ("quantize --dataset tabletop:sim --set window", "is not NAME=VALUE"),
+        ("quantize --dataset tabletop:sim --window 0", "The window must be above 0 seconds"),
+        ("quantize --dataset tabletop:sim --seed -1", "--seed is a whole number from 0 on"),
+        ("quantize --dataset tabletop:sim --steps 0", "steps is at least 1"),
+        ("finetune --dataset tabletop:sim --set policy.backbone=tniy", 'Did you mean "tiny"'),
+        ("label --dataset tabletop:sim --source ground_trth", 'There is no folder ground_trth. --source is'),
+        ("pretrain --dataset tabletop:sim --labels nowhere", "nowhere does not exist"),
+        ("evaluate --row no_op --benchmark tabeltop", 'Did you mean "tabletop"'),
+        ("evaluate --row no_op --look hnad", 'Did you mean "hand"'),
+        ("evaluate --row no_op --split unsen", 'Did you mean "unseen"'),
+        ("evaluate --row no_op --episodes 0", "--episodes must be at least 1"),
+        ("evaluate --row no_op --seed 10000", "seed from 0 to 9,999"),
+        ("evaluate", "Give either --policy FOLDER or --row"),
+        ("evaluate --policy nowhere", "There is no folder nowhere; a policy artefact was expected"),
+        ("compare --dataset tabletop:sim --labelled tabletop:sim --methods laap", 'Did you mean "lapa"'),
+        ("compare --dataset tabletop:sim --labelled tabletop:sim --methods unipi", 'Method "unipi" cannot be run yet'),
+        ("inspect", "Give at least one --dataset"),
+        ("inspect --dataset tabletop:sim,episodes=2 --image-size 0", "image size must be at least 1 pixel"),
+    ],
+)  # fmt: skip
+def test_misspelt_values(arguments: str, says: str, refuses: Refuses, tmp_path: Path) -> None:
+    refuses(*arguments.split(), "--out", tmp_path / "out", says=(says,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("quantize --datset tabletop:sim --out x", "--dataset"),
+        ("quantize --dataset tabletop:sim", "--out"),
+        ("quantise --dataset tabletop:sim --out x", "quantize"),
+        ("quantize --dataset tabletop:sim --out x --method lappa", "lapa"),
+        ("quantize --dataset tabletop:sim --out x --steps many", "--steps"),
+        ("", "quantize"),
+    ],
+)
+def test_misspelt_options(arguments: str, says: str, refuses: Refuses) -> None:
+    refuses(*arguments.split(), says=(says,), code=2)
+
+
+# --- artefacts that do not fit --------------------------------------------------------------------
+
+
+def test_an_artefact_of_another_kind(refuses: Refuses, made: Path, robot: Path, tmp_path: Path) -> None:
+    data, out = ("--dataset", f"lerobot:{robot}"), ("--out", tmp_path / "out")
+    refuses("label", *data, "--source", made / "policy", *out, says=(made / "policy", 'holds a "policy" artefact'))
+    refuses("evaluate", "--policy", made / "laq", *out, says=(made / "laq", 'holds a "laq" artefact, not a "policy"'))
+    refuses("inspect", *data, "--laq", made / "policy", *out, says=('holds a "policy" artefact, not a "laq"',))
+    refuses("pretrain", *data, "--labels", made / "laq", *out, says=("holds no labels", "labels.parquet is missing"))
+    refuses("finetune", *data, "--policy", made / "labels", *out, says=("no finished policy artefact", "config.json"))
+
+
+def test_an_artefact_with_missing_keys(refuses: Refuses, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "policy", tmp_path / "policy")
+    config = json.loads((tmp_path / "policy/config.json").read_text())
+    del config["model"]
+    (tmp_path / "policy/config.json").write_text(json.dumps(config))
+    refuses("evaluate", "--policy", tmp_path / "policy", "--episodes", 1, "--out", tmp_path / "out",
+            says=(tmp_path / "policy/config.json", 'does not describe a "policy"', "Make it again"))  # fmt: skip
+
+
+def test_a_policy_without_a_robot_head(refuses: Refuses, made: Path, tmp_path: Path) -> None:
+    refuses("evaluate", "--policy", made / "latent", "--episodes", 1, "--out", tmp_path / "out",
+            says=("predicts latent codes, not robot actions", "lapa finetune"))  # fmt: skip
+
+
+def test_labels_that_belong_to_something_else(
+    refuses: Refuses, made: Path, robot: Path, small: list[str], tmp_path: Path
+) -> None:
+    refuses("pretrain", "--dataset", TABLE, "--labels", made / "labels", "--out", tmp_path / "out",
+            says=("labels were made from", f"not from {TABLE}", "lapa label"))  # fmt: skip
+    data = ("--dataset", f"lerobot:{robot}")
+    run("quantize", *data, "--steps", 1, *small, "--seed", 5, "--out", tmp_path / "laq")
+    refuses("pretrain", *data, "--labels", made / "labels", "--source", tmp_path / "laq", "--out", tmp_path / "two",
+            says=("label source with hash", "Label the dataset again"))  # fmt: skip
+
+
+def test_labels_are_never_overwritten(refuses: Refuses, made: Path, robot: Path) -> None:
+    before = (made / "labels/labels.parquet").read_bytes()
+    refuses("label", "--dataset", f"lerobot:{robot}", "--source", made / "laq", "--out", made / "labels",
+            says=(made / "labels", "exists already", "choose another path"))  # fmt: skip
+    assert (made / "labels/labels.parquet").read_bytes() == before
+
+
+# --- --out in use ---------------------------------------------------------------------------------
+
+
+def test_out_in_use(
+    refuses: Refuses, made: Path, robot: Path, small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["quantize", "--dataset", f"lerobot:{robot}", "--steps", 1, *small, "--out", made / "laq"]
+    before = load_artefact(made / "laq", "laq").hash
+    refuses(*command, says=(made / "laq", "is not empty", "--resume", "another --out"))
+    refuses(*command, "--resume", "--seed", 3, says=("started with other settings (seed 0 -> 3)",))
+    refuses(*command, "--resume", "--steps", 2, says=("other settings (recipe.quantize.steps 1 -> 2)",))
+    refuses(*command, "--resume", "--dataset", TABLE, says=("other settings (dataset [",))
+    run(*command, "--resume")
+    assert "is finished already" in capsys.readouterr().out
+    assert load_artefact(made / "laq", "laq").hash == before
+
+
+@pytest.mark.parametrize("command", ["quantize --dataset", "inspect --dataset", "evaluate --row no_op --episodes 1"])
+def test_out_is_a_file(command: str, refuses: Refuses, small: list[str], tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("precious")
+    data = [TABLE] if command.endswith("--dataset") else []
+    refuses(*command.split(), *data, "--out", tmp_path / "out", says=(tmp_path / "out", "Choose a place"))
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+# --- a full disk ----------------------------------------------------------------------------------
+
+
+def full_disk_at(call: int, function: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+    """`function`, but call number `call` and all later ones find the disk full."""
+    calls = 0
+
+    def full(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls >= call:
+            raise error
+        return function(*arguments, **options)
+
+    return full
+
+
+FULL = {
+    "save_file": (checkpoint, SafetensorError("Error while serializing: I/O error: No space left (os error 28)")),
+    "replace": (os, OSError(errno.ENOSPC, "No space left on device", "model.safetensors")),
+}
+
+
+@pytest.mark.parametrize("where", FULL)
+def test_a_full_disk_keeps_the_checkpoint(
+    where: str, refuses: Refuses, robot: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fourth write of a run finds no room. Later there is some, and --resume ends as if nothing had been."""
+    command = ["quantize", "--dataset", f"lerobot:{robot}", "--steps", 4, *small, "--out", tmp_path / "out"]
+    monkeypatch.setitem(loop.fit.__kwdefaults__, "save_every", -1.0)
+    with monkeypatch.context() as patch:
+        module, error = FULL[where]
+        patch.setattr(module, where, full_disk_at(4, getattr(module, where), error))
+        refuses(*command, says=("the disk is full", "Free some space", "what was finished is kept"))
+    assert not (tmp_path / "out/config.json").exists()
+    assert not list((tmp_path / "out").glob(".*.tmp")), "no torn file stays behind"
+    _, metadata = checkpoint.read_tensors(tmp_path / "out/checkpoint.safetensors")
+    assert 1 <= int(metadata["step"]) < 4
+    run(*command, "--resume")
+    run(*command[:-1], tmp_path / "unbroken")
+    assert load_artefact(tmp_path / "out", "laq").hash == load_artefact(tmp_path / "unbroken", "laq").hash
+
+
+def test_labels_on_a_full_disk(
+    refuses: Refuses, made: Path, robot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pq, "write_table", full_disk_at(1, pq.write_table, FULL["replace"][1]))
+    refuses("label", "--dataset", f"lerobot:{robot}", "--source", made / "laq", "--out", tmp_path / "labels",
+            says=("the disk is full",))  # fmt: skip
+    assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------
+
+
+def test_ctrl_c(robot: Path, small: list[str], tmp_path: Path) -> None:
+    """Exit code 130, no traceback, the checkpoint stays, and --resume goes on from it."""
+    out = tmp_path / "out"
+    command = ["quantize", "--dataset", f"lerobot:{robot}", "--steps", "150", *small, "--out", str(out)]
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it\n"
+        "from lapa.training import loop; loop.fit.__kwdefaults__['save_every'] = -1.0\n"
+        "from lapa.cli import main; main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True)
+    while not (out / "checkpoint.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130, message
+    assert "Traceback" not in message
+    assert "LAQ interrupted in step" in message
+    assert "lapa: interrupted. What was finished is kept; run the same command again" in message
+    before = int(checkpoint.read_tensors(out / "checkpoint.safetensors")[1]["step"])
+    assert 1 <= before < 150
+    run(*command, "--resume")
+    assert load_artefact(out, "laq")
+    logged = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert logged == list(range(1, 151)), "every step once"
+
+
+# --- help and listing -----------------------------------------------------------------------------
+
+
+def test_help_is_complete_and_light() -> None:
+    """Every command has help with its defaults, and none of it imports torch."""
+    code = (
+        "import sys\nfrom lapa.cli import COMMANDS, main\n"
+        "for name in COMMANDS:\n"
+        "    print('=== ' + name)\n"
+        "    try:\n        main([name, '--help'])\n"
+        "    except SystemExit as end:\n        assert end.code == 0\n"
+        "print('=== torch' if 'torch' in sys.modules else '=== light')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    helps = dict(part.partition("\n")[::2] for part in done.stdout.split("=== ")[1:])
+    assert "light" in {key.strip() for key in helps}
+    assert {"demo", "quantize", "label", "pretrain", "finetune", "evaluate", "compare", "inspect", "list"} <= set(helps)
+    for name, text in helps.items():
+        if name.strip() in cli.COMMANDS and name != "list":
+            assert "(default: " in text, name
+            assert "--out" in text, name
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    run("list")
+    said = capsys.readouterr().out
+    for word in ("lapa", "scratch", "vpt", "actionvla", "unipi", "laptop", "video_folder", "nsvq", "tiny", "tabletop"):
+        assert word in said
+
+
+def test_every_command_says_what_comes_next(
+    made: Path, robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--dataset", f"lerobot:{robot}")
+    run("quantize", *data, "--method", "vpt", "--steps", 1, *small, "--out", tmp_path / "idm")
+    assert f"Next: lapa label --dataset VIDEOS --source {tmp_path / 'idm'}" in capsys.readouterr().out
+    run("label", *data, "--source", tmp_path / "idm", "--out", tmp_path / "labels")
+    assert f"Next: lapa pretrain --dataset lerobot:{robot} --labels {tmp_path / 'labels'}" in capsys.readouterr().out
+    run("finetune", *data, "--policy", made / "latent", "--steps", 1, *small, "--out", tmp_path / "policy")
+    assert f"Next: lapa evaluate --policy {tmp_path / 'policy'}" in capsys.readouterr().out
+    run("evaluate", "--policy", tmp_path / "policy", "--episodes", 5, "--video", 1, "--out", tmp_path / "eval")
+    said = capsys.readouterr().out
+    assert "of 5 episodes (95%: " in said
+    results = json.loads((tmp_path / "eval/results.json").read_text())
+    assert results["episodes"] == 5
+    assert results["method"] == "lapa"
+    assert len(results["outcomes"]) == 5
+    assert (tmp_path / "eval/episode_0.gif").exists()
