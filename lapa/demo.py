@@ -115,7 +115,7 @@ def pictures(results: dict[str, Any], out: Path) -> None:
     if fitted:
         shutil.copy(fitted[-1], folder / "reconstructions.png")
     shutil.copy(out / "fit/lapa/pictures/gallery.png", folder / "gallery.png")
-    for i in range(4):
+    for i in range(min(4, results["settings"]["episodes"])):
         for kind in ("gif", "json"):
             shutil.copy(out / f"eval/lapa/episode_{i}.{kind}", folder / f"episode_{i}.{kind}")
     packed = pack([f"lerobot:{out}/data/videos"], preset("laptop").laq.image_size, quiet=True)

@@ -1,0 +1,123 @@
+"""The README is run: its commands in quick form, its Python, its links."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lapa import cli
+from lapa.methods import METHODS
+from lapa.recipe import PRESETS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+QUICK = {
+    "quantize": ["--steps", "2"],
+    "pretrain": ["--steps", "2"],
+    "finetune": ["--steps", "2"],
+    "evaluate": ["--episodes", "10"],
+    "demo": ["--quick", "--videos", "12", "--labels", "4", "--episodes", "4"],
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands(program: str) -> list[list[str]]:
+    """Commands of the README's shell blocks, in order, continued lines joined."""
+    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line and line[0] == program]
+
+
+@pytest.fixture(scope="module")
+def workplace(robot: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the README assumes it: clips/ with captions.csv, and robot/, a LeRobot dataset."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(clips, folder / "clips")
+    shutil.copytree(robot, folder / "robot")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(workplace: Path) -> Path:
+    """The folder after every `lapa` command of the README, in order, on little data."""
+    assert commands("lapa"), "the README has no `lapa` commands"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        for command in commands("lapa"):
+            cli.main([*command, *QUICK.get(command[0], [])])
+    return workplace
+
+
+def test_the_chain_is_there() -> None:
+    used = [command[0] for command in commands("lapa")]
+    assert [c for c in used if c in ("quantize", "label", "pretrain", "finetune", "evaluate")][:5] == [
+        "quantize", "label", "pretrain", "finetune", "evaluate",
+    ]  # fmt: skip
+    assert ["demo"] in commands("make")
+    assert ["test"] in commands("make")
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test", "lint", "help"} <= targets
+    for arguments in commands("make"):
+        assert set(arguments) <= targets, arguments
+
+
+def test_lapa_commands_run(done: Path) -> None:
+    for command in commands("lapa"):
+        if "--out" in command:
+            assert any((done / command[command.index("--out") + 1]).iterdir()), command
+    chain = [done / "runs" / name for name in ("laq", "labels", "latent", "policy", "eval")]
+    for path in chain:
+        assert path.is_dir(), f"the README writes runs/{path.name}"
+    assert json.loads((chain[-1] / "results.json").read_text())["episodes"] == 10
+
+
+def test_python_runs(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(done)
+    found = blocks("python")
+    assert found, "the README shows the Python interface"
+    space = {"frame": np.zeros((48, 48, 3), np.uint8)}
+    for block in found:
+        exec(compile(block, "README.md", "exec"), space)
+    assert space["actions"].dtype == np.float32
+    assert space["actions"].shape == (1, 2)
+
+
+def test_inline_commands_name_what_exists() -> None:
+    for command in re.findall(r"`lapa ([a-z]+)", README):
+        assert command in cli.COMMANDS, f"lapa {command}"
+    for target in re.findall(r"`make ([a-z]+)", README):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"make {target}"
+    for name in re.findall(r"--preset (\w+)", README):
+        assert name in PRESETS, name
+
+
+def test_the_table_of_methods_is_the_code() -> None:
+    rows = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    assert rows == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (path.parent / target).exists(), f"{document} links to {target}, which is not there"
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    for name in re.findall(r"\b(lapa/[\w/]+\.py)\b", README):
+        assert (ROOT / name).is_file(), name
