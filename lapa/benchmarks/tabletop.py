@@ -71,7 +71,7 @@ class TabletopBenchmark:
         done = np.zeros(episodes, bool)
         film = [table.images(record_size, record)] if record else []
         for step in range(world.TIME_LIMIT):
-            done |= table.step(act())
+            done |= table.step(act(~done))
             steps = np.where(done & (steps == world.TIME_LIMIT), step + 1, steps)
             if record:
                 film.append(table.images(record_size, record))
@@ -95,25 +95,24 @@ class TabletopBenchmark:
 
 
 class _Chunks:
-    """Asks the policy for a chunk, executes it, asks again."""
+    """Asks the policy for a chunk, executes it, asks again; scenes that are done are not asked about and stay."""
 
     def __init__(self, actor: Actor, table: Any) -> None:
         self.actor, self.table = actor, table
         self.queue: list[Array] = []
 
-    def __call__(self) -> Array:
+    def __call__(self, active: Array) -> Array:
         if not self.queue:
-            images = self.table.images()
-            observations = [
-                Observation(image=image, instruction=text)
-                for image, text in zip(images, self.table.instructions, strict=True)
-            ]
-            chunks = self.actor.act_batch(observations)
-            if chunks.ndim != 3 or chunks.shape[0] != len(images) or chunks.shape[2] != 2:
+            images, texts = self.table.images(), self.table.instructions
+            asked = np.flatnonzero(active)
+            chunks = self.actor.act_batch([Observation(image=images[i], instruction=texts[i]) for i in asked])
+            if chunks.ndim != 3 or chunks.shape[0] != len(asked) or chunks.shape[2] != 2:
                 raise LapaError(
-                    f"Tabletop needs actions [{len(images)}, chunk, 2], the policy gave {list(chunks.shape)}."
+                    f"Tabletop needs actions [{len(asked)}, chunk, 2], the policy gave {list(chunks.shape)}."
                 )
-            self.queue = list(chunks.transpose(1, 0, 2))
+            full = np.zeros((chunks.shape[1], len(images), 2), np.float32)
+            full[:, asked] = chunks.transpose(1, 0, 2)
+            self.queue = list(full)
         return self.queue.pop(0)
 
 
@@ -124,9 +123,15 @@ def _scripted(table: Any) -> Mapping[str, Any]:
     rngs = [np.random.default_rng([int(s), 9]) for s in table.scenes.seeds]
     turns = np.stack([rng.uniform(0, 2 * np.pi, world.TIME_LIMIT) for rng in rngs])
 
-    def random() -> Array:
+    def random(active: Array) -> Array:
         angle = turns[:, table.tick // 4 * 4]
         delta = world.STEP * np.stack([np.cos(angle), np.sin(angle)], 1)
         return np.stack([(delta * row).sum(1) for row in table.frame], 1)
 
-    return {"no_op": lambda: np.zeros((len(table.scenes), 2)), "random": random, "expert": table.expert}
+    def expert(active: Array) -> Array:
+        return table.expert()
+
+    def no_op(active: Array) -> Array:
+        return np.zeros((len(table.scenes), 2))
+
+    return {"no_op": no_op, "random": random, "expert": expert}
