@@ -94,7 +94,7 @@ def fit(
 
     sample(rng) draws a batch; parameters are those to train (default: all that require gradients); monitor(step)
     returns extra logs every `monitor_every` steps and at the end. A checkpoint is written to `out` every
-    `save_every` seconds, at Ctrl-C, and read back if it is there. `out/metrics.jsonl` gets a line now and then.
+    `save_every` seconds and at the end, and read back if it is there. `out/metrics.jsonl` gets a line now and then.
 
     Raises LapaError when the loss stops being a number.
     """
@@ -180,10 +180,18 @@ def _keep_metrics_until(path: Path, step: int) -> None:
     """Forget lines after the checkpoint that is being resumed, so that every step is logged once."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if line and json.loads(line)["step"] <= step]
+    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(line + "\n" for line in kept))
     os.replace(temporary, path)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; infinity for one that a full disk or a kill has torn."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:
