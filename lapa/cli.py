@@ -411,7 +411,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(
                 _complain(
                     f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command "
-                    "again; what was finished is kept."
+                    "again (with --resume where it trains); what was finished is kept."
                 )
             )
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):

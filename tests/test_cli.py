@@ -352,7 +352,7 @@ def test_a_full_disk_keeps_the_checkpoint(
     with monkeypatch.context() as patch:
         module, error = FULL[where]
         patch.setattr(module, where, full_disk_at(4, getattr(module, where), error))
-        refuses(*command, says=("the disk is full", "Free some space", "what was finished is kept"))
+        refuses(*command, says=("the disk is full", "Free some space", "--resume", "what was finished is kept"))
     assert not (tmp_path / "out/config.json").exists()
     assert not list((tmp_path / "out").glob(".*.tmp")), "no torn file stays behind"
     _, metadata = checkpoint.read_tensors(tmp_path / "out/checkpoint.safetensors")
