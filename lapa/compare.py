@@ -58,13 +58,19 @@ def plan(
             if row.fits:
                 data = videos if row.fits == "laq" else labelled
                 fitted = add(f"fit/{row.name}", ("quantize", "--method", row.name, *data, *common, "--resume"),
-                             "config.json", needs, 110 if row.fits == "laq" else 45)  # fmt: skip
+                             "config.json", needs, 140 if row.fits == "laq" else 30)  # fmt: skip
                 source, last = str(folder / fitted), (fitted,)
-            labels = add(f"labels/{row.name}", ("label", *videos, "--source", source), "manifest.json", last, 15)
+            labels = add(
+                f"labels/{row.name}",
+                ("label", *videos, "--source", source),
+                "manifest.json",
+                last,
+                50 if row.fits else 5,
+            )
             learn = ("pretrain", *videos, "--labels", str(folder / labels), *common, "--resume")
-            policy = add(f"latent/{row.name}", learn, "config.json", (labels,), 150)
+            policy = add(f"latent/{row.name}", learn, "config.json", (labels,), 170)
             start, last = ("--policy", str(folder / policy)), (policy,)
-        tuned = add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, "--resume"), "config.json", last, 15)
+        tuned = add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, "--resume"), "config.json", last, 10)
         add(
             f"eval/{row.name}",
             _evaluation(setting, ("--policy", str(folder / tuned)), row.name),
@@ -73,7 +79,7 @@ def plan(
             20,
         )
     for name in scripted:
-        add(f"eval/{name}", _evaluation(setting, ("--row", name), name), "results.json", (), 8)
+        add(f"eval/{name}", _evaluation(setting, ("--row", name), name), "results.json", (), 4)
     return steps
 
 

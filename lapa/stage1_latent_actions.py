@@ -19,10 +19,10 @@ from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.explorer.codes import gallery, reconstructions
 from lapa.models.idm import InverseDynamics
-from lapa.models.laq import LAQ
+from lapa.models.laq import LAQ, as_pixels
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import provenance, save_artefact
-from lapa.training.loop import Optimisation, Sampler, fit, seed_everything
+from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everything
 from lapa.training.metrics import perplexity, probe
 
 WATCHED = 4000  # pairs, fixed for the run, on which stage 1 is watched
@@ -114,10 +114,10 @@ def watch(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array) -> dict[str, 
     error = copy = 0.0
     for start in range(0, min(len(rows), 1024), 256):
         some = pairs.batch(packed, rows[start : start + 256])
-        later = laq._pixels(some.later, "later")
-        future = laq.decode(some.now, codes[start : start + 256])
+        now, later = (as_pixels(x, laq.config.image_size, device()) for x in (some.now, some.later))
+        future = laq.decode(now, codes[start : start + 256])
         error += float((future - later).square().sum())
-        copy += float((laq._pixels(some.now, "now") - later).square().sum())
+        copy += float((now - later).square().sum())
     results: dict[str, Any] = {"error_over_copy": error / max(copy, 1e-9)}
     results |= probe(codes, laq.config.codebook_size, packed, pairs, rows)
     return results | {"perplexity": perplexity(codes, laq.config.codebook_size)}
