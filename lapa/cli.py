@@ -137,6 +137,8 @@ def label(
 
     manifest = write(_pack(dataset, source_image_size(source), skip_bad), source, out, end)
     print(f"Labelled {manifest['pairs']} frames ({manifest['kind']}) in {out}.")
+    if "r2_of_true_actions" in manifest:
+        print(f"  R^2 of the dataset's own actions: {manifest['r2_of_true_actions']:.3f}")
     _next(f"lapa pretrain {_again(dataset)} --labels {out} --out runs/latent")
 
 

@@ -15,6 +15,7 @@ from lapa.data.pairs import window_pairs
 from lapa.methods import METHODS
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import read_json
+from lapa.training.metrics import r2
 from lapa.training.progress import Progress
 
 KINDS = {"laq": "lapa", "idm": "vpt"}  # kind of artefact -> the method whose labels it gives
@@ -77,5 +78,7 @@ def label(packed: Packed, source: str, out: Path, end: str = "drop", batch: int 
         "episodes_too_short": pairs.dropped,
         "action_names": list(packed.action_names),
     }
+    if labels.kind == "actions" and packed.actions is not None:
+        manifest["r2_of_true_actions"] = r2(labels.values, packed.actions[pairs.now])
     write_labels(out, labels, manifest)
     return manifest

@@ -348,3 +348,10 @@ def test_report_refuses(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"methods": {}}')
     with pytest.raises(LapaError, match="no methods"):
         write_report(tmp_path)
+
+
+def test_r2_is_one_for_the_truth_and_zero_for_the_mean() -> None:
+    true = np.random.default_rng(0).normal(size=(50, 2))
+    assert metrics.r2(true, true) == 1
+    assert metrics.r2(np.broadcast_to(true.mean(0), true.shape), true) == pytest.approx(0)
+    assert metrics.r2(true + 1, true) == pytest.approx(1 - 100 / np.square(true - true.mean(0)).sum())

@@ -50,6 +50,12 @@ def linear_r2(features: Array, targets: Array, seed: int = 0) -> float:
     return float(1 - error / spread) if spread > 1e-12 else 0.0
 
 
+def r2(predicted: Array, true: Array) -> float:
+    """Variance-weighted R^2 of predictions float [N, D]: 1 is perfect, 0 no better than the mean."""
+    spread = float(np.square(true - true.mean(0)).sum())
+    return 1 - float(np.square(true - predicted).sum()) / max(spread, 1e-12)
+
+
 def _ridge(x: Array, y: Array) -> Array:
     """Weights [F, D] of centred features [M, F] and targets [M, D], through the smaller of the two Gram matrices."""
     penalty = RIDGE * np.square(x).sum() / x.shape[1] + 1e-12
