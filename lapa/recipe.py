@@ -30,7 +30,7 @@ class Recipe:
         )
     )  # fmt: skip
     """latent action quantization (stage 1)"""
-    quantize: Optimisation = Optimisation(steps=1000, batch_size=64, learning_rate=2e-3, clip=10.0, warmup=50)
+    quantize: Optimisation = Optimisation(steps=950, batch_size=64, learning_rate=2e-3, clip=10.0, warmup=50)
     """optimisation of LAQ"""
     idm: IDMConfig = IDMConfig()
     """inverse dynamics model of the VPT baseline (stage 1)"""
@@ -38,7 +38,7 @@ class Recipe:
     """optimisation of the inverse dynamics model"""
     policy: VLAConfig = VLAConfig()
     """the policy (stages 2 and 3)"""
-    pretrain: Optimisation = Optimisation(steps=1200, batch_size=128, learning_rate=1e-3)
+    pretrain: Optimisation = Optimisation(steps=1000, batch_size=128, learning_rate=1e-3)
     """optimisation of stage 2"""
     finetune: Optimisation = Optimisation(steps=150, batch_size=64, learning_rate=2e-3)
     """optimisation of stage 3"""

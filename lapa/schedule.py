@@ -130,15 +130,17 @@ class _Board:
         pace, now = self.pace(), time.monotonic()
         ends: dict[str, float] = {}
         for r in running:
-            spent = now - r.started
-            done = _progress(r.step)
+            spent, done = now - r.started, _progress(r.step)
             ends[r.step.name] = max(spent / done - spent if done > 0.05 else r.step.seconds * pace - spent, 1.0)
-        free = [*ends.values(), *[0.0] * (workers - len(ends))]
-        for step in waiting:
-            ready = max((ends.get(n, 0.0) for n in step.needs), default=0.0)
-            slot = min(range(len(free)), key=free.__getitem__)
-            free[slot] = ends[step.name] = max(free[slot], ready) + step.seconds * pace
-        return max(free, default=0.0)
+        clock, queue = 0.0, list(waiting)
+        while queue or ends:
+            unfinished = {s.name for s in queue} | ends.keys()
+            for step in [s for s in queue if not unfinished & set(s.needs)][: max(workers - len(ends), 0)]:
+                queue.remove(step)
+                ends[step.name] = clock + step.seconds * pace
+            first = min(ends, key=ends.__getitem__)
+            clock = ends.pop(first)
+        return clock
 
     def left_text(self, waiting: list[Step], running: list[_Running], workers: int) -> str:
         """The time left, for people."""

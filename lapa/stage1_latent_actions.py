@@ -98,7 +98,7 @@ def _sampler(packed: Packed, pairs: PairIndex, how: Optimisation, rows: Array) -
     return sample
 
 
-def encode_all(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, batch: int = 256) -> Array:
+def encode_all(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, batch: int = 64) -> Array:
     """Codes int64 [len(rows), s] of the given pairs."""
     parts = []
     for start in range(0, len(rows), batch):
