@@ -71,7 +71,12 @@ def demo(
     run_demo(DemoSettings(videos, labels, episodes, seed, quick), out, workers)
 
 
-def collect(dataset: Datasets, out: Path, skip_bad: SkipBad = False) -> None:
+def collect(
+    dataset: Datasets,
+    out: Path,
+    without_actions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    skip_bad: SkipBad = False,
+) -> None:
     """Write a dataset to disk as a LeRobot v3.0 dataset (parquet + mp4), such as Tabletop demonstrations.
 
     Example: lapa collect --dataset tabletop:sim,episodes=200,seed=1 --out data/sim
@@ -79,10 +84,11 @@ def collect(dataset: Datasets, out: Path, skip_bad: SkipBad = False) -> None:
     Args:
         dataset: what to write, NAME:PATH
         out: new folder
+        without_actions: leave the actions out: mere video, as LAPA's premise has it
     """
     from lapa.collect import collect as write
 
-    made = write(_some(dataset), out, skip_bad)
+    made = write(_some(dataset), out, skip_bad, without_actions)
     print(f"Wrote {made['episodes']} episodes, {made['frames']} frames, to {out} ({made['with']} actions).")
     _next(f"lapa inspect --dataset lerobot:{out} --out runs/inspect")
 

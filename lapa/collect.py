@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from operator import length_hint
 from pathlib import Path
@@ -16,13 +17,15 @@ from lapa.training.checkpoint import provenance
 from lapa.training.progress import Progress
 
 
-def collect(specs: Sequence[str], out: Path, skip_bad: bool = False) -> dict[str, Any]:
-    """Write the episodes of `specs` to the new folder `out`; returns counts.
+def collect(specs: Sequence[str], out: Path, skip_bad: bool = False, without_actions: bool = False) -> dict[str, Any]:
+    """Write the episodes of `specs` to the new folder `out`, with their actions or as mere video; returns counts.
 
     Raises LapaError when an episode cannot be read (unless `skip_bad`) or the episodes do not share size and fps.
     """
     datasets = [open_dataset(spec)[0] for spec in specs]
     stream = _readable(chain.from_iterable(d.episodes() for d in datasets), skip_bad)
+    if without_actions:
+        stream = (replace(episode, actions=None, action_names=()) for episode in stream)
     first = next(stream, None)
     if first is None:
         raise LapaError(f"{', '.join(specs)}: no episode to write.")

@@ -65,10 +65,10 @@ def plan(
                 ("label", *videos, "--source", source),
                 "manifest.json",
                 last,
-                50 if row.fits else 5,
+                60 if row.fits else 5,
             )
             learn = ("pretrain", *videos, "--labels", str(folder / labels), *common, "--resume")
-            policy = add(f"latent/{row.name}", learn, "config.json", (labels,), 170)
+            policy = add(f"latent/{row.name}", learn, "config.json", (labels,), 135)
             start, last = ("--policy", str(folder / policy)), (policy,)
         tuned = add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, "--resume"), "config.json", last, 10)
         add(
