@@ -30,7 +30,7 @@ class Recipe:
         )
     )  # fmt: skip
     """latent action quantization (stage 1)"""
-    quantize: Optimisation = Optimisation(steps=950, batch_size=64, learning_rate=2e-3, clip=10.0, warmup=50)
+    quantize: Optimisation = Optimisation(steps=1300, batch_size=64, learning_rate=2e-3, clip=10.0, warmup=50)
     """optimisation of LAQ"""
     idm: IDMConfig = IDMConfig()
     """inverse dynamics model of the VPT baseline (stage 1)"""

@@ -29,7 +29,7 @@ WATCHED = 4000  # pairs, fixed for the run, on which stage 1 is watched
 HELD_OUT = 20  # every so many episodes one is kept from training LAQ and watched instead
 
 
-def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int, monitor_every: int = 150) -> dict[str, Any]:
+def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:
     """Train LAQ on the pairs of the window and save it to `out`. Returns the results kept in its config.json.
 
     Every twentieth episode is held out, and the figures are of those; with fewer episodes they are of training pairs.
@@ -48,7 +48,7 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int, monitor_every:
         return {k: v for k, v in results.items() if isinstance(v, float)}
 
     fit(laq, _sampler(packed, pairs, recipe.quantize, training), recipe.quantize, out,
-        seed=seed, title="LAQ", monitor=monitor, monitor_every=monitor_every)  # fmt: skip
+        seed=seed, title="LAQ", monitor=monitor, monitor_every=max(1, recipe.quantize.steps // 4))  # fmt: skip
     results = watch(laq, packed, pairs, watched)
     results["watched_on"] = "held-out episodes" if held_out.any() else "training pairs"
     scenes = packed.gather(

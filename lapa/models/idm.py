@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.models.laq import Images, as_pixels
 from lapa.training.checkpoint import load_artefact, load_strictly
+from lapa.training.loop import device
 
 
 @dataclass(frozen=True)
@@ -104,4 +105,4 @@ class InverseDynamics(nn.Module):
         artefact = load_artefact(path, "idm")
         model = InverseDynamics(artefact.settings(IDMConfig), int(artefact.config.get("dimensions", 0)))
         load_strictly(model, artefact.tensors, path)
-        return model.eval()
+        return model.to(device()).eval()

@@ -27,6 +27,7 @@ from lapa import plugins
 from lapa.contracts import Array, FramePairs, LapaError, Logs, Quantized
 from lapa.models.transformer import PositionBias, Transformer
 from lapa.training.checkpoint import load_artefact, load_strictly
+from lapa.training.loop import device
 
 Images = Array | torch.Tensor  # uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1]
 
@@ -105,7 +106,7 @@ class LAQ(nn.Module):
         artefact = load_artefact(path, "laq")
         laq = artefact.settings(LAQConfig).build()
         load_strictly(laq, artefact.tensors, path)
-        return laq.eval()
+        return laq.to(device()).eval()
 
     def encode(self, now: Images, later: Images) -> torch.Tensor:
         """Two batches of frames -> codes int64 [B, s]. The inverse dynamics model of stage 2."""

@@ -20,6 +20,7 @@ from lapa.data.transforms import ActionSpace, CodeSpace, Space, space_from_json
 from lapa.models.laq import as_pixels
 from lapa.plugins import configure
 from lapa.training.checkpoint import Artefact, load_strictly
+from lapa.training.loop import device, fast_dtype
 
 Decoding = Literal["expectation", "centre"]
 
@@ -53,7 +54,7 @@ class Config:
         policy = artefact.settings(Config).build(pretrained=False)
         policy.adapt(space_from_json(artefact.config.get("space") or {}))
         load_strictly(policy, artefact.tensors, artefact.path)
-        return policy.eval()
+        return policy.to(device()).eval()
 
 
 class VLA(nn.Module):
@@ -130,9 +131,9 @@ class VLA(nn.Module):
             raise LapaError(
                 f'An observation is {{"image": uint8 [H, W, 3], "instruction": str}} ({error!r}).'
             ) from None
-        probabilities = (
-            self.logits(images, texts).softmax(-1).cpu().numpy().reshape(len(images), space.chunk, space.dimensions, -1)
-        )
+        with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):  # as in training
+            shares = self.logits(images, texts).softmax(-1).cpu().numpy()
+        probabilities = shares.reshape(len(images), space.chunk, space.dimensions, -1)
         if self.config.decoding == "centre":
             return space.decode(probabilities.argmax(-1))
         return space.expect(probabilities)

@@ -60,9 +60,15 @@ class Optimisation:
 
     def dtype(self) -> torch.dtype:
         """Arithmetic on this machine's CPU or GPU."""
-        fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        use = self.precision == "bfloat16" or (self.precision == "auto" and fast)
-        return torch.bfloat16 if use else torch.float32
+        if self.precision == "auto":
+            return fast_dtype()
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+
+def fast_dtype() -> torch.dtype:
+    """bfloat16 where the processor has instructions for it, else float32."""
+    fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
 
 
 def device() -> torch.device:
@@ -130,9 +136,10 @@ def fit(
                 upkeep = getattr(model, "after_step", None)
                 logs = {"loss": float(loss.detach()), **logs, **(upkeep(step + 1) if upkeep else {})}
                 last = step + 1 == how.steps
-                if monitor and (last or (monitor_every and (step + 1) % monitor_every == 0)):
+                watched = monitor is not None and (last or (monitor_every and (step + 1) % monitor_every == 0))
+                if monitor and watched:
                     logs |= _watched(model, monitor, step + 1)
-                if last or (step + 1) % max(1, how.steps // 100) == 0:
+                if last or watched or (step + 1) % max(1, how.steps // 100) == 0:
                     _append(metrics, {"step": step + 1, "lr": how.rate(step), **logs})
                 progress.update(step + 1, logs)
                 if not last and time.monotonic() - saved > save_every:
