@@ -307,7 +307,8 @@ def compare(
     success_bars(results, out / "success.png")
     _table(results)
     closed = gap_closed(results)
-    print(f"Gap from Scratch to ActionVLA closed by LAPA: {closed:.0%}." if closed is not None else "")
+    if closed is not None:
+        print(f"LAPA closes {closed:.0%} of the gap from Scratch to ActionVLA.")
     print(f"Table and picture are in {out}.")
 
 
