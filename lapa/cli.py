@@ -113,11 +113,12 @@ def quantize(
         method: lapa fits LAQ on video without actions; vpt fits inverse dynamics on labelled trajectories
         window: seconds between the two frames (None: the preset's)
     """
+    from lapa.run_folder import begin
     from lapa.stage1_latent_actions import fit_idm, fit_laq
 
     key = "quantize" if method == "lapa" else "fit_idm"
     recipe = _recipe(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps)
-    if _begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset):
+    if begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset):
         return
     size = recipe.laq.image_size if method == "lapa" else recipe.idm.image_size
     packed = _pack(dataset, size, skip_bad)
@@ -170,11 +171,12 @@ def pretrain(
             name, if it is still there)
     """
     from lapa.data.labelled import read_labels
+    from lapa.run_folder import begin
     from lapa.stage2_pretrain import pretrain as train
     from lapa.training.checkpoint import read_json
 
     recipe = _recipe(preset, set, "pretrain", steps)
-    if _begin(out, recipe, seed, resume, "policy", dataset=dataset, labels=labels):
+    if begin(out, recipe, seed, resume, "policy", dataset=dataset, labels=labels):
         return
     found, manifest = read_labels(labels)
     # The source that made the labels, if it is still there, must not have been trained again since.
@@ -208,10 +210,11 @@ def finetune(
         trainable: head: the new head alone (best below some 50 trajectories); all: all but the vision encoder
             (None: the preset's)
     """
+    from lapa.run_folder import begin
     from lapa.stage3_finetune import finetune as train
 
     recipe = _recipe(preset, (*set, *([f"trainable={trainable}"] if trainable else [])), "finetune", steps)
-    if _begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy):
+    if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy):
         return
     _told(train(_pack(dataset, recipe.policy_image_size, skip_bad), policy, recipe, out, seed))
     print(f"The robot policy is in {out}.")
@@ -352,11 +355,12 @@ def ground(
         learning_rate: peak learning rate of Adam
     """
     from lapa.recipe import Recipe
+    from lapa.run_folder import begin
     from lapa.stage0_grounding import ground as train
     from lapa.training.loop import Optimisation
 
     how = Optimisation(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=100)
-    if _begin(out, Recipe(), seed, resume, "backbone", how=how):
+    if begin(out, Recipe(), seed, resume, "backbone", how=how):
         return
     _told(train(out, how, seed))
     print(f"The grounded backbone is in {out}.")
@@ -459,47 +463,6 @@ def _recipe(preset: str, options: tuple[str, ...], stage: str, steps: int | None
     for option in (*options, *([f"{stage}.steps={steps}"] if steps is not None else [])):
         recipe = override(recipe, option)
     return recipe
-
-
-def _begin(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, **inputs: Any) -> bool:
-    """Open the output folder of a training run; True when there is nothing left to do.
-
-    Raises LapaError when `out` is in use without --resume, or was started with other settings.
-    """
-    from lapa.training.checkpoint import finished, load_artefact, read_json, write_json
-
-    if seed < 0:
-        raise LapaError(f"--seed is a whole number from 0 on, got {seed}.")
-    inputs = {name: list(value) if isinstance(value, tuple) else str(value) for name, value in inputs.items()}
-    started, wanted = out / "run.json", {"kind": kind, "seed": seed, "recipe": recipe.to_json(), **inputs}
-    if out.exists() and any(file != started for file in out.iterdir()):  # a start that came to nothing is no use
-        if not resume:
-            raise LapaError(f"{out} is not empty. Add --resume to go on with it, or choose another --out.")
-        if started.exists():
-            before = read_json(started, "settings of the run")
-            if before != wanted:
-                raise LapaError(
-                    f"{out} was started with other settings ({_difference(before, wanted)}). "
-                    "Use those, or choose another --out."
-                )
-        if finished(out):
-            load_artefact(out, kind)
-            print(f"{out} is finished already.")
-            return True
-    write_json(started, wanted)
-    return False
-
-
-def _difference(before: dict[str, Any], now: dict[str, Any], path: str = "") -> str:
-    """The first setting that differs, as "laq.dim 64 -> 96"."""
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            if found := _difference(old, new, f"{path}{key}."):
-                return found
-        elif old != new:
-            return f"{path}{key} {old} -> {new}"
-    return ""
 
 
 def _told(results: dict[str, Any]) -> None:

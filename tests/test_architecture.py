@@ -25,7 +25,7 @@ LINES = [line.split() for line in """
     models
     backbones labels policies
     recipe
-    explorer
+    explorer run_folder
     stage0_grounding stage1_latent_actions stage2_label stage2_pretrain
     stage3_finetune
     collect evaluate inspect report schedule

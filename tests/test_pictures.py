@@ -240,13 +240,6 @@ def test_animation_refuses(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_side_by_side() -> None:
-    long, short = np.zeros((5, 8, 8, 3), np.uint8), np.full((2, 4, 4, 3), 9, np.uint8)
-    both = explorer.side_by_side(long, short, gap=3)
-    assert both.shape == (5, 8, 19, 3)
-    assert (both[:, :, 11:] == 9).all()
-
-
 def test_words_fit() -> None:
     font = explorer._font(13)
     for text in ("push the red star", "x" * 400, "word " * 90, ""):

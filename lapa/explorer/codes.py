@@ -213,7 +213,7 @@ def _card(packed: Packed, episode: int) -> Array:
 def _level(cards: Sequence[Array], columns: int) -> list[Cell]:
     """Cards of one width as a row of `columns` cells of one height, white below them and where there is none."""
     row = np.full((columns, max(len(card) for card in cards), cards[0].shape[1], 3), 255, np.uint8)
-    for cell, card in zip(row, cards, strict=False):
+    for cell, card in zip(row[: len(cards)], cards, strict=True):
         cell[: len(card)] = card
     return list(row)
 
@@ -341,19 +341,6 @@ def _one_palette(film: list[Image.Image]) -> list[Image.Image]:
         together.paste(image, (0, i * height))
     palette = together.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
     return [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in film]
-
-
-def side_by_side(*films: Array, gap: int = 6) -> Array:
-    """Films uint8 [T, H, W, 3] beside each other, at the height of the tallest; short ones keep their last frame."""
-    length, height = max(len(f) for f in films), max(f.shape[1] for f in films)
-    columns = []
-    for film in films:
-        film = np.concatenate([film, np.repeat(film[-1:], length - len(film), 0)])
-        if film.shape[1] != height:
-            size = (round(film.shape[2] * height / film.shape[1]), height)
-            film = np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.NEAREST)) for f in film])
-        columns += [film, np.full((length, height, gap, 3), 255, np.uint8)]
-    return np.concatenate(columns[:-1], axis=2)
 
 
 # The sheet
