@@ -315,6 +315,43 @@ def compare(
     print(f"Table and picture are in {out}.")
 
 
+def study(
+    name: Annotated[Literal["quantizers", "collapse"], tyro.conf.Positional],
+    out: Path,
+    dataset: Datasets = (),
+    preset: Preset = "laptop",
+    seeds: int | None = None,
+    steps: Steps = None,
+    workers: int = 0,
+    results: Path | None = None,
+    set: Options = (),
+) -> None:
+    """Settings of stage 1 side by side on your data: what do the codes tell, are all in use? Resumes.
+
+    Each cell is a `lapa quantize` with one seed. Its figures are of episodes that are held out: perplexity at each
+    position, error over copying, and, where the dataset has actions and states, how much of action, displacement and
+    position the codes tell.
+
+    Args:
+        name: quantizers: each quantizer with 8 and 16 codes; collapse: the preset itself with many seeds
+        out: folder of all runs, results.json, table.md and study.png
+        dataset: videos, given once or more (none: 1,500 episodes of Tabletop)
+        seeds: seeds per setting (None: the study's)
+        workers: runs side by side, one thread each (0: one per core)
+        results: results.json of an earlier study; what it has is not run again
+    """
+    from lapa.plugins import choose
+    from lapa.study import STUDIES, TABLETOP, Setting, run_study
+
+    usual = STUDIES[choose(name, STUDIES, "study")]
+    options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
+    setting = Setting(name, dataset or (TABLETOP,), seeds if seeds is not None else usual.seeds,
+                      steps if steps is not None else usual.steps, options)  # fmt: skip
+    run_study(setting, out, workers, results)
+    print((out / "table.md").read_text(), end="")
+    print(f"Table, figures and picture are in {out}.")
+
+
 def inspect(
     out: Path = Path("runs/inspect"),
     dataset: Datasets = (),
@@ -399,6 +436,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "finetune": finetune,
     "evaluate": evaluate,
     "compare": compare,
+    "study": study,
     "inspect": inspect,
     "ground": ground,
     "list": show_list,

@@ -22,6 +22,8 @@ class Recipe:
     """seconds between x_t and x_{t+H}; each episode's fps turns them into frames (at least one)"""
     end: Literal["drop", "clip"] = "drop"
     """pairs that reach past the end of an episode: drop them, or clip the later frame to the last one"""
+    hold_out: int = 20
+    """every so many episodes one is kept from training LAQ and watched instead; with fewer episodes none is"""
     laq: LAQConfig = field(
         default_factory=lambda: LAQConfig(
             image_size=48, patch_size=8, dim=64, spatial_depth=1, temporal_depth=1, heads=4, dim_head=16,

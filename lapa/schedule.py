@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,17 +45,25 @@ class _Running:
     started: float
 
 
-def run(steps: list[Step], folder: Path, workers: int = 0) -> dict[str, float]:
+def run(
+    steps: list[Step],
+    folder: Path,
+    workers: int = 0,
+    after: Callable[[dict[str, float]], object] | None = None,
+    keep_going: bool = False,
+) -> dict[str, float]:
     """Run what is not done yet. Returns seconds spent per step, this run and earlier ones together.
 
-    Logs go to `folder/logs`, times to `folder/seconds.json`. workers 0: one per core. Raises LapaError with the end
-    of the log when a step fails (the others are stopped), KeyboardInterrupt after stopping all steps.
+    Logs go to `folder/logs`, times to `folder/seconds.json`. workers 0: one per core. `after` is called with the times
+    whenever a step is done. Raises LapaError with the end of the log when a step fails: at once, the others being
+    stopped, or with `keep_going` after all steps that do not need it. KeyboardInterrupt stops all steps first.
     """
     workers = workers or max(1, os.cpu_count() or 1)
-    times = _times(folder)
+    times = seconds(folder)
     waiting = [step for step in steps if not step.marker.exists()]
     running: list[_Running] = []
     skipped = len(steps) - len(waiting)
+    failures: list[str] = []
     console = Console(stderr=True)
     if skipped:
         console.print(f"{skipped} of {len(steps)} steps are done already; going on with the rest.")
@@ -77,9 +86,16 @@ def run(steps: list[Step], folder: Path, workers: int = 0) -> dict[str, float]:
                     times[done.step.name] = times.get(done.step.name, 0.0) + time.monotonic() - done.started
                     write_json(folder / "seconds.json", times)
                     if done.process.returncode or not done.step.marker.exists():
-                        raise LapaError(_failure(done))
+                        failures.append(_failure(done))
+                        if not keep_going:
+                            raise LapaError(failures[0])
+                        console.print(f"  failed  {done.step.name}", markup=False)
+                        waiting = _without(waiting, done.step.name)
+                        continue
                     spent, left = times[done.step.name], board.left_text(waiting, running, workers)
                     console.print(f"  done  {done.step.name:<24} {spent:6.1f} s   {left}")
+                    if after:
+                        after(times)
     finally:
         for stopped in running:
             stopped.process.terminate()
@@ -87,10 +103,21 @@ def run(steps: list[Step], folder: Path, workers: int = 0) -> dict[str, float]:
             times[stopped.step.name] = times.get(stopped.step.name, 0.0) + time.monotonic() - stopped.started
         if running:
             write_json(folder / "seconds.json", times)
+    if failures:
+        raise LapaError("\n".join(failures))
     return times
 
 
-def _times(folder: Path) -> dict[str, float]:
+def _without(waiting: list[Step], failed: str) -> list[Step]:
+    """The steps that need `failed` neither themselves nor through another."""
+    lost = {failed}
+    while more := {step.name for step in waiting if lost & set(step.needs)} - lost:
+        lost |= more
+    return [step for step in waiting if step.name not in lost]
+
+
+def seconds(folder: Path) -> dict[str, float]:
+    """Seconds spent so far per step of the plan that runs in `folder`."""
     path = folder / "seconds.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
 

@@ -26,18 +26,17 @@ from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everythi
 from lapa.training.metrics import perplexity, probe, r2
 
 WATCHED = 4000  # pairs, fixed for the run, on which stage 1 is watched
-HELD_OUT = 20  # every so many episodes one is kept from training LAQ and watched instead
 
 
 def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:
     """Train LAQ on the pairs of the window and save it to `out`. Returns the results kept in its config.json.
 
-    Every twentieth episode is held out, and the figures are of those; with fewer episodes they are of training pairs.
+    Every `recipe.hold_out`th episode is held out and the figures are of those, or else of training pairs.
     """
     pairs = window_pairs(packed, recipe.window, recipe.end)
     seed_everything(seed)
     laq = recipe.laq.build()
-    held_out = pairs.episode % HELD_OUT == HELD_OUT - 1
+    held_out = pairs.episode % recipe.hold_out == recipe.hold_out - 1
     pool = np.flatnonzero(held_out) if held_out.any() else np.arange(len(pairs))
     watched = np.random.default_rng(seed).choice(pool, min(WATCHED, len(pool)), replace=False)
     training = np.flatnonzero(~held_out)

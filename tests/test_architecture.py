@@ -29,7 +29,7 @@ LINES = [line.split() for line in """
     stage0_grounding stage1_latent_actions stage2_label stage2_pretrain
     stage3_finetune
     collect evaluate inspect report schedule
-    compare
+    compare study
     demo
     cli
     __main__

@@ -1,0 +1,250 @@
+"""`lapa study`: settings of stage 1 side by side on one dataset, several seeds each.
+
+A study is a table of rows in this file. A row is a name and options of `lapa quantize`; a cell is a row with a seed, a
+command that anyone could type. All cells hold out the same episodes, and their figures are of those. What is done is
+skipped, here or in an earlier results.json; what was killed goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from lapa.contracts import LapaError
+from lapa.explorer.dots import Panel, dots
+from lapa.plugins import choose
+from lapa.schedule import Step, run, seconds
+from lapa.training.checkpoint import read_json, replacing, write_json
+
+TABLETOP = "tabletop:sim,episodes=1500,seed=1"  # the dataset when none is given
+GOAL = 0.9  # of |C|: what the perplexity of every position is to reach
+COLLAPSED = 0.25  # of |C|: a run with a position below has collapsed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting of a study: its name, and what it changes (options of `lapa quantize`)."""
+
+    name: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows to compare, how many seeds each gets and for how many steps unless the command says otherwise."""
+
+    note: str
+    rows: tuple[Row, ...]
+    seeds: int = 3
+    steps: int = 600
+
+
+def row(name: str, *settings: str) -> Row:
+    """A row that changes settings of the preset, each "laq.codebook_size=32"."""
+    return Row(name, tuple(word for setting in settings for word in ("--set", setting)))
+
+
+def grid(*axes: Sequence[Row]) -> tuple[Row, ...]:
+    """Every combination of one row of each axis."""
+    return tuple(
+        Row(", ".join(r.name for r in chosen), tuple(word for r in chosen for word in r.options))
+        for chosen in itertools.product(*axes)
+    )
+
+
+QUANTIZERS = (row("NSVQ", "laq.quantizer=nsvq"),)
+SIZES = tuple(row(f"|C| {size}", f"laq.codebook_size={size}") for size in (8, 16))
+
+STUDIES: dict[str, Study] = {
+    "quantizers": Study("the quantizers, each with 8 and 16 codes", grid(QUANTIZERS, SIZES)),
+    "collapse": Study("the preset itself, many seeds: how often do its codes collapse?", (Row("preset"),), 20, 200),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows of a study share. `options` are further options of `lapa quantize`, such as --preset."""
+
+    study: str
+    datasets: tuple[str, ...]
+    seeds: int
+    steps: int
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        choose(self.study, STUDIES, "study")
+        if self.seeds < 1 or self.steps < 1:
+            raise LapaError(f"A study needs at least one seed and one step, got {self.seeds} and {self.steps}.")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a row with a seed. `command` is all of it but --out."""
+
+    row: str
+    seed: int
+    command: tuple[str, ...]
+    out: Path
+
+    @property
+    def name(self) -> str:
+        """The step's name, also its folder below the study's."""
+        return f"{slug(self.row)}/seed{self.seed}"
+
+    @property
+    def told(self) -> str:
+        """The command as it is kept in results.json and in the artefact, but for --out."""
+        return " ".join(["lapa", *self.command])
+
+
+def cells(setting: Setting, folder: Path) -> list[Cell]:
+    """The runs of a study, the first seed of every row first: what is there early already compares all rows."""
+    data = tuple(word for spec in setting.datasets for word in ("--dataset", spec))
+    made = []
+    for seed, each in itertools.product(range(setting.seeds), STUDIES[setting.study].rows):
+        command = ("quantize", *data, *setting.options, *each.options,
+                   "--steps", str(setting.steps), "--seed", str(seed), "--resume")  # fmt: skip
+        made.append(Cell(each.name, seed, command, folder / slug(each.name) / f"seed{seed}"))
+    return made
+
+
+def slug(name: str) -> str:
+    """A row's name as the name of a folder: "NSVQ, |C| 8" -> "nsvq_c_8"."""
+    kept = "".join(c if c.isalnum() or c in ".-" else " " for c in name.lower())
+    return "_".join(kept.split())
+
+
+def run_study(setting: Setting, out: Path, workers: int = 0, earlier: Path | None = None) -> dict[str, Any]:
+    """Run the cells that are neither in `out` nor in the results file `earlier`; returns what results.json holds.
+
+    `out/results.json` and `out/table.md` are written anew after every cell, `out/study.png` at the end. Raises
+    LapaError when `out` holds a cell that was made by another command.
+    """
+    known = _known(earlier) if earlier else {}
+    wanted = cells(setting, out)
+    missing = [cell for cell in wanted if cell.told not in known]
+    for cell in missing:
+        _same_command(cell)
+    steps = [
+        Step(c.name, (*c.command, "--out", str(c.out)), c.out, c.out / "config.json", (), 0.12 * setting.steps)
+        for c in missing
+    ]
+
+    def keep(times: Mapping[str, float]) -> dict[str, Any]:
+        found = [known.get(cell.told) or _read(cell, times) for cell in wanted]
+        return _write(setting, [content for content in found if content], out)
+
+    try:
+        run(steps, out, workers, after=keep, keep_going=True)
+    finally:  # what is there is worth seeing, whatever stopped the rest
+        results = keep(seconds(out))
+        if results["cells"]:
+            picture(results, out / "study.png")
+    return results
+
+
+def _known(path: Path) -> dict[str, dict[str, Any]]:
+    content = read_json(path, "results of a study")
+    if not isinstance(content, dict) or "cells" not in content:
+        raise LapaError(f"{path} is not the results.json of a study.")
+    return {cell["command"]: cell for cell in content["cells"]}
+
+
+def _same_command(cell: Cell) -> None:
+    path = cell.out / "config.json"
+    if not path.exists():
+        return
+    made = read_json(path, "finished run")["provenance"]["command"].rpartition(" --out ")[0]
+    if made != cell.told:
+        raise LapaError(
+            f"{cell.out} was made by another command:\n  {made}\nnot by\n  {cell.told}\nChoose another --out."
+        )
+
+
+def _read(cell: Cell, times: Mapping[str, float]) -> dict[str, Any] | None:
+    """A finished cell; None for one that is not."""
+    path = cell.out / "config.json"
+    if not path.exists():
+        return None
+    config = read_json(path, "finished run")
+    return {
+        "row": cell.row, "seed": cell.seed, "command": cell.told, "codebook_size": config["model"]["codebook_size"],
+        "results": config["results"], "wall_seconds": round(times.get(cell.name, 0.0), 1),
+    }  # fmt: skip
+
+
+def _write(setting: Setting, found: list[dict[str, Any]], out: Path) -> dict[str, Any]:
+    results = {"setting": asdict(setting), "rows": summary(found), "cells": found}
+    write_json(out / "results.json", results)
+    with replacing(out / "table.md") as temporary:
+        temporary.write_text(table(results))
+    return results
+
+
+def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{row: {"seeds", "perplexity" per position (means), figure: {"mean", "low", "high"}}} of cells.
+
+    Figures are all numbers of the cells' results, "perplexity_share" (perplexity of the position with the least of
+    it, over |C|) and "collapsed", the number of runs below COLLAPSED.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(cell["row"] for cell in found):
+        mine = [cell for cell in found if cell["row"] == name]
+        shares = [min(c["results"]["perplexity"]) / c["codebook_size"] for c in mine]
+        figures = {"perplexity_share": shares}
+        for key in (k for k, v in mine[0]["results"].items() if isinstance(v, int | float)):
+            figures[key] = [float(c["results"][key]) for c in mine]
+        rows[name] = {
+            "seeds": [c["seed"] for c in mine],
+            "codebook_size": mine[0]["codebook_size"],
+            "perplexity": [fmean(p) for p in zip(*(c["results"]["perplexity"] for c in mine), strict=True)],
+            "collapsed": sum(share < COLLAPSED for share in shares),
+            **{k: {"mean": fmean(v), "low": min(v), "high": max(v)} for k, v in figures.items()},
+        }
+    return rows
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The study as Markdown: mean over seeds, lowest and highest seed in brackets."""
+    rows = results["rows"]
+    figures = [k for k in dict.fromkeys(k for r in rows.values() for k in r) if k not in _IN_WORDS]
+    heads = ["setting", "seeds", "perplexity per position", *(f.replace("_", " ") for f in figures), "collapsed"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name, content in rows.items():
+        told = ", ".join(f"{p:.1f}" for p in content["perplexity"]) + f" of {content['codebook_size']}"
+        values = [_spread(content[f]) if f in content else "-" for f in figures]
+        line = [name.replace("|", "\\|"), str(len(content["seeds"])), told, *values, str(content["collapsed"])]
+        lines.append("| " + " | ".join(line) + " |")
+    return "\n".join(lines) + "\n"
+
+
+_IN_WORDS = ("seeds", "perplexity", "collapsed", "codebook_size")
+
+
+def _spread(figure: Mapping[str, float]) -> str:
+    return f"{figure['mean']:.3g} ({figure['low']:.3g} to {figure['high']:.3g})"
+
+
+def picture(results: Mapping[str, Any], path: Path) -> None:
+    """Perplexity beside what the codes tell (or, without actions, beside the error), a dot a seed."""
+    rows = list(results["rows"])
+    of = {name: [c for c in results["cells"] if c["row"] == name] for name in rows}
+
+    def values(figure: str) -> list[list[float]]:
+        return [[c["results"][figure] for c in of[name]] for name in rows]
+
+    shares = [[min(c["results"]["perplexity"]) / c["codebook_size"] for c in of[name]] for name in rows]
+    panels = [Panel("perplexity / |C|, worst position", {"": shares}, (0.0, 1.0), GOAL)]
+    first = results["cells"][0]["results"]
+    if any(k.startswith("action_r2") for k in first):
+        told = {k.replace("_", " "): values(k) for k in first if k.startswith(("action_r2", "position_r2"))}
+        panels.append(Panel("share of it that the codes tell (R²)", told, (0.0, 1.0)))
+    panels.append(Panel("error / copy", {"": values("error_over_copy")}, (0.0, None)))
+    setting = results["setting"]
+    title = f"lapa study {setting['study']}: {shlex.join(setting['datasets'])}, {setting['steps']} steps"
+    dots(rows, panels, path, title)
