@@ -15,6 +15,7 @@ from lapa.data.pairs import window_pairs
 from lapa.methods import METHODS
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import read_json
+from lapa.training.memory import keep_freed_memory
 from lapa.training.metrics import r2
 from lapa.training.progress import Progress
 
@@ -55,6 +56,7 @@ def label(packed: Packed, source: str, out: Path, end: str = "drop") -> dict[str
     Raises LapaError when the source does not fit the data (no actions for ground truth, say).
     """
     method = METHODS[method_of(source)]
+    keep_freed_memory()
     labeller = plugins.find("labels", str(method.source))(path=source).build()
     pairs = window_pairs(packed, labeller.window or 1e-9, end)  # type: ignore[arg-type]
     values = []

@@ -19,7 +19,7 @@ LINES = [line.split() for line in """
     contracts methods
     plugins
     tabletop
-    data training.checkpoint training.progress
+    data training.checkpoint training.memory training.progress
     training.loop training.metrics
     datasets benchmarks quantizers
     models

@@ -257,7 +257,7 @@ def as_pixels(images: Images, size: int, device: torch.device | str, name: str =
     Other sizes are resized by area. Raises LapaError on any other shape, dtype or range."""
     x = torch.as_tensor(images, device=device)
     if x.dtype == torch.uint8 and x.ndim == 4 and x.shape[-1] == 3:
-        x = x.permute(0, 3, 1, 2).float() / 255
+        x = x.permute(0, 3, 1, 2).contiguous().float() / 255
     elif x.is_floating_point() and x.ndim == 4 and x.shape[1] == 3:
         x = x.float()
         low, high = x.aminmax() if x.numel() else (0, 0)

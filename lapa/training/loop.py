@@ -23,6 +23,7 @@ from torch import nn
 
 from lapa.contracts import LapaError, Logs
 from lapa.training.checkpoint import load_strictly, read_tensors, write_tensors
+from lapa.training.memory import keep_freed_memory
 from lapa.training.progress import Progress
 
 Sampler = Callable[[np.random.Generator], Any]
@@ -106,6 +107,7 @@ def fit(
     """
     if how.steps < 1 or how.batch_size < 1:
         raise LapaError(f"{title} needs at least one step and one sample a step, got {how.steps} and {how.batch_size}.")
+    keep_freed_memory()
     trained = [p for p in (model.parameters() if parameters is None else parameters) if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay)
     checkpoint, metrics = out / "checkpoint.safetensors", out / "metrics.jsonl"
