@@ -13,8 +13,9 @@ import resource, torch
 from lapa.training.memory import keep_freed_memory
 if {keep}: keep_freed_memory()
 def work():
-    for _ in range(50):
-        torch.ones(1 << 20).add_(1)
+    for _ in range(5):
+        blocks = [torch.ones(1 << 20) for _ in range(8)]
+        del blocks
 work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 work()
