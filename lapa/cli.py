@@ -403,6 +403,50 @@ def ground(
     print(f"The grounded backbone is in {out}.")
 
 
+def convert(
+    form: tyro.conf.Positional[Literal["laq-official"]],
+    source: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    image_size: int | None = None,
+    patch_size: int | None = None,
+    heads: int | None = None,
+    dim_head: int | None = None,
+    window: float | None = None,
+    reverse: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Turn a LAQ checkpoint of the authors' released code into an artefact, or with --reverse the other way round.
+
+    Example: lapa convert laq-official vae.100000.pt runs/laq --image-size 256
+
+    Args:
+        form: laq-official: the state dict that the released LAQ trainer saves
+        source: checkpoint file (with --reverse: folder of the artefact)
+        out: new folder of the artefact (with --reverse: new checkpoint file)
+        image_size: pixels a side of the images it was trained on; the weights do not tell
+        patch_size: pixels a side of a patch (None: read off the weights; if given, checked, as the next two)
+        heads: attention heads
+        dim_head: width of a head
+        window: seconds between the two frames it was trained on (None: the paper preset's)
+        reverse: write a state dict that the released code loads
+    """
+    from lapa.convert import from_released, to_released
+
+    if reverse:
+        config = to_released(source, out)
+    elif image_size is None:
+        raise LapaError("Give --image-size, the pixels a side of the training images (256 in the released settings).")
+    else:
+        config = from_released(source, out, image_size, patch_size, heads, dim_head, window)
+    print(
+        f"{config.codes} codes of {config.codebook_size} kinds; images of {config.image_size} pixels in patches of "
+        f"{config.patch_size}; dim {config.dim}; {config.spatial_depth} spatial and {config.temporal_depth} temporal "
+        f"layers with {config.heads} heads of {config.dim_head}."
+    )
+    print(f"{'The released checkpoint' if reverse else 'LAQ'} is in {out}.")
+    if not reverse:
+        _next(f"lapa label --dataset VIDEOS --source {out} --out runs/labels")
+
+
 def show_list(preset: str | None = None) -> None:
     """Name every method, preset and plug-in.
 
@@ -439,6 +483,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "study": study,
     "inspect": inspect,
     "ground": ground,
+    "convert": convert,
     "list": show_list,
 }
 

@@ -28,7 +28,7 @@ LINES = [line.split() for line in """
     explorer run_folder
     stage0_grounding stage1_latent_actions stage2_label stage2_pretrain
     stage3_finetune
-    collect evaluate inspect report schedule
+    collect convert evaluate inspect report schedule
     compare study
     demo
     cli

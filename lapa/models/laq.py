@@ -25,7 +25,8 @@ from torch import nn
 
 from lapa import plugins
 from lapa.contracts import Array, FramePairs, LapaError, Logs, Quantized
-from lapa.models.transformer import PositionBias, Transformer
+from lapa.models import released_layout
+from lapa.models.transformer import PEG, PositionBias, Transformer
 from lapa.training.checkpoint import load_artefact, load_strictly
 from lapa.training.loop import device
 
@@ -36,13 +37,16 @@ Images = Array | torch.Tensor  # uint8 [B, H, W, 3] or float [B, 3, H, W] in [0,
 class LAQConfig:
     """The paper's settings by default (343.8M parameters). Every field is a JSON value.
 
-    codes, codebook_size  s and |C|; s is a square number. quant_dim: width of the quantised difference.
+    codes, codebook_size  s and |C|; the codes lie in a grid (`code_grid`).
+    quant_dim             width of the quantised difference.
     normalise             centre and scale the difference over the batch (BatchNorm without parameters) before
                           the quantizer. Not in the paper; what all pairs share, such as the temporal layers'
                           first-or-second-frame offset, then cannot drown what tells them apart.
     decoder               "transformer": the paper's. "unet": convolutions that change x_t in place; learns
                           motion on a small budget, where the paper's decoder blurs whatever moves.
     unet_width            channels of the "unet" at half resolution.
+    released_layout       compute with the memory-layout quirks of the released code, which its checkpoints need
+                          (models/released_layout.py).
     quantizer             a plug-in of lapa/quantizers; `quantizer_options` are further fields of its Config.
     """
 
@@ -61,18 +65,28 @@ class LAQConfig:
     quantizer_options: dict[str, Any] = field(default_factory=dict)
     decoder: Literal["transformer", "unet"] = "transformer"
     unet_width: int = 32
+    released_layout: bool = False
 
     def __post_init__(self) -> None:
         plugins.choose(self.decoder, ("transformer", "unet"), "LAQ decoder")
         if self.image_size % self.patch_size:
             raise LapaError(f"LAQ: patch_size {self.patch_size} does not divide image_size {self.image_size}.")
-        grid, side = self.image_size // self.patch_size, math.isqrt(self.codes)
-        if side * side != self.codes or not 1 <= side <= grid:
+        grid, (rows, cols) = self.image_size // self.patch_size, self.code_grid
+        if rows > grid:
             raise LapaError(
-                f"LAQ: codes must be a square number from 1 to {grid}x{grid} (one a patch), not {self.codes}."
+                f"LAQ: codes {self.codes} lie in a grid of {rows}x{cols}, which does not fit the {grid}x{grid} patches "
+                f"of an image. Choose fewer, a number with nearer factors, or more patches."
             )
         if self.decoder == "unet" and self.image_size % 4:
             raise LapaError(f"LAQ: the unet decoder needs image_size divisible by 4, not {self.image_size}.")
+
+    @property
+    def code_grid(self) -> tuple[int, int]:
+        """The s codes as rows and columns, as square as s allows: 1 is 1x1, 2 is 2x1, 4 is 2x2, 6 is 3x2."""
+        if self.codes < 1:
+            raise LapaError(f"LAQ: codes must be at least 1, not {self.codes}.")
+        cols = max(n for n in range(1, math.isqrt(self.codes) + 1) if self.codes % n == 0)
+        return self.codes // cols, cols
 
     def build(self) -> LAQ:
         return LAQ(self)
@@ -89,10 +103,11 @@ class LAQ(nn.Module):
         self.patch_embedding = nn.Sequential(nn.LayerNorm(pixels), nn.Linear(pixels, c.dim), nn.LayerNorm(c.dim))
         self.position_bias = PositionBias(c.dim, c.heads)  # the decoder, when a transformer, shares it
         self.spatial = Transformer(c.dim, c.spatial_depth, c.heads, c.dim_head, over="space")
-        self.temporal = Transformer(c.dim, c.temporal_depth, c.heads, c.dim_head, over="time")
+        peg = released_layout.MixedPEG if c.released_layout else PEG
+        self.temporal = Transformer(c.dim, c.temporal_depth, c.heads, c.dim_head, over="time", peg=peg)
         # Bottleneck
         self.project_in = nn.Linear(c.dim, c.quant_dim)
-        self.cnn = shrink(c.quant_dim, grid, math.isqrt(c.codes))
+        self.cnn = shrink(c.quant_dim, grid, *c.code_grid)
         self.norm = nn.BatchNorm1d(c.quant_dim, affine=False) if c.normalise else nn.Identity()
         options = {"dim": c.quant_dim, "size": c.codebook_size, "positions": c.codes, **c.quantizer_options}
         self.quantizer = plugins.configure("quantizers", c.quantizer, options).build()
@@ -154,6 +169,8 @@ class LAQ(nn.Module):
 
     def predict(self, now: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         """Pixels of x_t and quantised differences [B, s, quant_dim] -> pixels of x_{t+H}, not clamped."""
+        if self.config.released_layout:
+            embedding = released_layout.mixed_codes(embedding)
         codes = self.project_out(embedding)
         if isinstance(self.decoder, UNetDecoder):
             return self.decoder(now, codes)
@@ -184,18 +201,22 @@ class LAQ(nn.Module):
         return codes.long()
 
 
-def shrink(channels: int, grid: int, side: int) -> nn.Sequential:
-    """The small CNN whose strides set s: [B, channels, grid, grid] -> [B, channels, side, side].
+def shrink(channels: int, grid: int, rows: int, cols: int) -> nn.Sequential:
+    """The small CNN whose strides set s: [B, channels, grid, grid] -> [B, channels, rows, cols], rows >= cols.
 
     3x3 convolutions halve the grid until one window of at most 4x4 slides over it to the target, as in the
-    released model: 8 -> 4 -> 1 (4x4 window), 8 -> 4 -> 2 (3x3 window), 16 -> 8 -> 4 (halving alone)."""
+    released model: 8 -> 4 -> 1 (4x4 window), 8 -> 4 -> 2x1 (3x4 window), 8 -> 4 -> 2 (3x3 window). Where one more
+    halving ends on the target and spares a 4x4 window, it does: 16 -> 8 -> 4 and 14 -> 7 -> 4."""
     layers: list[nn.Module] = []
-    while (grid + 1) // 2 >= side and (not layers or grid - side + 1 > 4):
+    while (half := (grid + 1) // 2) >= rows:
+        window = grid - cols + 1
+        if layers and (window < 4 or (window == 4 and not half == rows == cols)):
+            break
         layers += [nn.Conv2d(channels, channels, 3, stride=2, padding=1), nn.ReLU()]
-        grid = (grid + 1) // 2
-    if grid > side or not layers:
-        return nn.Sequential(*layers, nn.Conv2d(channels, channels, grid - side + 1))
-    return nn.Sequential(*layers[:-1])
+        grid = half
+    if layers and grid == rows == cols:
+        return nn.Sequential(*layers[:-1])
+    return nn.Sequential(*layers, nn.Conv2d(channels, channels, (grid - rows + 1, grid - cols + 1)))
 
 
 class PatchDecoder(nn.Module):

@@ -152,9 +152,9 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """PEG, attention, optional cross-attention and feed-forward, each with a residual."""
 
-    def __init__(self, dim: int, heads: int, dim_head: int, cross: bool) -> None:
+    def __init__(self, dim: int, heads: int, dim_head: int, cross: bool, peg: type[PEG] = PEG) -> None:
         super().__init__()
-        self.peg = PEG(dim)
+        self.peg = peg(dim)
         self.attention = Attention(dim, heads, dim_head)
         self.cross = Attention(dim, heads, dim_head, null_keys=2) if cross else None
         self.feed_forward = FeedForward(dim)
@@ -189,10 +189,11 @@ class Transformer(nn.Module):
         dim_head: int,
         over: Literal["space", "time"] = "space",
         cross: bool = False,
+        peg: type[PEG] = PEG,
     ) -> None:
         super().__init__()
         self.over = over
-        self.blocks = nn.ModuleList(Block(dim, heads, dim_head, cross) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, heads, dim_head, cross, peg) for _ in range(depth))
         self.norm_out = LayerNorm(dim)
 
     def forward(

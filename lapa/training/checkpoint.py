@@ -168,7 +168,12 @@ def load_artefact(path: Path | str, kind: str) -> Artefact:
 
 def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str | Path) -> None:
     """Load weights; every key must be there with its shape and no other. Raises LapaError naming the first offences."""
-    expected = module.state_dict()
+    require_fit(module.state_dict(), tensors, where)
+    module.load_state_dict(tensors)
+
+
+def require_fit(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], where: str | Path) -> None:
+    """Raises LapaError, naming the first offences, unless both have the same keys with the same shapes."""
     faults = [f"missing {k}" for k in expected if k not in tensors]
     faults += [f"unexpected {k}" for k in tensors if k not in expected]
     faults += [
@@ -179,4 +184,3 @@ def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], 
     if faults:
         more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
         raise LapaError(f"The weights in {where} do not fit the model: {'; '.join(faults[:4])}{more}.")
-    module.load_state_dict(tensors)
