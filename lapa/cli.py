@@ -405,8 +405,8 @@ def ground(
 
 def convert(
     form: tyro.conf.Positional[Literal["laq-official"]],
-    source: tyro.conf.Positional[Path],
-    out: tyro.conf.Positional[Path],
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     image_size: int | None = None,
     patch_size: int | None = None,
     heads: int | None = None,
