@@ -21,7 +21,7 @@ from lapa.tabletop import language as lang
 from lapa.tabletop import world
 from lapa.tabletop.render import LOOKS, render
 from lapa.training.checkpoint import provenance, save_artefact
-from lapa.training.loop import Optimisation, fit
+from lapa.training.loop import Optimisation, Sampler, fit
 
 CELLS = 24  # positions are classified into 24 cells per axis
 RELATIONS = [(family, way) for family in lang.FAMILIES for way in ("", *lang.DIRECTIONS)]
@@ -102,12 +102,16 @@ def ground(out: Path, how: Optimisation, seed: int, config: tiny.Config | None =
     torch.manual_seed(seed)
     model = Grounding(config.build())
 
-    def sample(rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor, Tensor, Tensor]:
-        images, texts, points, relation, content = scenes(rng, how.batch_size, config.image_size)
-        floats = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        return floats, texts, *map(torch.from_numpy, (points, relation, content))  # type: ignore[return-value]
+    def draw(rng: np.random.Generator) -> Array:  # a scene is random through and through: the rows are the scenes
+        drawn = scenes(rng, how.batch_size, config.image_size)
+        return np.fromiter(zip(*drawn, strict=True), dtype=object, count=how.batch_size)
 
-    logs = fit(model, sample, how, out, seed=seed, title="grounding")
+    def load(rows: Array) -> tuple[Tensor, list[str], Tensor, Tensor, Tensor]:
+        images, texts, *answers = zip(*rows, strict=True)
+        floats = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+        return floats, list(texts), *(torch.from_numpy(np.stack(a)) for a in answers)  # type: ignore[return-value]
+
+    logs = fit(model, Sampler(draw, load), how, out, seed=seed, title="grounding")
     made = {"model": asdict(config), "recipe": asdict(how), "results": logs, "provenance": provenance(seed, {}, {})}
     save_artefact(out, "backbone", made, model.backbone.state_dict())
     return logs

@@ -47,7 +47,8 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
         return {k: v for k, v in results.items() if isinstance(v, float)}
 
     fit(laq, _sampler(packed, pairs, recipe.quantize, training), recipe.quantize, out,
-        seed=seed, title="LAQ", monitor=monitor, monitor_every=max(1, recipe.quantize.steps // 4))  # fmt: skip
+        seed=seed, title="LAQ", monitor=monitor, monitor_every=max(1, recipe.quantize.steps // 4),
+        best="error_over_copy")  # fmt: skip
     results = watch(laq, packed, pairs, watched)
     results["watched_on"] = "held-out episodes" if held_out.any() else "training pairs"
     scenes = packed.gather(
@@ -91,10 +92,13 @@ def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
 
 
 def _sampler(packed: Packed, pairs: PairIndex, how: Optimisation, rows: Array) -> Sampler:
-    def sample(rng: np.random.Generator) -> FramePairs:
-        return pairs.batch(packed, rows[rng.integers(len(rows), size=how.batch_size)])
+    def draw(rng: np.random.Generator) -> Array:
+        return rows[rng.integers(len(rows), size=how.batch_size)]
 
-    return sample
+    def load(some: Array) -> FramePairs:
+        return pairs.batch(packed, some)
+
+    return Sampler(draw, load)
 
 
 def encode_all(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, batch: int = 64) -> Array:

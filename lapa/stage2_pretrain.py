@@ -89,12 +89,14 @@ def sampler(packed: Packed, frames: Array, targets: Array, size: int) -> Sampler
     """Batches of random rows: frames int64 [N] (global), targets int64 [N, positions]."""
     episodes = packed.episode_of(frames)
 
-    def sample(rng: np.random.Generator) -> Batch:
-        rows = rng.integers(len(frames), size=size)
+    def draw(rng: np.random.Generator) -> Array:
+        return rng.integers(len(frames), size=size)
+
+    def load(rows: Array) -> Batch:
         texts = [packed.instructions[e] for e in episodes[rows]]
         return Batch(packed.gather(frames[rows]), texts, targets[rows])
 
-    return sample
+    return Sampler(draw, load)
 
 
 def save_policy(

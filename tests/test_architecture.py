@@ -19,7 +19,8 @@ LINES = [line.split() for line in """
     contracts methods
     plugins
     tabletop
-    data training.checkpoint training.memory training.progress
+    data training.checkpoint training.distributed training.memory training.progress
+    training.batches training.ema training.resume training.stop
     training.loop training.metrics
     datasets benchmarks quantizers
     models

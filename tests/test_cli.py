@@ -26,6 +26,7 @@ from lapa.data.lerobot_format import LeRobotWriter
 from lapa.data.video import VideoFile
 from lapa.training import checkpoint, loop
 from lapa.training.checkpoint import load_artefact
+from lapa.training.resume import Checkpoints
 
 TABLE = "tabletop:sim,episodes=4,seed=6"
 Refuses = Callable[..., str]
@@ -336,9 +337,9 @@ def full_disk_at(call: int, function: Callable[..., Any], error: Exception) -> C
     return full
 
 
-FULL = {
-    "save_file": (checkpoint, SafetensorError("Error while serializing: I/O error: No space left (os error 28)")),
-    "replace": (os, OSError(errno.ENOSPC, "No space left on device", "model.safetensors")),
+FULL = {  # where, at which call
+    "save_file": (checkpoint, 3, SafetensorError("Error while serializing: I/O error: No space left (os error 28)")),
+    "replace": (os, 7, OSError(errno.ENOSPC, "No space left on device", "model.safetensors")),
 }
 
 
@@ -346,17 +347,16 @@ FULL = {
 def test_a_full_disk_keeps_the_checkpoint(
     where: str, refuses: Refuses, robot: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fourth write of a run finds no room. Later there is some, and --resume ends as if nothing had been."""
+    """A write in the middle of a run finds no room. Later there is some, and --resume ends as if nothing had been."""
     command = ["quantize", "--dataset", f"lerobot:{robot}", "--steps", 4, *small, "--out", tmp_path / "out"]
     monkeypatch.setitem(loop.fit.__kwdefaults__, "save_every", -1.0)
     with monkeypatch.context() as patch:
-        module, error = FULL[where]
-        patch.setattr(module, where, full_disk_at(4, getattr(module, where), error))
+        module, call, error = FULL[where]
+        patch.setattr(module, where, full_disk_at(call, getattr(module, where), error))
         refuses(*command, says=("the disk is full", "Free some space", "--resume", "what was finished is kept"))
     assert not (tmp_path / "out/config.json").exists()
     assert not list((tmp_path / "out").glob(".*.tmp")), "no torn file stays behind"
-    _, metadata = checkpoint.read_tensors(tmp_path / "out/checkpoint.safetensors")
-    assert 1 <= int(metadata["step"]) < 4
+    assert 1 <= Checkpoints(tmp_path / "out", 0, 2).steps()[-1] < 4
     run(*command, "--resume")
     run(*command[:-1], tmp_path / "unbroken")
     assert load_artefact(tmp_path / "out", "laq").hash == load_artefact(tmp_path / "unbroken", "laq").hash
@@ -365,7 +365,7 @@ def test_a_full_disk_keeps_the_checkpoint(
 def test_labels_on_a_full_disk(
     refuses: Refuses, made: Path, robot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pq, "write_table", full_disk_at(1, pq.write_table, FULL["replace"][1]))
+    monkeypatch.setattr(pq, "write_table", full_disk_at(1, pq.write_table, FULL["replace"][2]))
     refuses("label", "--dataset", f"lerobot:{robot}", "--source", made / "laq", "--out", tmp_path / "labels",
             says=("the disk is full",))  # fmt: skip
     assert not list(tmp_path.iterdir()), "nothing half-written"
@@ -384,17 +384,16 @@ def test_ctrl_c(robot: Path, small: list[str], tmp_path: Path) -> None:
         "from lapa.cli import main; main()"
     )
     process = subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True)
-    while not (out / "checkpoint.safetensors").exists():
+    while not (checkpoints := Checkpoints(out, 0, 2)).steps():
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130, message
     assert "Traceback" not in message
-    assert "LAQ interrupted in step" in message
+    assert "LAQ stopped by SIGINT; step" in message
     assert "lapa: interrupted. What was finished is kept; run the same command again" in message
-    before = int(checkpoint.read_tensors(out / "checkpoint.safetensors")[1]["step"])
-    assert 1 <= before < 150
+    assert 1 <= checkpoints.steps()[-1] < 150
     run(*command, "--resume")
     assert load_artefact(out, "laq")
     logged = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -36,7 +36,8 @@ from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
 from lapa.training import loop
-from lapa.training.checkpoint import load_artefact, read_tensors
+from lapa.training.checkpoint import load_artefact
+from lapa.training.resume import Checkpoints
 
 Stage = Callable[[Path], Any]
 
@@ -72,7 +73,7 @@ def killed_after(steps: int, stage: Stage, out: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             stage(out)
     assert not (out / "config.json").exists()
-    assert read_tensors(out / "checkpoint.safetensors")[1] == {"step": str(steps)}
+    assert Checkpoints(out, 7, 2).steps()[-1] == steps
     with (out / "metrics.jsonl").open("a") as file:  # a run is often killed some steps after its last checkpoint
         file.write('{"step": 3, "loss": 7}\n{"step": 4, "lo')
 
@@ -136,14 +137,13 @@ def test_killed_outright_and_resumed(robot: Path, small: list[str], tmp_path: Pa
     )
     broken = tmp_path / "broken"
     process = subprocess.Popen([sys.executable, "-c", code, *command, "--out", str(broken)], stdout=subprocess.DEVNULL)
-    while not (broken / "checkpoint.safetensors").exists():
+    while not (checkpoints := Checkpoints(broken, 0, 2)).steps():
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.005)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (broken / "config.json").exists()
-    reached = int(read_tensors(broken / "checkpoint.safetensors")[1]["step"])
-    assert 1 <= reached < 150
+    assert 1 <= checkpoints.steps()[-1] < 150
     cli.main([*command, "--out", str(broken), "--resume"])
     cli.main([*command, "--out", str(tmp_path / "unbroken")])
     assert load_artefact(broken, "laq").hash == load_artefact(tmp_path / "unbroken", "laq").hash
@@ -170,15 +170,19 @@ def test_golden_losses(name: str, tiny: Recipe, tmp_path: Path) -> None:
     else:
         model = tiny.laq.build() if name == "laq" else InverseDynamics(tiny.idm, 2)
 
-    def sample(rng: np.random.Generator) -> FramePairs | Batch:
+    def draw(rng: np.random.Generator) -> np.ndarray:
         frames = rng.integers(0, 256, (2, 8, 24, 24, 3), np.uint8)
-        if name in spaces:
-            targets = rng.integers(0, 2, (8, spaces[name].positions))
-            return Batch(frames[0], ["push the red disc to the blue star"] * 8, targets)
-        rows = np.arange(8)
-        return FramePairs(*frames, rows, rows, rows + 1, rng.normal(size=(8, 2)).astype(np.float32))
+        answers = rng.integers(0, 2, (8, spaces[name].positions)) if name in spaces else rng.normal(size=(8, 2))
+        return np.fromiter(zip(*frames, answers, strict=True), object)
 
-    loop.fit(model, sample, replace(tiny.quantize, steps=3), tmp_path, seed=0, title=name)
+    def load(drawn: np.ndarray) -> FramePairs | Batch:
+        now, later, answers = (np.stack(part) for part in zip(*drawn, strict=True))
+        if name in spaces:
+            return Batch(now, ["push the red disc to the blue star"] * 8, answers)
+        rows = np.arange(8)
+        return FramePairs(now, later, rows, rows, rows + 1, answers.astype(np.float32))
+
+    loop.fit(model, loop.Sampler(draw, load), replace(tiny.quantize, steps=3), tmp_path, seed=0, title=name)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses == pytest.approx(GOLDEN[name], abs=1e-3)
 
@@ -188,8 +192,9 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path, tiny: Recipe) ->
         def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, float]]:
             return self.weight.sum() * float("nan"), {}
 
+    nothing = loop.Sampler(lambda rng: np.arange(8), lambda rows: None)
     with pytest.raises(LapaError, match="broken: the loss is nan at step 1; try a lower learning rate"):
-        loop.fit(Broken(1, 1), lambda rng: None, tiny.quantize, tmp_path, seed=0, title="broken")
+        loop.fit(Broken(1, 1), nothing, tiny.quantize, tmp_path, seed=0, title="broken")
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.models.laq import Images, as_pixels
 from lapa.training.checkpoint import load_artefact, load_strictly
-from lapa.training.loop import device
+from lapa.training.distributed import Dropout, device
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class InverseDynamics(nn.Module):
         self.stem = nn.Conv2d(36, widths[0], 3, padding=1)  # at half resolution: 2x2 pixels are 36 channels
         self.body = nn.Sequential(*(_Residual(a, b) for a, b in pairwise(widths)))
         self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Dropout(config.dropout),
+            nn.AdaptiveAvgPool2d(3), nn.Flatten(), Dropout(config.dropout),
             nn.Linear(9 * widths[-1], 128), nn.ReLU(), nn.Linear(128, dimensions),
         )  # fmt: skip
         self.register_buffer("mean", torch.zeros(dimensions))

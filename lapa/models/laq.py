@@ -28,7 +28,7 @@ from lapa.contracts import Array, FramePairs, LapaError, Logs, Quantized
 from lapa.models import released_layout
 from lapa.models.transformer import PEG, PositionBias, Transformer
 from lapa.training.checkpoint import load_artefact, load_strictly
-from lapa.training.loop import device
+from lapa.training.distributed import BatchNorm, device
 
 Images = Array | torch.Tensor  # uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1]
 
@@ -108,7 +108,7 @@ class LAQ(nn.Module):
         # Bottleneck
         self.project_in = nn.Linear(c.dim, c.quant_dim)
         self.cnn = shrink(c.quant_dim, grid, *c.code_grid)
-        self.norm = nn.BatchNorm1d(c.quant_dim, affine=False) if c.normalise else nn.Identity()
+        self.norm = BatchNorm(c.quant_dim) if c.normalise else nn.Identity()
         options = {"dim": c.quant_dim, "size": c.codebook_size, "positions": c.codes, **c.quantizer_options}
         self.quantizer = plugins.configure("quantizers", c.quantizer, options).build()
         self.project_out = nn.Linear(c.quant_dim, c.dim)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lapa.contracts import Logs, Quantized
+from lapa.training.distributed import noise_like, sum_over_ranks
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ class NSVQ(nn.Module):
         q = self.lookup(codes)
         if not self.training:
             return Quantized(q, codes, z.new_zeros(()), {"perplexity": perplexity(self._count(codes))})
-        v = torch.randn_like(z)
+        v = noise_like(z)
         # The gradient of the norm at 0 is undefined; a floor keeps an exact hit finite.
         error = (z - q).square().sum(-1, keepdim=True).clamp_min(1e-12).sqrt()
-        count = self._count(codes)
+        count = sum_over_ranks(self._count(codes))
         self.usage += count
         embedding = z + error / v.norm(dim=-1, keepdim=True) * v
         return Quantized(embedding, codes, z.new_zeros(()), {"perplexity": perplexity(count)})

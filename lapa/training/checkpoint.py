@@ -61,10 +61,17 @@ def read_json(path: Path, what: str) -> Any:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write safetensors whole or not at all."""
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    seen: set[int] = set()
+    for name, tensor in whole.items():  # the format has no shared memory; what is tied is written twice
+        if tensor.untyped_storage().data_ptr() in seen:
+            whole[name] = tensor.clone()
+        seen.add(whole[name].untyped_storage().data_ptr())
     with replacing(path) as temporary:
         try:
             save_file(whole, temporary, metadata)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())  # renamed only once it is on the disk
         except SafetensorError as error:  # it tells of a full disk in words; the command line asks for the number
             if found := re.search(r"os error (\d+)", str(error)):
                 raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None

@@ -1,8 +1,8 @@
 """The one training loop.
 
 Randomness is a function of (seed, step): the batch of step k is drawn from a generator seeded with both, and torch is
-reseeded with both before each step. Nothing random is carried from step to step, so a run that is killed and resumed
-from its last checkpoint ends with the same bits as an unbroken one.
+reseeded with both before each micro-batch. Nothing random is carried from step to step, so a run that is killed and
+resumed from its last checkpoint ends with the same bits as an unbroken one.
 """
 
 from __future__ import annotations
@@ -10,23 +10,42 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lapa.contracts import LapaError, Logs
-from lapa.training.checkpoint import load_strictly, read_tensors, write_tensors
+from lapa.training.batches import Sampler, batches, sequence
+from lapa.training.distributed import (
+    Parallel,
+    Share,
+    Spread,
+    clip_gradients,
+    device,
+    layers,
+    mean_over_all,
+    on_any_rank,
+    on_first_rank,
+    rank,
+    shares,
+    working_on,
+)
+from lapa.training.ema import EMA
 from lapa.training.memory import keep_freed_memory
 from lapa.training.progress import Progress
+from lapa.training.resume import Checkpoints
+from lapa.training.stop import Stop, Stopped, leave
 
-Sampler = Callable[[np.random.Generator], Any]
+__all__ = ["Optimisation", "Sampler", "device", "fast_dtype", "fit", "seed_everything"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,9 @@ class Optimisation:
     steps: int
     """optimizer steps"""
     batch_size: int = 64
-    """samples a step"""
+    """samples a step, over all processes and micro-batches"""
+    accumulate: int = 1
+    """micro-batches a step, one after another: as much less memory, the same step (but for batch statistics)"""
     learning_rate: float = 1e-3
     """peak learning rate of Adam"""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -46,10 +67,20 @@ class Optimisation:
     """gradient norm is clipped to this"""
     warmup: int = 20
     """steps of linear warm-up"""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """learning rate after the warm-up: constant, or cosine down to a twentieth"""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """learning rate after the warm-up: constant, or linear or cosine down to a twentieth"""
+    ema: float = 0.0
+    """decay of the moving average of the weights that the artefact then holds, such as 0.999; 0: off"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """arithmetic of the forward pass; auto is bfloat16 where the processor has instructions for it"""
+    compile: bool = False
+    """torch.compile the layers: minutes at the start, quicker steps"""
+    recompute: bool = False
+    """activation checkpointing: keep only the input of each layer and compute it again in the backward pass"""
+    parallel: Parallel = "ddp"
+    """with torchrun: ddp, each process holds the model; fsdp, each holds a slice of its weights and optimizer"""
+    keep: int = 2
+    """newest checkpoints kept, beside the best"""
 
     def rate(self, step: int) -> float:
         """Learning rate of step 0, 1, ..."""
@@ -57,7 +88,8 @@ class Optimisation:
         if self.schedule == "constant":
             return self.learning_rate * warm
         share = step / max(self.steps, 1)
-        return self.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
+        left = 1 - share if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
+        return self.learning_rate * warm * (0.05 + 0.95 * left)
 
     def dtype(self) -> torch.dtype:
         """Arithmetic on this machine's CPU or GPU."""
@@ -72,21 +104,16 @@ def fast_dtype() -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def seed_everything(seed: int, step: int = 0) -> np.random.Generator:
     """Seed torch with (seed, step) and return a numpy generator seeded alike."""
-    sequence = np.random.SeedSequence([seed, step])
-    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
-    return np.random.default_rng(sequence)
+    both = sequence(seed, step)
+    torch.manual_seed(int(both.generate_state(1, np.uint64)[0]))
+    return np.random.default_rng(both)
 
 
 def fit(
     model: nn.Module,
-    sample: Sampler,
+    sampler: Sampler,
     how: Optimisation,
     out: Path,
     *,
@@ -95,94 +122,165 @@ def fit(
     parameters: Iterable[nn.Parameter] | None = None,
     monitor: Callable[[int], Logs] | None = None,
     monitor_every: int = 0,
+    best: str = "",
     save_every: float = 30.0,
 ) -> Logs:
-    """Train `model` (contracts.Trainable) in place and return the last logs.
+    """Train `model` (contracts.Trainable) in place and return the last logs. Every rank calls it alike.
 
-    sample(rng) draws a batch; parameters are those to train (default: all that require gradients); monitor(step)
-    returns extra logs every `monitor_every` steps and at the end. A checkpoint is written to `out` every
-    `save_every` seconds and at the end, and read back if it is there. `out/metrics.jsonl` gets a line now and then.
+    parameters are those to train (default: all that require gradients). monitor(step) returns extra logs every
+    `monitor_every` steps and at the end; it runs on rank 0, with the weights that would be saved. Checkpoints go to
+    `out/checkpoints` every `save_every` seconds, whenever the monitor has run, at the end and when asked to stop, and
+    are read back if they are there; that with the lowest watched figure `best` is kept. `out/metrics.jsonl` gets a
+    line now and then.
 
-    Raises LapaError when the loss stops being a number.
+    Raises LapaError when the loss stops being a number; KeyboardInterrupt or SystemExit(143) when asked to stop.
     """
     if how.steps < 1 or how.batch_size < 1:
         raise LapaError(f"{title} needs at least one step and one sample a step, got {how.steps} and {how.batch_size}.")
     keep_freed_memory()
-    trained = [p for p in (model.parameters() if parameters is None else parameters) if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay)
-    checkpoint, metrics = out / "checkpoint.safetensors", out / "metrics.jsonl"
-    start = _restore(checkpoint, model, optimizer, trained) if checkpoint.exists() else 0
-    _keep_metrics_until(metrics, start)
-    where, dtype = device(), how.dtype()
-    model.to(where).train()
-    logs: Logs = {}
-    saved = time.monotonic()
-    step = start
-    with Progress(title, how.steps, out, done=start) as progress:
+    mine = shares(how.batch_size, how.accumulate)
+    model.to(device()).train()
+    names = {id(p): name for name, p in model.named_parameters()}
+    wanted = {names[id(p)] for p in (model.parameters() if parameters is None else parameters) if p.requires_grad}
+    spread = Spread(model, how.parallel)
+    learner = spread.model  # what trains: `model`, or under FSDP this rank's slices of it
+    trained = {name: p for name, p in learner.named_parameters() if name in wanted}
+    _prepare(learner, how, title)
+    optimizer = torch.optim.AdamW(
+        [{"params": group} for group in spread.groups(trained.values())],
+        lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay,
+    )  # fmt: skip
+    ema = EMA(trained, how.ema)
+    checkpoints, metrics = Checkpoints(out, seed, how.keep, best), out / "metrics.jsonl"
+    start, logs = _restore(checkpoints, learner, optimizer, trained, ema)
+    if rank() == 0:
+        _keep_metrics_until(metrics, start)
+    upkeep = getattr(learner, "after_step", None)
+    saved, step, asked = time.monotonic(), start, 0
+    with (
+        Progress(title, how.steps, out, done=start, quiet=rank() > 0) as progress,
+        Stop() as stop,
+        closing(batches(sampler, mine, seed, range(start, how.steps))) as loaded,
+    ):
         try:
-            for step in range(start, how.steps):
-                rng = seed_everything(seed, step)
+            for step, micro_batches in enumerate(loaded, start):
+                done, last = step + 1, step + 1 == how.steps
                 for group in optimizer.param_groups:
                     group["lr"] = how.rate(step)
-                batch = sample(rng)
-                with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
-                    loss, logs = model.loss(batch)  # type: ignore[operator]
-                if not torch.isfinite(loss):
-                    raise LapaError(
-                        f"{title}: the loss is {loss.item()} at step {step + 1}; try a lower learning rate."
-                    )
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(trained, how.clip)
+                logs = _backward(spread, micro_batches, how, seed, step)
+                if not math.isfinite(logs["loss"]):
+                    raise LapaError(f"{title}: the loss is {logs['loss']} at step {done}; try a lower learning rate.")
+                clip_gradients(list(trained.values()), how.clip)
                 optimizer.step()
-                upkeep = getattr(model, "after_step", None)
-                logs = {"loss": float(loss.detach()), **logs, **(upkeep(step + 1) if upkeep else {})}
-                last = step + 1 == how.steps
-                watched = monitor is not None and (last or (monitor_every and (step + 1) % monitor_every == 0))
-                if monitor and watched:
-                    logs |= _watched(model, monitor, step + 1)
-                if last or watched or (step + 1) % max(1, how.steps // 100) == 0:
-                    _append(metrics, {"step": step + 1, "lr": how.rate(step), **logs})
-                progress.update(step + 1, logs)
-                if not last and time.monotonic() - saved > save_every:
-                    _save(checkpoint, model, optimizer, trained, step + 1)
+                logs |= upkeep(done) if upkeep else {}
+                ema.update(done)
+
+                watched: Logs = {}
+                if monitor and (last or (monitor_every and done % monitor_every == 0)):
+                    watched = _watched(spread, ema, monitor, done, stop)
+                    logs |= watched
+                if rank() == 0 and (last or watched or done % max(1, how.steps // 100) == 0):
+                    _append(metrics, {"step": done, "lr": how.rate(step), **logs})
+                progress.update(done, logs)
+                asked, due = on_any_rank(stop.asked, time.monotonic() - saved > save_every)
+                if last or watched or asked or due:
+                    checkpoints.save(_state(learner, optimizer, trained, ema), done, logs, watched)
                     saved = time.monotonic()
+                if asked:
+                    break
         except KeyboardInterrupt:
             # The step that was interrupted is repeated on resuming; the optimizer may be half-way through it.
             print(f"\n{title} interrupted in step {step + 1}; the last checkpoint stays in {out}.", file=sys.stderr)
             raise
-    _save(checkpoint, model, optimizer, trained, how.steps)
-    model.eval()
+    if asked:
+        if rank() == 0:
+            name = signal.Signals(asked).name
+            print(f"\n{title} stopped by {name}; step {step + 1} of {how.steps} is saved in {out}.", file=sys.stderr)
+        leave(asked)
+    ema.swap()
+    spread.gather().eval()
     return logs
 
 
-def _watched(model: nn.Module, monitor: Callable[[int], Logs], step: int) -> Logs:
-    model.eval()
-    try:
-        with torch.no_grad():
-            return monitor(step)
-    finally:
-        model.train()
+def _prepare(learner: nn.Module, how: Optimisation, title: str) -> None:
+    """Switch on what the settings ask of the model's layers."""
+    able = [module for module in learner.modules() if hasattr(module, "recompute")]
+    if how.recompute and not able:
+        raise LapaError(f"{title}: this model has no layers that can be recomputed; leave recompute out.")
+    for module in able:
+        module.recompute = how.recompute  # type: ignore[assignment]
+    if how.compile:
+        for layer in layers(learner) or [learner]:
+            layer.compile()
 
 
-def _save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], step: int
-) -> None:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for i, parameter in enumerate(trained):
-        tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in optimizer.state.get(parameter, {}).items()}
-    write_tensors(path, tensors, {"step": str(step)})
+def _backward(
+    spread: Spread, micro_batches: Sequence[tuple[Share, Any]], how: Optimisation, seed: int, step: int
+) -> Logs:
+    """The gradients of one step, on every rank those of the global batch. Returns the logs, averaged over it."""
+    parts = []
+    for number, (share, batch) in enumerate(micro_batches, 1):
+        seed_everything(seed, step)  # every share draws the noise of the global batch, and takes its own
+        dtype = how.dtype()
+        with working_on(share), spread.exchanging(number == len(micro_batches)):
+            with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
+                loss, logs = spread.loss(batch)
+            (loss / how.accumulate).backward()
+        parts.append({"loss": float(loss.detach()), **logs})
+    spread.gradients_done()
+    return mean_over_all(parts)
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, trained: list[nn.Parameter]) -> int:
-    tensors, metadata = read_tensors(path)
-    load_strictly(model, {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, path)
-    for i, parameter in enumerate(trained):
-        prefix = f"optimizer.{i}."
-        state = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        if state:
-            optimizer.state[parameter] = state
-    return int(metadata.get("step", "0"))
+def _watched(spread: Spread, ema: EMA, monitor: Callable[[int], Logs], step: int, stop: Stop) -> Logs:
+    """The monitor's figures, on every rank; none if it was asked to stop, for then nobody waits for them."""
+    with ema.in_place(), torch.no_grad():
+        whole = spread.gather().eval()
+        stop.interrupts = True
+        try:
+            return on_first_rank(lambda: monitor(step))
+        except Stopped:
+            return {}
+        finally:
+            stop.interrupts = False
+            whole.train()
+            spread.release()
+
+
+def _state(
+    learner: nn.Module, optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter], ema: EMA
+) -> dict[str, Tensor]:
+    """All that changes in a run, by name."""
+    state = {f"model.{name}": tensor for name, tensor in learner.state_dict().items()}
+    state |= {f"ema.{name}": tensor for name, tensor in ema.average.items()}
+    for name, parameter in trained.items():
+        state |= {f"optimizer.{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
+    return state
+
+
+def _restore(
+    checkpoints: Checkpoints,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    trained: Mapping[str, nn.Parameter],
+    ema: EMA,
+) -> tuple[int, Logs]:
+    """Read the newest checkpoint back, if there is one. Returns its step and logs."""
+    moments: dict[str, dict[str, Tensor]] = {}
+
+    def moment(full: str, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:
+        kind, _, rest = full.partition(".")
+        name, _, key = rest.rpartition(".")
+        if kind != "optimizer" or name not in trained:
+            return None
+        like = trained[name]
+        tensor = torch.zeros_like(like, dtype=dtype) if shape == like.shape else torch.zeros(shape, dtype=dtype)
+        return moments.setdefault(name, {}).setdefault(key, tensor)
+
+    step, logs = checkpoints.restore(_state(learner, optimizer, trained, ema), moment)
+    for name, state in moments.items():
+        optimizer.state[trained[name]] = state
+    return step, logs
 
 
 def _keep_metrics_until(path: Path, step: int) -> None:

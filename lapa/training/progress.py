@@ -20,14 +20,14 @@ SHOWN = 3  # how many logged figures fit on the bar
 class Progress:
     """Context manager; `update(done, logs)` as often as you like."""
 
-    def __init__(self, title: str, total: int, out: Path | None = None, done: int = 0) -> None:
-        self.title, self.total, self.first = title, total, done
-        self.file = out / "progress" if out else None
+    def __init__(self, title: str, total: int, out: Path | None = None, done: int = 0, quiet: bool = False) -> None:
+        self.title, self.total, self.first, self.quiet = title, total, done, quiet
+        self.file = out / "progress" if out and not quiet else None
         self.started = self._told = self._wrote = time.monotonic()
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.quiet:
             self._bar = RichProgress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                 TimeRemainingColumn(), TextColumn("{task.fields[logs]}"), console=Console(stderr=True), transient=True,
@@ -42,7 +42,7 @@ class Progress:
         shown = "  ".join(f"{k} {v:.3g}" for k, v in list((logs or {}).items())[:SHOWN])
         if self._bar:
             self._bar.update(self._task, completed=done, logs=shown)
-        elif now - self._told > 20:
+        elif now - self._told > 20 and not self.quiet:
             left = (now - self.started) / max(done - self.first, 1) * (self.total - done)
             print(f"{self.title}: {done}/{self.total}, {left:.0f} s left  {shown}", file=sys.stderr, flush=True)
             self._told = now

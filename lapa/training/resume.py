@@ -1,0 +1,163 @@
+"""Checkpoints: what a run goes on from, bit for bit, on any number of processes.
+
+`out/checkpoints/step_000120/` holds one safetensors file for each process that wrote it (weights, optimizer, EMA) and
+`state.json` (step, seed, what was watched). The step is the position in the data and in every schedule, and with the
+seed it is every random state, for all of them are functions of (seed, step). A checkpoint is written into a hidden
+folder and renamed, so one that is there is whole. torch.distributed.checkpoint splits and joins the tensors; its own
+format is a pickle, hence the safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+
+from lapa.contracts import LapaError, Logs
+from lapa.training.checkpoint import read_json, replacing, require_fit, write_json, write_tensors
+from lapa.training.distributed import on_first_rank
+
+STATE, BEST = "state.json", "best"
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest `keep`, and the best, to which the link `best` points: that with the
+    lowest watched `figure` ("" for none)."""
+
+    def __init__(self, out: Path, seed: int, keep: int, figure: str = "") -> None:
+        self.folder, self.seed, self.keep, self.figure = out / "checkpoints", seed, keep, figure
+
+    def steps(self) -> list[int]:
+        """Steps with a whole checkpoint, in order."""
+        return sorted(int(found.parent.name.removeprefix("step_")) for found in self.folder.glob(f"step_*/{STATE}"))
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step is."""
+        return self.folder / f"step_{step:06d}"
+
+    def save(self, state: Mapping[str, Tensor], step: int, logs: Logs, watched: Logs) -> None:
+        """Write a checkpoint, whole or not at all, and remove what need not be kept. Every rank calls it.
+
+        Raises OSError (a full disk, say); the checkpoints before stay.
+        """
+        path, work = self.path(step), self.folder / f".step_{step:06d}.tmp"
+
+        def begin() -> None:
+            for left in self.folder.glob(".*.tmp"):  # of a run that was killed
+                shutil.rmtree(left)
+            work.mkdir(parents=True)
+
+        def end() -> None:
+            write_json(work / STATE, {"step": step, "seed": self.seed, "logs": logs, "watched": watched})
+            shutil.rmtree(path, ignore_errors=True)  # the same step, written before
+            os.replace(work, path)
+            self._forget()
+
+        try:
+            on_first_rank(begin)
+            with _alone_is_fine():
+                dcp.save(dict(state), storage_writer=_Writer(str(work)))
+            on_first_rank(end)
+        except CheckpointException as error:
+            shutil.rmtree(work, ignore_errors=True)
+            raise next(iter(error.failures.values()))[0] from None
+        except OSError:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+
+    def restore(
+        self, state: Mapping[str, Tensor], make: Callable[[str, torch.Size, torch.dtype], Tensor | None]
+    ) -> tuple[int, Logs]:
+        """Read the newest checkpoint into the tensors of `state`, in place; returns its step and logs (0 and none if
+        there is no checkpoint).
+
+        make(name, shape, dtype) gives a tensor for what the checkpoint has and `state` has not yet. Raises LapaError
+        when the checkpoint is damaged, of another seed, or does not fit `state`.
+        """
+        steps = self.steps()
+        if not steps:
+            return 0, {}
+        path = self.path(steps[-1])
+        about = read_json(path / STATE, "whole checkpoint")
+        if about.get("seed") != self.seed:
+            raise LapaError(f"{path} was written with --seed {about.get('seed')}, not {self.seed}.")
+        try:
+            reader = HuggingFaceStorageReader(str(path))
+            found = {name: (m.size, m.properties.dtype) for name, m in _tensors(reader.read_metadata())}
+            target = dict(state)
+            made = {name: make(name, *found[name]) for name in found.keys() - target.keys()}
+            shapes = {name: torch.empty(size, device="meta") for name, (size, _) in found.items()}
+            target |= {name: tensor for name, tensor in made.items() if tensor is not None}
+            require_fit(target, shapes, path)
+            with _alone_is_fine():
+                dcp.load(target, storage_reader=reader)
+        except (CheckpointException, OSError, ValueError, RuntimeError) as error:
+            raise LapaError(
+                f"{path} is damaged ({_first_line(error)}). Remove that folder; the run then goes on from the "
+                "checkpoint before it, and ends with the same result."
+            ) from None
+        return int(about["step"]), dict(about["logs"])
+
+    def _forget(self) -> None:
+        """Remove all but the newest and the best."""
+        steps = self.steps()
+        watched = {step: read_json(self.path(step) / STATE, "whole checkpoint")["watched"] for step in steps}
+        scores = {step: figures[self.figure] for step, figures in watched.items() if self.figure in figures}
+        best = min(scores, key=lambda step: (scores[step], step), default=None)
+        if best is not None:
+            with replacing(self.folder / BEST) as link:
+                link.symlink_to(self.path(best).name)
+        for step in steps[: -self.keep]:
+            if step != best:
+                shutil.rmtree(self.path(step))
+
+
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    """Without the library's warning that there is one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
+
+
+def _tensors(metadata: Metadata) -> list[tuple[str, Any]]:
+    return list(metadata.state_dict_metadata.items())
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+class _Writer(HuggingFaceStorageWriter):
+    """One safetensors file a process, written straight from the tensors: the library's own holds a second and a third
+    copy of them in memory."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, save_distributed=True)
+
+    def write_data(self, plan: Any, planner: Any) -> Future[list[WriteResult]]:
+        tensors = {item.index.fqn: planner.resolve_data(item) for item in plan.items}
+        done: Future[list[WriteResult]] = Future()
+        if tensors:
+            number = plan.storage_data["shard_index"]
+            offsets = {i.index.fqn: {"saved_offsets": list(i.tensor_data.chunk.offsets)} for i in plan.items}
+            file = Path(self.path) / f"shard-{number:05d}.safetensors"
+            write_tensors(file, tensors, {"DCP_SHARDING_INFO": json.dumps(offsets)})
+        done.set_result([WriteResult(i.index, 0, None) for i in plan.items])
+        return done
