@@ -23,7 +23,6 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
@@ -97,7 +96,9 @@ class Checkpoints:
             raise LapaError(f"{path} was written with --seed {about.get('seed')}, not {self.seed}.")
         try:
             reader = HuggingFaceStorageReader(str(path))
-            found = {name: (m.size, m.properties.dtype) for name, m in _tensors(reader.read_metadata())}
+            found = {
+                name: (m.size, m.properties.dtype) for name, m in reader.read_metadata().state_dict_metadata.items()
+            }
             target = dict(state)
             made = {name: make(name, *found[name]) for name in found.keys() - target.keys()}
             shapes = {name: torch.empty(size, device="meta") for name, (size, _) in found.items()}
@@ -132,10 +133,6 @@ def _alone_is_fine() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         yield
-
-
-def _tensors(metadata: Metadata) -> list[tuple[str, Any]]:
-    return list(metadata.state_dict_metadata.items())
 
 
 def _first_line(error: BaseException) -> str:
