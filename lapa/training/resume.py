@@ -96,9 +96,8 @@ class Checkpoints:
             raise LapaError(f"{path} was written with --seed {about.get('seed')}, not {self.seed}.")
         try:
             reader = HuggingFaceStorageReader(str(path))
-            found = {
-                name: (m.size, m.properties.dtype) for name, m in reader.read_metadata().state_dict_metadata.items()
-            }
+            entries: dict[str, Any] = reader.read_metadata().state_dict_metadata
+            found = {name: (entry.size, entry.properties.dtype) for name, entry in entries.items()}
             target = dict(state)
             made = {name: make(name, *found[name]) for name in found.keys() - target.keys()}
             shapes = {name: torch.empty(size, device="meta") for name, (size, _) in found.items()}
