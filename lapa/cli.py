@@ -411,6 +411,7 @@ def convert(
     patch_size: int | None = None,
     heads: int | None = None,
     dim_head: int | None = None,
+    codes: int | None = None,
     window: float | None = None,
     reverse: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
@@ -423,9 +424,10 @@ def convert(
         source: checkpoint file (with --reverse: folder of the artefact)
         out: new folder of the artefact (with --reverse: new checkpoint file)
         image_size: pixels a side of the images it was trained on; the weights do not tell
-        patch_size: pixels a side of a patch (None: read off the weights; if given, checked, as the next two)
+        patch_size: pixels a side of a patch (None: read off the weights; if given, checked, as the next three)
         heads: attention heads
         dim_head: width of a head
+        codes: s; weights of 4 and of 16 codes differ in nothing but the image size
         window: seconds between the two frames it was trained on (None: the paper preset's)
         reverse: write a state dict that the released code loads
     """
@@ -436,7 +438,7 @@ def convert(
     elif image_size is None:
         raise LapaError("Give --image-size, the pixels a side of the training images (256 in the released settings).")
     else:
-        config = from_released(source, out, image_size, patch_size, heads, dim_head, window)
+        config = from_released(source, out, image_size, patch_size, heads, dim_head, codes, window)
     print(
         f"{config.codes} codes of {config.codebook_size} kinds; images of {config.image_size} pixels in patches of "
         f"{config.patch_size}; dim {config.dim}; {config.spatial_depth} spatial and {config.temporal_depth} temporal "

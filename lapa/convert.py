@@ -78,12 +78,14 @@ def from_released(
     patch_size: int | None = None,
     heads: int | None = None,
     dim_head: int | None = None,
+    codes: int | None = None,
     window: float | None = None,
 ) -> LAQConfig:
     """Write the released checkpoint `source` to the new folder `out` as a "laq" artefact. Returns what the model is.
 
-    The image size is not in the weights. The other sizes are: those given are checked. `window` is the seconds
-    between the two frames that it was trained on (None: the paper preset's).
+    The image size is not in the weights. The other sizes are: those given are checked. (The number of codes is told
+    from the CNN and the image size together: 4 and 16 codes look alike but for that, and so do 64 and 256.) `window`
+    is the seconds between the two frames that it was trained on (None: the paper preset's).
 
     Raises LapaError when `source` is not such a checkpoint or contradicts a size; nothing is written then.
     """
@@ -91,9 +93,9 @@ def from_released(
         raise LapaError(f"{out} exists already. Remove it or choose another path.")
     theirs = read_released(source)
     config = read_config(theirs, image_size, source)
-    for name, given in {"patch_size": patch_size, "heads": heads, "dim_head": dim_head}.items():
+    for name, given in {"patch_size": patch_size, "heads": heads, "dim_head": dim_head, "codes": codes}.items():
         if given is not None and given != getattr(config, name):
-            raise LapaError(f"{source} was made with {name} {getattr(config, name)}, as its weights show, not {given}.")
+            raise LapaError(f"{source}, with images of {image_size}, has {name} {getattr(config, name)}, not {given}.")
     recipe = preset("paper")
     recipe = replace(recipe, laq=config, window=recipe.window if window is None else window)
     if not 0 < recipe.window < math.inf:
@@ -103,9 +105,12 @@ def from_released(
     ours = model.state_dict()
     names = released_names(model)
     require_fit({old: ours[name] for name, old in names.items()}, theirs, source)
+    for old in names.values():
+        if theirs[old].dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise LapaError(f"{source}: {old} is {theirs[old].dtype}; float32 expected, or a half of it.")
+        if not theirs[old].isfinite().all():
+            raise LapaError(f"{source}: {old} holds infinite or undefined numbers; the training had diverged.")
     tensors = {name: theirs[old].float() for name, old in names.items()}
-    if bad := [names[name] for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise LapaError(f"{source}: {bad[0]} has numbers that are infinite or none at all; the training had diverged.")
     # Counters of codes, which the released code does not save: they start anew.
     counters = {f"quantizer.{name}": value for name, value in model.quantizer.config.build().state_dict().items()}
     made = {"model": asdict(config), "recipe": recipe.to_json(), "results": {},
@@ -156,8 +161,8 @@ def read_released(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
     except Exception as error:  # whatever reading arbitrary bytes comes to
         raise LapaError(
-            f"{path} is not a PyTorch checkpoint of tensors alone, or it is damaged "
-            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})."
+            f"{path} is not a PyTorch checkpoint of tensors alone, or it is damaged ({type(error).__name__}). "
+            "Nothing in it was run."
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
@@ -169,9 +174,10 @@ def read_released(path: Path) -> dict[str, torch.Tensor]:
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
     for name, value in weights.items():
-        if not isinstance(value, torch.Tensor) or value.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            found = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-            raise LapaError(f"{path}: {name} is {found}; a LAQ has float32 tensors (or halves) alone.")
+        if not isinstance(value, torch.Tensor):
+            raise LapaError(
+                f"{path}: {name} is of type {type(value).__name__}; the weights of a LAQ are tensors alone."
+            )
     return weights
 
 

@@ -14,7 +14,7 @@ import torch
 
 from lapa import cli
 from lapa.contracts import LapaError
-from lapa.convert import CODES, from_released, released_config, to_released
+from lapa.convert import CODES, from_released, released_config, released_names, to_released
 from lapa.models.laq import LAQ, LAQConfig, shrink
 from lapa.models.released_layout import MixedPEG, mixed_codes
 from lapa.models.transformer import PEG
@@ -97,6 +97,25 @@ def test_codes_are_equal_and_pixels_agree(released: Reference, tmp_path: Path) -
     torch.testing.assert_close(laq.decode(now, codes, clamp=False), released.recon, atol=1e-4, rtol=0)
     ones = laq.decode(now, torch.ones_like(codes), clamp=False)
     torch.testing.assert_close(ones, released.recon_all_ones, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["s2", "s16", "s64"])
+def test_training_goes_on_as_in_the_released_code(name: str, tmp_path: Path) -> None:
+    """The same loss and gradients, with the noise of NSVQ given (its formula is written out here)."""
+    theirs, outputs = reference(name), read_tensors(HERE / f"released_{name}.safetensors")[0]
+    from_released(saved(theirs.weights, tmp_path / "in.pt"), tmp_path / "laq", theirs.image_size)
+    laq = LAQ.from_pretrained(tmp_path / "laq").train()
+    now, later = theirs.frames.unbind(2)
+    z, v = laq.difference(now, later), outputs["noise"]
+    error = (z - laq.quantizer.lookup(theirs.indices)).norm(dim=-1, keepdim=True)
+    loss = (laq.predict(now, z + error / v.norm(dim=-1, keepdim=True) * v) - later).square().mean()
+    torch.testing.assert_close(loss, outputs["loss"], atol=1e-5, rtol=0)
+    loss.backward()
+    names, gradients = released_names(laq), dict(laq.named_parameters())
+    kept = {ours: outputs[f"gradient.{n}"] for ours, n in names.items() if f"gradient.{n}" in outputs}
+    assert set(kept) == {"quantizer.codebook", "temporal.blocks.0.peg.conv.weight"}
+    for ours, gradient in kept.items():
+        torch.testing.assert_close(gradients[ours].grad, gradient, atol=1e-4 * float(gradient.abs().max()), rtol=0)
 
 
 def test_without_the_quirks_it_is_another_model(released: Reference, tmp_path: Path) -> None:
@@ -240,9 +259,9 @@ def changed(weights: dict[str, torch.Tensor], change: str) -> Any:
         ("shape", r"enc_temporal_transformer.layers.1.1.norm.gamma is \(13,\), expected \(12,\)"),
         ("renamed", "no vq.codebooks"),
         ("kernel", "kernels 3x3, 5x5"),
-        ("nan", "layers.1.1.norm.gamma has numbers that are infinite or none"),
+        ("nan", "layers.1.1.norm.gamma holds infinite or undefined"),
         ("double", "norm.gamma is torch.float64"),
-        ("no tensor", "steps is int"),
+        ("no tensor", "steps is of type int"),
         ("other model", "not a released LAQ: it has no to_patch_emb_first_frame.2.weight. It starts with conv.weight"),
         ("list", "holds a list, not the weights"),
         ("empty", "not the weights of a LAQ"),
@@ -299,9 +318,10 @@ def test_files_that_are_no_checkpoint(kind: str, checkpoint: Path, tmp_path: Pat
         ({"image_size": 32}, "not trained on images of 32 pixels.*14 or 16 pixels"),
         ({"image_size": 15}, "patches of 2 pixels, which do not divide an image_size of 15"),
         ({"image_size": 0}, "image_size of 0"),
-        ({"patch_size": 4}, "patch_size 2, as its weights show, not 4"),
-        ({"heads": 4}, "heads 3, as its weights show, not 4"),
-        ({"dim_head": 64}, "dim_head 5, as its weights show, not 64"),
+        ({"patch_size": 4}, "patch_size 2, not 4"),
+        ({"heads": 4}, "heads 3, not 4"),
+        ({"dim_head": 64}, "dim_head 5, not 64"),
+        ({"codes": 4}, "codes 2, not 4"),
         ({"window": 0.0}, "window is a positive number"),
         ({"window": float("nan")}, "window is a positive number"),
     ],
