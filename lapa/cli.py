@@ -38,6 +38,10 @@ Options = Annotated[
         help="change one setting of the preset, such as laq.codebook_size=32; repeatable",
     ),
 ]
+Log = Annotated[
+    Literal["none", "trackio", "wandb"],
+    tyro.conf.arg(help="also log to trackio or W&B; JSONL and TensorBoard are always written"),
+]
 Resume = Annotated[
     bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="go on from the checkpoint in --out; done already is fine")
 ]
@@ -101,6 +105,7 @@ def quantize(
     steps: Steps = None,
     window: float | None = None,
     seed: Seed = 0,
+    log: Log = "none",
     resume: Resume = False,
     skip_bad: SkipBad = False,
     set: Options = (),
@@ -117,7 +122,7 @@ def quantize(
     from lapa.stage1_latent_actions import fit_idm, fit_laq
 
     key = "quantize" if method == "lapa" else "fit_idm"
-    recipe = _recipe(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps)
+    recipe = _recipe(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps, log)
     if begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset):
         return
     size = recipe.laq.image_size if method == "lapa" else recipe.idm.image_size
@@ -156,6 +161,7 @@ def pretrain(
     preset: Preset = "laptop",
     steps: Steps = None,
     seed: Seed = 0,
+    log: Log = "none",
     resume: Resume = False,
     source: Path | None = None,
     skip_bad: SkipBad = False,
@@ -175,7 +181,7 @@ def pretrain(
     from lapa.stage2_pretrain import pretrain as train
     from lapa.training.checkpoint import read_json
 
-    recipe = _recipe(preset, set, "pretrain", steps)
+    recipe = _recipe(preset, set, "pretrain", steps, log)
     if begin(out, recipe, seed, resume, "policy", dataset=dataset, labels=labels):
         return
     found, manifest = read_labels(labels)
@@ -197,6 +203,7 @@ def finetune(
     preset: Preset = "laptop",
     steps: Steps = None,
     seed: Seed = 0,
+    log: Log = "none",
     resume: Resume = False,
     skip_bad: SkipBad = False,
     set: Options = (),
@@ -213,7 +220,7 @@ def finetune(
     from lapa.run_folder import begin
     from lapa.stage3_finetune import finetune as train
 
-    recipe = _recipe(preset, (*set, *([f"trainable={trainable}"] if trainable else [])), "finetune", steps)
+    recipe = _recipe(preset, (*set, *([f"trainable={trainable}"] if trainable else [])), "finetune", steps, log)
     if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy):
         return
     _told(train(_pack(dataset, recipe.policy_image_size, skip_bad), policy, recipe, out, seed))
@@ -353,26 +360,34 @@ def study(
 
 
 def inspect(
-    out: Path = Path("runs/inspect"),
+    runs: tyro.conf.Positional[tuple[Path, ...]] = (),
     dataset: Datasets = (),
-    laq: Path | None = None,
+    out: Path | None = None,
+    window: float | None = None,
     image_size: int = 96,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Look at a dataset (figures and a contact sheet), and with --laq at what each code does to its frames.
+    """Look at runs (curves, results; also while they train), at a dataset, or at what a LAQ makes of a dataset.
+
+    Examples: lapa inspect runs/laq; lapa inspect runs/laq --dataset video_folder:clips/; lapa inspect runs/a runs/b
 
     Args:
-        out: folder for pictures and inspect.json
-        dataset: what to look at, given once or more
-        laq: folder made by `lapa quantize`
-        image_size: pixels a side of the contact sheet's frames
+        runs: folders of lapa quantize, pretrain or finetune, to compare if there are several; with --dataset the code
+            gallery and the probe table of each LAQ among them
+        dataset: what to look at, given once or more; any dataset, not only the one that a LAQ was trained on
+        out: folder for pictures and inspect.json (None: RUN/inspect for one run, else runs/inspect)
+        window: seconds between the two frames (None: what the LAQ was trained with)
+        image_size: pixels a side of the contact sheet's frames where no LAQ sets it
     """
-    from lapa.inspect import inspect_dataset, inspect_laq
+    from lapa.inspect import inspect_dataset, inspect_runs
 
-    if laq:
-        inspect_laq(laq, _some(dataset), out, skip_bad)
+    where = out or (runs[0] / "inspect" if len(runs) == 1 else Path("runs/inspect"))
+    if runs:
+        inspect_runs(runs, dataset, where, window=window, skip_bad=skip_bad)
+    elif dataset:
+        inspect_dataset(dataset, where, image_size, skip_bad)
     else:
-        inspect_dataset(_some(dataset), out, image_size, skip_bad)
+        raise LapaError("Give the folder of a run, such as runs/laq, or --dataset NAME:PATH, or both.")
 
 
 def ground(
@@ -539,14 +554,19 @@ def _pack(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Packed:
     return packed
 
 
-def _recipe(preset: str, options: tuple[str, ...], stage: str, steps: int | None) -> Recipe:
-    """The preset with `--set` options and `--steps` applied."""
+def _recipe(preset: str, options: tuple[str, ...], stage: str, steps: int | None, log: str) -> Recipe:
+    """The preset with `--set` options, `--steps` and `--log` applied."""
     from lapa.recipe import override
     from lapa.recipe import preset as named
+    from lapa.training.logbook import require
 
+    short = ([f"{stage}.steps={steps}"] if steps is not None else []) + (
+        [f"{stage}.log={log}"] if log != "none" else []
+    )
     recipe = named(preset)
-    for option in (*options, *([f"{stage}.steps={steps}"] if steps is not None else [])):
+    for option in (*options, *short):
         recipe = override(recipe, option)
+    require(getattr(recipe, stage).log)  # now, and not after minutes of reading videos
     return recipe
 
 

@@ -1,11 +1,16 @@
-"""`lapa inspect`: look at a dataset, and at what a LAQ makes of it, before spending hours on it.
+"""`lapa inspect`: look at a dataset, at runs while they train or afterwards, and at what a LAQ makes of a dataset.
 
-Writes contact_sheet.png and inspect.json; with a LAQ also gallery.png and reconstructions.png.
+    a dataset         contact_sheet.png and its figures
+    runs              curves.png, how far they are, their results
+    both              also gallery.png, reconstructions.png and the probe table of each LAQ on that dataset
+
+All figures also go to inspect.json.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +19,68 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lapa.contracts import Array
+from lapa.contracts import Array, LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.explorer.codes import contact_sheet, describe, gallery, reconstructions
+from lapa.explorer.curves import Curves, curves
 from lapa.models.laq import LAQ
-from lapa.stage1_latent_actions import code_table, watch
-from lapa.training.checkpoint import load_artefact, write_json
+from lapa.stage1_latent_actions import code_table, encode_all, watch
+from lapa.training.checkpoint import finished, read_json, write_json
+from lapa.training.logbook import FILE, read_metrics
 
 WATCHED = 2000  # pairs on which a LAQ is judged
 SHOWN = 6  # pairs and scenes in a picture
-MEANING = {
-    "error_over_copy": "error of the reconstruction relative to showing the present frame again; below 1 is better",
-    "action_r2": "share of the robot's action that the code tells; 1 is all of it",
-    "displacement_r2": "share of the effector's motion that the code tells; 1 is all of it",
-    "position_r2": "share of the effector's place that the code tells; near 0 is good",
-    "perplexity": "codes in use at each position, of {size}; 1 has collapsed",
+PROBES = {
+    "action": "what the robot did; 1 is told in full",
+    "displacement": "how far the effector went; 1 is told in full",
+    "position": "where the effector was; near 0 is good",
 }
+STAGES = {"laq": "quantize", "idm": "fit_idm"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a training run or of an artefact: `about` is its config.json, or run.json until it is finished."""
+
+    path: Path
+    kind: str
+    finished: bool
+    about: dict[str, Any]
+    metrics: Curves
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are logged."""
+        return max((steps[-1] for steps, _ in self.metrics.values()), default=0)
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps of the whole run; None where nothing says so."""
+        started = self.path / "run.json"
+        about = read_json(started, "settings of the run") if started.exists() else {}
+        stage = STAGES.get(self.kind, "pretrain" if "labels" in about else "finetune")
+        found = about.get("recipe", {}).get(stage, {}).get("steps")
+        return int(found) if found else None
+
+    def newest(self) -> dict[str, float]:
+        """The last value of everything that is logged."""
+        return {name: values[-1] for name, (_, values) in self.metrics.items()}
+
+
+def read_run(path: Path) -> Run:
+    """Raises LapaError when `path` is no folder, or not one of a training run or an artefact."""
+    if not path.is_dir():
+        raise LapaError(f"There is no folder {path}.")
+    name = "config.json" if finished(path) else "run.json"
+    if not (path / name).exists():
+        inside = sorted(str(p.parent) for p in path.glob("*/run.json"))
+        hint = f" There are runs in it: {', '.join(inside[:4])}." if inside else ""
+        raise LapaError(f"{path} is not a run: it has no run.json, no config.json.{hint}")
+    about = read_json(path / name, "settings of the run")
+    if not isinstance(about, dict) or not isinstance(about.get("kind"), str):
+        raise LapaError(f"{path} is not a run of lapa: {name} says of no kind what it is.")
+    return Run(path, about["kind"], name == "config.json", about, read_metrics(path))
 
 
 def inspect_dataset(specs: Sequence[str], out: Path, image_size: int, skip_bad: bool = False) -> dict[str, Any]:
@@ -41,26 +91,148 @@ def inspect_dataset(specs: Sequence[str], out: Path, image_size: int, skip_bad: 
     return _write(out, {"dataset": _dataset(pack(specs, image_size, skip_bad=skip_bad), out)})
 
 
-def inspect_laq(path: Path, specs: Sequence[str], out: Path, skip_bad: bool = False, seed: int = 0) -> dict[str, Any]:
-    """As inspect_dataset, and the LAQ saved at `path` on that dataset: its figures, code gallery, reconstructions.
+def inspect_runs(
+    paths: Sequence[Path],
+    specs: Sequence[str],
+    out: Path,
+    *,
+    window: float | None = None,
+    skip_bad: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Print how the runs stand and draw their curves; with a dataset also what their LAQs make of it.
 
-    Raises LapaError when `path` is not a LAQ or no episode is as long as its window.
+    `window` in seconds (None: the one that a LAQ was trained with). Returns what inspect.json holds. Raises LapaError
+    when a path is not a run, a dataset comes without a finished LAQ, or no episode is as long as the window.
     """
-    laq, recipe = LAQ.from_pretrained(path), load_artefact(path, "laq").config["recipe"]
-    packed = pack(specs, laq.config.image_size, skip_bad=skip_bad)
-    pairs = window_pairs(packed, recipe["window"], recipe.get("end", "drop"))
-    about = {"dataset": _dataset(packed, out)}
+    runs = dict(zip(_names(paths), map(read_run, paths), strict=True))
+    laqs = {name: run for name, run in runs.items() if run.kind == "laq" and run.finished}
+    if specs and not laqs:
+        raise LapaError(
+            f"--dataset shows what a finished LAQ makes of it; {_kinds(runs)}. Leave it out for the curves."
+        )
+    made: dict[str, Any] = {"runs": {name: _state(run) for name, run in runs.items()}}
+    for name, run in runs.items():
+        _print_state(run, made["runs"][name])
+    if any(run.metrics for run in runs.values()):
+        logged = {name: run.metrics for name, run in runs.items() if run.metrics}
+        sizes = {run.about.get("recipe", {}).get("laq", {}).get("codebook_size") for run in runs.values()}
+        title = f"Curves of {', '.join(logged) if len(logged) < 4 else f'{len(logged)} runs'}"
+        curves(logged, out / "curves.png", title, sizes.pop() if len(sizes) == 1 else None)
+    elif not specs:
+        print(f"No curves: there is no {FILE} with a line in it" + (" yet." if len(laqs) < len(runs) else "."))
+    for name, run in laqs.items() if specs else ():
+        laq = LAQ.from_pretrained(run.path)
+        packed = pack(specs, laq.config.image_size, skip_bad=skip_bad)
+        if "dataset" not in made:
+            made["dataset"] = _dataset(packed, out)
+        of = f"_{name.replace('/', '_')}" if len(laqs) > 1 else ""
+        made["runs"][name]["on_dataset"] = _look(run, laq, packed, out, of, window, seed)
+    return _write(out, made)
+
+
+def _look(run: Run, laq: LAQ, packed: Packed, out: Path, of: str, window: float | None, seed: int) -> dict[str, Any]:
+    """Figures of one LAQ on a dataset, and its two pictures."""
+    recipe = run.about.get("recipe", {})
+    seconds = window or recipe.get("window")
+    if seconds is None:
+        raise LapaError(f"{run.path}/config.json does not say which window it was trained with; give --window SECONDS.")
+    pairs = window_pairs(packed, seconds, recipe.get("end", "drop"))
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(pairs), min(WATCHED, len(pairs)), replace=False)
-    results = watch(laq, packed, pairs, rows)
-    _print_laq(path, recipe["window"], results, laq.config.codebook_size)
+    results = {"window_seconds": seconds, "pairs": len(rows), **watch(laq, packed, pairs, rows)}
+    results["codes_in_use"] = [len(np.unique(column)) for column in encode_all(laq, packed, pairs, rows).T]
+    _print_laq(run.path, packed, results, laq.config.codebook_size)
     codes, motion = code_table(laq, packed, pairs, rows)
     scenes = packed.gather(_one_an_episode(pairs, rng))
-    title = f"What each code does to the same scenes: {path}"
-    gallery(laq, scenes, out / "gallery.png", title, codes=codes, motion=motion)
+    title = f"What each code does to the same scenes: {run.path}"
+    gallery(laq, scenes, out / f"gallery{of}.png", title, codes=codes, motion=motion)
     some = pairs.batch(packed, _moving(packed, pairs, rows))
-    reconstructions(laq, some.now, some.later, out / "reconstructions.png", f"Reconstructions: {path}")
-    return _write(out, {**about, "laq": {"path": str(path), "window_seconds": recipe["window"], **results}})
+    reconstructions(laq, some.now, some.later, out / f"reconstructions{of}.png", f"Reconstructions: {run.path}")
+    return results
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Short names that tell the runs apart: the folder's own, or as much of the path as it takes."""
+    whole = [path.resolve().parts for path in paths]
+    if len(set(whole)) < len(whole):
+        raise LapaError(f"A run is given twice: {', '.join(map(str, paths))}.")
+    depth = next(d for d in range(1, 1 + max(map(len, whole))) if len({parts[-d:] for parts in whole}) == len(whole))
+    return ["/".join(parts[-depth:]) for parts in whole]
+
+
+def _kinds(runs: Mapping[str, Run]) -> str:
+    return ", ".join(
+        f"{run.path} is " + ("not finished" if run.kind == "laq" else f'a "{run.kind}"') for run in runs.values()
+    )
+
+
+def _state(run: Run) -> dict[str, Any]:
+    return {
+        "path": str(run.path),
+        "kind": run.kind,
+        "finished": run.finished,
+        "step": run.step,
+        "steps": run.steps,
+        "newest": run.newest(),
+        "results": run.about.get("results"),
+    }
+
+
+def _print_state(run: Run, state: Mapping[str, Any]) -> None:
+    of = f" of {state['steps']:,}" if state["steps"] else ""
+    share = f" ({state['step'] / state['steps']:.0%})" if state["steps"] else ""
+    data = run.about.get("dataset") or list(run.about.get("provenance", {}).get("data", {}))
+    seed = run.about.get("seed", run.about.get("provenance", {}).get("seed"))
+    rows = {
+        "state": (
+            "finished" if run.finished else f"step {state['step']:,}{of}{share}" if state["step"] else "started",
+        ),
+        "trained on": ("; ".join(data) or "-",),
+        "seed": ("-" if seed is None else str(seed),),
+    }
+    figures = state["results"] or state["newest"]
+    title = {"laq": "LAQ", "idm": "Inverse dynamics model", "policy": "Policy", "backbone": "Backbone"}
+    rows |= {
+        f"  {name}": (", ".join(f"{v:.3g}" for v in value) if isinstance(value, list) else _figure(value),)
+        for name, value in figures.items()
+    }
+    _print_table(f"{title.get(run.kind, run.kind)} {run.path}", rows)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _print_laq(path: Path, packed: Packed, results: Mapping[str, Any], size: int) -> None:
+    """The probe table, then one line a position of the code."""
+    probes: dict[str, tuple[str, ...]] = {}
+    kinds = [("linear", "{}_r2"), ("MLP", "{}_mlp_r2")]
+    kinds = [(head, form) for head, form in kinds if any(form.format(name) in results for name in PROBES)]
+    for name, meaning in PROBES.items():
+        if any(form.format(name) in results for _, form in kinds):
+            probes[name] = (*(f"{results[form.format(name)]:.3f}" for _, form in kinds), meaning)
+    if "action_r2" not in results:
+        blank = [""] * len(kinds)
+        probes["action"] = (*blank, "the dataset has no actions: cannot be told")
+    if "displacement_r2" not in results:
+        probes["displacement, position"] = (*[""] * len(kinds), "the dataset has no states: cannot be told")
+    error = "below 1 beats showing the present frame again"
+    probes["error / copy"] = (f"{results['error_over_copy']:.3f}", *[""] * (len(kinds) - 1), error)
+    title = f"{path} on {packed.spec}: {results['pairs']:,} pairs, {results['window_seconds']:g} s apart"
+    _print_table(title, probes, ("R² of a probe", *(head for head, _ in kinds), ""))
+    used, effective = results["codes_in_use"], results["perplexity"]
+    shown = {
+        f"position {i}": (f"{used[i]} of {size}", f"{effective[i]:.1f}", _verdict(effective[i], size))
+        for i in range(len(used))
+    }
+    _print_table("", shown, ("", "codes in use", "perplexity", ""))
+
+
+def _verdict(effective: float, size: int) -> str:
+    if effective < 1.5:
+        return "collapsed: all pairs get the same code"
+    return "many codes idle" if effective < size / 2 else ""
 
 
 def _dataset(packed: Packed, out: Path) -> dict[str, Any]:
@@ -106,22 +278,12 @@ def _print_dataset(about: dict[str, Any]) -> None:
     _print_table(f"Dataset {about['dataset']}", {name: (value,) for name, value in rows.items()})
 
 
-def _print_laq(path: Path, window: float, results: dict[str, Any], size: int) -> None:
-    shown = {
-        name: (
-            ", ".join(f"{v:.1f}" for v in results[name]) if name == "perplexity" else f"{results[name]:.3f}",
-            meaning.format(size=size),
-        )
-        for name, meaning in MEANING.items()
-        if name in results
-    }
-    _print_table(f"LAQ {path}, window {window:g} s", shown)
-
-
-def _print_table(title: str, rows: Mapping[str, tuple[str, ...]]) -> None:
+def _print_table(title: str, rows: Mapping[str, tuple[str, ...]], heads: Sequence[str] = ()) -> None:
     table = Table(
-        title=escape(title), title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False
+        title=escape(title), title_justify="left", title_style="bold", show_header=bool(heads), box=None, pad_edge=False
     )
+    for head in heads:
+        table.add_column(head, header_style="none")
     for name, cells in rows.items():
         table.add_row(name, *(escape(c) for c in cells))
     Console(highlight=False).print(table)

@@ -22,6 +22,7 @@ from lapa.models.idm import InverseDynamics
 from lapa.models.laq import LAQ, as_pixels
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import provenance, save_artefact
+from lapa.training.logbook import Logbook, by_position
 from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everything
 from lapa.training.metrics import perplexity, probe, r2
 
@@ -41,14 +42,16 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
     watched = np.random.default_rng(seed).choice(pool, min(WATCHED, len(pool)), replace=False)
     training = np.flatnonzero(~held_out)
 
-    def monitor(step: int) -> Logs:
+    def monitor(step: int, book: Logbook) -> Logs:
         results = watch(laq, packed, pairs, watched)
-        _picture(laq, packed, pairs, watched, out / "pictures" / f"reconstructions_{step:06d}.png", f"step {step}")
-        return {k: v for k, v in results.items() if isinstance(v, float)}
+        picture = out / "pictures" / f"reconstructions_{step:06d}.png"
+        _picture(laq, packed, pairs, watched, picture, f"step {step}")
+        book.picture("reconstructions", picture)
+        return by_position({f"watched/{name}": value for name, value in results.items()})
 
     fit(laq, _sampler(packed, pairs, recipe.quantize, training), recipe.quantize, out,
         seed=seed, title="LAQ", monitor=monitor, monitor_every=max(1, recipe.quantize.steps // 4),
-        best="error_over_copy")  # fmt: skip
+        best="watched/error_over_copy")  # fmt: skip
     results = watch(laq, packed, pairs, watched)
     results["watched_on"] = "held-out episodes" if held_out.any() else "training pairs"
     scenes = packed.gather(

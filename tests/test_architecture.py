@@ -20,7 +20,7 @@ LINES = [line.split() for line in """
     plugins
     tabletop
     data training.checkpoint training.distributed training.memory training.progress
-    training.batches training.ema training.resume training.stop
+    training.batches training.ema training.logbook training.resume training.stop
     training.loop training.metrics
     datasets benchmarks quantizers
     models

@@ -228,7 +228,8 @@ def test_a_robot_of_other_dimensions(refuses: Refuses, made: Path, small: list[s
         ("evaluate --policy nowhere", "There is no folder nowhere; a policy artefact was expected"),
         ("compare --dataset tabletop:sim --labelled tabletop:sim --methods laap", 'Did you mean "lapa"'),
         ("compare --dataset tabletop:sim --labelled tabletop:sim --methods unipi", 'Method "unipi" cannot be run yet'),
-        ("inspect", "Give at least one --dataset"),
+        ("inspect", "Give the folder of a run, such as runs/laq, or --dataset NAME:PATH"),
+        ("inspect nowhere", "There is no folder nowhere"),
         ("inspect --dataset tabletop:sim,episodes=2 --image-size 0", "image size must be at least 1 pixel"),
     ],
 )  # fmt: skip
@@ -258,7 +259,9 @@ def test_an_artefact_of_another_kind(refuses: Refuses, made: Path, robot: Path, 
     data, out = ("--dataset", f"lerobot:{robot}"), ("--out", tmp_path / "out")
     refuses("label", *data, "--source", made / "policy", *out, says=(made / "policy", 'holds a "policy" artefact'))
     refuses("evaluate", "--policy", made / "laq", *out, says=(made / "laq", 'holds a "laq" artefact, not a "policy"'))
-    refuses("inspect", *data, "--laq", made / "policy", *out, says=('holds a "policy" artefact, not a "laq"',))
+    refuses("inspect", made / "policy", *data, *out, says=("what a finished LAQ makes of it", 'is a "policy"'))
+    refuses("inspect", made / "labels", *out, says=(made / "labels", "is not a run"))
+    refuses("inspect", made, *out, says=(made, "is not a run", "There are runs in it", made / "laq"))
     refuses("pretrain", *data, "--labels", made / "laq", *out, says=("holds no labels", "labels.parquet is missing"))
     refuses("finetune", *data, "--policy", made / "labels", *out, says=("no finished policy artefact", "config.json"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,9 @@ from lapa.contracts import LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.explorer import codes as explorer
-from lapa.inspect import inspect_dataset, inspect_laq
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.report import answer, write_report
 from lapa.training import metrics
-from lapa.training.checkpoint import save_artefact
 
 TINY = LAQConfig(
     image_size=32, patch_size=8, dim=16, spatial_depth=1, temporal_depth=1, heads=2, dim_head=8,
@@ -246,27 +244,6 @@ def test_words_fit() -> None:
         lines = explorer._wrap(text, font, 120, most=2)
         assert len(lines) <= 2
         assert all(font.getlength(line) <= 120 for line in lines)
-
-
-# Inspect
-
-
-def test_inspect(tmp_path: Path, laq: LAQ, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("LAPA_CACHE", str(tmp_path / "cache"))
-    spec = "tabletop:sim,episodes=8"
-    inspect_dataset([spec], tmp_path / "data", 32)
-    assert {p.name for p in (tmp_path / "data").iterdir()} == {"contact_sheet.png", "inspect.json"}
-    config = {"model": asdict(TINY), "recipe": {"window": 0.4, "end": "drop"}}
-    save_artefact(tmp_path / "laq", "laq", config, laq.state_dict())
-    inspect_laq(tmp_path / "laq", [spec], tmp_path / "both")
-    written = json.loads((tmp_path / "both" / "inspect.json").read_text())
-    assert written["dataset"]["episodes"] == 8
-    assert {"action_r2", "perplexity", "error_over_copy"} <= set(written["laq"])
-    for name in ("contact_sheet", "gallery", "reconstructions"):
-        assert size_of(tmp_path / "both" / f"{name}.png")
-    said = capsys.readouterr().out
-    assert "8 episodes" in said
-    assert "error_over_copy" in said
 
 
 # The report

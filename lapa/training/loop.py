@@ -7,9 +7,7 @@ resumed from its last checkpoint ends with the same bits as an unbroken one.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import signal
 import sys
 import time
@@ -40,6 +38,7 @@ from lapa.training.distributed import (
     working_on,
 )
 from lapa.training.ema import EMA
+from lapa.training.logbook import Logbook, Tracker
 from lapa.training.memory import keep_freed_memory
 from lapa.training.progress import Progress
 from lapa.training.resume import Checkpoints
@@ -81,6 +80,8 @@ class Optimisation:
     """with torchrun: ddp, each process holds the model; fsdp, each holds a slice of its weights and optimizer"""
     keep: int = 2
     """newest checkpoints kept, beside the best"""
+    log: Tracker = "none"
+    """also log to trackio or W&B; JSONL and TensorBoard are always written"""
 
     def rate(self, step: int) -> float:
         """Learning rate of step 0, 1, ..."""
@@ -120,18 +121,18 @@ def fit(
     seed: int,
     title: str,
     parameters: Iterable[nn.Parameter] | None = None,
-    monitor: Callable[[int], Logs] | None = None,
+    monitor: Callable[[int, Logbook], Logs] | None = None,
     monitor_every: int = 0,
     best: str = "",
     save_every: float = 30.0,
 ) -> Logs:
     """Train `model` (contracts.Trainable) in place and return the last logs. Every rank calls it alike.
 
-    parameters are those to train (default: all that require gradients). monitor(step) returns extra logs every
+    parameters are those to train (default: all that require gradients). monitor(step, logbook) returns extra logs every
     `monitor_every` steps and at the end; it runs on rank 0, with the weights that would be saved. Checkpoints go to
     `out/checkpoints` every `save_every` seconds, whenever the monitor has run, at the end and when asked to stop, and
-    are read back if they are there; that with the lowest watched figure `best` is kept. `out/metrics.jsonl` gets a
-    line now and then.
+    are read back if they are there; that with the lowest watched figure `best` is kept. The logbook in `out` gets an
+    entry whenever the monitor has run and every hundredth of the steps.
 
     Raises LapaError when the loss stops being a number; KeyboardInterrupt or SystemExit(143) when asked to stop.
     """
@@ -151,13 +152,12 @@ def fit(
         lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay,
     )  # fmt: skip
     ema = EMA(trained, how.ema)
-    checkpoints, metrics = Checkpoints(out, seed, how.keep, best), out / "metrics.jsonl"
+    checkpoints = Checkpoints(out, seed, how.keep, best)
     start, logs = _restore(checkpoints, learner, optimizer, trained, ema)
-    if rank() == 0:
-        _keep_metrics_until(metrics, start)
     upkeep = getattr(learner, "after_step", None)
     saved, step, asked = time.monotonic(), start, 0
     with (
+        Logbook(out, start, how.log, quiet=rank() > 0) as book,
         Progress(title, how.steps, out, done=start, quiet=rank() > 0) as progress,
         Stop() as stop,
         closing(batches(sampler, mine, seed, range(start, how.steps))) as loaded,
@@ -178,10 +178,10 @@ def fit(
 
                 watched: Logs = {}
                 if monitor and (last or (monitor_every and done % monitor_every == 0)):
-                    watched = _watched(spread, ema, monitor, done, stop)
+                    watched = _watched(spread, ema, monitor, done, book, stop)
                     logs |= watched
-                if rank() == 0 and (last or watched or done % max(1, how.steps // 100) == 0):
-                    _append(metrics, {"step": done, "lr": how.rate(step), **logs})
+                if last or watched or done % max(1, how.steps // 100) == 0:
+                    book.write(done, {"lr": how.rate(step), **logs})
                 progress.update(done, logs)
                 asked, due = on_any_rank(stop.asked, time.monotonic() - saved > save_every)
                 if last or watched or asked or due:
@@ -232,13 +232,15 @@ def _backward(
     return mean_over_all(parts)
 
 
-def _watched(spread: Spread, ema: EMA, monitor: Callable[[int], Logs], step: int, stop: Stop) -> Logs:
+def _watched(
+    spread: Spread, ema: EMA, monitor: Callable[[int, Logbook], Logs], step: int, book: Logbook, stop: Stop
+) -> Logs:
     """The monitor's figures, on every rank; none if it was asked to stop, for then nobody waits for them."""
     with ema.in_place(), torch.no_grad():
         whole = spread.gather().eval()
         stop.interrupts = True
         try:
-            return on_first_rank(lambda: monitor(step))
+            return on_first_rank(lambda: monitor(step, book))
         except Stopped:
             return {}
         finally:
@@ -281,27 +283,3 @@ def _restore(
     for name, state in moments.items():
         optimizer.state[trained[name]] = state
     return step, logs
-
-
-def _keep_metrics_until(path: Path, step: int) -> None:
-    """Forget lines after the checkpoint that is being resumed, so that every step is logged once."""
-    if not path.exists():
-        return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    os.replace(temporary, path)
-
-
-def _step_of(line: str) -> float:
-    """The step of a line of metrics; infinity for one that a full disk or a kill has torn."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")

@@ -1,0 +1,141 @@
+"""`lapa inspect`: at a dataset, at runs while they train and afterwards, at what a LAQ makes of any dataset."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lapa.contracts import LapaError
+from lapa.data.pack import pack
+from lapa.explorer.curves import curves
+from lapa.inspect import inspect_dataset, inspect_runs
+from lapa.recipe import Recipe
+from lapa.stage1_latent_actions import fit_laq
+from lapa.training.checkpoint import write_json
+from lapa.training.logbook import Logbook, read_metrics
+
+OTHER = "tabletop:hand,episodes=8,seed=9"  # not what the LAQ was trained on
+
+
+@pytest.fixture(scope="module")
+def laq(robot: Path, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished LAQ of four steps."""
+    out = tmp_path_factory.mktemp("runs") / "laq"
+    fit_laq(pack([f"lerobot:{robot}"], tiny.laq.image_size, quiet=True), tiny, out, 0)
+    return out
+
+
+def unfinished(out: Path, tiny: Recipe, steps: int = 3) -> Path:
+    """A run that is still training."""
+    write_json(out / "run.json", {"kind": "laq", "seed": 5, "recipe": tiny.to_json(), "dataset": ["tabletop:sim"]})
+    with Logbook(out) as book:
+        for step in range(1, steps + 1):
+            book.write(step, {"lr": 1e-3, "loss": math.exp(-step), "codes_replaced": 2.0, "perplexity_0": 2.0 * step})
+    return out
+
+
+def picture(path: Path) -> np.ndarray[Any, Any]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inspect_dataset([OTHER], tmp_path, 32)
+    assert {p.name for p in tmp_path.iterdir()} == {"contact_sheet.png", "inspect.json"}
+    assert json.loads((tmp_path / "inspect.json").read_text())["dataset"]["episodes"] == 8
+    assert "8 episodes" in capsys.readouterr().out
+
+
+def test_a_laq_on_another_dataset(laq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inspect_runs([laq], [OTHER], tmp_path)
+    names = ("contact_sheet", "curves", "gallery", "reconstructions")
+    assert {p.name for p in tmp_path.iterdir()} == {"inspect.json", *(f"{name}.png" for name in names)}
+    for name in names:
+        assert picture(tmp_path / f"{name}.png").std() > 5, f"{name} is blank"
+    written = json.loads((tmp_path / "inspect.json").read_text())
+    run = written["runs"]["laq"]
+    assert (run["kind"], run["finished"], run["step"]) == ("laq", True, 4)
+    figures = run["on_dataset"]
+    assert {"error_over_copy", "action_r2", "displacement_r2", "position_r2"} <= set(figures)
+    assert len(figures["perplexity"]) == len(figures["codes_in_use"]) == 1
+    assert 1 <= figures["perplexity"][0] <= figures["codes_in_use"][0] <= 8
+    said = capsys.readouterr().out
+    assert f"{figures['action_r2']:.3f}" in said
+    assert f"{figures['codes_in_use'][0]} of 8" in said
+
+
+def test_video_without_actions(laq: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = inspect_runs([laq], [f"video_folder:{clips}"], tmp_path)["runs"]["laq"]["on_dataset"]
+    assert not any("_r2" in name for name in figures)
+    assert "the dataset has no actions" in capsys.readouterr().out
+
+
+def test_another_window(laq: Path, tmp_path: Path) -> None:
+    look = [inspect_runs([laq], [OTHER], tmp_path, window=w)["runs"]["laq"]["on_dataset"] for w in (None, 0.6)]
+    assert [figures["window_seconds"] for figures in look] == [0.2, 0.6]
+    assert look[0]["pairs"] > look[1]["pairs"], "longer windows fit less often"
+
+
+def test_a_run_that_is_still_training(tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = unfinished(tmp_path / "run", tiny)
+    made = inspect_runs([run], [], tmp_path / "look")["runs"]["run"]
+    assert (made["finished"], made["step"], made["steps"]) == (False, 3, 4)
+    assert made["newest"]["perplexity_0"] == 6.0
+    assert {p.name for p in (tmp_path / "look").iterdir()} == {"curves.png", "inspect.json"}
+    assert "step 3 of 4 (75%)" in capsys.readouterr().out
+    with pytest.raises(LapaError, match=r"finished LAQ makes of it; .*run is not finished"):
+        inspect_runs([run], [OTHER], tmp_path / "look")
+
+
+def test_runs_side_by_side(laq: Path, tiny: Recipe, tmp_path: Path) -> None:
+    """Each run has a line in the curves, and each LAQ its own pictures, also where two folders have one name."""
+    runs = [unfinished(tmp_path / "a" / "laq", tiny), laq, unfinished(tmp_path / "c", tiny, steps=2)]
+    made = inspect_runs(runs, [OTHER], tmp_path / "look")
+    assert list(made["runs"]) == ["a/laq", f"{laq.parent.name}/laq", f"{tmp_path.name}/c"]
+    assert [("on_dataset" in run) for run in made["runs"].values()] == [False, True, False]
+    with pytest.raises(LapaError, match="given twice"):
+        inspect_runs([laq, laq], [], tmp_path / "look")
+
+
+def test_an_artefact_without_a_log(laq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `lapa convert` makes it: config.json and weights, nothing else."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((laq / name).read_bytes())
+    inspect_runs([bare], [], tmp_path / "look")
+    assert "No curves" in capsys.readouterr().out
+    inspect_runs([bare], [OTHER], tmp_path / "look")
+    assert (tmp_path / "look" / "gallery.png").exists()
+
+
+def test_what_is_not_a_run(tmp_path: Path, tiny: Recipe) -> None:
+    with pytest.raises(LapaError, match="There is no folder"):
+        inspect_runs([tmp_path / "nowhere"], [], tmp_path / "look")
+    unfinished(tmp_path / "runs" / "a", tiny)
+    with pytest.raises(LapaError, match=r"runs is not a run: .*There are runs in it: .*runs/a\."):
+        inspect_runs([tmp_path / "runs"], [], tmp_path / "look")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(LapaError, match="is not a run of lapa"):
+        inspect_runs([tmp_path / "other"], [], tmp_path / "look")
+
+
+def test_curves_show_what_is_logged(tiny: Recipe, tmp_path: Path) -> None:
+    """More is drawn where there is more to draw, and nothing that is logged is left out."""
+    logged = read_metrics(unfinished(tmp_path / "run", tiny))
+    curves({"run": logged}, tmp_path / "all.png", "All")
+    curves({"run": {"loss": logged["loss"]}}, tmp_path / "one.png", "One")
+    unknown = {f"never_heard_of_{x}": ([1, 2], [3.0, 4.0]) for x in "abc"}
+    curves({"run": {**logged, **unknown}}, tmp_path / "more.png", "More")
+    one, all_, more = (picture(tmp_path / f"{name}.png") for name in ("one", "all", "more"))
+    assert one.shape[1] < all_.shape[1]
+    assert all_.shape[0] < more.shape[0], "figures of no known kind have panels of their own"
+    with pytest.raises(LapaError, match="Nothing has been logged yet in run"):
+        curves({"run": {}}, tmp_path / "none.png", "None")
