@@ -125,11 +125,13 @@ def quantize(
     recipe = _recipe(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps, log)
     if begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset):
         return
+    _watch(out)
     size = recipe.laq.image_size if method == "lapa" else recipe.idm.image_size
     packed = _pack(dataset, size, skip_bad)
     results = fit_laq(packed, recipe, out, seed) if method == "lapa" else fit_idm(packed, recipe, out, seed)
     _told(results)
     print(f"{'LAQ' if method == 'lapa' else 'The inverse dynamics model'} is in {out}.")
+    print(f"Look: lapa inspect {out}" + (f" {_again(dataset)}" if method == "lapa" else ""))
     _next(f"lapa label {_again(dataset if method == 'lapa' else ('VIDEOS',))} --source {out} --out runs/labels")
 
 
@@ -184,6 +186,7 @@ def pretrain(
     recipe = _recipe(preset, set, "pretrain", steps, log)
     if begin(out, recipe, seed, resume, "policy", dataset=dataset, labels=labels):
         return
+    _watch(out)
     found, manifest = read_labels(labels)
     # The source that made the labels, if it is still there, must not have been trained again since.
     made_by = source or Path(str(manifest["source"]))
@@ -223,6 +226,7 @@ def finetune(
     recipe = _recipe(preset, (*set, *([f"trainable={trainable}"] if trainable else [])), "finetune", steps, log)
     if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy):
         return
+    _watch(out)
     _told(train(_pack(dataset, recipe.policy_image_size, skip_bad), policy, recipe, out, seed))
     print(f"The robot policy is in {out}.")
     _next(f"lapa evaluate --policy {out} --benchmark tabletop --episodes 500 --out runs/eval")
@@ -571,15 +575,12 @@ def _recipe(preset: str, options: tuple[str, ...], stage: str, steps: int | None
 
 
 def _told(results: dict[str, Any]) -> None:
-    for key, value in results.items():
-        shown = (
-            [round(v, 3) for v in value]
-            if isinstance(value, list)
-            else f"{value:.4g}"
-            if isinstance(value, float)
-            else value
-        )
-        print(f"  {key:<20} {shown}")
+    from lapa.training.metrics import MEANING
+
+    for name, value in results.items():
+        values = value if isinstance(value, list) else [value]
+        shown = ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values)
+        print(f"  {name:<20} {shown:<16} {MEANING.get(name, '')}".rstrip())
 
 
 def _table(results: dict[str, Any]) -> None:
@@ -587,6 +588,10 @@ def _table(results: dict[str, Any]) -> None:
 
     for name, row in results.items():
         print(f"  {name:<10} {told(row)}")
+
+
+def _watch(out: Path) -> None:
+    print(f"Watch: tensorboard --logdir {out}, or lapa inspect {out}")
 
 
 def _again(dataset: tuple[str, ...]) -> str:

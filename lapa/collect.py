@@ -36,7 +36,7 @@ def collect(specs: Sequence[str], out: Path, skip_bad: bool = False, without_act
     total = sum(length_hint(d) for d in datasets)
     with (
         LeRobotWriter(out, first.fps, first.frames.shape[1], names, states, origin) as writer,
-        Progress("collecting", max(total, 1)) as progress,
+        Progress("collecting", max(total, 1), unit="episodes") as progress,
     ):
         for number, episode in enumerate(chain([first], stream), 1):
             writer.add(episode)

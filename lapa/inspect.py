@@ -28,14 +28,11 @@ from lapa.models.laq import LAQ
 from lapa.stage1_latent_actions import code_table, encode_all, watch
 from lapa.training.checkpoint import finished, read_json, write_json
 from lapa.training.logbook import FILE, read_metrics
+from lapa.training.metrics import MEANING
 
 WATCHED = 2000  # pairs on which a LAQ is judged
 SHOWN = 6  # pairs and scenes in a picture
-PROBES = {
-    "action": "what the robot did; 1 is told in full",
-    "displacement": "how far the effector went; 1 is told in full",
-    "position": "where the effector was; near 0 is good",
-}
+PROBES = ("action", "displacement", "position")
 STAGES = {"laq": "quantize", "idm": "fit_idm"}
 
 
@@ -209,16 +206,16 @@ def _print_laq(path: Path, packed: Packed, results: Mapping[str, Any], size: int
     probes: dict[str, tuple[str, ...]] = {}
     kinds = [("linear", "{}_r2"), ("MLP", "{}_mlp_r2")]
     kinds = [(head, form) for head, form in kinds if any(form.format(name) in results for name in PROBES)]
-    for name, meaning in PROBES.items():
+    for name in PROBES:
         if any(form.format(name) in results for _, form in kinds):
-            probes[name] = (*(f"{results[form.format(name)]:.3f}" for _, form in kinds), meaning)
+            probes[name] = (*(f"{results[form.format(name)]:.3f}" for _, form in kinds), MEANING[f"{name}_r2"])
     if "action_r2" not in results:
         blank = [""] * len(kinds)
         probes["action"] = (*blank, "the dataset has no actions: cannot be told")
     if "displacement_r2" not in results:
         probes["displacement, position"] = (*[""] * len(kinds), "the dataset has no states: cannot be told")
-    error = "below 1 beats showing the present frame again"
-    probes["error / copy"] = (f"{results['error_over_copy']:.3f}", *[""] * (len(kinds) - 1), error)
+    error = f"{results['error_over_copy']:.3f}"
+    probes["error / copy"] = (error, *[""] * (len(kinds) - 1), MEANING["error_over_copy"])
     title = f"{path} on {packed.spec}: {results['pairs']:,} pairs, {results['window_seconds']:g} s apart"
     _print_table(title, probes, ("R² of a probe", *(head for head, _ in kinds), ""))
     used, effective = results["codes_in_use"], results["perplexity"]

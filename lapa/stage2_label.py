@@ -60,7 +60,7 @@ def label(packed: Packed, source: str, out: Path, end: str = "drop") -> dict[str
     labeller = plugins.find("labels", str(method.source))(path=source).build()
     pairs = window_pairs(packed, labeller.window or 1e-9, end)  # type: ignore[arg-type]
     values = []
-    with Progress("labelling", len(pairs)) as progress:
+    with Progress("labelling", len(pairs), unit="frames") as progress:
         for start in range(0, len(pairs), BATCH):
             rows = np.arange(start, min(start + BATCH, len(pairs)))
             values.append(labeller.label(pairs.batch(packed, rows)))

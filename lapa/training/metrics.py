@@ -16,6 +16,14 @@ from lapa.data.pairs import PairIndex
 
 RIDGE = 1e-4  # of the mean variance of the features: enough for the collinear columns of one-hot codes
 
+MEANING = {  # of the figures of stage 1
+    "error_over_copy": "below 1 beats showing the present frame again",
+    "action_r2": "what the robot did; 1 is told in full",
+    "displacement_r2": "how far the effector went; 1 is told in full",
+    "position_r2": "where the effector was; near 0 is good",
+    "perplexity": "codes in effective use, by position; 1 has collapsed",
+}
+
 
 def wilson(successes: int, episodes: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's interval of a share (95% for z = 1.96): low and high, in [0, 1].

@@ -1,5 +1,5 @@
-"""Progress of a long step: a bar with the time left on a terminal, a line now and then in a log, and a small file
-that `lapa demo` reads from the steps it runs side by side."""
+"""Progress of a long step: a bar with the time left on a terminal, a line now and then in a log, what it took at the
+end, and a small file that `lapa demo` reads from the steps it runs side by side."""
 
 from __future__ import annotations
 
@@ -14,14 +14,24 @@ from rich.progress import Progress as RichProgress
 
 from lapa.contracts import Logs
 
-SHOWN = 3  # how many logged figures fit on the bar
+SHOWN = ("loss", "error_over_copy", "perplexity", "perplexity_0", "accuracy")  # of what is logged, where there is room
+SOON = 10.0  # seconds to the first line in a log; the gaps grow with the run, to a thirtieth of it
 
 
 class Progress:
-    """Context manager; `update(done, logs)` as often as you like."""
+    """Context manager; `update(done, logs)` as often as you like. `unit` is what is counted."""
 
-    def __init__(self, title: str, total: int, out: Path | None = None, done: int = 0, quiet: bool = False) -> None:
-        self.title, self.total, self.first, self.quiet = title, total, done, quiet
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        out: Path | None = None,
+        done: int = 0,
+        quiet: bool = False,
+        unit: str = "steps",
+    ) -> None:
+        self.title, self.total, self.quiet, self.unit = title, total, quiet, unit
+        self.first = self.done = done
         self.file = out / "progress" if out and not quiet else None
         self.started = self._told = self._wrote = time.monotonic()
         self._bar: RichProgress | None = None
@@ -29,8 +39,9 @@ class Progress:
     def __enter__(self) -> Progress:
         if sys.stderr.isatty() and not self.quiet:
             self._bar = RichProgress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                TimeRemainingColumn(), TextColumn("{task.fields[logs]}"), console=Console(stderr=True), transient=True,
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(self.unit),
+                TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[logs]}"),
+                console=Console(stderr=True), transient=True,
             )  # fmt: skip
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=self.total, completed=self.first, logs="")
@@ -38,13 +49,15 @@ class Progress:
 
     def update(self, done: int, logs: Logs | None = None) -> None:
         """Say that `done` of `total` are done."""
-        now = time.monotonic()
-        shown = "  ".join(f"{k} {v:.3g}" for k, v in list((logs or {}).items())[:SHOWN])
+        now, self.done = time.monotonic(), done
+        shown = [f"{name.replace('_', ' ')} {logs[name]:.3g}" for name in SHOWN if name in logs] if logs else []
         if self._bar:
-            self._bar.update(self._task, completed=done, logs=shown)
-        elif now - self._told > 20 and not self.quiet:
-            left = (now - self.started) / max(done - self.first, 1) * (self.total - done)
-            print(f"{self.title}: {done}/{self.total}, {left:.0f} s left  {shown}", file=sys.stderr, flush=True)
+            self._bar.update(self._task, completed=done, logs="  ".join(shown))
+        elif not self.quiet and now - self._told > max(SOON, (now - self.started) / 30):
+            rate = (done - self.first) / (now - self.started)
+            left = f"{duration((self.total - done) / rate)} left" if rate else ""
+            said = [f"{done:,} of {self.total:,} {self.unit}", left, f"{rate:.3g} a second", *shown]
+            print(f"{self.title}: {', '.join(part for part in said if part)}", file=sys.stderr, flush=True)
             self._told = now
         if self.file and (now - self._wrote > 0.5 or done == self.total):
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -58,3 +71,15 @@ class Progress:
             self._bar.stop()
         if self.file:
             self.file.unlink(missing_ok=True)
+        done, took = self.done - self.first, time.monotonic() - self.started
+        if kind is None and done and not self.quiet:
+            rate = f", {done / took:.3g} a second" if took > 1 else ""
+            print(f"{self.title}: {done:,} {self.unit} in {duration(took)}{rate}.", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """ "3.2 s", "45 s", "2 min 10 s" or "3 h 05 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
