@@ -204,8 +204,8 @@ def _figure(value: Any) -> str:
 def _print_laq(path: Path, packed: Packed, results: Mapping[str, Any], size: int) -> None:
     """The probe table, then one line a position of the code."""
     probes: dict[str, tuple[str, ...]] = {}
-    kinds = [("linear", "{}_r2"), ("MLP", "{}_mlp_r2")]
-    kinds = [(head, form) for head, form in kinds if any(form.format(name) in results for name in PROBES)]
+    forms = [("linear", "{}_r2"), ("MLP", "{}_mlp_r2")]
+    kinds = [(head, form) for head, form in forms if any(form.format(name) in results for name in PROBES)] or forms[:1]
     for name in PROBES:
         if any(form.format(name) in results for _, form in kinds):
             probes[name] = (*(f"{results[form.format(name)]:.3f}" for _, form in kinds), MEANING[f"{name}_r2"])
