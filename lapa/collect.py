@@ -12,7 +12,7 @@ from typing import Any
 
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.lerobot_format import LeRobotWriter
-from lapa.data.pack import open_dataset
+from lapa.data.spec import open_dataset
 from lapa.training.checkpoint import provenance
 from lapa.training.progress import Progress
 
@@ -22,7 +22,7 @@ def collect(specs: Sequence[str], out: Path, skip_bad: bool = False, without_act
 
     Raises LapaError when an episode cannot be read (unless `skip_bad`) or the episodes do not share size and fps.
     """
-    datasets = [open_dataset(spec)[0] for spec in specs]
+    datasets = [open_dataset(spec) for spec in specs]
     stream = _readable(chain.from_iterable(d.episodes() for d in datasets), skip_bad)
     if without_actions:
         stream = (replace(episode, actions=None, action_names=()) for episode in stream)

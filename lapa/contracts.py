@@ -37,6 +37,7 @@ class Episode:
 
     frames   uint8 [T, H, W, 3]; actions[t] (float32 [T, A], robot units) leads from frames[t] to frames[t+1].
     state    float32 [T, S] or None; read by probes and analysis only, never by a policy or by LAQ.
+    size     (H, W) of the picture at the source, where the frames were made smaller on the way.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Episode:
     state: Array | None = None
     state_names: tuple[str, ...] = ()
     action_names: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,11 @@ class Quantized:
 class Dataset(Protocol):
     """A source of episodes, read once from front to back. Frames may be of any size and fps."""
 
-    def episodes(self) -> Iterator[Episode | BadVideo]:
+    def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield every episode in a fixed order. Raises LapaError on data that cannot be read.
 
-        An episode that is bad by itself is yielded as a BadVideo in its place: raise it, or go on.
+        With `size`, frames are made size x size as they are read (data/video.py `squared`): a long film at full size
+        would fill the memory. An episode that is bad by itself is yielded as a BadVideo in its place.
         """
         ...
 

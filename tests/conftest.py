@@ -12,10 +12,10 @@ os.environ["MPLBACKEND"] = "agg"
 import pytest
 
 from lapa.collect import collect
+from lapa.data.spec import open_dataset
 from lapa.data.video import VideoFile
 from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
-from lapa.plugins import find
 from lapa.policies.vla import Config as VLAConfig
 from lapa.recipe import Recipe
 from lapa.training.loop import Optimisation
@@ -43,7 +43,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of six small videos with captions.csv, and no actions."""
     folder = tmp_path_factory.mktemp("data") / "clips"
     rows = ["file,instruction"]
-    for i, episode in enumerate(find("datasets", "tabletop")(path="sim,episodes=6,seed=4").build().episodes()):
+    for i, episode in enumerate(open_dataset("tabletop:sim,episodes=6,seed=4").episodes()):
         video = VideoFile(folder / f"clip_{i}.mp4", episode.fps, 48, 48)
         video.add(episode.frames)
         video.close()

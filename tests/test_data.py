@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -19,12 +20,13 @@ from PIL import Image
 from lapa.contracts import BadVideo, Episode, Labels, LapaError
 from lapa.data import lerobot_format
 from lapa.data import pack as pack_module
+from lapa.data import spec as spec_module
 from lapa.data.labelled import read_labels, write_labels
 from lapa.data.lerobot_format import CAMERA, LeRobotWriter
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.data.video import VideoReader
-from lapa.datasets.video_folder import words
+from lapa.data.captions import words
 from lapa.plugins import find
 
 REAL_CLIPS = Path(__file__).parents[2] / "shared/data/real_clips"
@@ -208,7 +210,7 @@ def swap_video(root: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda r: set_info(r, codebase_version="v2.1"), "is LeRobot v2.1; lapa reads v3.x. Convert"),
+        (lambda r: set_info(r, codebase_version="v1.6"), "is LeRobot v1.6; lapa reads v2.x and v3.x. Convert"),
         (lambda r: (r / "meta/info.json").write_text("{"), "not valid JSON"),
         (lambda r: (r / "meta/info.json").unlink(), "no LeRobot dataset, meta/info.json is missing"),
         (lambda r: set_info(r, features={"action": {}}), "none of its features is a video"),
@@ -291,7 +293,7 @@ def test_a_truncated_video(tmp_path: Path) -> None:
 def test_captions_without_the_columns(tmp_path: Path) -> None:
     a_video(tmp_path / "v/x.mp4", 3)
     (tmp_path / "v/captions.csv").write_text("name,text\nx.mp4,go\n")
-    with pytest.raises(LapaError, match="lacks the column file, instruction"):
+    with pytest.raises(LapaError, match="lacks the column file .*need file and instruction"):
         pack([f"video_folder:{tmp_path / 'v'}"], SIZE, quiet=True)
 
 
@@ -382,18 +384,17 @@ def test_actions_that_are_no_numbers(tmp_path: Path, value: float) -> None:
         pack([f"lerobot:{root}"], SIZE, quiet=True)
 
 
+@dataclass
 class FakeConfig:
     """A dataset plug-in that yields what a test wants."""
 
-    shown: tuple[Episode, ...] = ()
-
-    def __init__(self, path: str) -> None:
-        self.path = path
+    path: str
+    shown: ClassVar[tuple[Episode, ...]] = ()
 
     def build(self) -> FakeConfig:
         return self
 
-    def episodes(self) -> object:
+    def episodes(self, size: int | None = None) -> object:
         return iter(self.shown)
 
     def signature(self) -> str:
@@ -411,7 +412,7 @@ class FakeConfig:
 def test_actions_that_differ(monkeypatch: pytest.MonkeyPatch, actions: np.ndarray | None, message: str) -> None:
     second = Episode("1", an_episode(1).frames, 5.0, "go", actions, an_episode(1).state)
     monkeypatch.setattr(FakeConfig, "shown", (an_episode(0), second))
-    monkeypatch.setattr(pack_module, "find", lambda kind, name: FakeConfig)
+    monkeypatch.setattr(spec_module, "find", lambda kind, name: FakeConfig)
     with pytest.raises(LapaError, match=message):
         pack(["fake:/nowhere"], SIZE, quiet=True)
 
@@ -476,7 +477,8 @@ def without_frames(lengths: list[int], fps: list[float], actions: np.ndarray | N
     frames = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 1, 1, 3))
     rates = np.array(fps, np.float64)
     rows = np.arange(count)
-    return Packed("x:y", 1, starts, names, names, rates, actions, None, (), (), "", (), (frames,), rows)
+    sizes = np.ones((len(names), 2), np.int64)
+    return Packed("x:y", 1, starts, names, names, rates, sizes, actions, None, (), (), "", (), (frames,), rows)
 
 
 def test_one_window_at_mixed_rates() -> None:

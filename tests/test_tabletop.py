@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import lapa  # noqa: F401  (registers the environment)
 from lapa.contracts import Array, LapaError
+from lapa.data.spec import open_dataset
 from lapa.plugins import find
 from lapa.tabletop import language as lang
 from lapa.tabletop import world
@@ -205,12 +206,12 @@ def test_a_scene_is_the_same_in_every_batch(look: str) -> None:
 
 
 def test_the_seed_decides_everything() -> None:
-    one, two = (find("datasets", "tabletop")(path="real,episodes=4,seed=1").build() for _ in range(2))
+    one, two = (open_dataset("tabletop:real,episodes=4,seed=1") for _ in range(2))
     for first, second in zip(one.episodes(), two.episodes(), strict=True):
         assert first.instruction == second.instruction
         np.testing.assert_array_equal(first.frames, second.frames)
         np.testing.assert_array_equal(first.actions, second.actions)
-    other = next(find("datasets", "tabletop")(path="real,episodes=4,seed=2").build().episodes())
+    other = next(open_dataset("tabletop:real,episodes=4,seed=2").episodes())
     assert other.frames.shape != first.frames.shape or (other.frames != first.frames).any()
 
 
@@ -220,7 +221,7 @@ def test_test_scenes_are_never_trained_on() -> None:
 
     assert TRAINING_SEEDS <= TEST_SEEDS < TEST_SEEDS + 9_999 * 100_000 < VALIDATION_SEEDS
     with pytest.raises(LapaError, match="seed 0 to"):
-        find("datasets", "tabletop")(path="sim,seed=10000").build()
+        open_dataset("tabletop:sim,seed=10000")
 
 
 # --- physics --------------------------------------------------------------------------------------
@@ -367,7 +368,7 @@ def test_a_misspelt_look_is_corrected() -> None:
 
 
 def test_names_and_shapes_of_what_is_recorded() -> None:
-    episode = next(find("datasets", "tabletop")(path="hand,episodes=1").build().episodes())
+    episode = next(open_dataset("tabletop:hand,episodes=1").episodes())
     length = len(episode.frames)
     assert episode.state_names == STATE_NAMES
     assert episode.action_names == ACTION_NAMES

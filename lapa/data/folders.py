@@ -51,10 +51,38 @@ def existing_folder(path: str | Path, what: str) -> Path:
     return folder
 
 
+def files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files below `root` whose names end in one of `suffixes` (in any case), sorted; hidden ones are left out.
+
+    Links to folders are followed, each folder once, so a loop of links ends. A link to nowhere is among the files:
+    whoever opens it can say so. Raises LapaError for a folder that may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise LapaError(f"{printable(error.filename)}: this folder cannot be read ({error.strerror}).")
+
+    found, seen = [], set()
+    for here, folders, names in os.walk(root, followlinks=True, onerror=refuse):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(here, n) for n in names if n.lower().endswith(suffixes) and not n.startswith(".")]
+    return sorted(found)
+
+
+def printable(path: Path | str) -> str:
+    """A path as text that can be printed and saved, also where its bytes are not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def listing_hash(root: Path, files: Iterable[Path]) -> str:
     """A hash of names, sizes and modification times: cheap, and different when the data on disk differ."""
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(files):
-        stat = file.stat()
-        digest.update(f"{file.relative_to(root).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        stat = file.stat() if file.exists() else file.lstat()  # of a link to nowhere, the link
+        name = os.fsencode(os.path.relpath(file, root))
+        digest.update(name + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -30,9 +29,10 @@ from rich.progress import (
 
 from lapa.contracts import Array, BadVideo, Dataset, Episode, LapaError
 from lapa.data.folders import new_folder
-from lapa.plugins import find, names
+from lapa.data.spec import FORM, parse
+from lapa.data.video import squared
 
-FORMAT = 1  # part of every key: raise it when what is packed changes
+FORMAT = 2  # part of every key: raise it when what is packed changes
 SPARE = 64 << 20  # bytes left free on the disk
 META, FRAMES = "pack.json", "frames.u8"
 NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)  # not a slice of the frames: that would keep them in memory
@@ -43,8 +43,8 @@ VECTORS = {"actions": "action", "state": "state"}
 class Packed:
     """Episodes behind one another: N frames in E episodes; episode e is the frames starts[e] : starts[e + 1].
 
-    starts int64 [E + 1]; fps float64 [E]; actions float32 [N, A] or None (row i leads from frame i to i + 1);
-    state float32 [N, S] or None. `fingerprint` depends on the content alone, not on where the data lie. `bad`
+    starts int64 [E + 1]; fps float64 [E]; sizes int64 [E, 2] (height and width at the source); actions float32 [N, A]
+    or None (row i leads from frame i to i + 1); state float32 [N, S] or None. `fingerprint` depends on the content alone, not on where the data lie. `bad`
     are the episodes that were skipped, each with its reason.
     """
 
@@ -54,6 +54,7 @@ class Packed:
     ids: tuple[str, ...]
     instructions: tuple[str, ...]
     fps: Array
+    sizes: Array
     actions: Array | None
     state: Array | None
     action_names: tuple[str, ...]
@@ -107,6 +108,7 @@ class Packed:
             ids=tuple(self.ids[e] for e in episodes),
             instructions=tuple(self.instructions[e] for e in episodes),
             fps=self.fps[episodes],
+            sizes=self.sizes[episodes],
             actions=None if self.actions is None else self.actions[frames],
             state=None if self.state is None else self.state[frames],
             fingerprint=_digest(self.fingerprint.encode(), episodes.tobytes()),
@@ -122,7 +124,7 @@ def pack(
     cache: Path | None = None,
     quiet: bool = False,
 ) -> Packed:
-    """Datasets given as NAME:PATH, one behind the other, as frames of image_size x image_size.
+    """Datasets given as NAME:PATH[,option=value...], one behind the other, as frames of image_size x image_size.
 
     Whole frames are resized to the square by area, so nothing is cropped. What the cache (`cache`, else
     $LAPA_CACHE, else ~/.cache/lapa) has is not read again. Actions and states are kept when all the datasets
@@ -130,7 +132,7 @@ def pack(
     leaves that episode out.
     """
     if not specs:
-        raise LapaError(f"No dataset was given. {_form()}")
+        raise LapaError(f"No dataset was given. {FORM}")
     if image_size < 1:
         raise LapaError(f"The image size must be at least 1 pixel, got {image_size}.")
     folder = cache or Path(os.environ.get("LAPA_CACHE") or "~/.cache/lapa").expanduser()
@@ -138,9 +140,10 @@ def pack(
 
 
 def _pack_one(spec: str, size: int, skip_bad: bool, cache: Path, quiet: bool) -> Packed:
-    dataset, name, path = open_dataset(spec)
-    key = _digest(json.dumps([FORMAT, name, path, dataset.signature(), size]).encode())
-    entry = cache / f"{name}-{size}-{key}"
+    parsed = parse(spec)
+    dataset = parsed.build()
+    key = _digest(json.dumps([FORMAT, parsed.key, dataset.signature(), size]).encode())
+    entry = cache / f"{parsed.name}-{size}-{key}"
     if not (entry / META).exists():
         with new_folder(entry, twin_is_fine=True) as work:
             _write(work, dataset, spec, size, skip_bad, quiet)
@@ -148,23 +151,6 @@ def _pack_one(spec: str, size: int, skip_bad: bool, cache: Path, quiet: bool) ->
     if packed.bad and not skip_bad:
         raise BadVideo(_bad_message(packed.bad[0]))
     return packed
-
-
-def open_dataset(spec: str) -> tuple[Dataset, str, str]:
-    """NAME:PATH -> the dataset, NAME, and PATH made absolute where it is a place on disk.
-
-    Raises LapaError when the name is unknown or the dataset refuses the path.
-    """
-    name, colon, path = spec.partition(":")
-    if not (colon and name and path):
-        raise LapaError(f'"{spec}" does not name a dataset. {_form()}')
-    here = Path(path).expanduser()
-    where = str(here.absolute()) if here.exists() else path
-    return find("datasets", name)(path=where).build(), name, where
-
-
-def _form() -> str:
-    return f"Write NAME:PATH, such as lerobot:runs/data. Names: {', '.join(names('datasets'))}."
 
 
 def _bad_message(reason: str) -> str:
@@ -178,7 +164,7 @@ def _write(work: Path, dataset: Dataset, spec: str, size: int, skip_bad: bool, q
     kept: list[Episode] = []  # without their frames
     bad: list[str] = []
     with (work / FRAMES).open("wb") as file, _Bar(spec, operator.length_hint(dataset), quiet) as bar:
-        for episode in dataset.episodes():
+        for episode in dataset.episodes(size):
             if isinstance(episode, BadVideo):
                 if not skip_bad:
                     raise BadVideo(_bad_message(str(episode)))
@@ -189,7 +175,7 @@ def _write(work: Path, dataset: Dataset, spec: str, size: int, skip_bad: bool, q
             _append(file, frames, work, spec)
             digest.update(frames.data)
             lengths.append(len(frames))
-            kept.append(replace(episode, frames=NO_FRAMES))
+            kept.append(replace(episode, frames=NO_FRAMES, size=episode.size or episode.frames.shape[1:3]))
             bar.step(len(frames))
         bar.done(len(kept), sum(lengths), len(bad))
     if not kept:
@@ -201,6 +187,7 @@ def _write(work: Path, dataset: Dataset, spec: str, size: int, skip_bad: bool, q
     for key, table in tables.items():
         np.save(work / f"{key}.npy", table, allow_pickle=False)
         digest.update(key.encode() + table.tobytes())
+    np.save(work / "sizes.npy", np.array([e.size for e in kept], np.int64))  # told, not part of the content
     texts = {
         "ids": [e.id for e in kept],
         "instructions": [e.instruction for e in kept],
@@ -227,6 +214,7 @@ def _load(entry: Path, spec: str) -> Packed:
         ids=tuple(meta["ids"]),
         instructions=tuple(meta["instructions"]),
         fps=tables["fps"],
+        sizes=tables["sizes"],
         actions=tables.get("actions"),
         state=tables.get("state"),
         action_names=tuple(meta["action_names"]),
@@ -249,6 +237,7 @@ def _join(parts: list[Packed]) -> Packed:
         ids=tuple(i for p in parts for i in p.ids),
         instructions=tuple(i for p in parts for i in p.instructions),
         fps=np.concatenate([p.fps for p in parts]),
+        sizes=np.concatenate([p.sizes for p in parts]),
         actions=actions,
         state=state,
         action_names=() if actions is None else parts[0].action_names,
@@ -301,8 +290,7 @@ def _resize(frames: Array, size: int) -> Array:
     """uint8 [T, H, W, 3] -> uint8 [T, size, size, 3], each new pixel the mean of the area it covers."""
     if frames.shape[1:3] == (size, size):
         return np.ascontiguousarray(frames)
-    box = Image.Resampling.BOX
-    return np.stack([np.asarray(Image.fromarray(f).resize((size, size), box)) for f in frames])
+    return np.stack([squared(frame, size) for frame in frames])
 
 
 def _append(file: BinaryIO, frames: Array, work: Path, spec: str) -> None:

@@ -1,8 +1,9 @@
-"""Video files as RGB frames: decoded forward, once, never with a seek per frame."""
+"""Video files as RGB frames: decoded forward, once, never with a seek per frame, at even steps of time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -12,8 +13,10 @@ import numpy as np
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
+from PIL import Image
 
 from lapa.contracts import Array, BadVideo
+from lapa.data.folders import printable
 
 # Measured with PyAV 18.1 on one core (single runs; decoding with VideoReader below, conversion to RGB included),
 # 2,700 frames of 48x48 (96x96) with discs of 2-4 px radius:
@@ -29,6 +32,10 @@ from lapa.contracts import Array, BadVideo
 # Lossless H.264 in RGB is the fastest to write and exact: a model trains on the same pixels before and after the
 # disk. A chroma-subsampled codec smears the colour of an object of 3 px.
 CODEC, PIXELS, OPTIONS = "libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast"}
+
+
+SLACK = 0.25  # seconds a file may end before its header says: containers round, and the last frame lasts
+LEAP = 60.0  # seconds without a frame that are taken for damage
 
 
 class VideoFile:
@@ -67,18 +74,20 @@ class VideoFile:
 class VideoReader:
     """Reads a video forward: `fps`, then iterate over (time in seconds, frame uint8 [H, W, 3]).
 
-    Everything ffmpeg has to say against the file comes out as BadVideo(path and reason).
+    Frames come as they are meant to be seen: turned as the file's display matrix says (phones film sideways).
+    Everything ffmpeg has to say against the file comes out as BadVideo(path and reason), and so do a damaged frame
+    and a file that ends before its own header says.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = printable(path)
         try:
             self._container = av.open(str(path))
-        except (av.FFmpegError, OSError) as error:
-            raise BadVideo(f"{path}: cannot be opened as a video ({_reason(error)}).") from None
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise BadVideo(f"{self.path}: cannot be opened as a video ({_reason(error)}).") from None
         if not self._container.streams.video:
             self._container.close()
-            raise BadVideo(f"{path}: holds no video stream.")
+            raise BadVideo(f"{self.path}: holds no video stream.")
         self._stream: VideoStream = self._container.streams.video[0]
 
     def __enter__(self) -> VideoReader:
@@ -90,24 +99,96 @@ class VideoReader:
         self._container.close()
 
     @property
+    def stated_fps(self) -> float | None:
+        """Frames per second, as the file says, or None when it does not say."""
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        return float(rate) if rate else None
+
+    @property
     def fps(self) -> float:
         """Frames per second, as the file says. Raises BadVideo when it does not say."""
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        if not rate:
+        if not self.stated_fps:
             raise BadVideo(f"{self.path}: has no frame rate, so a window in seconds has no meaning.")
-        return float(rate)
+        return self.stated_fps
 
     def __iter__(self) -> Iterator[tuple[float, Array]]:
         # One reformatter for the whole file: frame.to_ndarray makes a new one each time, 12 times slower.
-        convert, size = VideoReformatter(), None
+        convert, size, end = VideoReformatter(), None, 0.0
         try:
             for count, frame in enumerate(self._container.decode(self._stream)):
+                time = float(frame.time if frame.time is not None else count / self.fps)
+                if frame.is_corrupt:
+                    raise BadVideo(f"{self.path}: the frame at {time:.2f} s is damaged.")
                 size = size or (frame.width, frame.height)  # a stream may change its size; frames must not
-                rgb = convert.reformat(frame, width=size[0], height=size[1], format="rgb24", threads=1)
-                time = frame.time if frame.time is not None else count / self.fps
-                yield float(time), rgb.to_ndarray()
+                rgb = convert.reformat(frame, width=size[0], height=size[1], format="rgb24", threads=1).to_ndarray()
+                yield time, np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90)) if frame.rotation else rgb
+                end = time + float((frame.duration or 0) * (frame.time_base or 0))
         except av.FFmpegError as error:
             raise BadVideo(f"{self.path}: breaks off while decoding ({_reason(error)}).") from None
+        stated = self._stated_end()
+        if stated - end > max(SLACK, 0.02 * stated):
+            raise BadVideo(f"{self.path}: is cut short, it ends at {end:.2f} s of {stated:.2f} s.")
+
+    def _stated_end(self) -> float:
+        """Seconds at which the pictures end by the header; 0 when it does not tell (sound may go on for longer)."""
+        first = self._stream.start_time or 0
+        if self._stream.duration and self._stream.time_base:
+            return float((first + self._stream.duration) * self._stream.time_base)
+        alone = len(self._container.streams) == 1 and self._container.duration
+        return self._container.duration / av.time_base if alone else 0.0  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A whole video at an even rate: frames uint8 [T, H, W, 3], T >= 2; `size` is (H, W) in the file."""
+
+    frames: Array
+    fps: float
+    size: tuple[int, int]
+
+
+def read_video(path: Path, size: int | None = None) -> Clip:
+    """Read a video file, with `size` as squares of so many pixels. Raises BadVideo naming path and reason.
+
+    Where the rate varies, as on phones and screens, the frames are set to even steps of time by their timestamps.
+    """
+    times, frames, shape = [], [], (0, 0)
+    with VideoReader(path) as video:
+        for time, frame in video:
+            shape = frame.shape[:2]
+            times.append(time)
+            frames.append(squared(frame, size))
+        if len(frames) < 2:
+            count = "one frame" if frames else "no frames"
+            raise BadVideo(f"{video.path}: has {count}; a pair of frames needs two.")
+        fps, shown = _even(np.array(times), video.stated_fps, video.path)
+        return Clip(np.stack([frames[i] for i in shown]), fps, (shape[0], shape[1]))
+
+
+def squared(frame: Array, size: int | None) -> Array:
+    """uint8 [H, W, 3] -> uint8 [size, size, 3], each new pixel the mean of the area it covers; None: as it is.
+
+    The whole frame is kept, so nothing is cropped.
+    """
+    if size is None or frame.shape[:2] == (size, size):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BOX))
+
+
+def _even(times: Array, stated: float | None, path: str) -> tuple[float, Array]:
+    """Timestamps float [T] -> a rate, and the frame on show at each step of it, int64 [N]."""
+    since, gaps = times - times[0], np.diff(times)
+    if gaps.min() < 0 or since[-1] <= 0:
+        raise BadVideo(f"{path}: its timestamps do not go forward.")
+    if gaps.max() > LEAP:
+        raise BadVideo(f"{path}: no frame for {gaps.max():.0f} s after {times[gaps.argmax()]:.1f} s.")
+    steps = np.arange(len(times))
+    for rate in (stated, len(gaps) / since[-1]):
+        if rate and np.abs(since * rate - steps).max() <= 0.5:
+            return rate, steps
+    rate = 1 / float(np.median(gaps[gaps > 0]))
+    middles = (np.arange(round(since[-1] * rate) + 1) + 0.5) / rate
+    return rate, np.searchsorted(since, middles) - 1
 
 
 def rational(fps: float | Fraction) -> Fraction:

@@ -1,4 +1,8 @@
-"""A LeRobot dataset v3.x on disk: this project's own (data/lerobot_format.py) and anyone else's."""
+"""A LeRobot dataset v3.x or v2.x, in a folder or on the hub: this project's own (data/lerobot_format.py) and anyone's.
+
+The versions differ in where things are: v3 keeps many episodes in a parquet and a video file and says where in tables,
+v2 has one file of each per episode. Both become a list of `Place`s; everything after that is the same.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +19,44 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from lapa.contracts import Array, Episode, LapaError
+from lapa.contracts import Array, BadVideo, Episode, LapaError
+from lapa.data import hub
 from lapa.data.folders import existing_folder, listing_hash
 from lapa.data.lerobot_format import INFO, TASKS
-from lapa.data.video import VideoReader
+from lapa.data.video import VideoReader, squared
 from lapa.plugins import choose
 
-CONVERT = "python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 --repo-id=<its name>"
+TASKS_V2, EPISODES_V2 = "meta/tasks.jsonl", "meta/episodes.jsonl"
 
 
 @dataclass(frozen=True)
 class Config:
-    """`path` is the folder that holds meta/info.json; `camera` a feature such as observation.images.main,
-    by default the first one."""
+    """`path` is the folder that holds meta/info.json, or user/name on the hub (at `revision`, by default the newest);
+    `camera` a feature such as observation.images.main, or its last word, by default the first one."""
 
     path: str
     camera: str | None = None
+    revision: str | None = None
 
     def build(self) -> LeRobotDataset:
-        """Read the metadata. Raises LapaError for a folder that is no LeRobot dataset v3.x."""
-        return LeRobotDataset(existing_folder(self.path, "LeRobot dataset"), self.camera)
+        """Read the metadata; from the hub, fetch what one camera needs. Raises LapaError for anything that is no
+        LeRobot dataset v2.x or v3.x."""
+        if Path(self.path).expanduser().exists() or not hub.is_repo(self.path):
+            return LeRobotDataset(existing_folder(self.path, "LeRobot dataset"), self.camera)
+        root = hub.fetch(self.path, ["meta/**"], self.revision)
+        camera = LeRobotDataset(root, self.camera).camera
+        return LeRobotDataset(hub.fetch(self.path, ["meta/**", "data/**", f"videos/*{camera}/*"], self.revision), camera)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an episode is: its rows in `data`, its frames in `video` from `start` seconds on."""
+
+    index: int
+    length: int
+    data: Path
+    video: Path | None
+    start: float
 
 
 class LeRobotDataset:
@@ -42,126 +65,166 @@ class LeRobotDataset:
     def __init__(self, root: Path, camera: str | None = None) -> None:
         self.root = root
         self._info = _read_info(root)
+        self._old = _major(self._info) == "2"
         features: dict[str, Any] = self._info["features"]
-        cameras = [name for name, f in features.items() if f.get("dtype") in ("video", "image")]
-        if not cameras:
-            raise LapaError(f"{root}: none of its features is a video or an image. Features: {', '.join(features)}.")
-        self.camera = choose(camera, cameras, f"camera in {root}") if camera else cameras[0]
+        self.camera = _camera(features, camera, root)
         self.fps = float(self._info["fps"])
         self._is_video = features[self.camera]["dtype"] == "video"
         self._names = {key: _names(features.get(key)) for key in ("action", "observation.state")}
-        self._tasks = _read_tasks(root / TASKS)
-        self._episodes = self._read_episodes()
+        self._tasks = _read_tasks_v2(root / TASKS_V2) if self._old else _read_tasks(root / TASKS)
+        self._places = self._places_v2() if self._old else self._places_v3()
 
     def __len__(self) -> int:
-        return len(self._episodes)
+        return len(self._places)
 
     def signature(self) -> str:
         """A hash of the names, sizes and times of all files, and of the camera."""
         listing = listing_hash(self.root, (p for p in self.root.rglob("*") if p.is_file()))
         return f"{listing}-{self.camera}"
 
-    def episodes(self) -> Iterator[Episode]:
-        """Yield every episode, ordered as the frames are on disk. LapaError for missing or short files."""
-        frames = self._video_frames() if self._is_video else self._image_frames()
-        rows = _Rows(self.root, self._info["data_path"], ["task_index", *self._names])
-        for row, pixels in frames:
-            columns = rows.of(row)
-            yield Episode(
-                id=f"episode_{row['episode_index']:06d}",
-                frames=pixels,
-                fps=self.fps,
-                instruction=self._instruction(columns, row),
-                actions=_matrix(columns, "action", row),
-                state=_matrix(columns, "observation.state", row),
-                state_names=self._names["observation.state"],
-                action_names=self._names["action"],
-            )
+    def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
+        """Yield every episode, ordered as the frames are on disk; a BadVideo for missing, short or damaged files."""
+        rows = _Rows(["task_index", *self._names])
+        for place, pixels in self._video_frames(size) if self._is_video else self._image_frames(size):
+            try:
+                if isinstance(pixels, BadVideo):
+                    raise pixels
+                yield self._episode(place, pixels, rows.of(place))
+            except LapaError as error:
+                yield BadVideo(str(error))
 
-    def _instruction(self, columns: pa.Table, row: dict[str, Any]) -> str:
+    def _episode(self, place: Place, pixels: list[Array], columns: pa.Table) -> Episode:
+        shape = self._info["features"][self.camera].get("shape") or ()
+        return Episode(
+            id=f"episode_{place.index:06d}",
+            frames=np.stack(pixels),
+            fps=self.fps,
+            instruction=self._instruction(columns, place),
+            actions=_matrix(columns, "action", place),
+            state=_matrix(columns, "observation.state", place),
+            state_names=self._names["observation.state"],
+            action_names=self._names["action"],
+            size=_height_width(shape),
+        )
+
+    def _instruction(self, columns: pa.Table, place: Place) -> str:
         if "task_index" not in columns.column_names:
             return ""
         task = columns["task_index"][0].as_py()
         if task not in self._tasks:
-            raise LapaError(f"{self.root}: episode {row['episode_index']} has task {task}, which {TASKS} lacks.")
+            tasks = TASKS_V2 if self._old else TASKS
+            raise BadVideo(f"{self.root}: episode {place.index} has task {task}, which {tasks} lacks.")
         return self._tasks[task]
 
-    def _read_episodes(self) -> list[dict[str, Any]]:
-        """Rows of the episode table, sorted by where their frames are."""
+    def _places_v3(self) -> list[Place]:
+        """From the episode tables, sorted by where the frames are."""
         files = sorted((self.root / "meta/episodes").rglob("*.parquet"))
         if not files:
             raise LapaError(f"{self.root}: meta/episodes holds no parquet file; the dataset is incomplete.")
-        wanted = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-        order = ["data/chunk_index", "data/file_index", "episode_index"]
+        parts = ("chunk_index", "file_index")
+        wanted = ["episode_index", "length", *(f"data/{key}" for key in parts)]
         if self._is_video:
-            video = [f"videos/{self.camera}/{key}" for key in ("chunk_index", "file_index", "from_timestamp")]
-            wanted, order = wanted + video, [*video, "episode_index"]
-        rows = [row for file in files for row in _read_table(file, wanted).to_pylist()]
-        return sorted(rows, key=lambda row: [row[key] for key in order])
-
-    def _video_frames(self) -> Iterator[tuple[dict[str, Any], Array]]:
-        prefix = f"videos/{self.camera}"
-        by_file: dict[Path, list[dict[str, Any]]] = {}
-        for row in self._episodes:
-            place = {key: row[f"{prefix}/{key}"] for key in ("chunk_index", "file_index")}
-            path = self.root / self._info["video_path"].format(video_key=self.camera, **place)
-            by_file.setdefault(path, []).append(row)
-        for path, rows in by_file.items():
-            starts = [row[f"{prefix}/from_timestamp"] for row in rows]
-            yield from zip(rows, cut(path, starts, [row["length"] for row in rows], self.fps), strict=True)
-
-    def _image_frames(self) -> Iterator[tuple[dict[str, Any], Array]]:
-        images = _Rows(self.root, self._info["data_path"], [self.camera])
-        for row in self._episodes:
-            stored = images.of(row)[self.camera].to_pylist()
-            yield (
-                row,
-                np.stack([np.asarray(Image.open(io.BytesIO(i["bytes"])).convert("RGB")) for i in stored]),
+            wanted += [f"videos/{self.camera}/{key}" for key in (*parts, "from_timestamp")]
+        places = []
+        for row in (row for file in files for row in _read_table(file, wanted).to_pylist()):
+            data, video = ({key: row.get(f"{what}/{key}") for key in parts} for what in ("data", f"videos/{self.camera}"))
+            places.append(
+                Place(
+                    row["episode_index"],
+                    row["length"],
+                    self._path("data_path", **data),
+                    self._path("video_path", video_key=self.camera, **video) if self._is_video else None,
+                    row.get(f"videos/{self.camera}/from_timestamp") or 0.0,
+                )
             )
+        return sorted(places, key=lambda place: (place.video or place.data, place.start, place.index))
+
+    def _places_v2(self) -> list[Place]:
+        """From meta/episodes.jsonl; the chunk follows from the number of the episode."""
+        chunk = int(self._info.get("chunks_size") or 1000)
+        places = []
+        for row in _read_lines(self.root / EPISODES_V2, ("episode_index", "length")):
+            index = int(row["episode_index"])
+            at = {"episode_chunk": index // chunk, "episode_index": index}
+            video = self._path("video_path", video_key=self.camera, **at) if self._is_video else None
+            places.append(Place(index, int(row["length"]), self._path("data_path", **at), video, 0.0))
+        return sorted(places, key=lambda place: place.index)
+
+    def _path(self, template: str, **at: Any) -> Path:
+        try:
+            return self.root / str(self._info[template]).format(**at)
+        except (LookupError, ValueError) as error:
+            raise LapaError(f"{self.root / INFO}: {template} cannot be followed ({error!r}).") from None
+
+    def _video_frames(self, size: int | None) -> Iterator[tuple[Place, list[Array] | BadVideo]]:
+        for path, group in groupby(self._places, key=lambda place: place.video):
+            places = list(group)
+            assert path is not None
+            spans = [(place.start, place.length) for place in places]
+            yield from zip(places, cut(path, spans, self.fps, size), strict=True)
+
+    def _image_frames(self, size: int | None) -> Iterator[tuple[Place, list[Array] | BadVideo]]:
+        images = _Rows([self.camera])
+        for place in self._places:
+            try:
+                stored = images.of(place)[self.camera].to_pylist()
+                frames = [np.asarray(Image.open(io.BytesIO(i["bytes"])).convert("RGB")) for i in stored]
+            except (LapaError, OSError, KeyError, TypeError, ValueError) as error:
+                reason = str(error) if isinstance(error, LapaError) else f"an image cannot be read ({error})."
+                yield place, BadVideo(reason if str(place.data) in reason else f"{place.data}: {reason}")
+            else:
+                yield place, [squared(frame, size) for frame in frames]
 
 
-def cut(path: Path, starts: list[float], lengths: list[int], fps: float) -> Iterator[Array]:
-    """Decode a video once, forward, and yield uint8 [length, H, W, 3] per stretch from `starts` seconds on.
+def cut(
+    path: Path, spans: Sequence[tuple[float, int]], fps: float, size: int | None = None
+) -> Iterator[list[Array] | BadVideo]:
+    """Decode a video once, forward, and yield `length` frames uint8 [H, W, 3] from `start` seconds on per span.
 
-    `starts` ascend. A frame stands at the time step it is nearest to. Raises LapaError when one is missing.
+    `spans` are (start, length) and ascend. A frame stands at the time step it is nearest to. A BadVideo stands in for
+    every span that the file does not hold whole.
     """
-    with VideoReader(path) as video:
-        frames = iter(video)
-        for start, length in zip(starts, lengths, strict=True):
-            taken: list[Array] = []
-            while len(taken) < length:
-                time, frame = next(frames, (np.inf, None))
-                step = (time - start) * fps
-                if frame is None or step > len(taken) + 0.5:
-                    raise LapaError(
-                        f"{path}: has no frame at {start + len(taken) / fps:.3f} s, step {len(taken)} of "
-                        f"{length} of an episode. The file is cut short or belongs elsewhere; copy it again."
-                    )
-                if step > len(taken) - 0.5:  # else it lies before the stretch
-                    taken.append(frame)
-            yield np.stack(taken)
+    done = 0
+    try:
+        with VideoReader(path) as video:
+            frames = iter(video)
+            for start, length in spans:
+                taken: list[Array] = []
+                while len(taken) < length:
+                    time, frame = next(frames, (np.inf, None))
+                    step = (time - start) * fps
+                    if frame is None or step > len(taken) + 0.5:
+                        raise BadVideo(
+                            f"{path}: has no frame at {start + len(taken) / fps:.3f} s, step {len(taken)} of "
+                            f"{length} of an episode. The file is cut short or belongs elsewhere; copy it again."
+                        )
+                    if step > len(taken) - 0.5:  # else it lies before the span
+                        taken.append(squared(frame, size))
+                yield taken
+                done += 1
+    except BadVideo as bad:
+        yield from [bad] * (len(spans) - done)
 
 
 class _Rows:
     """The rows of an episode in the data files, keeping the file in use open as a table."""
 
-    def __init__(self, root: Path, template: str, columns: list[str]) -> None:
-        self._root, self._template, self._columns = root, template, columns
+    def __init__(self, columns: list[str]) -> None:
+        self._columns = columns
         self._path: Path | None = None
 
-    def of(self, row: dict[str, Any]) -> pa.Table:
+    def of(self, place: Place) -> pa.Table:
         """The rows of an episode in frame order. Raises LapaError when they are not `length` many."""
-        place = {key: row[f"data/{key}"] for key in ("chunk_index", "file_index")}
-        path = self._root / self._template.format(**place)
-        if path != self._path:
-            self._table = _read_table(path, ["episode_index"], also=self._columns)
+        if place.data != self._path:
+            self._path = None
+            self._table = _read_table(place.data, ["episode_index"], also=self._columns)
             index = self._table["episode_index"].to_numpy()
             self._order = np.argsort(index, kind="stable")
-            self._sorted, self._path = index[self._order], path
-        start, stop = np.searchsorted(self._sorted, row["episode_index"] + np.arange(2))
-        if stop - start != row["length"]:
+            self._sorted, self._path = index[self._order], place.data
+        start, stop = np.searchsorted(self._sorted, place.index + np.arange(2))
+        if stop - start != place.length or not place.length:
             raise LapaError(
-                f"{path}: episode {row['episode_index']} has {stop - start} rows, meta/episodes says {row['length']}."
+                f"{place.data}: episode {place.index} has {stop - start} rows, meta/episodes says {place.length}."
             )
         where = self._order[start:stop]
         if where[-1] - where[0] == len(where) - 1:
@@ -177,13 +240,41 @@ def _read_info(root: Path) -> dict[str, Any]:
         raise LapaError(f"{root}: is no LeRobot dataset, {INFO} is missing. Check the path.") from None
     except ValueError as error:
         raise LapaError(f"{path}: is not valid JSON ({error}).") from None
-    version = str(info.get("codebase_version", "unknown"))
-    if version.lstrip("v").split(".")[0] != "3":
-        raise LapaError(f"{root}: is LeRobot {version}; lapa reads v3.x. Convert it with lerobot: {CONVERT}")
-    missing = [key for key in ("fps", "features", "data_path", "video_path") if key not in info]
+    if not isinstance(info, dict) or not isinstance(info.get("features", {}), dict):
+        raise LapaError(f"{path}: is no description of a dataset.")
+    if _major(info) not in ("2", "3"):
+        raise LapaError(
+            f"{root}: is LeRobot {info.get('codebase_version', 'of unknown version')}; lapa reads v2.x and v3.x. Convert "
+            "it with lerobot (python -m lerobot.datasets.v21.convert_dataset_v20_to_v21 and the like)."
+        )
+    missing = [key for key in ("fps", "features", "data_path") if not info.get(key)]
     if missing:
         raise LapaError(f"{path}: lacks {', '.join(missing)}.")
     return info
+
+
+def _major(info: dict[str, Any]) -> str:
+    return str(info.get("codebase_version", "")).lstrip("v").split(".")[0]
+
+
+def _camera(features: dict[str, Any], wanted: str | None, root: Path) -> str:
+    """The feature named `wanted`, whole or by its last word; without a wish the first that is no depth map."""
+    cameras = [name for name, f in features.items() if f.get("dtype") in ("video", "image")]
+    if not cameras:
+        raise LapaError(f"{root}: none of its features is a video or an image. Features: {', '.join(features)}.")
+    if wanted:
+        last = [name for name in cameras if name.rpartition(".")[2] == wanted]
+        return last[0] if len(last) == 1 else choose(wanted, cameras, f"camera in {root}")
+    depth = [name for name in cameras if (features[name].get("info") or {}).get("video.is_depth_map")]
+    return next((name for name in cameras if name not in depth), cameras[0])
+
+
+def _height_width(shape: Sequence[int]) -> tuple[int, int] | None:
+    """A feature's shape as (H, W): [H, W, 3], or [3, H, W] as some write it."""
+    if len(shape) != 3:
+        return None
+    height, width = (shape[1], shape[2]) if shape[0] in (1, 3) else (shape[0], shape[1])
+    return int(height), int(width)
 
 
 def _read_tasks(path: Path) -> dict[int, str]:
@@ -196,6 +287,29 @@ def _read_tasks(path: Path) -> dict[int, str]:
         raise LapaError(f"{path}: has no text column. Columns: {', '.join(table.column_names)}.")
     text = next((name for name in ("task", "__index_level_0__") if name in texts), texts[0])
     return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
+
+
+def _read_tasks_v2(path: Path) -> dict[int, str]:
+    rows = _read_lines(path, ("task_index", "task")) if path.exists() else []
+    return {int(row["task_index"]): str(row["task"]) for row in rows}
+
+
+def _read_lines(path: Path, need: Sequence[str]) -> list[dict[str, Any]]:
+    """A file with a JSON object per line, each with the keys `need`. Raises LapaError naming the line."""
+    rows = []
+    try:
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            if line.strip():
+                row = json.loads(line)
+                missing = [key for key in need if not isinstance(row, dict) or key not in row]
+                if missing:
+                    raise LapaError(f"{path}, line {number}: lacks {', '.join(missing)}.")
+                rows.append(row)
+    except FileNotFoundError:
+        raise LapaError(f"{path}: is missing; the dataset is incomplete.") from None
+    except (OSError, ValueError) as error:
+        raise LapaError(f"{path}: cannot be read as JSON lines ({error}).") from None
+    return rows
 
 
 def _read_table(path: Path, need: list[str], also: Sequence[str] | None = ()) -> pa.Table:
@@ -214,7 +328,7 @@ def _read_table(path: Path, need: list[str], also: Sequence[str] | None = ()) ->
         raise LapaError(f"{path}: cannot be read as parquet ({error}).") from None
 
 
-def _matrix(columns: pa.Table, key: str, row: dict[str, Any]) -> Array | None:
+def _matrix(columns: pa.Table, key: str, place: Place) -> Array | None:
     """A feature as float32 [T, D], or None when the dataset lacks it."""
     if key not in columns.column_names:
         return None
@@ -222,9 +336,9 @@ def _matrix(columns: pa.Table, key: str, row: dict[str, Any]) -> Array | None:
     if not pa.types.is_nested(column.type):
         return column.to_numpy(zero_copy_only=False).astype(np.float32)[:, None]
     flat = column.flatten()
-    if len(flat) % row["length"]:
-        raise LapaError(f'"{key}" of episode {row["episode_index"]} has rows of different lengths.')
-    return flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(row["length"], -1)
+    if len(flat) % place.length:
+        raise LapaError(f'"{key}" of episode {place.index} has rows of different lengths.')
+    return flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(place.length, -1)
 
 
 def _names(feature: dict[str, Any] | None) -> tuple[str, ...]:

@@ -16,36 +16,32 @@ from lapa.plugins import choose
 
 BATCH = 250
 TRAINING_SEEDS = 1_000_000_000
-OPTIONS = ("episodes", "seed", "split", "size", "family")
 
 
 @dataclass(frozen=True)
 class Config:
-    """`path` is LOOK[,option=value...] with look sim, real or hand and the options episodes (default 200), seed (0),
-    split (seen or unseen), size (pixels, 48), family (one task family; default all five)."""
+    """`path` is the look: sim, real or hand; split seen or unseen; size in pixels; family one task family, or "" for
+    all five."""
 
     path: str = "sim"
+    episodes: int = 200
+    seed: int = 0
+    split: str = "seen"
+    size: int = 48
+    family: str = ""
 
     def build(self) -> TabletopDataset:
-        """Parse `path`. Raises LapaError on an unknown look, option or value."""
+        """Check the options. Raises LapaError on an unknown look or value."""
         from lapa.tabletop.language import FAMILIES, PHRASES
         from lapa.tabletop.render import LOOKS
 
-        look, *pairs = self.path.split(",")
-        choose(look, tuple(LOOKS), "look of Tabletop")
-        given = {"episodes": "200", "seed": "0", "split": "seen", "size": "48", "family": ""}
-        for pair in pairs:
-            key, _, value = pair.partition("=")
-            given[choose(key, OPTIONS, "option of tabletop")] = value
-        try:
-            episodes, seed, size = (int(given[key]) for key in ("episodes", "seed", "size"))
-        except ValueError:
-            raise LapaError(f"tabletop:{self.path}: episodes, seed and size are whole numbers.") from None
-        if episodes < 1 or size < 16 or not 0 <= seed * 100_000 + episodes < TRAINING_SEEDS or episodes > 100_000:
+        choose(self.path, tuple(LOOKS), "look of Tabletop")
+        fits = self.size >= 16 and 0 <= self.seed * 100_000 + self.episodes < TRAINING_SEEDS
+        if not (fits and 1 <= self.episodes <= 100_000):
             raise LapaError(f"tabletop:{self.path}: at least 1 episode (100,000 at most), 16 pixels, seed 0 to 9,998.")
-        choose(given["split"], tuple(PHRASES), "split of Tabletop")
-        families = (choose(given["family"], FAMILIES, "task family of Tabletop"),) if given["family"] else FAMILIES
-        return TabletopDataset(look, episodes, seed, given["split"], size, families)
+        choose(self.split, tuple(PHRASES), "split of Tabletop")
+        families = (choose(self.family, FAMILIES, "task family of Tabletop"),) if self.family else FAMILIES
+        return TabletopDataset(self.path, self.episodes, self.seed, self.split, self.size, families)
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class TabletopDataset:
     episodes_wanted: int
     seed: int
     split: str
-    size: int
+    pixels: int
     families: tuple[str, ...]
 
     def signature(self) -> str:
@@ -68,8 +64,8 @@ class TabletopDataset:
     def __len__(self) -> int:
         return self.episodes_wanted
 
-    def episodes(self) -> Iterator[Episode | BadVideo]:
-        """Yield the demonstrations in order of seed."""
+    def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
+        """Yield the demonstrations in order of seed, at the size they are drawn at whatever `size` says."""
         first = self.seed * 100_000
         for start in range(0, self.episodes_wanted, BATCH):
             yield from self._rollout(np.arange(first + start, first + min(start + BATCH, self.episodes_wanted)))
@@ -78,7 +74,7 @@ class TabletopDataset:
         from lapa.tabletop import world
         from lapa.tabletop.env import ACTION_NAMES, STATE_NAMES, Table
 
-        table = Table(seeds, self.look, self.split, self.families, self.size)
+        table = Table(seeds, self.look, self.split, self.families, self.pixels)
         images, actions, states = [table.images()], [], [table.state()]
         end = np.full(len(seeds), world.TIME_LIMIT)
         for step in range(world.TIME_LIMIT):

@@ -1,0 +1,127 @@
+"""Instructions of clips: one table beside them (csv or jsonl), a txt of the same name, or the clip's own name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lapa.contracts import BadVideo, LapaError
+from lapa.data.folders import printable
+
+TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl", "clips.csv")  # the first there is
+FILE = ("file", "file_name", "video", "path")  # names of the column, the first there is
+TEXT = ("instruction", "caption", "text")
+
+
+class Captions:
+    """The instructions of the clips in the folder `root`; a clip is named by its path within the folder.
+
+    `table` is a csv or jsonl with a column for the clip (FILE) and one for the instruction (TEXT); by default one of
+    TABLES in the folder, or its only csv or jsonl, if any. Raises LapaError for a table that cannot be used.
+    """
+
+    def __init__(self, root: Path, table: str | None = None) -> None:
+        self.root = root
+        self.table = _given(root, table) if table else _found(root)
+        self._rows = _read(self.table) if self.table else {}
+
+    def of(self, name: str) -> str:
+        """The instruction of a clip: of the table, else of a txt beside it, else its name as words.
+
+        Raises BadVideo for a txt that cannot be read.
+        """
+        if name in self._rows:
+            return self._rows[name]
+        beside = (self.root / name).with_suffix(".txt")
+        if not beside.is_file():
+            return words(Path(name).stem)
+        try:
+            return " ".join(beside.read_text("utf-8-sig").split())
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadVideo(f"{printable(beside)}: the instruction cannot be read ({_reason(error)}).") from None
+
+    def files(self, names: Iterable[str]) -> list[Path]:
+        """The table and the txt files of the clips `names`: what a signature has to watch."""
+        beside = [(self.root / name).with_suffix(".txt") for name in names]
+        return [*([self.table] if self.table else []), *(path for path in beside if path.is_file())]
+
+    def absent(self, names: Iterable[str]) -> BadVideo | None:
+        """What to say of rows about clips that are not among `names`, or None when there are none."""
+        missing = sorted(set(self._rows) - set(names))
+        if not missing:
+            return None
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        return BadVideo(f"{self.table}: has an instruction for {shown}, which {self.root} does not hold.")
+
+
+def words(stem: str) -> str:
+    """A file name as an instruction: "pick_up-the_Cup_003" -> "pick up the Cup"."""
+    return re.sub(r"(^| )\d+$", "", re.sub(r"[\W_]+", " ", printable(stem)).strip())
+
+
+def _given(root: Path, table: str) -> Path:
+    for path in (root / table, Path(table).expanduser()):
+        if path.is_file():
+            return path
+    raise LapaError(f"{table}: there is no such table of captions, neither in {root} nor here.")
+
+
+def _found(root: Path) -> Path | None:
+    tables = sorted(path for suffix in ("*.csv", "*.jsonl") for path in root.glob(suffix))
+    named = [root / name for name in TABLES if root / name in tables]
+    if named:
+        return named[0]
+    return tables[0] if len(tables) == 1 else None
+
+
+def _read(path: Path) -> dict[str, str]:
+    captions: dict[str, str] = {}
+    try:
+        for line, row in _rows(path):
+            file, text = (_column(row, kinds, path) for kinds in (FILE, TEXT))
+            if not row[file]:
+                raise LapaError(f"{path}, line {line}: names no {file}.")
+            name, said = Path(str(row[file])).as_posix(), " ".join(str(row[text] or "").split())
+            if captions.get(name, said) != said:
+                raise LapaError(f'{path}, line {line}: a second instruction for {name}. Keep one of "{said}" and '
+                                f'"{captions[name]}".')  # fmt: skip
+            captions[name] = said
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LapaError(f"{path}: the captions cannot be read ({_reason(error)}).") from None
+    return captions
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers and rows of a csv with a header, or of a file with a JSON object per line."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        if path.suffix == ".csv":
+            table = csv.DictReader(file)
+            _column(dict.fromkeys(table.fieldnames or ()), FILE, path)
+            yield from ((table.line_num, row) for row in table)
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise LapaError(f"{path}, line {number}: is not JSON ({error}).") from None
+                if not isinstance(row, dict):
+                    raise LapaError(f"{path}, line {number}: is no JSON object.")
+                yield number, row
+
+
+def _column(row: dict[str, Any], kinds: tuple[str, ...], path: Path) -> str:
+    found = next((kind for kind in kinds if kind in row), None)
+    if found is None:
+        raise LapaError(
+            f"{path}: lacks the column {kinds[0]} (or {', '.join(kinds[1:])}). Captions need file and instruction."
+        )
+    return found
+
+
+def _reason(error: Exception) -> str:
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", "") or str(error)

@@ -1,0 +1,70 @@
+"""What a dataset is called on the command line: NAME:PATH[,option=value...], such as lerobot:data/robot,camera=top.
+
+NAME is a file in lapa/datasets; the options are the other fields of its Config. A comma that belongs to the path is
+no trouble where the path exists.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from lapa.contracts import Dataset, LapaError
+from lapa.plugins import choose, find, names
+
+FORM = "Write NAME:PATH[,option=value...], such as lerobot:data/robot or tabletop:sim,episodes=200."
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A dataset by name: `build()` opens it, `key` tells it from others in a cache (with the data's signature)."""
+
+    name: str
+    path: str
+    options: dict[str, Any]
+
+    def build(self) -> Dataset:
+        """Open the dataset. Raises LapaError when it refuses the path or an option."""
+        dataset: Dataset = find("datasets", self.name)(path=self.path, **self.options).build()
+        return dataset
+
+    @property
+    def key(self) -> list[Any]:
+        """Name, path (absolute where it is a place on disk) and options, as JSON values."""
+        here = Path(self.path).expanduser()
+        return [self.name, str(here.absolute()) if here.exists() else self.path, sorted(self.options.items())]
+
+
+def parse(text: str) -> Spec:
+    """NAME:PATH[,option=value...] -> Spec. Raises LapaError for an unknown name or option, or a value that does not
+    fit."""
+    name, colon, rest = text.partition(":")
+    if not (colon and name and rest):
+        raise LapaError(f'"{text}" does not name a dataset. {FORM} Names: {", ".join(names("datasets"))}.')
+    config = find("datasets", name)
+    path, *pairs = [rest] if Path(rest).expanduser().exists() else re.split(r",(?=[A-Za-z_]\w*=)", rest)
+    types = get_type_hints(config)
+    known = [field.name for field in fields(config) if field.name != "path"]
+    options = {}
+    for pair in pairs:
+        option, _, value = pair.partition("=")
+        choose(option, known, f"option of {name}")
+        options[option] = _typed(value, types[option], text, option)
+    return Spec(name, path, options)
+
+
+def open_dataset(text: str) -> Dataset:
+    """The dataset that NAME:PATH[,option=value...] names. Raises LapaError as `parse` and the dataset do."""
+    return parse(text).build()
+
+
+def _typed(value: str, hint: Any, text: str, option: str) -> Any:
+    """A value as the option's type: int, float or str, or one of them or None."""
+    kind = next(kind for kind in (get_args(hint) or (hint,)) if kind is not type(None))
+    try:
+        return kind(value)
+    except ValueError:
+        wanted = {int: "a whole number", float: "a number"}[kind]
+        raise LapaError(f'{text}: {option} is {wanted}, not "{value}".') from None

@@ -1,0 +1,284 @@
+"""Robot datasets in RLDS, as Open X-Embodiment, Bridge and Language Table come: TFRecord shards, read without TensorFlow.
+
+A record is an episode; its steps lie side by side, "steps/action" being the actions of all steps one after the other.
+What the features are called and what shape they have stands in features.json, which splits there are in
+dataset_info.json. RLDS does not store a frame rate: `fps` has to say it, unless the dataset is one of FPS.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapa.contracts import Array, BadVideo, Episode, LapaError
+from lapa.data.folders import existing_folder, listing_hash
+from lapa.data.images import number_of, read_frames
+from lapa.data.tfrecord import Value, example, records
+from lapa.plugins import choose
+
+FPS = {"bridge": 5.0, "fractal20220817_data": 3.0, "kuka": 10.0, "language_table": 10.0, "taco_play": 15.0,
+       "jaco_play": 10.0}  # control rates as Open X-Embodiment's overview lists them, by how the name begins  # fmt: skip
+TEXTS = ("language_instruction", "natural_language_instruction", "instruction")
+STATES = ("observation/state", "observation/proprio", "observation/effector_translation")
+SHARD = re.compile(r"-(?P<split>[^-]+)\.tfrecord(-(?P<number>\d+)-of-\d+)?$")
+INFO, FEATURES = "dataset_info.json", "features.json"
+
+
+@dataclass(frozen=True)
+class Config:
+    """`path` is the folder of features.json, or the one above it (then its newest version); `camera` an image feature,
+    whole (observation/image_0) or its last word; `action`, `state` and `instruction` other features than the usual
+    ones; an action of several parts is put together in the order of their names."""
+
+    path: str
+    camera: str | None = None
+    split: str = "train"
+    fps: float | None = None
+    action: str = "action"
+    state: str | None = None
+    instruction: str | None = None
+
+    def build(self) -> Rlds:
+        """Read the description. Raises LapaError for a folder without it, or features that are not there."""
+        return Rlds(_versioned(existing_folder(self.path, "RLDS dataset")), self)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What a step holds under a name: `kind` image, text or tensor; shape of one step."""
+
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: str
+
+
+class Rlds:
+    """One episode per record, shard after shard; shards that were not downloaded are not missed."""
+
+    def __init__(self, root: Path, config: Config) -> None:
+        self.root = root
+        info = _read_json(root / INFO) if (root / INFO).exists() else {}
+        self._features = _features(root / FEATURES)
+        self._shards = _shards(root, config.split)
+        self._lengths = _lengths(info, config.split)
+        self.fps = _rate(config.fps, str(info.get("name") or root.parent.name), root)
+        images = [name for name, f in self._features.items() if f.kind == "image" and f.shape[-1:] in ((3,), ())]
+        if not images:
+            raise LapaError(f"{root}: a step has no colour image. It has {', '.join(self._features)}.")
+        self.camera = _camera(images, config.camera, root)
+        self._actions = self._parts(config.action, "action", needed=config.action != "action")
+        states = [config.state] if config.state else [name for name in STATES if name in self._features][:1]
+        self._state = self._parts(states[0], "state", needed=True) if states else []
+        self._text = self._instruction(config.instruction)
+
+    def __len__(self) -> int:
+        return sum(self._lengths.get(_number(shard), 0) for shard in self._shards)
+
+    def signature(self) -> str:
+        """A hash of the names, sizes and times of the shards and of the descriptions."""
+        described = [path for path in (self.root / INFO, self.root / FEATURES) if path.exists()]
+        return listing_hash(self.root, [*self._shards, *described]) + self.camera
+
+    def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
+        """Yield an Episode per record, a BadVideo in place of a damaged one and for records that a shard lacks."""
+        for shard in self._shards:
+            count, whole = 0, True
+            for number, record in enumerate(records(shard)):
+                count, whole = number + 1, not isinstance(record, BadVideo)
+                try:
+                    if isinstance(record, BadVideo):
+                        raise record
+                    yield self._episode(example(record), f"{shard}: record {number}", f"{shard.name}:{number:05d}", size)
+                except BadVideo as bad:
+                    yield bad
+                except ValueError as error:
+                    yield BadVideo(f"{shard}: record {number} is no tf.train.Example ({error}).")
+            expected = self._lengths.get(_number(shard), count)
+            if whole and count != expected:
+                yield BadVideo(f"{shard}: has {count} records, {INFO} says {expected}. Copy the file again.")
+
+    def _episode(self, found: dict[str, Value], where: str, name: str, size: int | None) -> Episode:
+        images = found.get(f"steps/{self.camera}")
+        if not isinstance(images, list) or not images:
+            raise BadVideo(f"{where}: has no {self.camera}.")
+        places = [f"{where}, {self.camera}, step {step}" for step in range(len(images))]
+        clip = read_frames(images, places, self.fps, size)
+        if clip.frames.min() == clip.frames.max():
+            raise BadVideo(f"{where}: {self.camera} is blank; this episode was filmed by other cameras.")
+        return Episode(
+            id=name,
+            frames=clip.frames,
+            fps=self.fps,
+            instruction=self._said(found, where),
+            actions=self._vector(found, self._actions, len(images), where),
+            state=self._vector(found, self._state, len(images), where),
+            action_names=self._names(self._actions),
+            state_names=self._names(self._state),
+            size=clip.size,
+        )
+
+    def _vector(self, found: dict[str, Value], parts: list[str], steps: int, where: str) -> Array | None:
+        """Features beside one another, float32 [steps, D]; None for none."""
+        columns = []
+        for part in parts:
+            value, width = found.get(f"steps/{part}"), int(np.prod(self._features[part].shape))
+            if isinstance(value, list) or value is None or len(value) != steps * width:
+                has = "none" if value is None else f"{len(value)} values"
+                raise BadVideo(f"{where}: {part} should be {steps} x {width} numbers, there are {has}.")
+            columns.append(value.reshape(steps, width).astype(np.float32))
+        return np.concatenate(columns, 1) if columns else None
+
+    def _said(self, found: dict[str, Value], where: str) -> str:
+        """The first instruction that a step has."""
+        value = found.get(f"steps/{self._text}") if self._text else None
+        if value is None:
+            return ""
+        try:
+            texts = [_text(row) for row in (value if isinstance(value, list) else value.reshape(-1, self._width()))]
+        except ValueError:
+            raise BadVideo(f"{where}: {self._text} is no text.") from None
+        return next((text for text in texts if text), "")
+
+    def _width(self) -> int:
+        return int(np.prod(self._features[str(self._text)].shape))
+
+    def _parts(self, name: str, what: str, needed: bool) -> list[str]:
+        """The number features called `name` or below it. Raises LapaError for none, if one is needed."""
+        parts = sorted(n for n in self._features if n == name or n.startswith(f"{name}/"))
+        if needed and not parts:
+            choose(name, self._features, f"feature for the {what} in {self.root}")
+        odd = [p for p in parts if self._features[p].kind != "tensor" or self._features[p].encoding != "none"]
+        if odd:
+            raise LapaError(f"{self.root}: {', '.join(odd)} is no plain tensor, so it cannot be the {what}.")
+        return parts
+
+    def _names(self, parts: list[str]) -> tuple[str, ...]:
+        """Names of the dimensions where the features tell them apart: an action of several parts."""
+        if len(parts) < 2:
+            return ()
+        return tuple(
+            f"{part.rpartition('/')[2]}_{i}" for part in parts for i in range(int(np.prod(self._features[part].shape)))
+        )
+
+    def _instruction(self, wanted: str | None) -> str | None:
+        if wanted:
+            return choose(wanted, self._features, f"feature for the instruction in {self.root}")
+        usual = [f"{where}{name}" for name in TEXTS for where in ("", "observation/")]
+        return next((name for name in usual if name in self._features), None)
+
+
+def _text(row: bytes | Array) -> str:
+    """An instruction, from a string or from Language Table's int32 code points, padded with zeros."""
+    if isinstance(row, bytes):
+        return row.decode("utf-8", "replace").strip()
+    codes = [int(code) for code in row if code]
+    try:
+        return bytes(codes).decode("utf-8").strip()  # it writes the bytes of the UTF-8 text
+    except ValueError:
+        return "".join(map(chr, codes)).strip()
+
+
+def _versioned(folder: Path) -> Path:
+    """The folder of features.json: this one, or the newest version below it."""
+    if (folder / FEATURES).exists():
+        return folder
+    versions = sorted((path.parent for path in folder.glob(f"*/{FEATURES}")), key=number_of)
+    if not versions:
+        raise LapaError(f"{folder}: is no RLDS dataset, {FEATURES} is missing here and one folder below. Check the path.")
+    return versions[-1]
+
+
+def _features(path: Path) -> dict[str, Feature]:
+    """features.json -> the features of a step by name, such as observation/image_0."""
+    try:
+        found = dict(_leaves(_unwrapped(_read_json(path)), ""))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LapaError(f"{path}: does not describe features as TFDS writes them ({error!r}).") from None
+    steps = {name.removeprefix("steps/"): leaf for name, leaf in found.items() if name.startswith("steps/")}
+    if not steps:
+        raise LapaError(f"{path}: describes no steps, so this is no dataset of episodes (RLDS).")
+    return {name: leaf for name, leaf in steps.items() if leaf is not None}
+
+
+def _leaves(node: dict[str, Any], name: str) -> Iterator[tuple[str, Feature | None]]:
+    """The named features below a node. None stands for one that lapa has no use for."""
+    if "featuresDict" in node:
+        for key, child in node["featuresDict"].get("features", {}).items():
+            yield from _leaves(child, f"{name}/{key}" if name else key)
+    elif "sequence" in node and name == "steps":
+        yield from _leaves(node["sequence"]["feature"], name)
+    else:
+        kind = next((kind for kind in ("image", "text", "tensor") if kind in node), None)
+        if kind is None:
+            yield name, None
+            return
+        about = node[kind] or {}
+        shape = tuple(int(d) for d in about.get("shape", {}).get("dimensions", ()))
+        yield name, Feature(kind, shape, about.get("dtype", ""), about.get("encoding") or "none")
+
+
+def _unwrapped(described: dict[str, Any]) -> dict[str, Any]:
+    """Older files keep the tree under "content", as JSON or as text of JSON."""
+    content = described.get("content")
+    if content is None:
+        return described
+    content = json.loads(content) if isinstance(content, str) else content
+    return {"featuresDict": content}
+
+
+def _shards(root: Path, split: str) -> list[Path]:
+    by_split: dict[str, list[Path]] = {}
+    for path in sorted(root.iterdir()):
+        named = SHARD.search(path.name)
+        if named:
+            by_split.setdefault(named["split"], []).append(path)
+    if not by_split:
+        raise LapaError(f"{root}: holds no shard (NAME-SPLIT.tfrecord-00000-of-00001). lapa reads TFRecord files only.")
+    return by_split[choose(split, by_split, f"split in {root}")]
+
+
+def _lengths(info: dict[str, Any], split: str) -> dict[int, int]:
+    """Number of the shard -> its records, as far as dataset_info.json tells."""
+    try:
+        about = next((s for s in info.get("splits") or [] if s["name"] == split), {})
+        return {number: int(count) for number, count in enumerate(about.get("shardLengths") or [])}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LapaError(f"{INFO} does not describe splits as TFDS writes them ({error!r}).") from None
+
+
+def _number(shard: Path) -> int:
+    named = SHARD.search(shard.name)
+    return int(named["number"] or 0) if named else 0
+
+
+def _rate(fps: float | None, name: str, root: Path) -> float:
+    known = fps or next((rate for start, rate in FPS.items() if name.startswith(start)), None)
+    if known is None or known <= 0:
+        raise LapaError(f"{root}: RLDS stores no frame rate. Say it: rlds:PATH,fps=5 (the robot's control rate).")
+    return known
+
+
+def _camera(images: list[str], wanted: str | None, root: Path) -> str:
+    """The image feature named `wanted`, whole or by its last word; without a wish the first that is on no wrist."""
+    images = sorted(images, key=number_of)
+    if wanted:
+        last = [name for name in images if name.rpartition("/")[2] == wanted]
+        return last[0] if len(last) == 1 else choose(wanted, images, f"camera in {root}")
+    return next((name for name in images if not re.search("wrist|hand|depth", name)), images[0])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise LapaError(f"{path}: cannot be read as JSON ({error}).") from None
+    if not isinstance(found, dict):
+        raise LapaError(f"{path}: is no JSON object.")
+    return found
