@@ -260,6 +260,7 @@ def _print_dataset(about: dict[str, Any]) -> None:
         "episodes": f"{about['episodes']:,}",
         "frames": f"{about['frames']:,}, shown at {about['image_size']} x {about['image_size']} pixels",
         "hours": f"{about['hours']:.2f}",
+        "pictures": ", ".join(f"{size} ({n} episodes)" for size, n in about["sizes"].items()),
         "fps": ", ".join(f"{rate} ({n} episodes)" for rate, n in about["fps"].items()),
         "seconds an episode": "{shortest:.1f} to {longest:.1f}, median {median:.1f}".format(**seconds),
         "instructions": f"{texts['distinct']:,} distinct, {texts['missing']:,} missing",

@@ -21,12 +21,12 @@ from lapa.contracts import BadVideo, Episode, Labels, LapaError
 from lapa.data import lerobot_format
 from lapa.data import pack as pack_module
 from lapa.data import spec as spec_module
+from lapa.data.captions import words
 from lapa.data.labelled import read_labels, write_labels
 from lapa.data.lerobot_format import CAMERA, LeRobotWriter
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.data.video import VideoReader
-from lapa.data.captions import words
 from lapa.plugins import find
 
 REAL_CLIPS = Path(__file__).parents[2] / "shared/data/real_clips"
@@ -293,7 +293,7 @@ def test_a_truncated_video(tmp_path: Path) -> None:
 def test_captions_without_the_columns(tmp_path: Path) -> None:
     a_video(tmp_path / "v/x.mp4", 3)
     (tmp_path / "v/captions.csv").write_text("name,text\nx.mp4,go\n")
-    with pytest.raises(LapaError, match="lacks the column file .*need file and instruction"):
+    with pytest.raises(LapaError, match=r"lacks the column file .*need file and instruction"):
         pack([f"video_folder:{tmp_path / 'v'}"], SIZE, quiet=True)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import made
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ import torch
 import lapa
 from lapa import plugins
 from lapa.contracts import BadVideo, Episode, FramePairs, LapaError, Observation, Outcome
+from lapa.data.spec import open_dataset
 from lapa.data.transforms import ActionSpace, CodeSpace
 from lapa.models.idm import InverseDynamics
 from lapa.policies.vla import Batch
@@ -80,10 +83,19 @@ def test_listing_imports_nothing_heavy() -> None:
 
 
 @every("datasets")
-def test_datasets_yield_valid_episodes(name: str, robot: Path, clips: Path) -> None:
-    path = {"lerobot": str(robot), "video_folder": str(clips), "tabletop": "real,episodes=3,size=32"}
-    assert name in path, f"give this test small data for {name}"
-    dataset = plugins.find("datasets", name)(path=path[name]).build()
+def test_datasets_yield_valid_episodes(name: str, robot: Path, clips: Path, tmp_path: Path) -> None:
+    paths: dict[str, Callable[[], str]] = {
+        "lerobot": lambda: str(robot),
+        "video_folder": lambda: str(clips),
+        "tabletop": lambda: "real,episodes=3,size=32",
+        "rlds": lambda: str(made.rlds(tmp_path)),
+        "something_v2": lambda: str(made.something(tmp_path)),
+        "frame_folder": lambda: f"{made.frame_folders(tmp_path)},fps=12",
+        "lapa_jsonl": lambda: f"{made.jsonl(tmp_path)},fps=5",
+    }
+    assert name in paths, f"give this test small data for {name}"
+    spec = f"{name}:{paths[name]()}"
+    dataset = open_dataset(spec)
     episodes = list(dataset.episodes())
     assert episodes
     assert len({e.id for e in episodes}) == len(episodes)
@@ -102,7 +114,10 @@ def test_datasets_yield_valid_episodes(name: str, robot: Path, clips: Path) -> N
                 assert vector.dtype == np.float32
                 assert vector.shape[0] == length
                 assert not names or vector.shape[1] == len(names)
-    again = plugins.find("datasets", name)(path=path[name]).build()
+    small = next(iter(dataset.episodes(16)))
+    assert isinstance(small, Episode)
+    assert name == "tabletop" or small.frames.shape[1:] == (16, 16, 3), "made small as it is read"
+    again = open_dataset(spec)
     assert again.signature() == dataset.signature(), "the same data, the same signature"
     assert [e.id for e in again.episodes()] == [e.id for e in episodes], "in a fixed order"
 

@@ -44,8 +44,8 @@ class Packed:
     """Episodes behind one another: N frames in E episodes; episode e is the frames starts[e] : starts[e + 1].
 
     starts int64 [E + 1]; fps float64 [E]; sizes int64 [E, 2] (height and width at the source); actions float32 [N, A]
-    or None (row i leads from frame i to i + 1); state float32 [N, S] or None. `fingerprint` depends on the content alone, not on where the data lie. `bad`
-    are the episodes that were skipped, each with its reason.
+    or None (row i leads from frame i to i + 1); state float32 [N, S] or None. `fingerprint` depends on the content
+    alone, not on where the data lie. `bad` are the episodes that were skipped, each with its reason.
     """
 
     spec: str
@@ -154,7 +154,7 @@ def _pack_one(spec: str, size: int, skip_bad: bool, cache: Path, quiet: bool) ->
 
 
 def _bad_message(reason: str) -> str:
-    return f"{reason} Remove the file, or skip what cannot be read with --skip-bad."
+    return f"{reason} Mend or remove it, or skip what cannot be read with --skip-bad."
 
 
 def _write(work: Path, dataset: Dataset, spec: str, size: int, skip_bad: bool, quiet: bool) -> None:
@@ -162,18 +162,25 @@ def _write(work: Path, dataset: Dataset, spec: str, size: int, skip_bad: bool, q
     digest = hashlib.blake2b(digest_size=16)
     lengths: list[int] = []
     kept: list[Episode] = []  # without their frames
+    ids: set[str] = set()
     bad: list[str] = []
     with (work / FRAMES).open("wb") as file, _Bar(spec, operator.length_hint(dataset), quiet) as bar:
         for episode in dataset.episodes(size):
-            if isinstance(episode, BadVideo):
+            try:
+                if isinstance(episode, BadVideo):
+                    raise episode
+                if episode.id in ids:
+                    raise BadVideo(f'{spec}: there is a second episode "{episode.id}".')
+                _check(episode, kept, spec)
+            except BadVideo as error:
                 if not skip_bad:
-                    raise BadVideo(_bad_message(str(episode)))
-                bad.append(str(episode))
+                    raise BadVideo(_bad_message(str(error))) from None
+                bad.append(str(error))
                 continue
-            _check(episode, kept[0] if kept else None, spec)
             frames = _resize(episode.frames, size)
             _append(file, frames, work, spec)
             digest.update(frames.data)
+            ids.add(episode.id)
             lengths.append(len(frames))
             kept.append(replace(episode, frames=NO_FRAMES, size=episode.size or episode.frames.shape[1:3]))
             bar.step(len(frames))
@@ -255,34 +262,35 @@ def _join_vectors(parts: list[Array | None]) -> Array | None:
     return np.concatenate(present) if same else None
 
 
-def _check(episode: Episode, first: Episode | None, spec: str) -> None:
-    """Refuse an episode that would do harm later: LapaError naming the dataset, the episode and the place."""
+def _check(episode: Episode, kept: list[Episode], spec: str) -> None:
+    """Refuse an episode that would do harm later: BadVideo naming the dataset, the episode and the place."""
     where = f'{spec}: episode "{episode.id}"'
     shape = episode.frames.shape
     if episode.frames.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not len(episode.frames):
-        raise LapaError(f"{where}: frames must be uint8 [T >= 1, H, W, 3], got {episode.frames.dtype} {shape}.")
+        raise BadVideo(f"{where}: frames must be uint8 [T >= 1, H, W, 3], got {episode.frames.dtype} {shape}.")
     if not (np.isfinite(episode.fps) and episode.fps > 0):
-        raise LapaError(f"{where}: the frame rate must be above 0, got {episode.fps}.")
+        raise BadVideo(f"{where}: the frame rate must be above 0, got {episode.fps}.")
+    first = kept[0] if kept else episode
     for key, word in VECTORS.items():
-        _check_vector(getattr(episode, key), getattr(first or episode, key), len(episode.frames), where, word)
+        _check_vector(getattr(episode, key), getattr(first, key), len(episode.frames), where, word)
 
 
 def _check_vector(value: Array | None, first: Array | None, length: int, where: str, word: str) -> None:
     if value is None or first is None:
         if value is not first:
             has, had = ("no", "have one") if value is None else (f"a {word}, the", "have none")
-            raise LapaError(f"{where} has {has} {word if value is None else 'episodes before it'}; {had}.")
+            raise BadVideo(f"{where} has {has} {word if value is None else 'episodes before it'}; {had}.")
         return
     if value.ndim != 2 or len(value) != length:
-        raise LapaError(f"{where}: {word} has the shape {value.shape}, expected [{length}, dimensions].")
+        raise BadVideo(f"{where}: {word} has the shape {value.shape}, expected [{length}, dimensions].")
     if value.shape[1] != first.shape[1]:
-        raise LapaError(f"{where}: {word} has {value.shape[1]} dimensions, {first.shape[1]} in the first episode.")
+        raise BadVideo(f"{where}: {word} has {value.shape[1]} dimensions, {first.shape[1]} in the first episode.")
     broken = np.argwhere(~np.isfinite(value))
     if len(broken):
         frame, dimension = broken[0]
-        raise LapaError(
+        raise BadVideo(
             f"{where}: {word} is {value[frame, dimension]} at frame {frame}, dimension {dimension} "
-            f"({len(broken)} such values in this episode). Mend the dataset or leave the episode out."
+            f"({len(broken)} such values in this episode)."
         )
 
 

@@ -3,7 +3,7 @@
 A record is length (uint64), checksum of the length, data, checksum of the data, little-endian; the checksum is a
 CRC-32C, rotated and shifted ("masked"). An Example is a map from a name to a list of bytes, float32 or int64:
 
-    Example { 1: Features { 1: entry { 1: name, 2: Feature { 1: BytesList | 2: FloatList | 3: Int64List { 1: values }}}}}
+    Example {1: Features {1: entry {1: name, 2: Feature {1: BytesList | 2: FloatList | 3: Int64List {1: values}}}}}
 """
 
 from __future__ import annotations

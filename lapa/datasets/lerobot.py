@@ -45,7 +45,9 @@ class Config:
             return LeRobotDataset(existing_folder(self.path, "LeRobot dataset"), self.camera)
         root = hub.fetch(self.path, ["meta/**"], self.revision)
         camera = LeRobotDataset(root, self.camera).camera
-        return LeRobotDataset(hub.fetch(self.path, ["meta/**", "data/**", f"videos/*{camera}/*"], self.revision), camera)
+        return LeRobotDataset(
+            hub.fetch(self.path, ["meta/**", "data/**", f"videos/*{camera}/*"], self.revision), camera
+        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ class LeRobotDataset:
             wanted += [f"videos/{self.camera}/{key}" for key in (*parts, "from_timestamp")]
         places = []
         for row in (row for file in files for row in _read_table(file, wanted).to_pylist()):
-            data, video = ({key: row.get(f"{what}/{key}") for key in parts} for what in ("data", f"videos/{self.camera}"))
+            data, video = (
+                {key: row.get(f"{what}/{key}") for key in parts} for what in ("data", f"videos/{self.camera}")
+            )
             places.append(
                 Place(
                     row["episode_index"],
@@ -244,8 +248,8 @@ def _read_info(root: Path) -> dict[str, Any]:
         raise LapaError(f"{path}: is no description of a dataset.")
     if _major(info) not in ("2", "3"):
         raise LapaError(
-            f"{root}: is LeRobot {info.get('codebase_version', 'of unknown version')}; lapa reads v2.x and v3.x. Convert "
-            "it with lerobot (python -m lerobot.datasets.v21.convert_dataset_v20_to_v21 and the like)."
+            f"{root}: is LeRobot {info.get('codebase_version', 'of unknown version')}; lapa reads v2.x and v3.x. "
+            "Convert it with lerobot (python -m lerobot.datasets.v21.convert_dataset_v20_to_v21 and the like)."
         )
     missing = [key for key in ("fps", "features", "data_path") if not info.get(key)]
     if missing:

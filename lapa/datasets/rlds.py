@@ -1,4 +1,4 @@
-"""Robot datasets in RLDS, as Open X-Embodiment, Bridge and Language Table come: TFRecord shards, read without TensorFlow.
+"""Robot datasets in RLDS (Open X-Embodiment, Bridge, Language Table): TFRecord shards, read without TensorFlow.
 
 A record is an episode; its steps lie side by side, "steps/action" being the actions of all steps one after the other.
 What the features are called and what shape they have stands in features.json, which splits there are in
@@ -22,8 +22,8 @@ from lapa.data.images import number_of, read_frames
 from lapa.data.tfrecord import Value, example, records
 from lapa.plugins import choose
 
-FPS = {"bridge": 5.0, "fractal20220817_data": 3.0, "kuka": 10.0, "language_table": 10.0, "taco_play": 15.0,
-       "jaco_play": 10.0}  # control rates as Open X-Embodiment's overview lists them, by how the name begins  # fmt: skip
+# Control rates as Open X-Embodiment's overview lists them, by how the name begins.
+FPS = {"bridge": 5, "fractal20220817_data": 3, "kuka": 10, "language_table": 10, "taco_play": 15, "jaco_play": 10}
 TEXTS = ("language_instruction", "natural_language_instruction", "instruction")
 STATES = ("observation/state", "observation/proprio", "observation/effector_translation")
 SHARD = re.compile(r"-(?P<split>[^-]+)\.tfrecord(-(?P<number>\d+)-of-\d+)?$")
@@ -95,7 +95,9 @@ class Rlds:
                 try:
                     if isinstance(record, BadVideo):
                         raise record
-                    yield self._episode(example(record), f"{shard}: record {number}", f"{shard.name}:{number:05d}", size)
+                    yield self._episode(
+                        example(record), f"{shard}: record {number}", f"{shard.name}:{number:05d}", size
+                    )
                 except BadVideo as bad:
                     yield bad
                 except ValueError as error:
@@ -191,7 +193,9 @@ def _versioned(folder: Path) -> Path:
         return folder
     versions = sorted((path.parent for path in folder.glob(f"*/{FEATURES}")), key=number_of)
     if not versions:
-        raise LapaError(f"{folder}: is no RLDS dataset, {FEATURES} is missing here and one folder below. Check the path.")
+        raise LapaError(
+            f"{folder}: is no RLDS dataset, {FEATURES} is missing here and one folder below. Check the path."
+        )
     return versions[-1]
 
 
@@ -247,7 +251,7 @@ def _shards(root: Path, split: str) -> list[Path]:
 def _lengths(info: dict[str, Any], split: str) -> dict[int, int]:
     """Number of the shard -> its records, as far as dataset_info.json tells."""
     try:
-        about = next((s for s in info.get("splits") or [] if s["name"] == split), {})
+        about: dict[str, Any] = next((s for s in info.get("splits") or [] if s["name"] == split), {})
         return {number: int(count) for number, count in enumerate(about.get("shardLengths") or [])}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LapaError(f"{INFO} does not describe splits as TFDS writes them ({error!r}).") from None
@@ -262,7 +266,7 @@ def _rate(fps: float | None, name: str, root: Path) -> float:
     known = fps or next((rate for start, rate in FPS.items() if name.startswith(start)), None)
     if known is None or known <= 0:
         raise LapaError(f"{root}: RLDS stores no frame rate. Say it: rlds:PATH,fps=5 (the robot's control rate).")
-    return known
+    return float(known)
 
 
 def _camera(images: list[str], wanted: str | None, root: Path) -> str:

@@ -223,6 +223,7 @@ def describe(packed: Packed) -> dict[str, Any]:
     lengths = np.diff(packed.starts)
     seconds = lengths / packed.fps
     rates, episodes = np.unique(packed.fps, return_counts=True)
+    sizes, having = np.unique(packed.sizes, axis=0, return_counts=True)
     texts = [text for text in packed.instructions if text]
     return {
         "dataset": packed.spec,
@@ -230,6 +231,7 @@ def describe(packed: Packed) -> dict[str, Any]:
         "frames": len(packed),
         "hours": float(seconds.sum() / 3600),
         "image_size": packed.image_size,
+        "sizes": {f"{width} x {height}": int(n) for (height, width), n in zip(sizes, having, strict=True)},
         "fps": {f"{rate:g}": int(n) for rate, n in zip(rates, episodes, strict=True)},
         "seconds": {
             k: float(f(seconds)) for k, f in (("shortest", np.min), ("median", np.median), ("longest", np.max))

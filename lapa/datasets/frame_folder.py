@@ -1,0 +1,65 @@
+"""One folder of numbered images per clip, as the released LAQ code wants its data. No actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.data.captions import Captions
+from lapa.data.folders import existing_folder, files_below, listing_hash, printable
+from lapa.data.images import SUFFIXES, number_of, read_frames
+
+
+@dataclass(frozen=True)
+class Config:
+    """`path` is the folder of the clips' folders, nested or not; `fps` the rate that the images were taken at, for
+    images do not tell; `captions` a csv or jsonl with the columns `file`, a clip's folder within `path`, and
+    `instruction`, by default as for video_folder."""
+
+    path: str
+    fps: float | None = None
+    captions: str | None = None
+
+    def build(self) -> FrameFolder:
+        """List the images. Raises LapaError when the folder is missing, has no image, or `fps` is not given."""
+        root = existing_folder(self.path, "Frame folder")
+        if not self.fps or self.fps <= 0:
+            raise LapaError(f"{root}: images have no frame rate. Say it: frame_folder:{self.path},fps=12")
+        return FrameFolder(root, self.fps, Captions(root, self.captions))
+
+
+class FrameFolder:
+    """One episode per folder that holds images, in the order of their paths; frames in the order of their numbers."""
+
+    def __init__(self, root: Path, fps: float, captions: Captions) -> None:
+        self.root, self.fps, self._captions = root, fps, captions
+        self._clips: dict[str, list[Path]] = {}
+        for path in files_below(root, SUFFIXES):
+            self._clips.setdefault(path.parent.relative_to(root).as_posix(), []).append(path)
+        if not self._clips:
+            raise LapaError(f"{root}: holds no image. Looked for {', '.join(SUFFIXES)} in its subfolders.")
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def signature(self) -> str:
+        """A hash of the names, sizes and times of the images and the captions."""
+        images = [path for clip in self._clips.values() for path in clip]
+        return listing_hash(self.root, [*images, *self._captions.files(self._clips)])
+
+    def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
+        """Yield an Episode per folder, or a BadVideo in its place; and one for captions of folders that are absent."""
+        for name, images in self._clips.items():
+            images = sorted(images, key=number_of)
+            try:
+                instruction = self._captions.of(name if name != "." else self.root.name)
+                clip = read_frames(images, [printable(image) for image in images], self.fps, size)
+            except BadVideo as bad:
+                yield bad
+            else:
+                yield Episode(printable(name), clip.frames, clip.fps, instruction, size=clip.size)
+        absent = self._captions.absent(self._clips)
+        if absent:
+            yield absent

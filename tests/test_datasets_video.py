@@ -1,0 +1,336 @@
+"""Folders of videos, frame folders, Something-Something V2 and the released code's jsonl."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made import encoded, frame_folders, jsonl, pictures, something, video
+
+from lapa.contracts import Array, BadVideo, Episode, LapaError
+from lapa.data.spec import open_dataset, parse
+from lapa.data.video import read_video
+from lapa.datasets.lapa_jsonl import plain
+from lapa.datasets.something_v2 import instruction
+
+
+def read(spec: str, size: int | None = None) -> list[Episode | BadVideo]:
+    return list(open_dataset(spec).episodes(size))
+
+
+def good(spec: str, size: int | None = None) -> dict[str, Episode]:
+    found = read(spec, size)
+    assert not [e for e in found if isinstance(e, BadVideo)]
+    return {e.id: e for e in found if isinstance(e, Episode)}
+
+
+def brightness(frames: Array) -> Array:
+    """Of the middle of each picture, int64 [T]: tells which of `pictures` it is."""
+    return frames[:, 12:, 16:].astype(int).mean((1, 2, 3)).round().astype(int)
+
+
+# --- names on the command line --------------------------------------------------------------------
+
+
+def test_options_have_the_types_of_the_fields(tmp_path: Path) -> None:
+    spec = parse("tabletop:sim,episodes=12,split=unseen")
+    assert (spec.name, spec.path, spec.options) == ("tabletop", "sim", {"episodes": 12, "split": "unseen"})
+    assert parse(f"rlds:{tmp_path},fps=2.5").options == {"fps": 2.5}
+    odd = tmp_path / "a,fps=3"
+    odd.mkdir()
+    assert parse(f"rlds:{odd}").path == str(odd), "a path that is there is a path"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("tabletop:sim,epsodes=3", 'There is no option of tabletop "epsodes". Did you mean "episodes"?'),
+        ("tabletop:sim,episodes=many", 'episodes is a whole number, not "many"'),
+        ("rlds:x,fps=fast", 'fps is a number, not "fast"'),
+        ("tabletop:sin", 'Did you mean "sim"'),
+        ("nothing", "does not name a dataset"),
+        ("video_fodler:x", 'Did you mean "video_folder"'),
+    ],
+)
+def test_names_that_say_nothing(spec: str, message: str) -> None:
+    with pytest.raises(LapaError) as caught:
+        open_dataset(spec)
+    assert message in str(caught.value)
+
+
+# --- video files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".MOV", ".mkv", ".webm", ".avi", ".gif"])
+def test_every_container(tmp_path: Path, suffix: str) -> None:
+    video(tmp_path / f"one/two/wave{suffix}", pictures(8), 10)
+    (episode,) = good(f"video_folder:{tmp_path}").values()
+    assert episode.frames.shape == (8, 24, 32, 3)
+    assert episode.fps == pytest.approx(10)
+    tolerance = 20 if suffix == ".gif" else 6  # of a palette of 256 colours, of lossy codecs
+    assert np.abs(brightness(episode.frames) - np.arange(8) * 20).max() <= tolerance
+
+
+@pytest.mark.parametrize("turned", [90, -90, 180])
+def test_a_phone_held_upright(tmp_path: Path, turned: int) -> None:
+    """The white corner at the top left goes where a player would show it. -90 is what a phone held upright writes."""
+    clip = read_video(video(tmp_path / "x.mp4", pictures(4), turned=turned))
+    corner = {90: (-1, 0), -90: (0, -1), 180: (-1, -1)}[turned]
+    assert clip.frames.shape[1:3] == clip.size == ((24, 32) if turned == 180 else (32, 24))
+    lit = {(y, x) for y in (0, -1) for x in (0, -1) if clip.frames[0, y, x].min() > 200}
+    assert lit == {corner}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_varying_rate_is_evened_by_the_timestamps(tmp_path: Path, suffix: str) -> None:
+    """20 ms steps with two pauses: the picture on show is repeated through them, no time is lost or won."""
+    times = [0, 0.02, 0.04, 0.14, 0.16, 0.18, 0.2, 0.4, 0.42]
+    clip = read_video(video(tmp_path / f"x{suffix}", pictures(9), 50, times))
+    assert clip.fps == pytest.approx(50)
+    shown = [0, 1, *[2] * 5, 3, 4, 5, *[6] * 10, 7, 8]
+    np.testing.assert_allclose(brightness(clip.frames), np.array(shown) * 20, atol=6)
+    assert (len(clip.frames) - 1) / clip.fps == pytest.approx(times[-1])
+
+
+def test_a_little_jitter_changes_no_frame(tmp_path: Path) -> None:
+    jitter = np.random.default_rng(0).uniform(-0.008, 0.008, 20)
+    clip = read_video(video(tmp_path / "x.mkv", pictures(20), 30, list(np.maximum(np.arange(20) / 30 + jitter, 0))))
+    assert len(clip.frames) == 20
+    assert clip.fps == pytest.approx(30, rel=0.03)
+
+
+def test_frames_are_made_small_as_they_are_read(tmp_path: Path) -> None:
+    path = video(tmp_path / "x.mp4", pictures(5, 48, 64))
+    whole, small = read_video(path), read_video(path, 16)
+    assert small.frames.shape == (5, 16, 16, 3)
+    assert small.size == (48, 64)
+    np.testing.assert_allclose(small.frames, whole.frames.reshape(5, 16, 3, 16, 4, 3).mean((2, 4)), atol=1)
+
+
+def test_damaged_videos(tmp_path: Path) -> None:
+    whole = video(tmp_path / "good.webm", pictures(60)).read_bytes()
+    (tmp_path / "cut.webm").write_bytes(whole[: len(whole) * 6 // 10])
+    moved = video(tmp_path / "moved.mp4", np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), np.uint8))
+    data = bytearray(moved.read_bytes())
+    for place in range(len(data) // 4, len(data) // 2, 500):
+        data[place] ^= 0xFF
+    moved.write_bytes(data)
+    video(tmp_path / "leap.mkv", pictures(4), 50, [0, 0.02, 0.04, 4000])
+    (tmp_path / "nowhere.mp4").symlink_to(tmp_path / "gone.mp4")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "._good.webm").write_bytes(b"what a Mac leaves behind")
+    found = read(f"video_folder:{tmp_path}")
+    said = {Path(str(e).partition(": ")[0]).name: str(e) for e in found if isinstance(e, BadVideo)}
+    assert sorted(said) == ["cut.webm", "leap.mkv", "moved.mp4", "nowhere.mp4"]
+    assert "cut short" in said["cut.webm"]
+    assert "damaged" in said["moved.mp4"]
+    assert "no frame for 4000 s" in said["leap.mkv"]
+    assert "cannot be opened" in said["nowhere.mp4"]
+    assert [e.id for e in found if isinstance(e, Episode)] == ["good.webm"]
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    try:
+        os.rename(video(tmp_path / "x.mp4", pictures(4)), os.fsencode(tmp_path) + b"/pick_\xff.mp4")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (episode,) = good(f"video_folder:{tmp_path}").values()
+    assert episode.id == "pick_\\xff.mp4"
+    episode.instruction.encode()
+    assert open_dataset(f"video_folder:{tmp_path}").signature()
+
+
+# --- captions -------------------------------------------------------------------------------------
+
+
+def test_where_instructions_come_from(tmp_path: Path) -> None:
+    for name in ("a.mp4", "in/b.mp4", "in/put_cup_02.mp4"):
+        video(tmp_path / name, pictures(3))
+    (tmp_path / "in/b.txt").write_text("\ufeffturn the\nlever\n")
+    table = tmp_path / "captions.jsonl"
+    table.write_text('{"file": "./a.mp4", "instruction": " lift  it "}\n\n')
+    spec = f"video_folder:{tmp_path}"
+    assert [e.instruction for e in good(spec).values()] == ["lift it", "turn the lever", "put cup"]
+    before = open_dataset(spec).signature()
+    (tmp_path / "in/b.txt").write_text("turn another lever")
+    assert open_dataset(spec).signature() != before
+    other = tmp_path / "hf.csv"
+    other.write_text("file_name,text\nin/put_cup_02.mp4,\n")
+    assert [e.instruction for e in good(f"{spec},captions=hf.csv").values()][2] == "", "the table says: none"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("captions.csv", "name,words\na.mp4,go\n", "lacks the column file"),
+        ("captions.csv", "file,instruction\n,go\n", "line 2: names no file"),
+        ("captions.csv", "file,instruction\na.mp4,go\na.mp4,stop\n", "line 3: a second instruction for a.mp4"),
+        ("captions.csv", b"file,instruction\na.mp4,\xff\n", "it is not UTF-8"),
+        ("captions.jsonl", '{"file": "a.mp4"\n', "line 1: is not JSON"),
+        ("captions.jsonl", "[1]\n", "line 1: is no JSON object"),
+    ],
+)
+def test_captions_that_cannot_be_used(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
+    video(tmp_path / "a.mp4", pictures(3))
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(LapaError, match=f"{name}.*{message}"):
+        open_dataset(f"video_folder:{tmp_path}")
+
+
+def test_captions_without_a_video_are_told(tmp_path: Path) -> None:
+    video(tmp_path / "a.mp4", pictures(3))
+    (tmp_path / "captions.csv").write_text("file,instruction\na.mp4,go\nb.mp4,stop\n")
+    (tmp_path / "c.txt").write_bytes(b"\xff")
+    video(tmp_path / "c.mp4", pictures(3))
+    first, unreadable, absent = read(f"video_folder:{tmp_path}")
+    assert isinstance(first, Episode)
+    assert "c.txt: the instruction cannot be read" in str(unreadable)
+    assert "captions.csv: has an instruction for b.mp4" in str(absent)
+
+
+# --- Something-Something V2 -----------------------------------------------------------------------
+
+
+def test_something_v2(tmp_path: Path) -> None:
+    root = something(tmp_path / "ssv2")
+    found = good(f"something_v2:{root}")
+    assert {e.id: e.instruction for e in found.values()} == {
+        "7": "Holding a cup next to a red box",
+        "12": "pushing a pen",
+    }
+    assert (found["7"].frames.shape, found["7"].fps) == ((6, 24, 32, 3), 12)
+    assert [e.instruction for e in good(f"something_v2:{root},split=validation").values()] == ["Dropping a lid"]
+    assert len(good(f"something_v2:{root},split=all")) == 3
+    (root / "20bn-something-something-v2/12.webm").unlink()
+    assert "lacks 1 of the clips that the JSON lists, such as 12.webm" in str(read(f"something_v2:{root}")[-1])
+    for path in root.rglob("*.webm"):
+        path.unlink()
+    with pytest.raises(LapaError, match="holds none of the 2 webm files"):
+        open_dataset(f"something_v2:{root}")
+    (root / "labels/train.json").write_text('{"id": 3}')
+    with pytest.raises(LapaError, match="is no list of clips"):
+        open_dataset(f"something_v2:{root}")
+    with pytest.raises(LapaError, match='There is no split of Something-Something V2 "test"'):
+        open_dataset(f"something_v2:{root},split=test")
+
+
+def test_a_template_without_placeholders() -> None:
+    assert instruction({"template": "Doing nothing", "placeholders": []}) == "Doing nothing"
+    assert instruction({"label": "moving it"}) == "moving it"
+
+
+# --- frame folders --------------------------------------------------------------------------------
+
+
+def test_frame_folders(tmp_path: Path) -> None:
+    root = frame_folders(tmp_path / "frames")
+    found = good(f"frame_folder:{root},fps=12")
+    assert {e.id: e.instruction for e in found.values()} == {"lift_cup": "lift cup", "more/turn_lever": "turn lever"}
+    np.testing.assert_array_equal(found["lift_cup"].frames, pictures(12), "img_10 comes after img_9")
+    assert (found["lift_cup"].fps, good(f"frame_folder:{root},fps=12", 16)["lift_cup"].size) == (12, (24, 32))
+    (root / "captions.csv").write_text("file,instruction\nlift_cup,raise it\ngone,x\n")
+    (root / "more/turn_lever/img_3.png").write_bytes(b"no image")
+    first, broken, absent = read(f"frame_folder:{root},fps=12")
+    assert isinstance(first, Episode)
+    assert first.instruction == "raise it"
+    assert "img_3.png: the image cannot be read" in str(broken)
+    assert "has an instruction for gone" in str(absent)
+    (root / "more/turn_lever/img_3.png").write_bytes(encoded(pictures(1, 12, 12)[0]))
+    assert "img_3.png: is 12 x 12, the frames before it are 32 x 24" in str(read(f"frame_folder:{root},fps=12")[1])
+
+
+def test_frame_folders_that_lack_something(tmp_path: Path) -> None:
+    with pytest.raises(LapaError, match=r"images have no frame rate.*fps=12"):
+        open_dataset(f"frame_folder:{tmp_path}")
+    with pytest.raises(LapaError, match="holds no image"):
+        open_dataset(f"frame_folder:{tmp_path},fps=3")
+    frame_folders(tmp_path, ("one",), 1)
+    (alone,) = read(f"frame_folder:{tmp_path},fps=3")
+    assert "has 1 frame" in str(alone)
+
+
+# --- the released code's jsonl --------------------------------------------------------------------
+
+
+def test_jsonl_with_actions(tmp_path: Path) -> None:
+    path = jsonl(tmp_path)
+    found = good(f"lapa_jsonl:{path},fps=5")
+    assert list(found) == ["demo/episode_0", "demo/episode_1"]
+    episode = found["demo/episode_1"]
+    np.testing.assert_array_equal(episode.frames, pictures(5, seed=1))
+    assert episode.actions is not None
+    np.testing.assert_allclose(episode.actions[:, 0], np.arange(5) / 10)
+    assert (episode.actions.dtype, episode.action_names[-1], episode.fps) == (np.float32, "gripper", 5)
+    assert episode.instruction == "lift cup 1"
+    (tmp_path / "elsewhere").mkdir()
+    moved = path.rename(tmp_path / "elsewhere/data.jsonl")
+    assert len(good(f"lapa_jsonl:{moved},fps=5")) == 2, "paths may start one folder above"
+    assert len(good(f"lapa_jsonl:{moved},fps=5,images={tmp_path}")) == 2
+
+
+def test_jsonl_with_latents_is_video(tmp_path: Path) -> None:
+    found = good(f"lapa_jsonl:{jsonl(tmp_path, 'delta')},fps=5")
+    assert [e.actions for e in found.values()] == [None, None]
+
+
+def test_the_json_list_before_preprocessing(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in jsonl(tmp_path).read_text().splitlines()]
+    listed = []
+    for row in rows:
+        asked = {"from": "human", "value": "<image>\n" + row["instruction"]}
+        answer = {"from": "gpt", "raw_actions": row["raw_actions"], "states": {}}
+        listed.append({"id": row["id"], "image": row["image"], "conversations": [asked, answer]})
+    (tmp_path / "data.json").write_text(json.dumps(listed, indent=1))
+    one, two = (list(good(f"lapa_jsonl:{tmp_path}/data.{kind},fps=5").values()) for kind in ("json", "jsonl"))
+    for first, second in zip(one, two, strict=True):
+        np.testing.assert_array_equal(first.actions, second.actions)
+        assert first.instruction == second.instruction
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: {k: v for k, v in r.items() if k != "raw_actions"}, "has neither raw_actions nor delta"),
+        (lambda r: {k: v for k, v in r.items() if k != "image"}, "is no row of the released LAPA code"),
+        (lambda r: r | {"raw_actions": ["much"]}, "is no row of the released LAPA code"),
+        (lambda r: [r], "is no row of the released LAPA code"),
+    ],
+)
+def test_jsonl_rows_that_cannot_be_used(tmp_path: Path, change: object, message: str) -> None:
+    path = jsonl(tmp_path)
+    lines = path.read_text().splitlines()
+    lines[3] = json.dumps(change(json.loads(lines[3])))  # type: ignore[operator]
+    path.write_text("\n".join(lines))
+    with pytest.raises(LapaError, match=rf"data.jsonl, line 4: {message}"):
+        open_dataset(f"lapa_jsonl:{path},fps=5")
+
+
+def test_jsonl_episodes_that_cannot_be_used(tmp_path: Path) -> None:
+    path = jsonl(tmp_path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows if not r["image"].endswith("0/img_2.png")))
+    first, second = read(f"lapa_jsonl:{path},fps=5")
+    assert "img_1.png is followed by img_3.png" in str(first)
+    assert isinstance(second, Episode)
+    for row in rows:
+        if row["image"].endswith("1/img_4.png"):
+            row["raw_actions"] = [1.0]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert "raw_actions of other lengths" in str(read(f"lapa_jsonl:{path},fps=5")[1])
+    (tmp_path / "demo/episode_0/img_2.png").unlink()
+    assert "img_2.png: the image cannot be read" in str(read(f"lapa_jsonl:{path},fps=5")[0])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("<s> You are a helpful assistant. USER: pick up the cup ASSISTANT:", "pick up the cup"),
+        ("<image>\nWhat action should the robot take to `close it`", "close it"),
+        ("just this", "just this"),
+    ],
+)
+def test_prompts_are_unwrapped(prompt: str, said: str) -> None:
+    assert plain(prompt) == said
