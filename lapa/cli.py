@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from lapa.data.pack import Packed
     from lapa.recipe import Recipe
 
-Datasets = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="dataset", metavar="NAME:PATH")]
+Datasets = Annotated[
+    tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="dataset", metavar="NAME:PATH[,OPTION=VALUE]")
+]
 Seed = Annotated[int, tyro.conf.arg(help="seed of everything random")]
 Preset = Annotated[
     str, tyro.conf.arg(help="named settings: laptop, video (real clips) or paper; `lapa list` shows them")

@@ -149,7 +149,7 @@ def test_actions_that_are_nan(refuses: Refuses, robot: Path, tmp_path: Path) -> 
     actions[5, 1] = np.nan
     column = pa.array(actions.tolist(), table["action"].type)
     pq.write_table(table.set_column(table.column_names.index("action"), "action", column), path)
-    says = ("robot", 'episode "episode_000000"', "action is nan at frame 5, dimension 1", "Mend the dataset")
+    says = ("robot", 'episode "episode_000000"', "action is nan at frame 5, dimension 1", "Mend or remove it")
     refuses("finetune", "--dataset", f"lerobot:{tmp_path / 'robot'}", "--out", tmp_path / "out", says=says)
 
 
@@ -202,7 +202,7 @@ def test_a_robot_of_other_dimensions(refuses: Refuses, made: Path, small: list[s
         ("quantize --dataset clips/", '"clips/" does not name a dataset. Write NAME:PATH'),
         ("quantize", "Give at least one --dataset"),
         ("quantize --dataset tabletop:sim,episods=3", 'Did you mean "episodes"'),
-        ("quantize --dataset tabletop:sim,episodes=many", "episodes, seed and size are whole numbers"),
+        ("quantize --dataset tabletop:sim,episodes=many", "episodes is a whole number"),
         ("quantize --dataset tabletop:sim --preset laptpo", 'no preset "laptpo". Did you mean "laptop"'),
         ("quantize --dataset tabletop:sim --set laq.codebok_size=3", 'Did you mean "codebook_size"'),
         ("quantize --dataset tabletop:sim --set quantise.steps=3", 'Did you mean "quantize"'),
