@@ -103,7 +103,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantizer's answer. `embedding` [B, s, d] goes to the decoder, `codes` int64 [B, s] to the world."""
+    """A quantizer's answer. `embedding` [B, s, d] goes to the decoder, `codes` int64 [B, positions] to the
+    world."""
 
     embedding: torch.Tensor
     codes: torch.Tensor
@@ -128,14 +129,18 @@ class Dataset(Protocol):
 
 
 class Quantizer(Protocol):
-    """Continuous features [B, s, d] -> one of `size` codes at each of the s positions."""
+    """Continuous features [B, s, d] -> one of `size` codes at each of `positions` positions (s, or a multiple of it).
+
+    `forward` in training mode may count, but the codebook changes in `after_step` alone. Randomness is torch's.
+    """
 
     size: int
+    positions: int
 
     def forward(self, z: torch.Tensor) -> Quantized: ...
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        """int64 [B, s] -> float [B, s, d]."""
+        """int64 [B, positions] -> float [B, s, d]."""
         ...
 
     def after_step(self, step: int) -> Logs:

@@ -111,8 +111,8 @@ def from_released(
         if not theirs[old].isfinite().all():
             raise LapaError(f"{source}: {old} holds infinite or undefined numbers; the training had diverged.")
     tensors = {name: theirs[old].float() for name, old in names.items()}
-    # Counters of codes, which the released code does not save: they start anew.
-    counters = {f"quantizer.{name}": value for name, value in model.quantizer.config.build().state_dict().items()}
+    # Counters and prices of codes, which the released code does not save or know: they start at zero.
+    counters = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in ours.items() if name not in names}
     made = {"model": asdict(config), "recipe": recipe.to_json(), "results": {},
             "provenance": provenance(0, {}, {str(source): file_hash(source)}) | {"seed": None}}  # fmt: skip
     save_artefact(out, "laq", made, counters | tensors)
@@ -139,6 +139,9 @@ def to_released(source: Path, out: Path) -> LAQConfig:
     with torch.device("meta"):
         model = config.build()
     require_fit(model.state_dict(), artefact.tensors, source)
+    if artefact.tensors["quantizer.price"].any():
+        raise LapaError(f"{source} was trained with balanced codes (quantizer_options: balance), which are not the "
+                        "nearest ones; the released code would compute others.")  # fmt: skip
     with replacing(out) as temporary:
         torch.save({theirs: artefact.tensors[name] for name, theirs in released_names(model).items()}, temporary)
     return config

@@ -21,7 +21,7 @@ LINES = [line.split() for line in """
     tabletop
     data training.checkpoint training.distributed training.memory training.progress
     training.batches training.ema training.logbook training.resume training.stop
-    training.loop training.metrics
+    training.loop training.metrics training.watcher
     datasets benchmarks quantizers
     models
     backbones labels policies

@@ -85,6 +85,19 @@ def test_linear_r2_of_a_relation_and_of_noise() -> None:
         metrics.linear_r2(x[:3], y[:3], 0)
 
 
+def test_mlp_r2_reads_what_only_the_combination_of_codes_tells() -> None:
+    codes = np.random.default_rng(0).integers(0, 2, (2000, 2))
+    either = (codes[:, :1] ^ codes[:, 1:]).astype(np.float64)
+    x, before = metrics.one_hot(codes, 2), torch.get_rng_state()
+    assert metrics.linear_r2(x, either) < 0.02
+    assert metrics.mlp_r2(x, either) > 0.99
+    assert metrics.mlp_r2(x, either) == metrics.mlp_r2(x, either)
+    assert torch.equal(torch.get_rng_state(), before)  # asking does not disturb the training that it watches
+    noisy = either + np.random.default_rng(1).normal(size=either.shape) * either.std()  # as much noise as signal
+    assert metrics.mlp_r2(x, noisy) == pytest.approx(0.5, abs=0.06)
+    assert metrics.mlp_r2(x, np.full((2000, 1), 3.0)) == 0.0
+
+
 def test_linear_r2_weights_targets_by_their_variance() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4000, 1))
@@ -111,7 +124,7 @@ def test_probe_of_codes_that_are_actions_and_of_codes_that_are_places(packed: Pa
         [np.digitize(moved[:, i], np.quantile(moved[:, i], np.linspace(0, 1, 13)[1:-1])) for i in (0, 1)], 1
     )
     told = metrics.probe(bins, 12, packed, pairs, rows)
-    assert set(told) == {"action_r2", "displacement_r2", "position_r2"}
+    assert set(told) == {f"{name}{by}_r2" for name in ("action", "displacement", "position") for by in ("", "_mlp")}
     assert told["action_r2"] > 0.9
     assert told["position_r2"] < 0.5
     places = np.clip((packed.state[pairs.now, :2] * 12).astype(np.int64), 0, 11)

@@ -54,7 +54,7 @@ def test_a_misspelt_name_is_corrected() -> None:
         plugins.find("datasets", "lerobt")
     with pytest.raises(LapaError, match='Did you mean "datasets"'):
         plugins.names("dataset")
-    with pytest.raises(LapaError, match="Known: nsvq"):
+    with pytest.raises(LapaError, match="Known: fsq, nsvq"):
         plugins.find("quantizers", "zzzzzz")
 
 
@@ -132,7 +132,7 @@ def test_quantizers_meet_their_protocol(name: str) -> None:
     z = torch.randn(16, 3, 6, requires_grad=True)
     found = quantizer.train()(z)
     assert found.embedding.shape == z.shape
-    assert found.codes.shape == (16, 3)
+    assert found.codes.shape == (16, quantizer.positions)
     assert found.codes.dtype == torch.int64
     assert 0 <= found.codes.min() <= found.codes.max() < quantizer.size == 8
     assert found.loss.ndim == 0

@@ -134,7 +134,7 @@ def rollout_strip(real: Array, imagined: Array, path: Path, title: str = "Real a
 
 def _one_by_one(laq: LAQ) -> Array:
     """Every code at every position, the other positions at 0: int64 [<= MOST_CODES, s]."""
-    s, size = laq.config.codes, laq.config.codebook_size
+    s, size = laq.quantizer.positions, laq.quantizer.size
     table = np.zeros((s, size, s), np.int64)
     for position in range(s):
         table[position, :, position] = np.arange(size)

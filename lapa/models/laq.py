@@ -29,6 +29,7 @@ from lapa.models import released_layout
 from lapa.models.transformer import PEG, PositionBias, Transformer
 from lapa.training.checkpoint import load_artefact, load_strictly
 from lapa.training.distributed import BatchNorm, device
+from lapa.training.watcher import CodebookWatcher
 
 Images = Array | torch.Tensor  # uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1]
 
@@ -111,6 +112,7 @@ class LAQ(nn.Module):
         self.norm = BatchNorm(c.quant_dim) if c.normalise else nn.Identity()
         options = {"dim": c.quant_dim, "size": c.codebook_size, "positions": c.codes, **c.quantizer_options}
         self.quantizer = plugins.configure("quantizers", c.quantizer, options).build()
+        self.watcher = CodebookWatcher(self.quantizer.positions, self.quantizer.size)
         self.project_out = nn.Linear(c.quant_dim, c.dim)
         # Decoder
         self.decoder = PatchDecoder(c) if c.decoder == "transformer" else UNetDecoder(c)
@@ -124,7 +126,8 @@ class LAQ(nn.Module):
         return laq.to(device()).eval()
 
     def encode(self, now: Images, later: Images) -> torch.Tensor:
-        """Two batches of frames -> codes int64 [B, s]. The inverse dynamics model of stage 2."""
+        """Two batches of frames -> codes int64 [B, s] (residual codes: [B, s * levels]). The inverse dynamics model of
+        stage 2."""
         with _evaluating(self):
             now, later = self._pixels(now, "now"), self._pixels(later, "later")
             return self.quantizer(self.difference(now, later)).codes
@@ -143,10 +146,11 @@ class LAQ(nn.Module):
     def loss(self, batch: FramePairs) -> tuple[torch.Tensor, Logs]:
         """Mean squared error of the later frame, plus the quantizer's own loss (zero for NSVQ).
 
-        Logs: mse; error_over_copy, the error relative to copying x_t (below 1: the codes carry something);
-        perplexity, the effective number of codes in use."""
+        Logs: mse; error_over_copy, the error relative to copying x_t (below 1: the codes carry something)."""
         now, later = self._pixels(batch.now, "now"), self._pixels(batch.later, "later")
         future, quantized = self(now, later)
+        if self.training:
+            self.watcher.count(quantized.codes)
         mse = F.mse_loss(future.float(), later)
         copy = F.mse_loss(now, later).clamp_min(1e-8)  # a batch of still frames has nothing to predict
         logs = {"mse": float(mse.detach()), "error_over_copy": float(mse.detach() / copy), **quantized.logs}
@@ -179,8 +183,8 @@ class LAQ(nn.Module):
         return self.decoder(tokens, codes, self.position_bias(*tokens.shape[2:4]))
 
     def after_step(self, step: int) -> Logs:
-        """Codebook upkeep after optimizer step number `step`, from 1."""
-        return self.quantizer.after_step(step)
+        """Codebook upkeep after optimizer step number `step`, from 1; logs how the codes are used."""
+        return self.quantizer.after_step(step) | self.watcher.after_step(step)
 
     def _embed(self, video: torch.Tensor) -> torch.Tensor:
         p = self.config.patch_size
@@ -192,7 +196,7 @@ class LAQ(nn.Module):
 
     def _codes(self, codes: Images, batch: int) -> torch.Tensor:
         codes = torch.as_tensor(codes, device=self.project_in.weight.device)
-        shape, expected = list(codes.shape), [batch, self.config.codes]
+        shape, expected = list(codes.shape), [batch, self.quantizer.positions]
         if shape != expected or codes.is_floating_point():
             raise LapaError(f"LAQ: codes must be integers {expected}, not {_name(codes.dtype)} {shape}.")
         low, high = codes.aminmax() if codes.numel() else (0, 0)

@@ -1,8 +1,11 @@
 """NSVQ: vector quantization by noise substitution (the paper's quantizer; Vali and Backstrom, 2022).
 
 In training the decoder receives z plus noise as long as the quantization error, ||z - q|| / ||v|| * v with
-v ~ N(0, I), in place of the nearest codebook entry q. That is differentiable: the encoder learns through z,
-the codebook through ||z - q||, and no VQ loss term is needed. In inference the decoder receives q.
+v ~ N(0, I), in place of the codebook entry q. That is differentiable: the encoder learns through z, the codebook
+through ||z - q||, and no VQ loss term is needed. In inference the decoder receives q.
+
+An entry that is nearest to nothing is never drawn in, and the codes collapse. Two cures, each a setting: the released
+one moves idle entries on a fixed schedule; `balance` gives every entry, at every position, its fair share of the pairs.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lapa.contracts import Logs, Quantized
@@ -21,12 +25,16 @@ class Config:
     """A codebook of `size` entries of width `dim`, shared by the `positions` codes of a pair.
 
     schedule   (first, last, every) ranges of optimizer steps, ends included, after which idle entries are
-               replaced. The default is the released one: 10..90, 100..900 and 1000..4500.
+               replaced. The default is the released one: 10..90, 100..900 and 1000..4500. []: never.
     threshold  an entry is idle if it made up less than threshold / size of the codes since the last
                replacement: less than `threshold` of its fair share. (The released code compares the number of
                batches that used an entry with a fixed number; a share means the same at every interval and
                batch size.)
     noise      standard deviation of the perturbation of a replacement, in units of the codebook's own.
+    balance    pace at which use is evened out, 0 for not at all (the paper), 0.03 in our presets. Each position
+               adds to the squared distance from each entry a price, which rises while the entry is used more
+               than its share and falls while it is used less: an entry that nobody takes gets cheaper until
+               somebody does. Prices stay as they are in inference.
     """
 
     dim: int = 32
@@ -35,39 +43,49 @@ class Config:
     schedule: tuple[tuple[int, int, int], ...] = ((10, 90, 10), (100, 900, 100), (1000, 4500, 500))
     threshold: float = 0.1
     noise: float = 0.1
+    balance: float = 0.0
 
     def build(self) -> nn.Module:
         return NSVQ(self)
 
 
 class NSVQ(nn.Module):
-    """The quantizer. `usage` int64 [positions, size] counts the codes of training batches since the last
-    replacement; it is part of the state, so a resumed run replaces the same entries."""
+    """The quantizer. State: `price` float32 [positions, size], and `usage` int64 [positions, size], which counts the
+    codes of training batches since the last replacement; so a resumed run does what an unbroken one does."""
 
+    price: torch.Tensor
     usage: torch.Tensor
+    step_usage: torch.Tensor
+    margin: torch.Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.size = config.size
+        self.size, self.positions = config.size, config.positions
         self.codebook = nn.Parameter(torch.randn(config.size, config.dim))
+        self.register_buffer("price", torch.zeros(config.positions, config.size))
         self.register_buffer("usage", torch.zeros(config.positions, config.size, dtype=torch.int64))
+        # Of the step in hand alone, hence no part of the state.
+        self.register_buffer("step_usage", torch.zeros_like(self.usage), persistent=False)
+        self.register_buffer("margin", torch.zeros(config.positions), persistent=False)
 
     def forward(self, z: torch.Tensor) -> Quantized:
         """float [B, s, d] -> Quantized. Training draws noise (torch's global generator) and counts usage."""
         z = z.float()  # distances decide codes: never in half precision
         # Squared distances by subtraction, not by a matrix product: exact, and autocast leaves it alone.
-        codes = (z.detach().unsqueeze(-2) - self.codebook.detach()).square().sum(-1).argmin(-1)
+        cost = (z.detach().unsqueeze(-2) - self.codebook.detach()).square().sum(-1) + self.price
+        codes = cost.argmin(-1)
         q = self.lookup(codes)
         if not self.training:
-            return Quantized(q, codes, z.new_zeros(()), {"perplexity": perplexity(self._count(codes))})
+            return Quantized(q, codes, z.new_zeros(()))
+        self.step_usage += F.one_hot(codes, self.size).sum(0)
+        if self.config.balance:
+            first, second = cost.topk(2, largest=False).values.unbind(-1)
+            self.margin += (second - first).sum(0)
         v = noise_like(z)
         # The gradient of the norm at 0 is undefined; a floor keeps an exact hit finite.
         error = (z - q).square().sum(-1, keepdim=True).clamp_min(1e-12).sqrt()
-        count = sum_over_ranks(self._count(codes))
-        self.usage += count
-        embedding = z + error / v.norm(dim=-1, keepdim=True) * v
-        return Quantized(embedding, codes, z.new_zeros(()), {"perplexity": perplexity(count)})
+        return Quantized(z + error / v.norm(dim=-1, keepdim=True) * v, codes, z.new_zeros(()))
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
         """int64 [B, s] -> float32 [B, s, d]."""
@@ -75,7 +93,13 @@ class NSVQ(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int) -> Logs:
-        """On a scheduled step, move idle entries next to used ones, drawn by use, and count anew."""
+        """Move prices; on a scheduled step, also move idle entries next to used ones, drawn by use, and count anew."""
+        usage = sum_over_ranks(self.step_usage)
+        self.usage += usage
+        if self.config.balance:
+            self._adjust_prices(usage, sum_over_ranks(self.margin))
+        self.step_usage.zero_()
+        self.margin.zero_()
         if not any(step in range(first, last + 1, every) for first, last, every in self.config.schedule):
             return {}
         total = self.usage.sum(0)
@@ -85,17 +109,14 @@ class NSVQ(nn.Module):
             parents = torch.multinomial((total * ~idle).float(), replaced, replacement=True)
             used = self.codebook[parents]
             self.codebook[idle] = used + self.config.noise * self.codebook.std() * torch.randn_like(used)
+            self.price[:, idle] = self.price[:, parents]
         self.usage.zero_()
         return {"codes_replaced": float(replaced)}
 
-    def _count(self, codes: torch.Tensor) -> torch.Tensor:
-        """int64 [B, s] -> int64 [s, size]: how often each position used each entry."""
-        return torch.stack([torch.bincount(c, minlength=self.size) for c in codes.unbind(1)])
-
-
-def perplexity(usage: torch.Tensor) -> float:
-    """Counts [s, size] -> the effective number of entries in use, exp(entropy), averaged over positions.
-
-    Between 1 (collapse) and `size` (all entries equally often)."""
-    share = usage / usage.sum(-1, keepdim=True).clamp_min(1)
-    return float(torch.special.entr(share).sum(-1).exp().mean())
+    def _adjust_prices(self, usage: torch.Tensor, margin: torch.Tensor) -> None:
+        """A step towards equal use. Its unit is the position's mean margin, the distance between the best and the
+        second-best offer: what it takes to change a code, however far or near the pairs lie."""
+        pairs = usage.sum(1, keepdim=True).clamp_min(1)
+        excess = usage * self.size / pairs - 1  # 0 at the fair share, -1 when idle
+        self.price += self.config.balance * margin[:, None] / pairs * excess
+        self.price -= self.price.mean(1, keepdim=True)
