@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -511,34 +512,59 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
+MANY = ("quantize", "label", "pretrain", "finetune", "ground")  # run in many processes under torchrun
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command. Exit codes: 0 done, 1 an error the user can mend, 2 a wrong option, 130 interrupted."""
+    """Run one command. Exit codes: 0 done, 1 an error the user can mend, 2 a wrong option, 130 interrupted by Ctrl-C,
+    143 stopped by SIGTERM."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="lapa", description=__doc__.partition("\n")[0], args=arguments
-        )
+        with _processes(given[0] if given else ""):
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="lapa", description=__doc__.partition("\n")[0], args=arguments
+            )
     except LapaError as error:
-        sys.exit(_complain(str(error)))
-    except KeyboardInterrupt:
-        _complain("interrupted. What was finished is kept; run the same command again (with --resume where it trains).")
+        sys.exit(_complain(str(error), error))
+    except KeyboardInterrupt as error:
+        _complain(
+            "interrupted. What was finished is kept; run the same command again (with --resume where it trains).", error
+        )
         sys.exit(130)
     except BrokenPipeError:  # `lapa list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sys.exit(
-                _complain(
-                    f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command "
-                    "again (with --resume where it trains); what was finished is kept."
-                )
+            message = (
+                f"the disk is full ({error.filename or 'while writing'}). Free some space and run the same command "
+                "again (with --resume where it trains); what was finished is kept."
             )
+            sys.exit(_complain(message, error))
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            sys.exit(_complain(f"cannot use {error.filename}: {error.strerror}. Choose a place you may write to."))
+            message = f"cannot use {error.filename}: {error.strerror}. Choose a place you may write to."
+            sys.exit(_complain(message, error))
         raise
 
 
-def _complain(message: str) -> int:
+def _processes(command: str) -> AbstractContextManager[None]:
+    """The other processes, under torchrun."""
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        return nullcontext()
+    if command not in MANY:
+        raise LapaError(f"lapa {command} runs in one process, without torchrun. Many serve {', '.join(MANY)}.")
+    from lapa.training.distributed import processes
+
+    return processes()
+
+
+def _complain(message: str, error: BaseException) -> int:
+    """Tell the user, once, however many processes have failed."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from lapa.training.distributed import first_to_fail
+
+        if not first_to_fail(error):
+            return 1
     print(f"lapa: {message}", file=sys.stderr)
     return 1
 
@@ -551,8 +577,9 @@ def _some(dataset: tuple[str, ...]) -> tuple[str, ...]:
 
 def _pack(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Packed:
     from lapa.data.pack import pack
+    from lapa.training.distributed import once_a_machine
 
-    packed = pack(_some(dataset), image_size, skip_bad=skip_bad)
+    packed = once_a_machine(lambda: pack(_some(dataset), image_size, skip_bad=skip_bad))
     for reason in packed.bad:
         print(f"skipped: {reason}", file=sys.stderr)
     bad = f", {len(packed.bad)} skipped" if packed.bad else ""

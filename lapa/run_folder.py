@@ -8,6 +8,7 @@ from typing import Any
 from lapa.contracts import LapaError
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import finished, load_artefact, read_json, write_json
+from lapa.training.distributed import on_first_rank
 
 
 def begin(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, **inputs: Any) -> bool:
@@ -15,6 +16,10 @@ def begin(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, **input
 
     Raises LapaError when `out` is in use without --resume, or was started with other settings.
     """
+    return on_first_rank(lambda: _begin(out, recipe, seed, resume, kind, inputs))
+
+
+def _begin(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, inputs: dict[str, Any]) -> bool:
     if seed < 0:
         raise LapaError(f"--seed is a whole number from 0 on, got {seed}.")
     inputs = {name: list(value) if isinstance(value, tuple) else str(value) for name, value in inputs.items()}

@@ -21,6 +21,7 @@ from lapa.tabletop import language as lang
 from lapa.tabletop import world
 from lapa.tabletop.render import LOOKS, render
 from lapa.training.checkpoint import provenance, save_artefact
+from lapa.training.distributed import on_first_rank
 from lapa.training.loop import Optimisation, Sampler, fit
 
 CELLS = 24  # positions are classified into 24 cells per axis
@@ -113,5 +114,5 @@ def ground(out: Path, how: Optimisation, seed: int, config: tiny.Config | None =
 
     logs = fit(model, Sampler(draw, load), how, out, seed=seed, title="grounding")
     made = {"model": asdict(config), "recipe": asdict(how), "results": logs, "provenance": provenance(seed, {}, {})}
-    save_artefact(out, "backbone", made, model.backbone.state_dict())
+    on_first_rank(lambda: save_artefact(out, "backbone", made, model.backbone.state_dict()))
     return logs

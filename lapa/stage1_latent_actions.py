@@ -22,6 +22,7 @@ from lapa.models.idm import InverseDynamics
 from lapa.models.laq import LAQ, as_pixels
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import provenance, save_artefact
+from lapa.training.distributed import on_first_rank
 from lapa.training.logbook import Logbook, by_position
 from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everything
 from lapa.training.metrics import perplexity, probe, r2
@@ -52,24 +53,28 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
     fit(laq, _sampler(packed, pairs, recipe.quantize, training), recipe.quantize, out,
         seed=seed, title="LAQ", monitor=monitor, monitor_every=max(1, recipe.quantize.steps // 4),
         best="watched/error_over_copy")  # fmt: skip
-    results = watch(laq, packed, pairs, watched)
-    results["watched_on"] = "held-out episodes" if held_out.any() else "training pairs"
-    scenes = packed.gather(
-        pairs.now[np.random.default_rng(seed + 1).choice(len(pairs), min(6, len(pairs)), replace=False)]
-    )
-    codes, motion = code_table(laq, packed, pairs, watched)
-    gallery(
-        laq,
-        scenes,
-        out / "pictures" / "gallery.png",
-        "What each code does to the same scenes",
-        codes=codes,
-        motion=motion,
-    )
-    made = {"model": asdict(recipe.laq), "recipe": recipe.to_json(), "results": results,
-            "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {})}  # fmt: skip
-    save_artefact(out, "laq", made, laq.state_dict())
-    return results
+
+    def finish() -> dict[str, Any]:
+        results = watch(laq, packed, pairs, watched)
+        results["watched_on"] = "held-out episodes" if held_out.any() else "training pairs"
+        scenes = packed.gather(
+            pairs.now[np.random.default_rng(seed + 1).choice(len(pairs), min(6, len(pairs)), replace=False)]
+        )
+        codes, motion = code_table(laq, packed, pairs, watched)
+        gallery(
+            laq,
+            scenes,
+            out / "pictures" / "gallery.png",
+            "What each code does to the same scenes",
+            codes=codes,
+            motion=motion,
+        )
+        made = {"model": asdict(recipe.laq), "recipe": recipe.to_json(), "results": results,
+                "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {})}  # fmt: skip
+        save_artefact(out, "laq", made, laq.state_dict())
+        return results
+
+    return on_first_rank(finish)
 
 
 def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:
@@ -85,13 +90,17 @@ def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
     model.standardise(actions[pairs.now])
     sample = _sampler(packed, pairs, recipe.fit_idm, np.arange(len(pairs)))
     fit(model, sample, recipe.fit_idm, out, seed=seed, title="inverse dynamics")
-    some = pairs.batch(packed, np.arange(min(len(pairs), 1000)))
-    assert some.actions is not None
-    results = {"train_r2": r2(model.predict(some.now, some.later).cpu().numpy(), some.actions), "pairs": len(pairs)}
-    made = {**model.description(), "recipe": recipe.to_json(), "results": results,
-            "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {})}  # fmt: skip
-    save_artefact(out, "idm", made, model.state_dict())
-    return results
+
+    def finish() -> dict[str, Any]:
+        some = pairs.batch(packed, np.arange(min(len(pairs), 1000)))
+        assert some.actions is not None
+        results = {"train_r2": r2(model.predict(some.now, some.later).cpu().numpy(), some.actions), "pairs": len(pairs)}
+        made = {**model.description(), "recipe": recipe.to_json(), "results": results,
+                "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {})}  # fmt: skip
+        save_artefact(out, "idm", made, model.state_dict())
+        return results
+
+    return on_first_rank(finish)
 
 
 def _sampler(packed: Packed, pairs: PairIndex, how: Optimisation, rows: Array) -> Sampler:

@@ -15,6 +15,7 @@ from lapa.data.pairs import window_pairs
 from lapa.methods import METHODS
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import read_json
+from lapa.training.distributed import gather, on_first_rank, rank, ranks
 from lapa.training.memory import keep_freed_memory
 from lapa.training.metrics import r2
 from lapa.training.progress import Progress
@@ -51,7 +52,7 @@ def source_image_size(source: str) -> int:
 
 
 def label(packed: Packed, source: str, out: Path, end: str = "drop") -> dict[str, Any]:
-    """Label every pair of the source's window and write `out`. Returns the manifest.
+    """Label every pair of the source's window and write `out`. Returns the manifest. Ranks share the work.
 
     Raises LapaError when the source does not fit the data (no actions for ground truth, say).
     """
@@ -59,13 +60,17 @@ def label(packed: Packed, source: str, out: Path, end: str = "drop") -> dict[str
     keep_freed_memory()
     labeller = plugins.find("labels", str(method.source))(path=source).build()
     pairs = window_pairs(packed, labeller.window or 1e-9, end)  # type: ignore[arg-type]
+    # Whole batches go to one process: what is computed is the same, to the bit, however many there are.
+    batches = np.split(np.arange(len(pairs)), range(BATCH, len(pairs), BATCH))
+    mine = [batches[i] for i in np.array_split(np.arange(len(batches)), ranks())[rank()]]
     values = []
-    with Progress("labelling", len(pairs), unit="frames") as progress:
-        for start in range(0, len(pairs), BATCH):
-            rows = np.arange(start, min(start + BATCH, len(pairs)))
+    with Progress("labelling", sum(map(len, mine)), unit="frames", quiet=rank() > 0) as progress:
+        for rows in mine:
             values.append(labeller.label(pairs.batch(packed, rows)))
             progress.update(int(rows[-1]) + 1)
-    labels = Labels(labeller.kind, pairs.episode, pairs.frame, np.concatenate(values))
+    parts = gather(np.concatenate(values) if values else None)
+    found = np.concatenate([part for part in parts if part is not None])
+    labels = Labels(labeller.kind, pairs.episode, pairs.frame, found)
     manifest = {
         "method": method.name,
         "source": source,
@@ -83,5 +88,5 @@ def label(packed: Packed, source: str, out: Path, end: str = "drop") -> dict[str
     }
     if labels.kind == "actions" and packed.actions is not None:
         manifest["r2_of_true_actions"] = r2(labels.values, packed.actions[pairs.now])
-    write_labels(out, labels, manifest)
+    on_first_rank(lambda: write_labels(out, labels, manifest))
     return manifest

@@ -17,6 +17,7 @@ from lapa.data.transforms import ActionSpace, CodeSpace, Space
 from lapa.policies.vla import VLA, Batch
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import provenance, save_artefact
+from lapa.training.distributed import on_first_rank
 from lapa.training.loop import Sampler, fit, seed_everything
 
 
@@ -117,4 +118,4 @@ def save_policy(
         "results": results,
         "provenance": provenance(seed, {packed.spec: packed.fingerprint}, parents),
     }
-    save_artefact(out, "policy", made, policy.state_dict())
+    on_first_rank(lambda: save_artefact(out, "policy", made, policy.state_dict()))

@@ -12,6 +12,8 @@ from __future__ import annotations
 import copy
 import os
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -54,25 +56,50 @@ def device() -> torch.device:
 def processes() -> Iterator[None]:
     """Join the other processes for the length of a with-block, if torchrun started several; only rank 0 prints.
 
-    When one fails, the first to fail prints its message and all end with its kind of error.
+    Raises PeerGone when another process has ended before.
     """
+    global _store
     if int(os.environ.get("WORLD_SIZE", 1)) < 2 or dist.is_initialized():
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    dist.init_process_group(timeout=PATIENCE)  # gloo for CPU tensors and, where there are GPUs, NCCL for theirs
+    _store, number, count = next(dist.rendezvous("env://"))
+    # No backend named: gloo for CPU tensors and, where there are GPUs, NCCL for theirs.
+    dist.init_process_group(store=dist.PrefixStore("lapa", _store), rank=number, world_size=count, timeout=PATIENCE)
     told = sys.stdout
-    if rank():
+    if number:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         yield
         dist.barrier()  # nobody leaves while another still talks to it
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise PeerGone(f"another process of this run has ended (rank {number} noticed: {error}).") from None
     finally:
-        if rank():
+        if number:
             sys.stdout.close()
             sys.stdout = told
         dist.destroy_process_group()
+
+
+class PeerGone(LapaError):
+    """Another process of the run has ended; its own message, if it had one, says why."""
+
+
+_store: dist.Store | None = None  # outlives the processes' ties, to the end of the command
+
+
+def first_to_fail(error: BaseException) -> bool:
+    """Whether this process is the one to tell the user, the first to fail. PeerGone waits for the peer's own words."""
+    if _store is None:
+        return True
+    for _ in range(50 if isinstance(error, PeerGone) else 0):
+        if _store.add("failed", 0):
+            break
+        time.sleep(0.1)
+    return _store.add("failed", 1) == 1
 
 
 def on_first_rank(do: Callable[[], T]) -> T:
@@ -91,6 +118,22 @@ def on_first_rank(do: Callable[[], T]) -> T:
         raise answer[1]
     result: T = answer[0]
     return result
+
+
+def once_a_machine(do: Callable[[], T]) -> T:
+    """One rank of each machine does it first, then the others, who find in the cache what it has left there."""
+    if ranks() == 1:
+        return do()
+    first, result, error = int(os.environ.get("LOCAL_RANK", 0)) == 0, None, None
+    if first:
+        try:
+            result = do()
+        except Exception as found:
+            error = found
+    for found in gather(error):
+        if found is not None:
+            raise found
+    return do() if result is None else result
 
 
 def mean_over_all(parts: Sequence[Logs]) -> Logs:
@@ -276,9 +319,11 @@ class Spread:
             self._replicated = _shard(self.model)
         else:
             # Which parameters a step leaves alone depends on the model (LAQ has norms without a context, say).
-            self._ddp = nn.parallel.DistributedDataParallel(
-                _Loss(model), broadcast_buffers=False, find_unused_parameters=True
-            )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)  # its new name came with 2.13
+                self._ddp = nn.parallel.DistributedDataParallel(
+                    _Loss(model), broadcast_buffers=False, find_unused_parameters=True
+                )
 
     def loss(self, batch: Any) -> tuple[Tensor, Logs]:
         """The loss of this share of the batch, ready for backward."""
@@ -307,13 +352,17 @@ class Spread:
             if parameter.grad is not None:
                 parameter.grad = sum_over_ranks(parameter.grad) / ranks()
 
+    @torch.no_grad()
     def gather(self) -> nn.Module:
         """The whole model with the weights of now, on this rank's device, until `release`. Every rank calls it."""
         if self.model is not self.whole:
-            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+            from torch.distributed.tensor import DTensor
 
-            full = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True))
-            self.whole.to(device()).load_state_dict(full)
+            slices = self.model.state_dict()
+            for name, tensor in self.whole.to(device()).state_dict().items():
+                mine = slices[name]
+                if tensor.numel():
+                    tensor.copy_(mine.full_tensor() if isinstance(mine, DTensor) else mine)
         return self.whole
 
     def release(self) -> None:
