@@ -124,16 +124,16 @@ def once_a_machine(do: Callable[[], T]) -> T:
     """One rank of each machine does it first, then the others, who find in the cache what it has left there."""
     if ranks() == 1:
         return do()
-    first, result, error = int(os.environ.get("LOCAL_RANK", 0)) == 0, None, None
-    if first:
+    result: list[T] = []
+    fault: Exception | None = None
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         try:
-            result = do()
-        except Exception as found:
-            error = found
-    for found in gather(error):
-        if found is not None:
-            raise found
-    return do() if result is None else result
+            result = [do()]
+        except Exception as error:
+            fault = error
+    for found in filter(None, gather(fault)):
+        raise found
+    return result[0] if result else do()
 
 
 def mean_over_all(parts: Sequence[Logs]) -> Logs:
@@ -319,6 +319,9 @@ class Spread:
             self._replicated = _shard(self.model)
         else:
             # Which parameters a step leaves alone depends on the model (LAQ has norms without a context, say).
+            warnings.filterwarnings(
+                "ignore", "Grad strides do not match", UserWarning
+            )  # of 1x1 convolutions: no matter
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)  # its new name came with 2.13
                 self._ddp = nn.parallel.DistributedDataParallel(

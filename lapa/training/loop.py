@@ -257,7 +257,7 @@ def _state(
     state |= {f"ema.{name}": tensor for name, tensor in ema.average.items()}
     for name, parameter in trained.items():
         state |= {f"optimizer.{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
-    return state
+    return {name: tensor for name, tensor in state.items() if tensor.numel()}
 
 
 def _restore(
