@@ -15,7 +15,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lapa.contracts import LapaError
+from lapa.training import progress
 from lapa.training.logbook import Logbook, by_position, read_metrics, require
+from lapa.training.progress import Progress
 
 
 def lines(run: Path) -> list[dict[str, float]]:
@@ -158,3 +160,33 @@ def test_a_tracker_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     require("none")
     with pytest.raises(LapaError, match="--log wandb needs the package wandb: pip install wandb"):
         require("wandb")
+
+
+# --- the console ----------------------------------------------------------------------------------
+
+
+def test_the_console_says_units_time_left_and_what_it_took(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([100.0, *(100.0 + 8 * i for i in range(1, 200))])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with Progress("LAQ", 2000, done=1000) as bar:
+        for step in range(1001, 1100):
+            bar.update(step, {"loss": 0.25, "mse": 0.25, "perplexity": 7.5})
+    first, *more, last = capsys.readouterr().err.splitlines()
+    assert first == "LAQ: 1,002 of 2,000 steps, 2 h 13 min left, 0.125 a second, loss 0.25, perplexity 7.5"
+    assert 10 < len(more) < 50, "fewer and fewer lines"
+    assert last == "LAQ: 99 steps in 13 min 20 s, 0.124 a second."
+
+
+def test_only_one_process_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("LAQ", 2, quiet=True) as bar:
+        bar.update(2)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3.21, "3.2 s"), (45.4, "45 s"), (119.6, "2 min 00 s"), (11100, "3 h 05 min")]
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert progress.duration(seconds) == words

@@ -14,6 +14,7 @@ from lapa.training.checkpoint import replacing
 Curves = Mapping[str, tuple[list[int], list[float]]]  # name -> (steps, values), as training.logbook.read_metrics
 COLOURS = ("#1f6feb", "#d1603d", "#2e9e6b", "#8457c9", "#c99a1b", "#3aa5b8", "#b8437f", "#6b7280")
 STYLES = ("-", "--", ":", "-.")
+MUTED = "#686c74"
 COLUMNS = 3
 
 
@@ -77,7 +78,7 @@ def _panels(runs: Mapping[str, Curves]) -> list[Panel]:
     """The known panels, and one for every name that belongs to none of them."""
     names = dict.fromkeys(name for run in runs.values() for name in run)
     rest = [name for name in names if not any(re.fullmatch(panel.names, name) for panel in PANELS)]
-    return [*PANELS, *(Panel(_words(name), "", re.escape(name)) for name in rest)]
+    return [*PANELS, *(Panel(_label(*_parts(name)), "", re.escape(name)) for name in rest)]
 
 
 def _series(panel: Panel, runs: Mapping[str, Curves]) -> list[str]:
@@ -90,49 +91,66 @@ def _same(run: Curves, one: str, other: str) -> bool:
 
 
 def _draw(axes: Any, panel: Panel, names: list[str], runs: Mapping[str, Curves], codebook: int | None) -> None:
-    many = len(runs) > 1
+    """One run: a colour a figure and position. Several: a colour a run. Watched pairs are dashed, batches are not."""
+    many, told = len(runs) > 1, set[str]()
+    parts = {name: _parts(name) for name in names}
+    kinds = list(dict.fromkeys(kind for kind, *_ in parts.values()))
+    lines = list(dict.fromkeys((kind, position) for kind, position, _ in parts.values()))
     for r, run in enumerate(runs.values()):
-        before = list(runs.values())[:r]
-        for n, name in enumerate(names):
+        for name, (kind, position, watched) in parts.items():
             if name not in run:
                 continue
             steps, values = run[name]
-            colour, style = (_colour(r), STYLES[n % len(STYLES)]) if many else (_colour(n), "-")
-            width = 1.4 if many else max(1.9 - 0.3 * n, 1.0)  # two lines that agree both stay in sight
-            label = _words(name) if len(names) > 1 and not any(name in other for other in before) else None
+            line = lines.index((kind, position))
+            style = STYLES[kinds.index(kind) % len(STYLES)] if many and len(kinds) > 1 else "--" if watched else "-"
+            colour, width = (_colour(r), 1.4) if many else (_colour(line), max(1.9 - 0.3 * line, 1.0))
+            label = _label(kind if len(kinds) > 1 else "", "" if many else position, watched)
+            marker = "." if panel.events or len(steps) < 12 else ""
             if panel.events:
                 axes.vlines(steps, 0, values, color=colour, linewidth=1.2)
-            marker = "." if panel.events or len(steps) < 12 else ""
-            style = "" if panel.events else style
-            axes.plot(steps, values, color=colour, linestyle=style, linewidth=width, marker=marker, label=label)
+                axes.yaxis.get_major_locator().set_params(integer=True)
+            axes.plot(steps, values, color=colour, linestyle="" if panel.events else style, linewidth=width,
+                      marker=marker, label=label if label not in told and len(names) > 1 else None)  # fmt: skip
+            told.add(label)
     last = max(steps[-1] for run in runs.values() for steps, _ in run.values())
     axes.set_xlim(-0.02 * last, 1.02 * last)  # the same for all panels
     reference = codebook if panel.title == "Perplexity" else panel.reference
     if reference is not None:
         axes.axhline(reference, color="#9aa0a8", linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
-    if panel.log and all(v > 0 for run in runs.values() for name in names for v in run.get(name, ([], []))[1]):
+    values = [v for run in runs.values() for name in names for v in run.get(name, ([], []))[1]]
+    if panel.log and min(values) > 0:
         axes.set_yscale("log")
-        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis("{x:.2g}")
+        axes.yaxis.set_major_formatter("{x:.2g}")
+        axes.yaxis.set_minor_formatter("{x:.2g}" if max(values) < 4 * min(values) else "")
     axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold")
-    axes.set_xlabel("optimizer step", fontsize=8.5, color="#686c74")
-    axes.set_ylabel(panel.unit, fontsize=8.5, color="#686c74")
+    axes.set_xlabel("optimizer step", fontsize=8.5, color=MUTED)
+    axes.set_ylabel(panel.unit, fontsize=8.5, color=MUTED)
     axes.tick_params(which="both", labelsize=8, color="#d6d9de")
     axes.grid(color="#e6e8ec", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#d6d9de")
-    if len(names) > 1:
-        axes.legend(fontsize=7.5, frameon=False, handlelength=1.6)
+    if len(told) > 1:
+        legend = axes.legend(fontsize=7.5, handlelength=1.9, framealpha=0.7, edgecolor="none")
+        for handle in legend.legend_handles if many else ():
+            handle.set_color(MUTED)
 
 
 def _colour(i: int) -> str:
     return COLOURS[i % len(COLOURS)]
 
 
-def _words(name: str) -> str:
-    """ "watched/perplexity_0" -> "perplexity of position 0, watched pairs"."""
-    watched, name = name.startswith("watched/"), name.removeprefix("watched/")
-    words = re.sub(r"_(\d+)$", r" of position \1", name)
-    words = words.replace("_mlp_r2", " R², MLP").replace("_r2", " R²").replace("_", " ")
-    return f"{words}, watched pairs" if watched and "R²" not in words else words
+def _parts(name: str) -> tuple[str, str, bool]:
+    """ "watched/perplexity_0" -> ("perplexity", "0", True): the kind of figure, position of the code, watched pairs?"""
+    kind, position = re.fullmatch(r"(.*?)(?:_(\d+))?", name.removeprefix("watched/")).groups()  # type: ignore[union-attr]
+    return kind, position or "", name.startswith("watched/")
+
+
+def _label(kind: str, position: str, watched: bool) -> str:
+    words = kind.replace("_mlp_r2", " (MLP)").replace("_r2", "").replace("_", " ")
+    if "_r2" in kind:  # a probe: always of watched pairs
+        return words
+    return (
+        ", ".join(w for w in (words, f"position {position}" if position else "", "watched" if watched else "") if w)
+        or "batch"
+    )

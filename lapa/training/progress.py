@@ -14,7 +14,10 @@ from rich.progress import Progress as RichProgress
 
 from lapa.contracts import Logs
 
-SHOWN = ("loss", "error_over_copy", "perplexity", "perplexity_0", "accuracy")  # of what is logged, where there is room
+# What of the logs is shown, where there is room.
+SHOWN = {"loss": "loss", "error_over_copy": "error/copy", "perplexity": "perplexity", "perplexity_0": "perplexity 0",
+         "accuracy": "accuracy"}  # fmt: skip
+BAR = 16  # characters of the bar
 SOON = 10.0  # seconds to the first line in a log; the gaps grow with the run, to a thirtieth of it
 
 
@@ -39,7 +42,7 @@ class Progress:
     def __enter__(self) -> Progress:
         if sys.stderr.isatty() and not self.quiet:
             self._bar = RichProgress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(self.unit),
+                TextColumn("{task.description}"), BarColumn(BAR), MofNCompleteColumn(), TextColumn(self.unit),
                 TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[logs]}"),
                 console=Console(stderr=True), transient=True,
             )  # fmt: skip
@@ -50,8 +53,12 @@ class Progress:
     def update(self, done: int, logs: Logs | None = None) -> None:
         """Say that `done` of `total` are done."""
         now, self.done = time.monotonic(), done
-        shown = [f"{name.replace('_', ' ')} {logs[name]:.3g}" for name in SHOWN if name in logs] if logs else []
+        shown = [f"{words} {logs[name]:.3g}" for name, words in SHOWN.items() if name in logs] if logs else []
         if self._bar:
+            taken = len(f"{self.title} {self.total}/{self.total} {self.unit} 0:00:00 left 0:00:00 ") + BAR + 2
+            room = self._bar.console.width - taken  # rich would squeeze all columns alike, the times too
+            while shown and len("  ".join(shown)) > room:
+                shown.pop()
             self._bar.update(self._task, completed=done, logs="  ".join(shown))
         elif not self.quiet and now - self._told > max(SOON, (now - self.started) / 30):
             rate = (done - self.first) / (now - self.started)
