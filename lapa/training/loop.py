@@ -132,7 +132,7 @@ def fit(
     `monitor_every` steps and at the end; it runs on rank 0, with the weights that would be saved. Checkpoints go to
     `out/checkpoints` every `save_every` seconds, whenever the monitor has run, at the end and when asked to stop, and
     are read back if they are there; that with the lowest watched figure `best` is kept. The logbook in `out` gets an
-    entry whenever the monitor has run and every hundredth of the steps.
+    entry every hundredth of the steps, and whenever the monitor has run or codes were replaced.
 
     Raises LapaError when the loss stops being a number; KeyboardInterrupt or SystemExit(143) when asked to stop.
     """
@@ -173,14 +173,15 @@ def fit(
                     raise LapaError(f"{title}: the loss is {logs['loss']} at step {done}; try a lower learning rate.")
                 clip_gradients(list(trained.values()), how.clip)
                 optimizer.step()
-                logs |= upkeep(done) if upkeep else {}
+                kept = upkeep(done) if upkeep else {}
+                logs |= kept
                 ema.update(done)
 
                 watched: Logs = {}
                 if monitor and (last or (monitor_every and done % monitor_every == 0)):
                     watched = _watched(spread, ema, monitor, done, book, stop)
                     logs |= watched
-                if last or watched or done % max(1, how.steps // 100) == 0:
+                if last or watched or kept.get("codes_replaced") or done % max(1, how.steps // 100) == 0:
                     book.write(done, {"lr": how.rate(step), **logs})
                 progress.update(done, logs)
                 asked, due = on_any_rank(stop.asked, time.monotonic() - saved > save_every)

@@ -61,7 +61,7 @@ class CodebookWatcher(nn.Module):
             f"{self.size} codes (perplexity over the last 50 batches). Codes that are hardly used tell nothing. Try "
             "--set 'laq.quantizer_options={\"balance\": 0.03}' (NSVQ: gives every code its share) and "
             "--set laq.normalise=true; if they are set, too little moves between the two frames: try a longer "
-            "--window, or a smaller laq.codebook_size. Curves: metrics.jsonl, perplexity_0 and on.",
+            "--window, or a smaller laq.codebook_size. Curves: lapa inspect RUN.",
             file=sys.stderr,
         )
 
