@@ -174,11 +174,10 @@ def _alone() -> Iterator[None]:
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """The sum over all ranks, without a gradient: counts, and whatever else makes up a statistic of the batch."""
-    if ranks() == 1 or not _together:
-        return x
+    """The sum over all ranks, a new tensor without a gradient: counts, and what else makes a statistic of the batch."""
     total = x.detach().clone()
-    dist.all_reduce(total)
+    if ranks() > 1 and _together:
+        dist.all_reduce(total)
     return total
 
 
