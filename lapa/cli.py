@@ -107,6 +107,7 @@ def quantize(
     preset: Preset = "laptop",
     steps: Steps = None,
     window: float | None = None,
+    labelled: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME:PATH")] = (),
     seed: Seed = 0,
     log: Log = "none",
     resume: Resume = False,
@@ -120,18 +121,25 @@ def quantize(
         out: folder of the artefact; pictures and metrics.jsonl appear there while it trains
         method: lapa fits LAQ on video without actions; vpt fits inverse dynamics on labelled trajectories
         window: seconds between the two frames (None: the preset's)
+        labelled: a few trajectories with actions that the codes shall tell too; needs --set objectives.actions=1
     """
     from lapa.run_folder import begin
     from lapa.stage1_latent_actions import fit_idm, fit_laq
 
     key = "quantize" if method == "lapa" else "fit_idm"
     recipe = _recipe(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps, log)
-    if begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset):
+    taught: dict[str, Any] = {"labelled": labelled} if labelled else {}
+    if method == "vpt" and labelled:
+        raise LapaError("--labelled belongs to --method lapa; for vpt give the labelled trajectories as --dataset.")
+    if begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset, **taught):
         return
     _watch(out)
     size = recipe.laq.image_size if method == "lapa" else recipe.idm.image_size
     packed = _pack(dataset, size, skip_bad)
-    results = fit_laq(packed, recipe, out, seed) if method == "lapa" else fit_idm(packed, recipe, out, seed)
+    if method == "lapa":
+        results = fit_laq(packed, recipe, out, seed, _pack(labelled, size, skip_bad) if labelled else None)
+    else:
+        results = fit_idm(packed, recipe, out, seed)
     _told(results)
     print(f"{'LAQ' if method == 'lapa' else 'The inverse dynamics model'} is in {out}.")
     print(f"Look: lapa inspect {out}" + (f" {_again(dataset)}" if method == "lapa" else ""))
@@ -330,9 +338,10 @@ def compare(
 
 
 def study(
-    name: Annotated[Literal["quantizers", "collapse"], tyro.conf.Positional],
+    name: Annotated[Literal["quantizers", "options", "collapse"], tyro.conf.Positional],
     out: Path,
     dataset: Datasets = (),
+    labelled: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME:PATH")] = (),
     preset: Preset = "laptop",
     seeds: int | None = None,
     steps: Steps = None,
@@ -347,20 +356,23 @@ def study(
     position the codes tell.
 
     Args:
-        name: quantizers: each quantizer with 8 and 16 codes; collapse: the preset itself with many seeds
+        name: quantizers: each quantizer with 8 and 16 codes; options: additions to stage 1, one at a time; collapse:
+            the preset itself with many seeds
         out: folder of all runs, results.json, table.md and study.png
-        dataset: videos, given once or more (none: 1,500 episodes of Tabletop)
+        dataset: videos, given once or more (none: 1,500 episodes of Tabletop, and 20 labelled ones)
+        labelled: a few trajectories with actions, for the rows of options that teach the codes with them
         seeds: seeds per setting (None: the study's)
         workers: runs side by side, one thread each (0: one per core)
         results: results.json of an earlier study; what it has is not run again
     """
     from lapa.plugins import choose
-    from lapa.study import STUDIES, TABLETOP, Setting, run_study
+    from lapa.study import LABELLED, STUDIES, TABLETOP, Setting, run_study
 
     usual = STUDIES[choose(name, STUDIES, "study")]
     options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
     setting = Setting(name, dataset or (TABLETOP,), seeds if seeds is not None else usual.seeds,
-                      steps if steps is not None else usual.steps, options)  # fmt: skip
+                      steps if steps is not None else usual.steps, options,
+                      labelled if dataset else labelled or (LABELLED,))  # fmt: skip
     run_study(setting, out, workers, results)
     print((out / "table.md").read_text(), end="")
     print(f"Table, figures and picture are in {out}.")

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from lapa.contracts import LapaError
 from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
+from lapa.models.objectives import Objectives
 from lapa.plugins import choose, configure
 from lapa.policies.vla import Config as VLAConfig
 from lapa.training.loop import Optimisation
@@ -32,6 +33,8 @@ class Recipe:
         )
     )  # fmt: skip
     """latent action quantization (stage 1)"""
+    objectives: Objectives = Objectives()
+    """what LAQ is asked beside the reconstruction (stage 1)"""
     quantize: Optimisation = Optimisation(steps=1300, batch_size=64, learning_rate=2e-3, clip=10.0, warmup=50)
     """optimisation of LAQ"""
     idm: IDMConfig = IDMConfig()

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from lapa.contracts import Array, FramePairs, Logs
+from lapa.data.lessons import Lessons, Pool
 from lapa.data.pack import Packed
-from lapa.data.pairs import PairIndex, window_pairs
+from lapa.data.pairs import PairIndex, several_windows, window_pairs
 from lapa.explorer.codes import gallery, reconstructions
 from lapa.models.idm import InverseDynamics
 from lapa.models.laq import LAQ, as_pixels
+from lapa.models.objectives import Taught
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import provenance, save_artefact
 from lapa.training.distributed import on_first_rank
@@ -30,18 +32,21 @@ from lapa.training.metrics import perplexity, probe, r2
 WATCHED = 4000  # pairs, fixed for the run, on which stage 1 is watched
 
 
-def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:
+def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int, labelled: Packed | None = None) -> dict[str, Any]:
     """Train LAQ on the pairs of the window and save it to `out`. Returns the results kept in its config.json.
 
     Every `recipe.hold_out`th episode is held out and the figures are of those, or else of training pairs.
+    What the videos have of actions is not looked at but by the probe; those of `labelled` are, if objectives.actions.
     """
     pairs = window_pairs(packed, recipe.window, recipe.end)
     seed_everything(seed)
     laq = recipe.laq.build()
-    held_out = pairs.episode % recipe.hold_out == recipe.hold_out - 1
+    held_out = _held_out(pairs, recipe)
     pool = np.flatnonzero(held_out) if held_out.any() else np.arange(len(pairs))
     watched = np.random.default_rng(seed).choice(pool, min(WATCHED, len(pool)), replace=False)
-    training = np.flatnonzero(~held_out)
+    lessons = _lessons(packed, recipe, labelled)
+    ask = recipe.objectives
+    learner = Taught(laq, ask, lessons.actions) if ask.any or labelled else laq
 
     def monitor(step: int, book: Logbook) -> Logs:
         results = watch(laq, packed, pairs, watched)
@@ -50,7 +55,7 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
         book.picture("reconstructions", picture)
         return by_position({f"watched/{name}": value for name, value in results.items()})
 
-    fit(laq, _sampler(packed, pairs, recipe.quantize, training), recipe.quantize, out,
+    fit(learner, Sampler(lessons.draw, lessons.load), recipe.quantize, out,
         seed=seed, title="LAQ", monitor=monitor, monitor_every=max(1, recipe.quantize.steps // 4),
         best="watched/error_over_copy")  # fmt: skip
 
@@ -70,11 +75,28 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
             motion=motion,
         )
         made = {"model": asdict(recipe.laq), "recipe": recipe.to_json(), "results": results,
-                "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {})}  # fmt: skip
+                "provenance": provenance(seed, {p.spec: p.fingerprint for p in (packed, labelled) if p}, {})}  # fmt: skip
         save_artefact(out, "laq", made, laq.state_dict())
         return results
 
     return on_first_rank(finish)
+
+
+def _lessons(packed: Packed, recipe: Recipe, labelled: Packed | None) -> Lessons:
+    """What LAQ learns from: all pairs but those of held-out episodes, and the labelled ones."""
+    ask = recipe.objectives
+
+    def pool(part: Packed, every_row: bool) -> Pool:
+        pairs = several_windows(part, recipe.window, ask.windows, recipe.end)
+        return Pool(part, pairs, np.flatnonzero(every_row | ~_held_out(pairs, recipe)))
+
+    few = pool(labelled, True) if labelled else None
+    return Lessons(pool(packed, False), recipe.quantize.batch_size, few, ask.labelled_every, bool(ask.additivity))
+
+
+def _held_out(pairs: PairIndex, recipe: Recipe) -> Array:
+    """bool [P]: is the pair of an episode that is watched and not trained on?"""
+    return pairs.episode % recipe.hold_out == recipe.hold_out - 1
 
 
 def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ skipped, here or in an earlier results.json; what was killed goes on.
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,17 +20,19 @@ from lapa.plugins import choose
 from lapa.schedule import Step, run, seconds
 from lapa.training.checkpoint import read_json, replacing, write_json
 
-TABLETOP = "tabletop:sim,episodes=1500,seed=1"  # the dataset when none is given
+# The dataset when none is given: videos and, for rows that need them, twenty labelled trajectories.
+TABLETOP, LABELLED = "tabletop:sim,episodes=1500,seed=1", "tabletop:sim,episodes=20,seed=2"
 GOAL = 0.9  # of |C|: what the perplexity of every position is to reach
 COLLAPSED = 0.25  # of |C|: a run with a position below has collapsed
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of a study: its name, and what it changes (options of `lapa quantize`)."""
+    """One setting of a study: its name, what it changes (options of `lapa quantize`), does it need --labelled?"""
 
     name: str
     options: tuple[str, ...] = ()
+    labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,39 @@ def grid(*axes: Sequence[Row]) -> tuple[Row, ...]:
 QUANTIZERS = (row("NSVQ", "laq.quantizer=nsvq"),)
 SIZES = tuple(row(f"|C| {size}", f"laq.codebook_size={size}") for size in (8, 16))
 
+OPTIONS = (
+    Row("the preset"),
+    row("pairs of 1 to 3 windows", "objectives.windows=3"),
+    row("frames augmented alike", "objectives.augment=1"),
+    Row("true actions of the labelled", ("--set", "objectives.actions=1"), labelled=True),
+    row("reversal", "objectives.reversal=1"),
+    row("reversal, additivity", "objectives.reversal=1", "objectives.additivity=1"),
+    row("frozen features beside pixels", "objectives.features=1"),
+    row("frozen features alone", "objectives.features=1", "objectives.pixels=false"),
+    row("paper's decoder", "laq.decoder=transformer"),
+    row("additive decoder", "laq.decoder=additive"),
+)
+
 STUDIES: dict[str, Study] = {
     "quantizers": Study("the quantizers, each with 8 and 16 codes", grid(QUANTIZERS, SIZES)),
+    "options": Study("additions to stage 1, one at a time", OPTIONS),
     "collapse": Study("the preset itself, many seeds: how often do its codes collapse?", (Row("preset"),), 20, 200),
 }
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows of a study share. `options` are further options of `lapa quantize`, such as --preset."""
+    """What all rows of a study share. `options` are further options of `lapa quantize`, such as --preset.
+
+    Rows that need labelled trajectories are left out when there are none.
+    """
 
     study: str
     datasets: tuple[str, ...]
     seeds: int
     steps: int
     options: tuple[str, ...] = ()
+    labelled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         choose(self.study, STUDIES, "study")
@@ -105,9 +124,11 @@ class Cell:
 def cells(setting: Setting, folder: Path) -> list[Cell]:
     """The runs of a study, the first seed of every row first: what is there early already compares all rows."""
     data = tuple(word for spec in setting.datasets for word in ("--dataset", spec))
+    few = tuple(word for spec in setting.labelled for word in ("--labelled", spec))
+    rows = [r for r in STUDIES[setting.study].rows if few or not r.labelled]
     made = []
-    for seed, each in itertools.product(range(setting.seeds), STUDIES[setting.study].rows):
-        command = ("quantize", *data, *setting.options, *each.options,
+    for seed, each in itertools.product(range(setting.seeds), rows):
+        command = ("quantize", *data, *(few if each.labelled else ()), *setting.options, *each.options,
                    "--steps", str(setting.steps), "--seed", str(seed), "--resume")  # fmt: skip
         made.append(Cell(each.name, seed, command, folder / slug(each.name) / f"seed{seed}"))
     return made
@@ -241,10 +262,11 @@ def picture(results: Mapping[str, Any], path: Path) -> None:
     shares = [[min(c["results"]["perplexity"]) / c["codebook_size"] for c in of[name]] for name in rows]
     panels = [Panel("perplexity / |C|, worst position", {"": shares}, (0.0, 1.0), GOAL)]
     first = results["cells"][0]["results"]
-    if any(k.startswith("action_r2") for k in first):
-        told = {k.replace("_", " "): values(k) for k in first if k.startswith(("action_r2", "position_r2"))}
+    if "action_r2" in first:
+        of_what = [k for k in first if k.endswith("_r2") and k.startswith(("action", "position"))]
+        told = {k.removesuffix("_r2").replace("_", ", "): values(k) for k in of_what}
         panels.append(Panel("share of it that the codes tell (R²)", told, (0.0, 1.0)))
     panels.append(Panel("error / copy", {"": values("error_over_copy")}, (0.0, None)))
     setting = results["setting"]
-    title = f"lapa study {setting['study']}: {shlex.join(setting['datasets'])}, {setting['steps']} steps"
+    title = f"lapa study {setting['study']}: {' '.join(setting['datasets'])}, {setting['steps']} steps"
     dots(rows, panels, path, title)

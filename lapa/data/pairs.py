@@ -39,7 +39,7 @@ class PairIndex:
             episode=self.episode[rows],
             frame=self.frame[rows],
             offset=self.offset[rows],
-            actions=None if packed.actions is None else _summed(packed.actions, now, self.offset[rows]),
+            actions=None if packed.actions is None else summed(packed.actions, now, self.offset[rows]),
         )
 
 
@@ -71,6 +71,29 @@ def window_pairs(packed: Packed, seconds: float, end: Literal["drop", "clip"] = 
     return PairIndex(now, later, episode, frame, later - now, float(seconds), int((~long).sum()))
 
 
+def several_windows(packed: Packed, seconds: float, windows: int, end: Literal["drop", "clip"] = "drop") -> PairIndex:
+    """The pairs of 1, 2, ... `windows` windows, one length after another. Lengths that fit no episode are left out.
+
+    Raises LapaError when not even one window fits.
+    """
+    parts = [window_pairs(packed, seconds, end)]
+    spans = (np.diff(packed.starts) - 1) / packed.fps
+    parts += [window_pairs(packed, k * seconds, end) for k in range(2, windows + 1) if k * seconds <= spans.max()]
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("now", "later", "episode", "frame", "offset")
+    }
+    return PairIndex(**columns, seconds=float(seconds), dropped=parts[0].dropped)
+
+
+def following(pairs: PairIndex) -> Array:
+    """int64 [P]: for each pair the row of the pair that starts where it ends, -1 where there is none."""
+    rows = np.arange(len(pairs))
+    after = np.minimum(rows + pairs.offset, len(pairs) - 1)
+    goes_on = (pairs.now[after] == pairs.later) & (pairs.episode[after] == pairs.episode) & (pairs.offset > 0)
+    return np.where(goes_on, after, -1)
+
+
 def _too_short(packed: Packed, lengths: Array, seconds: float) -> str:
     spans = (lengths - 1) / packed.fps
     best = int(np.argmax(spans))
@@ -83,8 +106,8 @@ def _too_short(packed: Packed, lengths: Array, seconds: float) -> str:
     )
 
 
-def _summed(actions: Array, now: Array, offset: Array) -> Array:
-    """Sums of actions[now : now + offset], float32 [B, A]."""
+def summed(actions: Array, now: Array, offset: Array) -> Array:
+    """Sums of actions[now : now + offset]: float32 [N, A], int64 [B] each -> float32 [B, A]."""
     step = np.arange(max(int(offset.max(initial=0)), 1))
     inside = step < offset[:, None]
     rows = np.where(inside, now[:, None] + step, 0)

@@ -43,7 +43,8 @@ class LAQConfig:
     normalise             centre and scale the difference over the batch (BatchNorm without parameters) before
                           the quantizer. Not in the paper; what all pairs share, such as the temporal layers'
                           first-or-second-frame offset, then cannot drown what tells them apart.
-    decoder               "transformer": the paper's. "unet": convolutions that change x_t in place; learns
+    decoder               "transformer": the paper's. "additive": the same, but the codes are added to the patches
+                          (as in Genie) rather than attended to. "unet": convolutions that change x_t in place; learns
                           motion on a small budget, where the paper's decoder blurs whatever moves.
     unet_width            channels of the "unet" at half resolution.
     released_layout       compute with the memory-layout quirks of the released code, which its checkpoints need
@@ -64,12 +65,12 @@ class LAQConfig:
     normalise: bool = False
     quantizer: str = "nsvq"
     quantizer_options: dict[str, Any] = field(default_factory=dict)
-    decoder: Literal["transformer", "unet"] = "transformer"
+    decoder: Literal["transformer", "additive", "unet"] = "transformer"
     unet_width: int = 32
     released_layout: bool = False
 
     def __post_init__(self) -> None:
-        plugins.choose(self.decoder, ("transformer", "unet"), "LAQ decoder")
+        plugins.choose(self.decoder, ("transformer", "additive", "unet"), "LAQ decoder")
         if self.image_size % self.patch_size:
             raise LapaError(f"LAQ: patch_size {self.patch_size} does not divide image_size {self.image_size}.")
         grid, (rows, cols) = self.image_size // self.patch_size, self.code_grid
@@ -115,7 +116,7 @@ class LAQ(nn.Module):
         self.watcher = CodebookWatcher(self.quantizer.positions, self.quantizer.size)
         self.project_out = nn.Linear(c.quant_dim, c.dim)
         # Decoder
-        self.decoder = PatchDecoder(c) if c.decoder == "transformer" else UNetDecoder(c)
+        self.decoder = UNetDecoder(c) if c.decoder == "unet" else PatchDecoder(c)
 
     @staticmethod
     def from_pretrained(path: str | Path) -> LAQ:
@@ -148,7 +149,12 @@ class LAQ(nn.Module):
 
         Logs: mse; error_over_copy, the error relative to copying x_t (below 1: the codes carry something)."""
         now, later = self._pixels(batch.now, "now"), self._pixels(batch.later, "later")
-        future, quantized = self(now, later)
+        return self.score(now, later, *self(now, later))
+
+    def score(
+        self, now: torch.Tensor, later: torch.Tensor, future: torch.Tensor, quantized: Quantized
+    ) -> tuple[torch.Tensor, Logs]:
+        """`loss`, given pixels and what `forward` made of them."""
         if self.training:
             self.watcher.count(quantized.codes)
         mse = F.mse_loss(future.float(), later)
@@ -162,14 +168,21 @@ class LAQ(nn.Module):
         return self.predict(now, quantized.embedding), quantized
 
     def difference(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
-        """Pixels of two frames -> d = e_{t+H} - e_t, [B, s, quant_dim]."""
+        """Pixels of two frames -> d = e_{t+H} - e_t, [B, s, quant_dim], as the quantizer takes it."""
+        return self.normalised(self.compare(now, later))
+
+    def normalised(self, d: torch.Tensor) -> torch.Tensor:
+        """[B, s, quant_dim], centred and scaled over the batch if the settings say so."""
+        return self.norm(d.float().flatten(0, 1)).view_as(d)
+
+    def compare(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
+        """Pixels of two frames -> e_{t+H} - e_t, [B, s, quant_dim]."""
         video = self._embed(torch.stack([now, later], dim=1))
         video = self.spatial(video, bias=self.position_bias(*video.shape[2:4]))
         video = self.temporal(video)
         maps = rearrange(self.project_in(video), "b t h w d -> (b t) d h w")
         e = rearrange(self.cnn(maps), "(b t) d h w -> t b (h w) d", t=2)
-        d = e[1] - e[0]
-        return self.norm(d.float().flatten(0, 1)).view_as(d)
+        return e[1] - e[0]
 
     def predict(self, now: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         """Pixels of x_t and quantised differences [B, s, quant_dim] -> pixels of x_{t+H}, not clamped."""
@@ -224,17 +237,21 @@ def shrink(channels: int, grid: int, rows: int, cols: int) -> nn.Sequential:
 
 
 class PatchDecoder(nn.Module):
-    """The paper's decoder: the patches of x_t attend to each other and, by cross-attention, to the codes; a
-    linear layer turns each into the pixels of x_{t+H}."""
+    """The paper's decoder: the patches of x_t attend to each other and, by cross-attention, to the codes (or have
+    them added); a linear layer turns each into the pixels of x_{t+H}."""
 
     def __init__(self, c: LAQConfig) -> None:
         super().__init__()
         self.patch_size = c.patch_size
-        self.transformer = Transformer(c.dim, c.spatial_depth, c.heads, c.dim_head, over="space", cross=True)
+        self.cross, self.code_grid = c.decoder == "transformer", c.code_grid
+        self.transformer = Transformer(c.dim, c.spatial_depth, c.heads, c.dim_head, over="space", cross=self.cross)
         self.to_pixels = nn.Linear(c.dim, 3 * c.patch_size**2)
 
     def forward(self, tokens: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """x_t as tokens [B, 1, h, w, dim], codes [B, s, dim] -> pixels [B, 3, H, W]."""
+        if not self.cross:  # each patch gets the code of its part of the frame
+            maps = rearrange(codes, "b (r c) d -> b d r c", r=self.code_grid[0])
+            tokens = tokens + rearrange(F.interpolate(maps, tuple(tokens.shape[2:4])), "b d h w -> b 1 h w d")
         patches = self.to_pixels(self.transformer(tokens, bias=bias, context=codes))
         p = self.patch_size
         return rearrange(patches, "b 1 h w (c p q) -> b c (h p) (w q)", p=p, q=p)
