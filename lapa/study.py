@@ -208,7 +208,7 @@ def _write(setting: Setting, found: list[dict[str, Any]], out: Path) -> dict[str
 
 
 def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """{row: {"seeds", "perplexity" per position (means), figure: {"mean", "low", "high"}}} of cells.
+    """{row: {"seeds", "perplexity" per position (means, also "_in_training"), figure: {"mean", "low", "high"}}}.
 
     Figures are all numbers of the cells' results, "perplexity_share" (perplexity of the position with the least of
     it, over |C|) and "collapsed", the number of runs below COLLAPSED.
@@ -223,7 +223,11 @@ def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         rows[name] = {
             "seeds": [c["seed"] for c in mine],
             "codebook_size": mine[0]["codebook_size"],
-            "perplexity": [fmean(p) for p in zip(*(c["results"]["perplexity"] for c in mine), strict=True)],
+            **{
+                kind: [fmean(p) for p in zip(*(c["results"][kind] for c in mine), strict=True)]
+                for kind in ("perplexity", "perplexity_in_training")
+                if all(kind in c["results"] for c in mine)
+            },
             "collapsed": sum(share < COLLAPSED for share in shares),
             **{k: {"mean": fmean(v), "low": min(v), "high": max(v)} for k, v in figures.items()},
         }
@@ -237,14 +241,17 @@ def table(results: Mapping[str, Any]) -> str:
     heads = ["setting", "seeds", "perplexity per position", *(f.replace("_", " ") for f in figures), "collapsed"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name, content in rows.items():
-        told = ", ".join(f"{p:.1f}" for p in content["perplexity"]) + f" of {content['codebook_size']}"
+        told = ", ".join(f"{p:.1f}" for p in content["perplexity"])
+        if "perplexity_in_training" in content:
+            told += " (" + ", ".join(f"{p:.1f}" for p in content["perplexity_in_training"]) + " in training)"
+        told += f" of {content['codebook_size']}"
         values = [_spread(content[f]) if f in content else "-" for f in figures]
         line = [name.replace("|", "\\|"), str(len(content["seeds"])), told, *values, str(content["collapsed"])]
         lines.append("| " + " | ".join(line) + " |")
     return "\n".join(lines) + "\n"
 
 
-_IN_WORDS = ("seeds", "perplexity", "collapsed", "codebook_size")
+_IN_WORDS = ("seeds", "perplexity", "perplexity_in_training", "collapsed", "codebook_size")
 
 
 def _spread(figure: Mapping[str, float]) -> str:
