@@ -78,8 +78,9 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int, labelled: Pack
             codes=codes,
             motion=motion,
         )
+        data = {part.spec: part.fingerprint for part in (packed, labelled) if part}
         made = {"model": asdict(recipe.laq), "recipe": recipe.to_json(), "results": results,
-                "provenance": provenance(seed, {p.spec: p.fingerprint for p in (packed, labelled) if p}, {})}  # fmt: skip
+                "provenance": provenance(seed, data, {})}  # fmt: skip
         save_artefact(out, "laq", made, laq.state_dict())
         return results
 

@@ -58,7 +58,14 @@ def grid(*axes: Sequence[Row]) -> tuple[Row, ...]:
     )
 
 
-QUANTIZERS = (row("NSVQ", "laq.quantizer=nsvq"),)
+BALANCED = '{"balance":0.03,"threshold":0.4}'
+QUANTIZERS = (
+    row("NSVQ, released", "laq.quantizer=nsvq", "laq.quantizer_options={}"),
+    row("NSVQ, balanced", "laq.quantizer=nsvq", f"laq.quantizer_options={BALANCED}"),
+    row("VQ-EMA", "laq.quantizer=vq_ema", "laq.quantizer_options={}"),
+    row("FSQ", "laq.quantizer=fsq", "laq.quantizer_options={}"),
+    row("residual NSVQ", "laq.quantizer=residual", f'laq.quantizer_options={{"options":{BALANCED}}}'),
+)
 SIZES = tuple(row(f"|C| {size}", f"laq.codebook_size={size}") for size in (8, 16))
 
 OPTIONS = (
