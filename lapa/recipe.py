@@ -29,7 +29,7 @@ class Recipe:
         default_factory=lambda: LAQConfig(
             image_size=48, patch_size=8, dim=64, spatial_depth=1, temporal_depth=1, heads=4, dim_head=16,
             codes=1, codebook_size=16, quant_dim=32, normalise=True, decoder="unet", unet_width=24,
-            quantizer_options={"threshold": 0.4},
+            quantizer_options={"threshold": 0.4, "balance": 0.03},
         )
     )  # fmt: skip
     """latent action quantization (stage 1)"""
@@ -76,6 +76,7 @@ PRESETS: dict[str, Recipe] = {
         laq=LAQConfig(
             image_size=96, patch_size=12, dim=96, spatial_depth=2, temporal_depth=2, heads=6, dim_head=16,
             codes=4, codebook_size=8, quant_dim=32, normalise=True, decoder="unet", unet_width=32,
+            quantizer_options={"balance": 0.03},
         ),
         quantize=Optimisation(steps=3000, batch_size=32, learning_rate=2e-3, clip=10.0, warmup=50),
     ),
@@ -105,7 +106,8 @@ def preset(name: str) -> Recipe:
 
 
 def override(recipe: Recipe, option: str) -> Recipe:
-    """The recipe with one setting changed, given as "laq.codebook_size=32".
+    """The recipe with one setting changed, given as "laq.codebook_size=32". Choosing another plug-in, such as
+    "laq.quantizer=fsq", drops the options of the one before.
 
     Raises LapaError for an unknown name (with a suggestion) and for a value of another type.
     """
@@ -128,7 +130,10 @@ def _replaced(node: Any, path: list[str], value: str, option: str) -> Any:
         raise LapaError(f'"{option}": {name} is a group; name one of {", ".join(f.name for f in fields(present))}.')
     if isinstance(present, str):
         options = get_args(get_type_hints(type(node))[name])  # of a Literal
-        return replace(node, **{name: choose(value, options, f"value of {name}") if options else value})
+        chosen = choose(value, options, f"value of {name}") if options else value
+        # Another plug-in has other options: those of the one before mean nothing to it.
+        others: dict[str, Any] = {f"{name}_options": {}} if chosen != present and f"{name}_options" in known else {}
+        return replace(node, **{name: chosen}, **others)
     try:
         parsed = json.loads(value.lower() if isinstance(present, bool) else value)
     except json.JSONDecodeError:

@@ -61,6 +61,7 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int, labelled: Pack
 
     def finish() -> dict[str, Any]:
         results = watch(laq, packed, pairs, watched)
+        results["training_perplexity"] = laq.watcher.perplexity()
         results["watched_on"] = "held-out episodes" if held_out.any() else "training pairs"
         rows = lessons.video.rows
         some = np.random.default_rng(seed).choice(rows, min(1000, len(rows)), replace=False)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lapa import plugins
 from lapa.contracts import LapaError
 from lapa.quantizers import fsq, nsvq, residual
+from lapa.recipe import override, preset
 from lapa.training.loop import seed_everything
 from lapa.training.watcher import UNTIL, CodebookWatcher, perplexity
 
@@ -404,3 +405,23 @@ def test_perplexity_is_the_effective_number_of_codes(counts: list[int]) -> None:
 
 def test_perplexity_extremes() -> None:
     assert perplexity(torch.tensor([[5, 5, 5, 5], [9, 0, 0, 0], [3, 3, 0, 0]])).tolist() == pytest.approx([4, 1, 2])
+
+
+# Settings
+
+
+def test_choosing_another_quantizer_drops_the_options_of_the_one_before() -> None:
+    laptop = preset("laptop")
+    assert laptop.laq.quantizer_options["balance"] > 0
+    assert override(laptop, "laq.quantizer=nsvq") == laptop
+    chosen = override(laptop, "laq.quantizer=fsq")
+    assert chosen.laq.quantizer_options == {}
+    assert isinstance(chosen.laq.build().quantizer, fsq.FSQ)
+    assert override(chosen, 'laq.quantizer_options={"levels": [2, 8]}').laq.quantizer_options == {"levels": [2, 8]}
+
+
+def test_the_paper_preset_has_the_papers_quantizer() -> None:
+    c = preset("paper").laq
+    config = plugins.configure("quantizers", c.quantizer, c.quantizer_options)
+    assert (c.quantizer, config.balance) == ("nsvq", 0.0)
+    assert config.schedule == ((10, 90, 10), (100, 900, 100), (1000, 4500, 500))

@@ -22,7 +22,9 @@ MEANING = {  # of the figures of stage 1
     "action_r2": "what the robot did; 1 is told in full",
     "displacement_r2": "how far the effector went; 1 is told in full",
     "position_r2": "where the effector was; near 0 is good",
+    "action_mlp_r2": "the same three, read by a small network",
     "perplexity": "codes in effective use, by position; 1 has collapsed",
+    "training_perplexity": "the same, in the last 50 training batches",
 }
 
 

@@ -42,13 +42,17 @@ class CodebookWatcher(nn.Module):
         used at all; warns on stderr."""
         self.recent.mul_(KEEP).add_(sum_over_ranks(self.step_usage))
         self.step_usage.zero_()
-        effective = perplexity(self.recent).tolist()
+        effective = self.perplexity()
         # Used at all in the last 50 batches or so: younger than a count of one that has faded that long.
         used = (self.recent > KEEP**50).float().mean(1).tolist()
         if step >= UNTIL and rank() == 0:
             self._warn(step, effective)
         logs = {f"perplexity_{p}": value for p, value in enumerate(effective)}
         return logs | {f"utilisation_{p}": value for p, value in enumerate(used)}
+
+    def perplexity(self) -> list[float]:
+        """The effective number of codes in use at each position, over the last 50 training batches."""
+        return perplexity(self.recent).tolist()
 
     def _warn(self, step: int, effective: list[float]) -> None:
         worst = min(range(len(effective)), key=effective.__getitem__)
@@ -58,10 +62,10 @@ class CodebookWatcher(nn.Module):
         self.lowest = share
         print(
             f"Warning: the codes are collapsing. At step {step}, position {worst} uses {effective[worst]:.1f} of its "
-            f"{self.size} codes (perplexity over the last 50 batches). Codes that are hardly used tell nothing. Try "
-            "--set 'laq.quantizer_options={\"balance\": 0.03}' (NSVQ: gives every code its share) and "
-            "--set laq.normalise=true; if they are set, too little moves between the two frames: try a longer "
-            "--window, or a smaller laq.codebook_size. Curves: lapa inspect RUN.",
+            f"{self.size} codes (perplexity over the last 50 batches), and codes that are hardly used tell nothing. "
+            "If they are not set yet, try --set laq.quantizer=nsvq --set 'laq.quantizer_options={\"balance\": 0.03}', "
+            "which gives every code its share, and --set laq.normalise=true. If they are, too little moves between the "
+            "two frames: try a longer --window or a smaller laq.codebook_size. Curves: lapa inspect RUN.",
             file=sys.stderr,
         )
 
