@@ -85,8 +85,7 @@ PRESETS: dict[str, Recipe] = {
         window=0.6,
         laq=LAQConfig(),
         quantize=Optimisation(
-            steps=100_005, batch_size=64, learning_rate=1e-4, clip=0.5, warmup=1, schedule="constant",
-            precision="float32",
+            steps=100_005, batch_size=64, learning_rate=1e-4, clip=0.5, warmup=1, schedule="constant"
         ),
         pretrain=Optimisation(
             steps=70_000, batch_size=128, learning_rate=2e-5, betas=(0.9, 0.999), warmup=1, schedule="constant"

@@ -19,7 +19,7 @@ LINES = [line.split() for line in """
     contracts methods
     plugins
     tabletop
-    data training.checkpoint training.distributed training.memory training.progress
+    data training.checkpoint training.distributed training.memory training.precision training.progress
     training.batches training.ema training.logbook training.resume training.stop
     training.loop training.metrics training.watcher
     datasets benchmarks quantizers

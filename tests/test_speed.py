@@ -5,17 +5,154 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
+
+from lapa.contracts import FramePairs
+from lapa.models.laq import LAQ, LAQConfig
+from lapa.training.loop import Optimisation, Sampler, fit
+from lapa.training.precision import AdamW, Twins
+
+TINY = LAQConfig(
+    image_size=32, patch_size=8, dim=32, spatial_depth=1, temporal_depth=1, heads=2, dim_head=16, codes=4,
+    codebook_size=8, quant_dim=8,
+)  # fmt: skip
+
+
+def pairs(rows: np.ndarray) -> FramePairs:
+    frames = np.random.default_rng(0).integers(0, 256, (16, 2, 32, 32, 3), dtype=np.uint8)[rows]
+    zeros = np.zeros(len(rows), np.int64)
+    return FramePairs(frames[:, 0], frames[:, 1], zeros, zeros, zeros + 1)
+
+
+SAMPLER = Sampler(lambda rng: rng.integers(16, size=8), pairs)
+
+
+def model(seed: int = 0) -> LAQ:
+    torch.manual_seed(seed)
+    return TINY.build()
+
+
+def gradients(laq: LAQ, twins: Twins, batches: int = 1) -> dict[str, torch.Tensor]:
+    """Gradients in bfloat16 arithmetic, as float32."""
+    for _ in range(batches):
+        torch.manual_seed(0)
+        with twins.in_place():
+            with torch.autocast("cpu", torch.bfloat16):
+                loss, _ = laq.loss(pairs(np.arange(8)))
+            loss.backward()
+    return {name: p.grad.float() for name, p in laq.named_parameters() if p.grad is not None and p.numel()}
+
+
+# Twins
+
+
+def test_twins_are_autocast() -> None:
+    """The same arithmetic: bfloat16 products of rounded weights. Only gradients of weights used twice differ."""
+    laq, other = model(), model()
+    twins = gradients(laq, Twins(laq, torch.bfloat16))
+    autocast = gradients(other, Twins(other, torch.float32))
+    assert twins.keys() == autocast.keys()
+    for name in twins:
+        torch.testing.assert_close(twins[name], autocast[name], rtol=0.02, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+    exact = [name for name in twins if torch.equal(twins[name], autocast[name])]
+    assert len(exact) > 0.8 * len(twins)
+
+
+def test_twins_leave_no_trace() -> None:
+    laq = model()
+    before = {name: p.clone() for name, p in laq.state_dict().items()}
+    with Twins(laq, torch.bfloat16).in_place():
+        assert laq.project_in.weight.dtype == torch.bfloat16
+        assert laq.quantizer.codebook.dtype == torch.float32  # distances decide codes
+    assert all(torch.equal(before[name], p) for name, p in laq.state_dict().items())
+
+
+def test_twins_notice_who_else_writes() -> None:
+    laq = model()
+    twins = Twins(laq, torch.bfloat16)
+    laq.load_state_dict(model(seed=1).state_dict())
+    with twins.in_place():
+        seen = laq.project_in.weight.detach().clone()
+    assert torch.equal(seen, laq.project_in.weight.detach().bfloat16())
+
+
+def test_gradients_of_several_batches_add_up_in_float32() -> None:
+    laq, other = model(), model()
+    once, thrice = gradients(laq, Twins(laq, torch.bfloat16)), gradients(other, Twins(other, torch.bfloat16), 3)
+    assert other.project_in.weight.grad is not None
+    assert other.project_in.weight.grad.dtype == torch.float32
+    assert torch.equal(thrice["project_in.weight"], 3 * once["project_in.weight"])
+
+
+@pytest.mark.parametrize("chunk", [7, 1 << 19])
+def test_adamw_is_that_of_torch(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lapa.training.precision.CHUNK", chunk)
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    twins = Twins(ours, torch.bfloat16)
+    settings = {"lr": 0.1, "betas": (0.8, 0.95), "weight_decay": 0.1}
+    optimizers = AdamW(ours.parameters(), twins, **settings), torch.optim.AdamW(theirs.parameters(), **settings)
+    for _ in range(3):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            a.grad = torch.randn_like(a).bfloat16()
+            b.grad = a.grad.float()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        twin = twins.of(a)
+        assert twin is not None
+        assert torch.equal(twin, a.bfloat16())
+
+
+# Runs
+
+
+def trained(out: Path, how: Optimisation) -> tuple[LAQ, float]:
+    laq = model()
+    return laq, fit(laq, SAMPLER, how, out, seed=0, title="LAQ")["loss"]
+
+
+HOW = Optimisation(steps=12, batch_size=8, learning_rate=3e-3, warmup=2, precision="bfloat16")
+
+
+def test_bfloat16_trains_as_float32_does(tmp_path: Path) -> None:
+    half, half_loss = trained(tmp_path / "half", HOW)
+    full, full_loss = trained(tmp_path / "full", replace(HOW, precision="float32"))
+    assert half_loss == pytest.approx(full_loss, rel=0.02)
+    assert {p.dtype for p in half.parameters()} == {torch.float32}
+    start = model().state_dict()
+    moved = sum(float((p.detach() - start[n]).square().sum()) for n, p in full.named_parameters())
+    apart = sum(float((p.detach() - half.state_dict()[n]).square().sum()) for n, p in full.named_parameters())
+    assert apart < 0.1 * moved
+
+
+@pytest.mark.parametrize("change", [{}, {"accumulate": 2}, {"ema": 0.9}])
+def test_bfloat16_resumes_with_the_same_bits(change: dict, tmp_path: Path) -> None:
+    how = replace(HOW, schedule="constant", **change)
+    unbroken, _ = trained(tmp_path / "a", how)
+    trained(tmp_path / "b", replace(how, steps=5))
+    resumed, _ = trained(tmp_path / "b", how)
+    for (name, a), b in zip(unbroken.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+# Memory
 
 FAULTS = """
 import resource, torch
 from lapa.training.memory import keep_freed_memory
 if {keep}: keep_freed_memory()
 def work():
-    for _ in range(5):
-        blocks = [torch.ones(1 << 20) for _ in range(8)]
-        del blocks
+    for _ in range(20):
+        torch.ones(10 << 20)  # 40 MiB: more than glibc learns to keep by itself
 work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 work()

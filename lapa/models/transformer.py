@@ -52,7 +52,7 @@ class PEG(nn.Module):
         t = video.shape[1]
         out = self._tap(video, 0, self.conv.bias)
         for back in range(1, min(t, 3)):
-            out = out + F.pad(self._tap(video[:, : t - back], back), (0, 0, 0, 0, 0, 0, back, 0))
+            out[:, back:] += self._tap(video[:, : t - back], back)
         return out
 
     def _tap(self, video: torch.Tensor, back: int, bias: torch.Tensor | None = None) -> torch.Tensor:

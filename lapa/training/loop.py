@@ -34,12 +34,14 @@ from lapa.training.distributed import (
     on_any_rank,
     on_first_rank,
     rank,
+    ranks,
     shares,
     working_on,
 )
 from lapa.training.ema import EMA
 from lapa.training.logbook import Logbook, Tracker
 from lapa.training.memory import keep_freed_memory
+from lapa.training.precision import NO_TWINS, AdamW, Twins, fast_dtype
 from lapa.training.progress import Progress
 from lapa.training.resume import Checkpoints
 from lapa.training.stop import Stop, Stopped, leave
@@ -71,7 +73,8 @@ class Optimisation:
     ema: float = 0.0
     """decay of the moving average of the weights that the artefact then holds, such as 0.999; 0: off"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """arithmetic of the forward pass; auto is bfloat16 where the processor has instructions for it"""
+    """arithmetic of the model (training/precision.py); auto is bfloat16 where the processor has instructions for it.
+    The weights that are optimised and saved are float32 either way"""
     compile: bool = False
     """torch.compile the layers: minutes at the start, quicker steps"""
     recompute: bool = False
@@ -97,12 +100,6 @@ class Optimisation:
         if self.precision == "auto":
             return fast_dtype()
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-
-
-def fast_dtype() -> torch.dtype:
-    """bfloat16 where the processor has instructions for it, else float32."""
-    fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
 
 
 def seed_everything(seed: int, step: int = 0) -> np.random.Generator:
@@ -147,8 +144,10 @@ def fit(
     learner = spread.model  # what trains: `model`, or under FSDP this rank's slices of it
     trained = {name: p for name, p in learner.named_parameters() if name in wanted}
     _prepare(learner, how, title)
-    optimizer = torch.optim.AdamW(
-        [{"params": group} for group in spread.groups(trained.values())],
+    # Among several processes, DDP and FSDP have hooks on the weights themselves, which twins would bypass.
+    twins = Twins(learner, how.dtype() if ranks() == 1 else torch.float32)
+    optimizer = AdamW(
+        [{"params": group} for group in spread.groups(trained.values())], twins,
         lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay,
     )  # fmt: skip
     ema = EMA(trained, how.ema)
@@ -168,7 +167,7 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = how.rate(step)
                 optimizer.zero_grad(set_to_none=True)
-                logs = _backward(spread, micro_batches, how, seed, step)
+                logs = _backward(spread, micro_batches, how, seed, step, twins)
                 if not math.isfinite(logs["loss"]):
                     raise LapaError(f"{title}: the loss is {logs['loss']} at step {done}; try a lower learning rate.")
                 clip_gradients(list(trained.values()), how.clip)
@@ -217,14 +216,19 @@ def _prepare(learner: nn.Module, how: Optimisation, title: str) -> None:
 
 
 def _backward(
-    spread: Spread, micro_batches: Sequence[tuple[Share, Any]], how: Optimisation, seed: int, step: int
+    spread: Spread,
+    micro_batches: Sequence[tuple[Share, Any]],
+    how: Optimisation,
+    seed: int,
+    step: int,
+    twins: Twins = NO_TWINS,
 ) -> Logs:
     """The gradients of one step, on every rank those of the global batch. Returns the logs, averaged over it."""
     parts = []
     for number, (share, batch) in enumerate(micro_batches, 1):
         seed_everything(seed, step)  # every share draws the noise of the global batch, and takes its own
         dtype = how.dtype()
-        with working_on(share), spread.exchanging(number == len(micro_batches)):
+        with working_on(share), spread.exchanging(number == len(micro_batches)), twins.in_place():
             with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
                 loss, logs = spread.loss(batch)
             (loss / how.accumulate).backward()

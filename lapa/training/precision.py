@@ -1,0 +1,138 @@
+"""bfloat16 at its full speed: the model computes with bfloat16 twins of its weights, the optimizer keeps float32.
+
+Autocast alone converts every weight to bfloat16 in each forward pass and every gradient back in each backward pass; in
+a large model with a small batch that costs what the quicker products gain. Here the weights that products and
+convolutions read have twins, which take their place while a loss and its gradients are computed:
+
+    weight, float32 --rounded--> twin, bfloat16 --loss, backward--> gradient, bfloat16 --AdamW--> weight, float32
+
+The model itself never changes: artefacts, checkpoints and moving averages hold the float32 weights. The arithmetic is
+that of autocast, which stays on for the activations; norms, distances in the quantizer and the loss are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # the layers whose weights autocast converts
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of the gradient, as torch.optim names them
+CHUNK = 1 << 19  # weights updated at once on a CPU: few enough that the passes over them meet in its cache
+
+
+def fast_dtype() -> torch.dtype:
+    """bfloat16 where the processor has instructions for it, else float32."""
+    fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+class Twins:
+    """Twins in `dtype` of a model's float32 weights; none, and nothing to do, when that is float32."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self._twins: dict[nn.Parameter, nn.Parameter] = {}
+        self._rounded: dict[nn.Parameter, tuple[int, int]] = {}  # which state of the weight the twin is of
+        if dtype == torch.float32:
+            return
+        for module in model.modules():
+            for name, weight in module.named_parameters(recurse=False) if isinstance(module, PRODUCTS) else ():
+                if weight.dtype == torch.float32:
+                    self._places.append((module, name, weight))
+                    self._twins[weight] = nn.Parameter(weight.detach().to(dtype), weight.requires_grad)
+                    self._rounded[weight] = _state(weight)
+                    weight.grad_dtype = None  # its gradient may have the twin's
+
+    def of(self, weight: nn.Parameter) -> nn.Parameter | None:
+        """The twin of a weight, if it has one."""
+        return self._twins.get(weight)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model computes with the twins for the length of a with-block. The backward pass belongs inside too: it
+        may compute activations again. Afterwards the weights have the gradients of their twins."""
+        with torch.no_grad():
+            for weight, twin in self._twins.items():
+                if self._rounded[weight] != _state(weight):  # someone else moved it: a checkpoint, an average
+                    twin.copy_(weight)
+                    self.rounded(weight)
+        for module, name, weight in self._places:
+            module._parameters[name] = self._twins[weight]
+        try:
+            yield
+        finally:
+            for module, name, weight in self._places:
+                module._parameters[name] = weight
+        for weight, twin in self._twins.items():
+            if twin.grad is not None:
+                # One batch: bfloat16 is all there is. Several add up in float32, lest the small ones be lost.
+                weight.grad = twin.grad if weight.grad is None else weight.grad.float().add_(twin.grad)
+                twin.grad = None
+
+    def rounded(self, weight: nn.Parameter) -> None:
+        """Note that the twin of `weight` is that of its present value."""
+        self._rounded[weight] = _state(weight)
+
+
+NO_TWINS = Twins(nn.Module(), torch.float32)
+
+
+def _state(weight: nn.Parameter) -> tuple[int, int]:
+    """Changes whenever the weight is written to or given other storage."""
+    return weight._version, weight.data_ptr()
+
+
+class AdamW(torch.optim.AdamW):
+    """Fused AdamW over float32 weights and their twins: one pass over memory for gradient, weight, moments and twin."""
+
+    def __init__(self, parameters: Iterable[Any], twins: Twins, **settings: Any) -> None:
+        super().__init__(parameters, fused=True, **settings)
+        self.twins = twins
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every weight that has a gradient, of any dtype."""
+        for group in self.param_groups:
+            whole: list[tuple[Tensor, ...]] = []
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["step"] = torch.zeros((), device=weight.device)
+                    state |= {name: torch.zeros_like(weight) for name in MOMENTS}
+                state["step"] = state["step"].to(weight.device) + 1
+                tensors = tuple(
+                    map(_local, (weight.detach(), weight.grad, *(state[k] for k in MOMENTS), state["step"]))
+                )
+                twin = self.twins.of(weight)
+                if twin is None or not weight.is_cpu:
+                    whole.append(tensors)
+                    continue
+                flat = [tensor.view(-1).split(CHUNK) for tensor in (*tensors[:4], twin.detach())]
+                for w, g, m, v, t in zip(*flat, strict=True):
+                    self._update(group, [(w, g, m, v, state["step"])])
+                    t.copy_(w)
+                self.twins.rounded(weight)
+            self._update(group, whole)
+
+    @staticmethod
+    def _update(group: dict[str, Any], pieces: list[tuple[Tensor, ...]]) -> None:
+        """(weight, gradient, first and second moment, step) -> the weight one step on, in place."""
+        if not pieces:
+            return
+        weights, gradients, first, second, steps = (list(tensors) for tensors in zip(*pieces, strict=True))
+        torch._fused_adamw_(
+            weights, [g.float() for g in gradients], first, second, [], steps, lr=group["lr"],
+            beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"], eps=group["eps"],
+            amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's slice of a tensor that FSDP has sharded."""
+    return getattr(tensor, "to_local", lambda: tensor)()
