@@ -346,6 +346,7 @@ def study(
     seeds: int | None = None,
     steps: Steps = None,
     workers: int = 0,
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     results: Path | None = None,
     set: Options = (),
 ) -> None:
@@ -363,6 +364,7 @@ def study(
         labelled: a few trajectories with actions, for the rows of options that teach the codes with them
         seeds: seeds per setting (None: the study's)
         workers: runs side by side, one thread each (0: one per core)
+        only: run only rows with this text in their name, given once or more; the table shows all that are done
         results: results.json of an earlier study; what it has is not run again
     """
     from lapa.plugins import choose
@@ -372,7 +374,7 @@ def study(
     options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
     setting = Setting(name, dataset or (TABLETOP,), seeds if seeds is not None else usual.seeds,
                       steps if steps is not None else usual.steps, options,
-                      labelled if dataset else labelled or (LABELLED,))  # fmt: skip
+                      labelled if dataset else labelled or (LABELLED,), only)  # fmt: skip
     run_study(setting, out, workers, results)
     print((out / "table.md").read_text(), end="")
     print(f"Table, figures and picture are in {out}.")

@@ -92,7 +92,8 @@ STUDIES: dict[str, Study] = {
 class Setting:
     """What all rows of a study share. `options` are further options of `lapa quantize`, such as --preset.
 
-    Rows that need labelled trajectories are left out when there are none.
+    Rows that need labelled trajectories are left out when there are none. With `only`, no cells are started but those
+    of rows with one of these texts in their name.
     """
 
     study: str
@@ -101,9 +102,14 @@ class Setting:
     steps: int
     options: tuple[str, ...] = ()
     labelled: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         choose(self.study, STUDIES, "study")
+        names = [r.name for r in STUDIES[self.study].rows]
+        for text in self.only:
+            if not any(text in name for name in names):
+                raise LapaError(f'No row of the study has "{text}" in its name. Rows: {"; ".join(names)}.')
         if self.seeds < 1 or self.steps < 1:
             raise LapaError(f"A study needs at least one seed and one step, got {self.seeds} and {self.steps}.")
 
@@ -155,9 +161,10 @@ def run_study(setting: Setting, out: Path, workers: int = 0, earlier: Path | Non
     """
     known = _known(earlier) if earlier else {}
     wanted = cells(setting, out)
-    missing = [cell for cell in wanted if cell.told not in known]
-    for cell in missing:
-        _same_command(cell)
+    for cell in wanted:
+        if cell.told not in known:
+            _same_command(cell)
+    missing = [c for c in wanted if c.told not in known and any(text in c.row for text in setting.only or ("",))]
     steps = [
         Step(c.name, (*c.command, "--out", str(c.out)), c.out, c.out / "config.json", (), 0.12 * setting.steps)
         for c in missing

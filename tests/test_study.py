@@ -84,6 +84,15 @@ def test_a_study_runs_resumes_and_tells_what_its_cells_say(
     assert not started
     assert json.loads((tmp_path / "later/results.json").read_text())["rows"] == results["rows"]
 
+    # Some rows only: nothing else starts, what is there is shown all the same.
+    little(tmp_path / "some", "--only", "|C| 8", "--results", str(out / "results.json"), "--seeds", "3")
+    assert started == ["nsvq_c_8/seed2"]
+    some = json.loads((tmp_path / "some/results.json").read_text())
+    assert {name: row["seeds"] for name, row in some["rows"].items()} == {
+        "NSVQ, |C| 4": [0, 1], "NSVQ, |C| 8": [0, 1, 2],
+    }  # fmt: skip
+    started.clear()
+
     # Other settings into the same folder would mix two studies.
     with pytest.raises(SystemExit):
         little(out, "--steps", "4")
@@ -138,7 +147,7 @@ def test_a_collapse_is_counted_at_the_worst_position() -> None:
     assert found["perplexity"] == [pytest.approx((7.9 + 7.9 + 2.1) / 3), pytest.approx((8 + 1.9 + 7) / 3)]
 
 
-@pytest.mark.parametrize("change", [{"seeds": 0}, {"steps": 0}, {"study": "quantisers"}])
+@pytest.mark.parametrize("change", [{"seeds": 0}, {"steps": 0}, {"study": "quantisers"}, {"only": ("VQGAN",)}])
 def test_settings_refused(change: dict) -> None:
     with pytest.raises(LapaError):
         study.Setting(**{"study": "quantizers", "datasets": ("tabletop:sim",), "seeds": 1, "steps": 1, **change})
