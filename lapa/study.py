@@ -42,7 +42,7 @@ class Study:
     note: str
     rows: tuple[Row, ...]
     seeds: int = 3
-    steps: int = 600
+    steps: int = 1000
 
 
 def row(name: str, *settings: str) -> Row:
