@@ -63,10 +63,6 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int, labelled: Pack
         results = watch(laq, packed, pairs, watched)
         results["training_perplexity"] = laq.watcher.perplexity()
         results["watched_on"] = "held-out episodes" if held_out.any() else "training pairs"
-        rows = lessons.video.rows
-        some = np.random.default_rng(seed).choice(rows, min(1000, len(rows)), replace=False)
-        trained_on = encode_all(laq, packed, lessons.video.pairs, some)
-        results["perplexity_in_training"] = perplexity(trained_on, recipe.laq.codebook_size)
         scenes = packed.gather(
             pairs.now[np.random.default_rng(seed + 1).choice(len(pairs), min(6, len(pairs)), replace=False)]
         )

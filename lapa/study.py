@@ -222,7 +222,7 @@ def _write(setting: Setting, found: list[dict[str, Any]], out: Path) -> dict[str
 
 
 def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """{row: {"seeds", "perplexity" per position (means, also "_in_training"), figure: {"mean", "low", "high"}}}.
+    """{row: {"seeds", "perplexity" per position (means, also of "training_perplexity"), figure: {"mean", "low", "high"}}}.
 
     Figures are all numbers of the cells' results, "perplexity_share" (perplexity of the position with the least of
     it, over |C|) and "collapsed", the number of runs below COLLAPSED.
@@ -239,7 +239,7 @@ def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
             "codebook_size": mine[0]["codebook_size"],
             **{
                 kind: [fmean(p) for p in zip(*(c["results"][kind] for c in mine), strict=True)]
-                for kind in ("perplexity", "perplexity_in_training")
+                for kind in ("perplexity", "training_perplexity")
                 if all(kind in c["results"] for c in mine)
             },
             "collapsed": sum(share < COLLAPSED for share in shares),
@@ -256,8 +256,8 @@ def table(results: Mapping[str, Any]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name, content in rows.items():
         told = ", ".join(f"{p:.1f}" for p in content["perplexity"])
-        if "perplexity_in_training" in content:
-            told += " (" + ", ".join(f"{p:.1f}" for p in content["perplexity_in_training"]) + " in training)"
+        if "training_perplexity" in content:
+            told += " (" + ", ".join(f"{p:.1f}" for p in content["training_perplexity"]) + " in training)"
         told += f" of {content['codebook_size']}"
         values = [_spread(content[f]) if f in content else "-" for f in figures]
         line = [name.replace("|", "\\|"), str(len(content["seeds"])), told, *values, str(content["collapsed"])]
@@ -265,7 +265,7 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_IN_WORDS = ("seeds", "perplexity", "perplexity_in_training", "collapsed", "codebook_size")
+_IN_WORDS = ("seeds", "perplexity", "training_perplexity", "collapsed", "codebook_size")
 
 
 def _spread(figure: Mapping[str, float]) -> str:
