@@ -222,7 +222,7 @@ def _write(setting: Setting, found: list[dict[str, Any]], out: Path) -> dict[str
 
 
 def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """{row: {"seeds", "perplexity" per position (means, also of "training_perplexity"), figure: {"mean", "low", "high"}}}.
+    """{row: {"seeds", "perplexity" per position (means; and of training), figure: {"mean", "low", "high"}}}.
 
     Figures are all numbers of the cells' results, "perplexity_share" (perplexity of the position with the least of
     it, over |C|) and "collapsed", the number of runs below COLLAPSED.
