@@ -20,6 +20,7 @@ from lapa.training.watcher import UNTIL, CodebookWatcher, perplexity
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in plugins.names("quantizers")},
     "nsvq, balanced": ("nsvq", {"balance": 0.03, "schedule": []}),
+    "nsvq, all options": ("nsvq", {"balance": 0.03, "attract": 0.05}),
     "residual of vq_ema": ("residual", {"quantizer": "vq_ema", "levels": 3}),
 }
 PLACES, WIDTH, SIZE = 2, 4, 8
@@ -288,6 +289,19 @@ def test_prices_rise_with_use_and_only_with_balance() -> None:
     plain = quantizer()
     train(plain, 0, 20)
     assert not plain.price.any()
+
+
+def test_attracted_entries_go_to_the_mean_of_what_took_them() -> None:
+    model = quantizer(attract=0.05, schedule=[])
+    z = blobs(np.random.default_rng(0), 256)
+    for step in range(400):  # no optimizer: nothing else moves the codebook
+        codes = model(z).codes
+        model.after_step(step + 1)
+    for code in codes.unique():
+        torch.testing.assert_close(model.codebook[code], z[codes == code].mean(0), atol=0.05, rtol=0)
+    before = model.codebook.detach().clone()
+    model.after_step(401)  # nothing was seen since
+    assert torch.equal(model.codebook, before)
 
 
 # FSQ and residual codes

@@ -35,6 +35,8 @@ class Config:
                adds to the squared distance from each entry a price, which rises while the entry is used more
                than its share and falls while it is used less: an entry that nobody takes gets cheaper until
                somebody does. Prices stay as they are in inference.
+    attract    share of the way that an entry goes after every step to the mean of the z that took it, 0 for not at
+               all (the paper, where the decoder's loss alone moves the codebook).
     """
 
     dim: int = 32
@@ -44,6 +46,7 @@ class Config:
     threshold: float = 0.1
     noise: float = 0.1
     balance: float = 0.0
+    attract: float = 0.0
 
     def build(self) -> nn.Module:
         return NSVQ(self)
@@ -56,6 +59,7 @@ class NSVQ(nn.Module):
     price: torch.Tensor
     usage: torch.Tensor
     step_usage: torch.Tensor
+    step_sum: torch.Tensor
     margin: torch.Tensor
 
     def __init__(self, config: Config) -> None:
@@ -67,6 +71,7 @@ class NSVQ(nn.Module):
         self.register_buffer("usage", torch.zeros(config.positions, config.size, dtype=torch.int64))
         # Of the step in hand alone, hence no part of the state.
         self.register_buffer("step_usage", torch.zeros_like(self.usage), persistent=False)
+        self.register_buffer("step_sum", torch.zeros(config.size, config.dim), persistent=False)
         self.register_buffer("margin", torch.zeros(config.positions), persistent=False)
 
     def forward(self, z: torch.Tensor) -> Quantized:
@@ -82,6 +87,8 @@ class NSVQ(nn.Module):
         if self.config.balance:
             first, second = cost.topk(2, largest=False).values.unbind(-1)
             self.margin += (second - first).sum(0)
+        if self.config.attract:
+            self.step_sum.index_add_(0, codes.flatten(), z.detach().flatten(0, 1))
         v = noise_like(z)
         # The gradient of the norm at 0 is undefined; a floor keeps an exact hit finite.
         error = (z - q).square().sum(-1, keepdim=True).clamp_min(1e-12).sqrt()
@@ -98,7 +105,10 @@ class NSVQ(nn.Module):
         self.usage += usage
         if self.config.balance:
             self._adjust_prices(usage, sum_over_ranks(self.margin))
+        if self.config.attract:
+            self._attract(usage.sum(0), sum_over_ranks(self.step_sum))
         self.step_usage.zero_()
+        self.step_sum.zero_()
         self.margin.zero_()
         if not any(step in range(first, last + 1, every) for first, last, every in self.config.schedule):
             return {}
@@ -112,6 +122,12 @@ class NSVQ(nn.Module):
             self.price[:, idle] = self.price[:, parents]
         self.usage.zero_()
         return {"codes_replaced": float(replaced)}
+
+    def _attract(self, usage: torch.Tensor, total: torch.Tensor) -> None:
+        """Entries go towards the mean of the z of this step that took them: less far where those are few."""
+        share = usage * self.size / usage.sum().clamp_min(1)
+        mean = total / usage.clamp_min(1)[:, None]
+        self.codebook.lerp_(mean, (self.config.attract * share.clamp(max=1))[:, None])
 
     def _adjust_prices(self, usage: torch.Tensor, margin: torch.Tensor) -> None:
         """A step towards equal use. Its unit is the position's mean margin, the distance between the best and the
