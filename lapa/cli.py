@@ -533,6 +533,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command. Exit codes: 0 done, 1 an error the user can mend, 2 a wrong option, 130 interrupted by Ctrl-C,
     143 stopped by SIGTERM."""
     given = sys.argv[1:] if arguments is None else arguments
+    if "LAPA_PARENT" in os.environ:
+        from lapa.schedule import end_with_parent
+
+        end_with_parent()
     try:
         with _processes(given[0] if given else ""):
             tyro.extras.subcommand_cli_from_dict(

@@ -6,9 +6,11 @@ there is to resuming: what is done is skipped, what was interrupted is run again
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +25,9 @@ from rich.table import Table
 
 from lapa.contracts import LapaError
 from lapa.training.checkpoint import write_json
+
+PARENT = "LAPA_PARENT"  # in a step's environment: the process id of the plan
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def seconds(folder: Path) -> dict[str, float]:
 def _start(step: Step, folder: Path) -> _Running:
     log = folder / "logs" / f"{step.name.replace('/', '_')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
     with log.open("ab") as file:
         file.write(f"$ lapa {shlex.join(step.command)}\n".encode())
         file.flush()
@@ -133,6 +138,15 @@ def _start(step: Step, folder: Path) -> _Running:
             [sys.executable, "-m", "lapa", *step.command], stdout=file, stderr=subprocess.STDOUT, env=environment
         )
     return _Running(step, process, log, time.monotonic())
+
+
+def end_with_parent() -> None:
+    """In a step: be asked to stop (SIGTERM) when the process that runs the plan dies, however it dies. Linux only."""
+    parent = os.environ.pop(PARENT, "")
+    if parent and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(parent):  # it died before we asked
+            sys.exit(128 + signal.SIGTERM)
 
 
 def _failure(failed: _Running) -> str:

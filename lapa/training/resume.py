@@ -62,7 +62,7 @@ class Checkpoints:
 
         def end() -> None:
             write_json(work / STATE, {"step": step, "seed": self.seed, "logs": logs, "watched": watched})
-            shutil.rmtree(path, ignore_errors=True)  # the same step, written before
+            self._remove(path)  # the same step, written before
             os.replace(work, path)
             self._forget()
 
@@ -123,7 +123,14 @@ class Checkpoints:
                 link.symlink_to(self.path(best).name)
         for step in steps[: -self.keep]:
             if step != best:
-                shutil.rmtree(self.path(step))
+                self._remove(self.path(step))
+
+    def _remove(self, path: Path) -> None:
+        """First out of sight: what a kill leaves half removed is no checkpoint any more."""
+        hidden = path.with_name(f".{path.name}.old.tmp")
+        if path.exists():
+            os.replace(path, hidden)
+            shutil.rmtree(hidden)
 
 
 @contextmanager
@@ -154,6 +161,6 @@ class _Writer(HuggingFaceStorageWriter):
             number = plan.storage_data["shard_index"]
             offsets = {i.index.fqn: {"saved_offsets": list(i.tensor_data.chunk.offsets)} for i in plan.items}
             file = Path(self.path) / f"shard-{number:05d}.safetensors"
-            write_tensors(file, tensors, {"DCP_SHARDING_INFO": json.dumps(offsets)})
+            write_tensors(file, tensors, {"DCP_SHARDING_INFO": json.dumps(offsets, sort_keys=True)})
         done.set_result([WriteResult(i.index, 0, None) for i in plan.items])
         return done
