@@ -18,10 +18,11 @@ from torch import nn
 
 from lapa.contracts import LapaError
 from lapa.data.labelled import read_labels
-from lapa.data.pack import pack
+from lapa.data.pack import Packed, pack
+from lapa.data.pairs import PairIndex, window_pairs
 from lapa.models.laq import LAQ, LAQConfig, as_pixels
 from lapa.recipe import Recipe
-from lapa.stage1_latent_actions import _sampler, fit_laq, window_pairs
+from lapa.stage1_latent_actions import fit_laq
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
 from lapa.training import distributed, loop
@@ -58,8 +59,7 @@ def gradients(config: LAQConfig, how: loop.Optimisation) -> dict[str, torch.Tens
     if config.decoder == "unet":  # its last layer starts at zero, and so does everyone's gradient
         nn.init.normal_(model.decoder.out.weight)
     spread = distributed.Spread(model, how.parallel)
-    sampler = _sampler(packed, pairs, how, np.arange(len(pairs)))
-    micro_batches = next(batches(sampler, distributed.shares(8, how.accumulate), 5, range(1)))
+    micro_batches = next(batches(sampler(packed, pairs), distributed.shares(8, how.accumulate), 5, range(1)))
     logs = loop._backward(spread, micro_batches, how, 5, 0)
     found = {
         name: whole(p.grad) for name, p in spread.model.named_parameters() if p.grad is not None and p.grad.numel()
@@ -69,6 +69,10 @@ def gradients(config: LAQConfig, how: loop.Optimisation) -> dict[str, torch.Tens
     counted = {"usage": distributed.sum_over_ranks(quantizer.step_usage)}
     spread.model.after_step(1)
     return found | counted | {"codebook": quantizer.codebook.detach().clone(), "price": quantizer.price}
+
+
+def sampler(packed: Packed, pairs: PairIndex) -> loop.Sampler:
+    return loop.Sampler(lambda rng: rng.integers(len(pairs), size=8), lambda rows: pairs.batch(packed, rows))
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -114,8 +118,8 @@ def train(parallel: distributed.Parallel, out: Path) -> LAQ:
         future = model.reconstruct(some.now, some.later)
         return {"error": float((future - as_pixels(some.later, 24, future.device)).square().mean())}
 
-    sampler = _sampler(packed, pairs, how, np.arange(len(pairs)))
-    loop.fit(model, sampler, how, out, seed=7, title="LAQ", monitor=monitor, monitor_every=1, best="error")
+    loop.fit(model, sampler(packed, pairs), how, out, seed=7, title="LAQ",
+             monitor=monitor, monitor_every=1, best="error")  # fmt: skip
     return model
 
 

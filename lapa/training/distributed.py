@@ -390,11 +390,12 @@ def _shard(model: nn.Module) -> list[nn.Parameter]:
     and moves its codebook by hand."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    quantizer = getattr(model, "quantizer", None)
-    kept = list(quantizer.parameters()) if isinstance(quantizer, nn.Module) else []
+    quantizers = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "quantizer"]
+    kept = [p for quantizer in quantizers for p in quantizer.parameters()]
+    inside = {module for quantizer in quantizers for module in quantizer.modules()}
     mesh = dist.init_device_mesh(device().type, (ranks(),))
     for layer in layers(model):
-        if quantizer is None or not {*layer.modules()} & {*quantizer.modules()}:
+        if layer not in inside:
             fully_shard(layer, mesh=mesh, ignored_params=set(kept))
     fully_shard(model, mesh=mesh, ignored_params=set(kept))
     register_fsdp_forward_method(model, "loss")

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
@@ -105,7 +106,7 @@ class Checkpoints:
             require_fit(target, shapes, path)
             with _alone_is_fine():
                 dcp.load(target, storage_reader=reader)
-        except (CheckpointException, OSError, ValueError, RuntimeError) as error:
+        except (CheckpointException, SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise LapaError(
                 f"{path} is damaged ({_first_line(error)}). Remove that folder; the run then goes on from the "
                 "checkpoint before it, and ends with the same result."
