@@ -28,6 +28,8 @@ class Panel:
     log: bool = False
     reference: float | None = None
     """a value worth a line across the panel"""
+    share: bool = False
+    """between 0 and 1"""
     events: bool = False
     """something that happens now and then: spikes in place of a line"""
 
@@ -36,10 +38,10 @@ PANELS = (
     Panel("Loss", "loss of a batch", r"(.*_)?loss|mse", log=True),
     Panel("Error / copy", "squared error / copying", r"(watched/)?error_over_copy", reference=1.0),
     Panel("Perplexity", "codes in effective use", r"(watched/)?perplexity(_\d+)?"),
-    Panel("Utilisation", "share of the codes in use", r"(watched/)?utili[sz]ation(_\d+)?", reference=1.0),
+    Panel("Utilisation", "share of the codes in use", r"(watched/)?utilisation(_\d+)?", share=True),
     Panel("Codes replaced", "codes at a time", r"codes_replaced", events=True),
     Panel("Probes", "held-out R²", r"watched/.*_r2.*", reference=0.0),
-    Panel("Accuracy", "share of a batch", r"accuracy", reference=1.0),
+    Panel("Accuracy", "share of a batch", r"accuracy", share=True),
     Panel("Learning rate", "of the optimizer", r"lr"),
 )
 
@@ -78,7 +80,7 @@ def _panels(runs: Mapping[str, Curves]) -> list[Panel]:
     """The known panels, and one for every name that belongs to none of them."""
     names = dict.fromkeys(name for run in runs.values() for name in run)
     rest = [name for name in names if not any(re.fullmatch(panel.names, name) for panel in PANELS)]
-    return [*PANELS, *(Panel(_label(*_parts(name)), "", re.escape(name)) for name in rest)]
+    return [*PANELS, *(Panel(name.replace("_", " "), "", re.escape(name)) for name in rest)]
 
 
 def _series(panel: Panel, runs: Mapping[str, Curves]) -> list[str]:
@@ -91,20 +93,20 @@ def _same(run: Curves, one: str, other: str) -> bool:
 
 
 def _draw(axes: Any, panel: Panel, names: list[str], runs: Mapping[str, Curves], codebook: int | None) -> None:
-    """One run: a colour a figure and position. Several: a colour a run. Watched pairs are dashed, batches are not."""
+    """One run: a colour a figure and position. Several: a colour a run."""
     many, told = len(runs) > 1, set[str]()
     parts = {name: _parts(name) for name in names}
     kinds = list(dict.fromkeys(kind for kind, *_ in parts.values()))
     lines = list(dict.fromkeys((kind, position) for kind, position, _ in parts.values()))
     for r, run in enumerate(runs.values()):
-        for name, (kind, position, watched) in parts.items():
-            if name not in run:
+        for name, (kind, position, dashed) in parts.items():
+            if name not in run or (many and dashed and kind.endswith("_r2")):  # of several runs no MLP: too many lines
                 continue
             steps, values = run[name]
             line = lines.index((kind, position))
-            style = STYLES[kinds.index(kind) % len(STYLES)] if many and len(kinds) > 1 else "--" if watched else "-"
+            style = STYLES[kinds.index(kind) % len(STYLES)] if many and len(kinds) > 1 else "--" if dashed else "-"
             colour, width = (_colour(r), 1.4) if many else (_colour(line), max(1.9 - 0.3 * line, 1.0))
-            label = _label(kind if len(kinds) > 1 else "", "" if many else position, watched)
+            label = _label(kind, position, dashed, len(kinds) > 1, many)
             marker = "." if panel.events or len(steps) < 12 else ""
             if panel.events:
                 axes.vlines(steps, 0, values, color=colour, linewidth=1.2)
@@ -114,6 +116,8 @@ def _draw(axes: Any, panel: Panel, names: list[str], runs: Mapping[str, Curves],
             told.add(label)
     last = max(steps[-1] for run in runs.values() for steps, _ in run.values())
     axes.set_xlim(-0.02 * last, 1.02 * last)  # the same for all panels
+    if panel.share:
+        axes.set_ylim(0, 1.04)
     reference = codebook if panel.title == "Perplexity" else panel.reference
     if reference is not None:
         axes.axhline(reference, color="#9aa0a8", linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
@@ -121,7 +125,11 @@ def _draw(axes: Any, panel: Panel, names: list[str], runs: Mapping[str, Curves],
     if panel.log and min(values) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:.2g}")
-        axes.yaxis.set_minor_formatter("{x:.2g}" if max(values) < 4 * min(values) else "")
+        if max(values) < 4 * min(values):
+            axes.yaxis.set_minor_formatter("{x:.2g}")
+        else:
+            axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+            axes.yaxis.set_minor_formatter("")
     axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold")
     axes.set_xlabel("optimizer step", fontsize=8.5, color=MUTED)
     axes.set_ylabel(panel.unit, fontsize=8.5, color=MUTED)
@@ -132,8 +140,9 @@ def _draw(axes: Any, panel: Panel, names: list[str], runs: Mapping[str, Curves],
     axes.spines[["left", "bottom"]].set_color("#d6d9de")
     if len(told) > 1:
         legend = axes.legend(fontsize=7.5, handlelength=1.9, framealpha=0.7, edgecolor="none")
-        for handle in legend.legend_handles if many else ():
-            handle.set_color(MUTED)
+        for handle, text in zip(legend.legend_handles, legend.texts, strict=True):
+            if many or text.get_text() in ("watched", "MLP"):  # of lines of several colours
+                handle.set_color(MUTED)
 
 
 def _colour(i: int) -> str:
@@ -141,16 +150,21 @@ def _colour(i: int) -> str:
 
 
 def _parts(name: str) -> tuple[str, str, bool]:
-    """ "watched/perplexity_0" -> ("perplexity", "0", True): the kind of figure, position of the code, watched pairs?"""
+    """The kind of figure, the position of the code, and whether the line is dashed: of watched pairs, or of an MLP.
+
+    "watched/perplexity_0" -> ("perplexity", "0", True), "watched/action_mlp_r2" -> ("action_r2", "", True).
+    """
+    if name.endswith("_r2"):
+        return name.removeprefix("watched/").replace("_mlp_r2", "_r2"), "", name.endswith("_mlp_r2")
     kind, position = re.fullmatch(r"(.*?)(?:_(\d+))?", name.removeprefix("watched/")).groups()  # type: ignore[union-attr]
     return kind, position or "", name.startswith("watched/")
 
 
-def _label(kind: str, position: str, watched: bool) -> str:
-    words = kind.replace("_mlp_r2", " (MLP)").replace("_r2", "").replace("_", " ")
-    if "_r2" in kind:  # a probe: always of watched pairs
-        return words
-    return (
-        ", ".join(w for w in (words, f"position {position}" if position else "", "watched" if watched else "") if w)
-        or "batch"
-    )
+def _label(kind: str, position: str, dashed: bool, named: bool = True, many: bool = False) -> str:
+    """What the legend says of a line: once what dashes mean, and of the others no more than tells them apart."""
+    probe = kind.endswith("_r2")
+    if dashed and not (many and named):
+        return "MLP" if probe else "watched"
+    words = [kind.removesuffix("_r2").replace("_", " ")] if named else []
+    words += [f"position {position}"] if position and not many else []
+    return ", ".join(words) or "batch"

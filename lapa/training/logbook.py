@@ -55,9 +55,8 @@ class Logbook:
             return
         out.mkdir(parents=True, exist_ok=True)
         about = read_json(out / "run.json", "settings of the run") if (out / "run.json").exists() else {}
-        self._sinks = [_Lines(out, start), _Board(out, start, about)]
-        if tracker != "none":
-            self._sinks.append(_Sent(out, tracker, about))
+        sent = [_Sent(out, tracker, about)] if tracker != "none" else []  # first: if it fails, nothing has begun
+        self._sinks = [_Lines(out, start), _Board(out, start, about), *sent]
 
     def write(self, step: int, logs: Logs) -> None:
         """Figures of optimizer step number `step` (from 1), and the pictures handed in since the last call."""
@@ -135,8 +134,9 @@ class _Sent:
         try:
             self.module.init(**settings)
         except Exception as error:  # each tracker has its own errors: no network, no login, no space
-            hint = " Log in with `wandb login`, or write to disk with WANDB_MODE=offline." if kind == "wandb" else ""
-            raise LapaError(f"{kind} did not start: {error}.{hint} Or leave --log {kind} out.") from error
+            hint = "log in with `wandb login`, or write to disk with WANDB_MODE=offline, or " if kind == "wandb" else ""
+            reason = str(error).rstrip(".")
+            raise LapaError(f"{kind} did not start: {reason}. To go on, {hint}leave --log {kind} out.") from error
 
     def write(self, step: int, logs: Logs, pictures: Mapping[str, Path]) -> None:
         if step <= self.sent["step"]:

@@ -15,7 +15,7 @@ from rich.progress import Progress as RichProgress
 from lapa.contracts import Logs
 
 # What of the logs is shown, where there is room.
-SHOWN = {"loss": "loss", "error_over_copy": "error/copy", "perplexity": "perplexity", "perplexity_0": "perplexity 0",
+SHOWN = {"loss": "loss", "error_over_copy": "error/copy", "perplexity": "perplexity", "perplexity_0": "perplexity_0",
          "accuracy": "accuracy"}  # fmt: skip
 BAR = 16  # characters of the bar
 SOON = 10.0  # seconds to the first line in a log; the gaps grow with the run, to a thirtieth of it
