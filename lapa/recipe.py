@@ -29,7 +29,7 @@ class Recipe:
         default_factory=lambda: LAQConfig(
             image_size=48, patch_size=8, dim=64, spatial_depth=1, temporal_depth=1, heads=4, dim_head=16,
             codes=1, codebook_size=16, quant_dim=32, normalise=True, decoder="unet", unet_width=24,
-            quantizer_options={"threshold": 0.4, "balance": 0.03},
+            quantizer_options={"threshold": 0.4, "balance": 0.03, "attract": 0.05},
         )
     )  # fmt: skip
     """latent action quantization (stage 1)"""
@@ -76,7 +76,7 @@ PRESETS: dict[str, Recipe] = {
         laq=LAQConfig(
             image_size=96, patch_size=12, dim=96, spatial_depth=2, temporal_depth=2, heads=6, dim_head=16,
             codes=4, codebook_size=8, quant_dim=32, normalise=True, decoder="unet", unet_width=32,
-            quantizer_options={"balance": 0.03},
+            quantizer_options={"balance": 0.03, "attract": 0.05},
         ),
         quantize=Optimisation(steps=3000, batch_size=32, learning_rate=2e-3, clip=10.0, warmup=50),
     ),

@@ -59,12 +59,14 @@ def grid(*axes: Sequence[Row]) -> tuple[Row, ...]:
 
 
 BALANCED = '{"balance":0.03,"threshold":0.4}'
+ATTRACTED = '{"balance":0.03,"threshold":0.4,"attract":0.05}'  # the laptop preset's
 QUANTIZERS = (
     row("NSVQ, released", "laq.quantizer=nsvq", "laq.quantizer_options={}"),
     row("NSVQ, balanced", "laq.quantizer=nsvq", f"laq.quantizer_options={BALANCED}"),
+    row("NSVQ, balanced, attracted", "laq.quantizer=nsvq", f"laq.quantizer_options={ATTRACTED}"),
     row("VQ-EMA", "laq.quantizer=vq_ema", "laq.quantizer_options={}"),
     row("FSQ", "laq.quantizer=fsq", "laq.quantizer_options={}"),
-    row("residual NSVQ", "laq.quantizer=residual", f'laq.quantizer_options={{"options":{BALANCED}}}'),
+    row("residual NSVQ", "laq.quantizer=residual", f'laq.quantizer_options={{"options":{ATTRACTED}}}'),
 )
 SIZES = tuple(row(f"|C| {size}", f"laq.codebook_size={size}") for size in (8, 16))
 
