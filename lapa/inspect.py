@@ -83,9 +83,13 @@ def read_run(path: Path) -> Run:
 def inspect_dataset(specs: Sequence[str], out: Path, image_size: int, skip_bad: bool = False) -> dict[str, Any]:
     """Print a dataset's figures, write its contact sheet and inspect.json to `out`; returns what the JSON holds.
 
-    `specs` are NAME:PATH. Raises LapaError for data that cannot be read (bad episodes are listed with skip_bad).
+    `specs` are NAME:PATH; of several, each one's figures are printed too, for their actions may not go together.
+    Raises LapaError for data that cannot be read (bad episodes are listed with skip_bad).
     """
-    return _write(out, {"dataset": _dataset(pack(specs, image_size, skip_bad=skip_bad), out)})
+    parts = [describe(pack([spec], image_size, skip_bad=skip_bad)) for spec in specs] if len(specs) > 1 else []
+    for about in parts:
+        _print_dataset(about)
+    return _write(out, {"dataset": _dataset(pack(specs, image_size, skip_bad=skip_bad), out), "parts": parts})
 
 
 def inspect_runs(
@@ -265,7 +269,9 @@ def _print_dataset(about: dict[str, Any]) -> None:
         "seconds an episode": "{shortest:.1f} to {longest:.1f}, median {median:.1f}".format(**seconds),
         "instructions": f"{texts['distinct']:,} distinct, {texts['missing']:,} missing",
         "longest instruction": texts["longest"] or "-",
-        "actions": "none" if about["actions"] is None else f"{len(about['actions'])} dimensions (robot units)",
+        "actions": ("none" if about["datasets"] == 1 else "none in common")
+        if about["actions"] is None
+        else f"{len(about['actions'])} dimensions (robot units)",
         **{
             f"  {a['name']}": f"{a['min']:.3g} to {a['max']:.3g}, mean {a['mean']:.3g}, deviation {a['std']:.3g}"
             for a in about["actions"] or []

@@ -16,6 +16,7 @@ import numpy as np
 
 from lapa.contracts import Array, FramePairs, Logs
 from lapa.data.lessons import Lessons, Pool
+from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex, several_windows, window_pairs
 from lapa.explorer.codes import gallery, reconstructions
@@ -128,8 +129,10 @@ def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
 
 
 def _sampler(packed: Packed, pairs: PairIndex, how: Optimisation, rows: Array) -> Sampler:
+    mixture = Mixture(packed, pairs.episode[rows])
+
     def draw(rng: np.random.Generator) -> Array:
-        return rows[rng.integers(len(rows), size=how.batch_size)]
+        return rows[mixture.draw(rng, how.batch_size)]
 
     def load(some: Array) -> FramePairs:
         return pairs.batch(packed, some)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lapa.contracts import Array, Labels, LapaError, Logs
+from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
 from lapa.data.transforms import ActionSpace, CodeSpace, Space
 from lapa.policies.vla import VLA, Batch
@@ -89,9 +90,10 @@ def classes_of(labels: Labels, manifest: dict[str, Any], recipe: Recipe) -> tupl
 def sampler(packed: Packed, frames: Array, targets: Array, size: int) -> Sampler:
     """Batches of random rows: frames int64 [N] (global), targets int64 [N, positions]."""
     episodes = packed.episode_of(frames)
+    mixture = Mixture(packed, episodes)
 
     def draw(rng: np.random.Generator) -> Array:
-        return rng.integers(len(frames), size=size)
+        return mixture.draw(rng, size)
 
     def load(rows: Array) -> Batch:
         texts = [packed.instructions[e] for e in episodes[rows]]

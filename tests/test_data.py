@@ -24,6 +24,7 @@ from lapa.data import spec as spec_module
 from lapa.data.captions import words
 from lapa.data.labelled import read_labels, write_labels
 from lapa.data.lerobot_format import CAMERA, LeRobotWriter
+from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.data.video import VideoReader
@@ -354,7 +355,7 @@ def test_several_datasets_follow_one_another(tmp_path: Path) -> None:
     alone = [parts[1].gather(np.array([3])), parts[0].gather(np.array([0]))]
     alone += [parts[1].gather(np.array([0])), parts[0].gather(np.array([17]))]
     np.testing.assert_array_equal(both.gather(index), np.concatenate(alone))
-    with pytest.raises(LapaError, match=r"video_folder.*has no actions, and stage 3 needs them"):
+    with pytest.raises(LapaError, match=r"video_folder.* do not all have actions .* and stage 3 needs them"):
         both.require_actions("stage 3")
     twice = pack([robot, robot], SIZE, quiet=True)
     assert twice.actions is not None
@@ -477,8 +478,10 @@ def without_frames(lengths: list[int], fps: list[float], actions: np.ndarray | N
     frames = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 1, 1, 3))
     rates = np.array(fps, np.float64)
     rows = np.arange(count)
-    sizes = np.ones((len(names), 2), np.int64)
-    return Packed("x:y", 1, starts, names, names, rates, sizes, actions, None, (), (), "", (), (frames,), rows)
+    sizes, source = np.ones((len(names), 2), np.int64), np.zeros(len(names), np.int64)
+    return Packed(
+        "x:y", 1, starts, names, names, rates, sizes, actions, None, (), (), "", (), source, None, (frames,), rows
+    )
 
 
 def test_one_window_at_mixed_rates() -> None:
@@ -582,3 +585,32 @@ def test_labels_that_are_none(tmp_path: Path) -> None:
     short = Labels("codes", np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros((3, 1), np.int64))
     with pytest.raises(LapaError, match=r"must be \[N\]"):
         write_labels(tmp_path / "x", short, {})
+
+
+# --- mixtures -------------------------------------------------------------------------------------
+
+
+def test_datasets_are_drawn_by_weight(tmp_path: Path) -> None:
+    """3 to 1 although the second has five times the frames; within a dataset every frame is as likely."""
+    small = f"lerobot:{a_dataset(tmp_path / 'small', [an_episode(0, 4)])}"
+    large = f"lerobot:{a_dataset(tmp_path / 'large', [an_episode(s, 10) for s in (1, 2)])}"
+    packed = pack([f"{small},weight=3", f"{large},weight=1"], SIZE, quiet=True)
+    plain = pack([small, large], SIZE, quiet=True)
+    assert packed.fingerprint == plain.fingerprint, "a weight changes no label"
+    episode = packed.episode_of(np.arange(len(packed)))
+    counts = np.bincount(Mixture(packed, episode).draw(np.random.default_rng(0), 40_000), minlength=24)
+    assert counts[:4].sum() == pytest.approx(30_000, rel=0.02)
+    assert counts[:4] == pytest.approx(7_500, rel=0.06)
+    assert counts[4:] == pytest.approx(500, rel=0.2)
+    by_size = Mixture(plain, episode).draw(np.random.default_rng(0), 100)
+    np.testing.assert_array_equal(by_size, np.random.default_rng(0).integers(24, size=100))
+    only_large = packed.subset(np.array([1, 2]))
+    with pytest.raises(LapaError, match=r"Dataset 1 of .* has a weight but no episode"):
+        Mixture(only_large, np.zeros(20, np.int64))
+
+
+@pytest.mark.parametrize("specs", [["{},weight=0"], ["{},weight=nan"], ["{},weight=much"], ["{},weight=1", "{}"]])
+def test_weights_that_mean_nothing(tmp_path: Path, specs: list[str]) -> None:
+    robot = f"lerobot:{a_dataset(tmp_path / 'ds', [an_episode(0)])}"
+    with pytest.raises(LapaError, match="weight"):
+        pack([spec.format(robot) for spec in specs], SIZE, quiet=True)

@@ -29,7 +29,7 @@ from rich.progress import (
 
 from lapa.contracts import Array, BadVideo, Dataset, Episode, LapaError
 from lapa.data.folders import new_folder
-from lapa.data.spec import FORM, parse
+from lapa.data.spec import FORM, Spec, parse
 from lapa.data.video import squared
 
 FORMAT = 2  # part of every key: raise it when what is packed changes
@@ -46,6 +46,9 @@ class Packed:
     starts int64 [E + 1]; fps float64 [E]; sizes int64 [E, 2] (height and width at the source); actions float32 [N, A]
     or None (row i leads from frame i to i + 1); state float32 [N, S] or None. `fingerprint` depends on the content
     alone, not on where the data lie. `bad` are the episodes that were skipped, each with its reason.
+
+    source int64 [E] counts the datasets that were packed behind one another; weights are their shares in training
+    (data/mixture.py), or None.
     """
 
     spec: str
@@ -61,6 +64,8 @@ class Packed:
     state_names: tuple[str, ...]
     fingerprint: str
     bad: tuple[str, ...]
+    source: Array
+    weights: tuple[float, ...] | None
     _maps: tuple[Array, ...]  # memory maps, uint8 [n, size, size, 3] each
     _rows: Array  # int64 [N]: where each frame lies, counted over all maps
 
@@ -92,7 +97,8 @@ class Packed:
     def require_actions(self, purpose: str) -> Array:
         """float32 [N, A]. Raises LapaError naming the dataset and the purpose when there are none."""
         if self.actions is None:
-            raise LapaError(f"{self.spec} has no actions, and {purpose} needs them. Give a dataset with actions.")
+            lack = "has no actions" if self.source[-1] == 0 else "do not all have actions of the same dimensions"
+            raise LapaError(f"{self.spec} {lack}, and {purpose} needs them. Give a dataset with actions.")
         return self.actions
 
     def subset(self, episodes: Array) -> Packed:
@@ -112,6 +118,7 @@ class Packed:
             actions=None if self.actions is None else self.actions[frames],
             state=None if self.state is None else self.state[frames],
             fingerprint=_digest(self.fingerprint.encode(), episodes.tobytes()),
+            source=self.source[episodes],
             _rows=self._rows[frames],
         )
 
@@ -136,11 +143,16 @@ def pack(
     if image_size < 1:
         raise LapaError(f"The image size must be at least 1 pixel, got {image_size}.")
     folder = cache or Path(os.environ.get("LAPA_CACHE") or "~/.cache/lapa").expanduser()
-    return _join([_pack_one(spec, image_size, skip_bad, folder, quiet) for spec in specs])
+    parsed = [parse(spec) for spec in specs]
+    weighted = {spec.weight is not None for spec in parsed}
+    if len(weighted) > 1:
+        raise LapaError(f"Give every dataset a weight or none: {' '.join(specs)}.")
+    parts = zip(specs, parsed, strict=True)
+    packed = _join([_pack_one(spec, one, image_size, skip_bad, folder, quiet) for spec, one in parts])
+    return replace(packed, weights=tuple(spec.weight or 1.0 for spec in parsed)) if True in weighted else packed
 
 
-def _pack_one(spec: str, size: int, skip_bad: bool, cache: Path, quiet: bool) -> Packed:
-    parsed = parse(spec)
+def _pack_one(spec: str, parsed: Spec, size: int, skip_bad: bool, cache: Path, quiet: bool) -> Packed:
     dataset = parsed.build()
     key = _digest(json.dumps([FORMAT, parsed.key, dataset.signature(), size]).encode())
     entry = cache / f"{parsed.name}-{size}-{key}"
@@ -228,6 +240,8 @@ def _load(entry: Path, spec: str) -> Packed:
         state_names=tuple(meta["state_names"]),
         fingerprint=meta["fingerprint"],
         bad=tuple(meta["bad"]),
+        source=np.zeros(len(meta["ids"]), np.int64),
+        weights=None,
         _maps=(np.asarray(frames),),  # a plain view: taking from it is faster and gives plain arrays
         _rows=np.arange(count),
     )
@@ -251,6 +265,8 @@ def _join(parts: list[Packed]) -> Packed:
         state_names=() if state is None else parts[0].state_names,
         fingerprint=_digest(*(p.fingerprint.encode() for p in parts)),
         bad=tuple(b for p in parts for b in p.bad),
+        source=np.repeat(np.arange(len(parts)), [p.episodes for p in parts]),
+        weights=None,
         _maps=tuple(m for p in parts for m in p._maps),
         _rows=np.arange(sum(len(p) for p in parts)),
     )

@@ -1,11 +1,12 @@
 """What a dataset is called on the command line: NAME:PATH[,option=value...], such as lerobot:data/robot,camera=top.
 
-NAME is a file in lapa/datasets; the options are the other fields of its Config. A comma that belongs to the path is
-no trouble where the path exists.
+NAME is a file in lapa/datasets; the options are the other fields of its Config, and `weight` for any of them, its share
+when several datasets are trained on. A comma that belongs to the path is no trouble where the path exists.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +25,7 @@ class Spec:
     name: str
     path: str
     options: dict[str, Any]
+    weight: float | None = None
 
     def build(self) -> Dataset:
         """Open the dataset. Raises LapaError when it refuses the path or an option."""
@@ -45,14 +47,17 @@ def parse(text: str) -> Spec:
         raise LapaError(f'"{text}" does not name a dataset. {FORM} Names: {", ".join(names("datasets"))}.')
     config = find("datasets", name)
     path, *pairs = [rest] if Path(rest).expanduser().exists() else re.split(r",(?=[A-Za-z_]\w*=)", rest)
-    types = get_type_hints(config)
-    known = [field.name for field in fields(config) if field.name != "path"]
-    options = {}
+    types = get_type_hints(config) | {"weight": float}
+    known = [field.name for field in fields(config) if field.name != "path"] + ["weight"]
+    options: dict[str, Any] = {}
     for pair in pairs:
         option, _, value = pair.partition("=")
         choose(option, known, f"option of {name}")
         options[option] = _typed(value, types[option], text, option)
-    return Spec(name, path, options)
+    weight = options.pop("weight", None)
+    if weight is not None and not 0 < weight < math.inf:
+        raise LapaError(f"{text}: a weight is above 0, not {weight}.")
+    return Spec(name, path, options, weight)
 
 
 def open_dataset(text: str) -> Dataset:

@@ -1,4 +1,4 @@
-"""A LeRobot dataset v3.x or v2.x, in a folder or on the hub: this project's own (data/lerobot_format.py) and anyone's.
+"""LeRobot datasets v3.x and v2.x, in a folder or on the hub: this project's own (collect) and anyone's.
 
 The versions differ in where things are: v3 keeps many episodes in a parquet and a video file and says where in tables,
 v2 has one file of each per episode. Both become a list of `Place`s; everything after that is the same.

@@ -227,6 +227,7 @@ def describe(packed: Packed) -> dict[str, Any]:
     texts = [text for text in packed.instructions if text]
     return {
         "dataset": packed.spec,
+        "datasets": int(packed.source.max()) + 1,
         "episodes": packed.episodes,
         "frames": len(packed),
         "hours": float(seconds.sum() / 3600),
