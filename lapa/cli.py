@@ -390,7 +390,8 @@ def inspect(
 ) -> None:
     """Look at runs (curves, results; also while they train), at a dataset, or at what a LAQ makes of a dataset.
 
-    Examples: lapa inspect runs/laq; lapa inspect runs/laq --dataset video_folder:clips/; lapa inspect runs/a runs/b
+    Examples: lapa inspect runs/laq; lapa inspect runs/laq --dataset video_folder:clips/; lapa inspect runs/a runs/b.
+    A dataset alone is always read to its end, and what cannot be read is listed.
 
     Args:
         runs: folders of lapa quantize, pretrain or finetune, to compare if there are several; with --dataset the code
@@ -406,7 +407,7 @@ def inspect(
     if runs:
         inspect_runs(runs, dataset, where, window=window, skip_bad=skip_bad)
     elif dataset:
-        inspect_dataset(dataset, where, image_size, skip_bad)
+        inspect_dataset(dataset, where, image_size)
     else:
         raise LapaError("Give the folder of a run, such as runs/laq, or --dataset NAME:PATH, or both.")
 

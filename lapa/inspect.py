@@ -80,16 +80,16 @@ def read_run(path: Path) -> Run:
     return Run(path, about["kind"], name == "config.json", about, read_metrics(path))
 
 
-def inspect_dataset(specs: Sequence[str], out: Path, image_size: int, skip_bad: bool = False) -> dict[str, Any]:
+def inspect_dataset(specs: Sequence[str], out: Path, image_size: int) -> dict[str, Any]:
     """Print a dataset's figures, write its contact sheet and inspect.json to `out`; returns what the JSON holds.
 
     `specs` are NAME:PATH; of several, each one's figures are printed too, for their actions may not go together.
-    Raises LapaError for data that cannot be read (bad episodes are listed with skip_bad).
+    Episodes that cannot be read are listed. Raises LapaError when none can.
     """
-    parts = [describe(pack([spec], image_size, skip_bad=skip_bad)) for spec in specs] if len(specs) > 1 else []
+    parts = [describe(pack([spec], image_size, skip_bad=True)) for spec in specs] if len(specs) > 1 else []
     for about in parts:
         _print_dataset(about)
-    return _write(out, {"dataset": _dataset(pack(specs, image_size, skip_bad=skip_bad), out), "parts": parts})
+    return _write(out, {"dataset": _dataset(pack(specs, image_size, skip_bad=True), out), "parts": parts})
 
 
 def inspect_runs(
@@ -276,7 +276,7 @@ def _print_dataset(about: dict[str, Any]) -> None:
             f"  {a['name']}": f"{a['min']:.3g} to {a['max']:.3g}, mean {a['mean']:.3g}, deviation {a['std']:.3g}"
             for a in about["actions"] or []
         },
-        "skipped": f"{len(about['bad'])} unreadable" if about["bad"] else "none",
+        "cannot be read": str(len(about["bad"])) if about["bad"] else "none",
         **{f"  {i + 1}": reason for i, reason in enumerate(about["bad"])},
     }
     _print_table(f"Dataset {about['dataset']}", {name: (value,) for name, value in rows.items()})

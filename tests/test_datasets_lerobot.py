@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from made import lerobot_v21
+from made import encoded, lerobot_v21, pictures
 
 from lapa.contracts import BadVideo, Episode, LapaError
 from lapa.data.lerobot_format import LeRobotWriter
@@ -182,3 +184,24 @@ def test_without_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "somebody").mkdir()
     with pytest.raises(LapaError, match="LeRobot dataset: somebody/so100_lift does not exist"):
         open_dataset("lerobot:somebody/so100_lift")  # a folder of ours, so it is a slip and not asked for outside
+
+
+def test_an_image_in_the_tables_that_is_none(tmp_path: Path) -> None:
+    root = lerobot_v21(tmp_path / "ds", (3, 3, 3))
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"] = {"pixels": {"dtype": "image", "shape": [24, 32, 3]}, "action": info["features"]["action"]}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    for episode, data in enumerate((encoded(pictures(1)[0]), b"no image", None)):
+        path = root / f"data/chunk-000/episode_{episode:06d}.parquet"
+        table = {name: pq.read_table(path)[name] for name in ("action", "episode_index", "task_index")}
+        stored = pa.array(
+            [{"bytes": data, "path": "x.png"}] * 3, pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        )
+        pq.write_table(pa.table(table | {"pixels": stored}), path)
+    first, second, third = read(f"lerobot:{root}")
+    assert isinstance(first, Episode)
+    np.testing.assert_array_equal(first.frames[2], pictures(1)[0])
+    for number, bad in ((1, second), (2, third)):
+        assert f"episode_{number:06d}.parquet: pixels of episode {number}, frame 0: the image cannot be read" in str(
+            bad
+        )

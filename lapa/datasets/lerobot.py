@@ -6,7 +6,6 @@ v2 has one file of each per episode. Both become a list of `Place`s; everything 
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data import hub
 from lapa.data.folders import existing_folder, listing_hash
+from lapa.data.images import read_image
 from lapa.data.lerobot_format import INFO, TASKS
 from lapa.data.video import VideoReader, squared
 from lapa.plugins import choose
@@ -170,14 +169,14 @@ class LeRobotDataset:
     def _image_frames(self, size: int | None) -> Iterator[tuple[Place, list[Array] | BadVideo]]:
         images = _Rows([self.camera])
         for place in self._places:
+            where = f"{place.data}: {self.camera} of episode {place.index}, frame "
             try:
-                stored = images.of(place)[self.camera].to_pylist()
-                frames = [np.asarray(Image.open(io.BytesIO(i["bytes"])).convert("RGB")) for i in stored]
-            except (LapaError, OSError, KeyError, TypeError, ValueError) as error:
-                reason = str(error) if isinstance(error, LapaError) else f"an image cannot be read ({error})."
-                yield place, BadVideo(reason if str(place.data) in reason else f"{place.data}: {reason}")
-            else:
-                yield place, [squared(frame, size) for frame in frames]
+                stored = [cell["bytes"] for cell in images.of(place)[self.camera].to_pylist()]
+                yield place, [squared(read_image(data, f"{where}{t}"), size) for t, data in enumerate(stored)]
+            except LapaError as error:
+                yield place, BadVideo(str(error))
+            except (KeyError, TypeError) as error:
+                yield place, BadVideo(f"{where}0: is no image inside the file ({error!r}).")
 
 
 def cut(

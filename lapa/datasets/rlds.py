@@ -67,7 +67,7 @@ class Rlds:
         info = _read_json(root / INFO) if (root / INFO).exists() else {}
         self._features = _features(root / FEATURES)
         self._shards = _shards(root, config.split)
-        self._lengths = _lengths(info, config.split)
+        self._lengths = _lengths(info, config.split, root / INFO)
         self.fps = _rate(config.fps, str(info.get("name") or root.parent.name), root)
         images = [name for name, f in self._features.items() if f.kind == "image" and f.shape[-1:] in ((3,), ())]
         if not images:
@@ -248,13 +248,13 @@ def _shards(root: Path, split: str) -> list[Path]:
     return by_split[choose(split, by_split, f"split in {root}")]
 
 
-def _lengths(info: dict[str, Any], split: str) -> dict[int, int]:
+def _lengths(info: dict[str, Any], split: str, path: Path) -> dict[int, int]:
     """Number of the shard -> its records, as far as dataset_info.json tells."""
     try:
         about: dict[str, Any] = next((s for s in info.get("splits") or [] if s["name"] == split), {})
         return {number: int(count) for number, count in enumerate(about.get("shardLengths") or [])}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LapaError(f"{INFO} does not describe splits as TFDS writes them ({error!r}).") from None
+        raise LapaError(f"{path}: does not describe splits as TFDS writes them ({error!r}).") from None
 
 
 def _number(shard: Path) -> int:
