@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from lapa.contracts import Array, FramePairs, LapaError
+from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex, following, summed
 
@@ -35,7 +36,11 @@ class Lessons:
         if size % self.block:
             raise LapaError(f"Chained pairs come in twos: the batch size must be even, not {size}.")
         self.blocks = size // self.block
-        self._chains = [self._chain(pool) for pool in (video, labelled) if pool]
+        pools = [pool for pool in (video, labelled) if pool]
+        self._chains = [self._chain(pool) for pool in pools]
+        self._mixtures = [
+            Mixture(pool.packed, pool.pairs.episode[chain[0]]) for pool, chain in zip(pools, self._chains, strict=True)
+        ]
 
     @property
     def actions(self) -> Array | None:
@@ -77,7 +82,7 @@ class Lessons:
 
     def _some(self, rng: np.random.Generator, pool: int, count: int) -> Array:
         chains = self._chains[pool]
-        which = rng.integers(len(chains[0]), size=count)
+        which = self._mixtures[pool].draw(rng, count)
         return np.stack([rows[which] for rows in chains], axis=1)
 
 
