@@ -254,7 +254,7 @@ def table(results: Mapping[str, Any]) -> str:
     """The study as Markdown: mean over seeds, lowest and highest seed in brackets."""
     rows = results["rows"]
     figures = [k for k in dict.fromkeys(k for r in rows.values() for k in r) if k not in _IN_WORDS]
-    heads = ["setting", "seeds", "perplexity per position", *(f.replace("_", " ") for f in figures), "collapsed"]
+    heads = ["setting", "seeds", "perplexity per position", *(_head(f) for f in figures), "collapsed"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name, content in rows.items():
         told = ", ".join(f"{p:.1f}" for p in content["perplexity"])
@@ -270,8 +270,14 @@ def table(results: Mapping[str, Any]) -> str:
 _IN_WORDS = ("seeds", "perplexity", "training_perplexity", "collapsed", "codebook_size")
 
 
+def _head(figure: str) -> str:
+    return {"perplexity_share": "perplexity / \\|C\\|, worst position", "error_over_copy": "error / copy"}.get(
+        figure, figure.replace("_r2", " R²").replace("_", " ")
+    )
+
+
 def _spread(figure: Mapping[str, float]) -> str:
-    return f"{figure['mean']:.3g} ({figure['low']:.3g} to {figure['high']:.3g})"
+    return f"{figure['mean']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
 
 
 def picture(results: Mapping[str, Any], path: Path) -> None:
@@ -288,8 +294,8 @@ def picture(results: Mapping[str, Any], path: Path) -> None:
     if "action_r2" in first:
         of_what = [k for k in first if k.endswith("_r2") and k.startswith(("action", "position"))]
         told = {k.removesuffix("_r2").replace("_", ", "): values(k) for k in of_what}
-        panels.append(Panel("share of it that the codes tell (R²)", told, (0.0, 1.0)))
-    panels.append(Panel("error / copy", {"": values("error_over_copy")}, (0.0, None)))
+        panels.append(Panel("what the codes tell, R²", told, (0.0, 1.0)))
+    panels.append(Panel("error / copy", {"": values("error_over_copy")}))
     setting = results["setting"]
     title = f"lapa study {setting['study']}: {' '.join(setting['datasets'])}, {setting['steps']} steps"
     dots(rows, panels, path, title)

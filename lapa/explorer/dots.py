@@ -19,7 +19,7 @@ class Panel:
 
     title: str
     series: Mapping[str, Sequence[Sequence[float]]]
-    limits: tuple[float | None, float | None] | None = None
+    limits: tuple[float, float] | None = None
     goal: float | None = None
 
 
