@@ -70,15 +70,16 @@ QUANTIZERS = (
 )
 SIZES = tuple(row(f"|C| {size}", f"laq.codebook_size={size}") for size in (8, 16))
 
+FEATURES = "objectives.features_of=runs/vision_encoder"
 OPTIONS = (
-    Row("the preset"),
+    Row("the preset", QUANTIZERS[1].options + SIZES[1].options),  # in these words the study of quantizers has it too
     row("pairs of 1 to 3 windows", "objectives.windows=3"),
     row("frames augmented alike", "objectives.augment=1"),
     Row("true actions of the labelled", ("--set", "objectives.actions=1"), labelled=True),
     row("reversal", "objectives.reversal=1"),
     row("reversal, additivity", "objectives.reversal=1", "objectives.additivity=1"),
-    row("frozen features beside pixels", "objectives.features=1"),
-    row("frozen features alone", "objectives.features=1", "objectives.pixels=false"),
+    row("frozen features beside pixels", "objectives.features=1", FEATURES),
+    row("frozen features alone", "objectives.features=1", FEATURES, "objectives.pixels=false"),
     row("paper's decoder", "laq.decoder=transformer"),
     row("additive decoder", "laq.decoder=additive"),
 )
@@ -174,7 +175,8 @@ def run_study(setting: Setting, out: Path, workers: int = 0, earlier: Path | Non
 
     def keep(times: Mapping[str, float]) -> dict[str, Any]:
         found = [known.get(cell.told) or _read(cell, times) for cell in wanted]
-        return _write(setting, [content for content in found if content], out)
+        named = [{**content, "row": cell.row} for cell, content in zip(wanted, found, strict=True) if content]
+        return _write(setting, named, out)
 
     try:
         run(steps, out, workers, after=keep, keep_going=True)
