@@ -76,7 +76,7 @@ PRESETS: dict[str, Recipe] = {
         laq=LAQConfig(
             image_size=96, patch_size=12, dim=96, spatial_depth=2, temporal_depth=2, heads=6, dim_head=16,
             codes=4, codebook_size=8, quant_dim=32, normalise=True, decoder="unet", unet_width=32,
-            quantizer_options={"balance": 0.03, "attract": 0.05},
+            quantizer_options={"balance": 0.03},
         ),
         quantize=Optimisation(steps=3000, batch_size=32, learning_rate=2e-3, clip=10.0, warmup=50),
     ),
