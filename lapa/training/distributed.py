@@ -76,7 +76,8 @@ def processes() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        raise PeerGone(f"another process of this run has ended (rank {number} noticed: {error}).") from None
+        message = "another process of this run has ended without a word (torchrun says which, below). "
+        raise PeerGone(message + "The last checkpoint stays; the same command with --resume goes on from it.") from None
     finally:
         if number:
             sys.stdout.close()
@@ -93,8 +94,8 @@ _store: dist.Store | None = None  # outlives the processes' ties, to the end of 
 
 def first_to_fail(error: BaseException) -> bool:
     """Whether this process is the one to tell the user, the first to fail. PeerGone waits for the peer's own words."""
-    if _store is None:
-        return True
+    if _store is None:  # alone, or failed before it met the others
+        return os.environ.get("RANK", "0") == "0"
     for _ in range(50 if isinstance(error, PeerGone) else 0):
         if _store.add("failed", 0):
             break
