@@ -59,8 +59,10 @@ def read_json(path: Path, what: str) -> Any:
         raise LapaError(f"{path} is not readable JSON ({error}); {what} expected.") from None
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors whole or not at all."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None, flush: bool = True
+) -> None:
+    """Write safetensors whole or not at all; with `flush`, also if the power goes."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     seen: set[int] = set()
     for name, tensor in whole.items():  # the format has no shared memory; what is tied is written twice
@@ -70,8 +72,9 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dic
     with replacing(path) as temporary:
         try:
             save_file(whole, temporary, metadata)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())  # renamed only once it is on the disk
+            if flush:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())  # renamed only once it is on the disk
         except SafetensorError as error:  # it tells of a full disk in words; the command line asks for the number
             if found := re.search(r"os error (\d+)", str(error)):
                 raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None

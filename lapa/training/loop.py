@@ -127,9 +127,10 @@ def fit(
 
     parameters are those to train (default: all that require gradients). monitor(step, logbook) returns extra logs every
     `monitor_every` steps and at the end; it runs on rank 0, with the weights that would be saved. Checkpoints go to
-    `out/checkpoints` every `save_every` seconds, whenever the monitor has run, at the end and when asked to stop, and
-    are read back if they are there; that with the lowest watched figure `best` is kept. The logbook in `out` gets an
-    entry every hundredth of the steps, and whenever the monitor has run or codes were replaced.
+    `out/checkpoints` every `save_every` seconds (large ones more rarely: saving takes a twentieth of the time at most),
+    whenever the monitor has run, at the end and when asked to stop, and are read back if they are there; that with the
+    lowest watched figure `best` is kept. The logbook in `out` gets an entry every hundredth of the steps, and whenever
+    the monitor has run or codes were replaced.
 
     Raises LapaError when the loss stops being a number; KeyboardInterrupt or SystemExit(143) when asked to stop.
     """
@@ -154,7 +155,7 @@ def fit(
     checkpoints = Checkpoints(out, seed, how.keep, best)
     start, logs = _restore(checkpoints, learner, optimizer, trained, ema)
     upkeep = getattr(learner, "after_step", None)
-    saved, step, asked = time.monotonic(), start, 0
+    saved, pause, step, asked = time.monotonic(), save_every, start, 0
     with (
         Logbook(out, start, how.log, quiet=rank() > 0) as book,
         Progress(title, how.steps, out, done=start, quiet=rank() > 0) as progress,
@@ -183,10 +184,12 @@ def fit(
                 if last or watched or kept.get("codes_replaced") or done % max(1, how.steps // 100) == 0:
                     book.write(done, {"lr": how.rate(step), **logs})
                 progress.update(done, logs)
-                asked, due = on_any_rank(stop.asked, time.monotonic() - saved > save_every)
+                asked, due = on_any_rank(stop.asked, time.monotonic() - saved > pause)
                 if last or watched or asked or due:
-                    checkpoints.save(_state(learner, optimizer, trained, ema), done, logs, watched)
+                    began = time.monotonic()
+                    checkpoints.save(_state(learner, optimizer, trained, ema), done, logs, watched, flush=not asked)
                     saved = time.monotonic()
+                    pause = max(save_every, 20 * (saved - began)) if save_every > 0 else save_every
                 if asked:
                     break
         except KeyboardInterrupt:

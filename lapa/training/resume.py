@@ -49,9 +49,10 @@ class Checkpoints:
         """Where the checkpoint of a step is."""
         return self.folder / f"step_{step:06d}"
 
-    def save(self, state: Mapping[str, Tensor], step: int, logs: Logs, watched: Logs) -> None:
+    def save(self, state: Mapping[str, Tensor], step: int, logs: Logs, watched: Logs, flush: bool = True) -> None:
         """Write a checkpoint, whole or not at all, and remove what need not be kept. Every rank calls it.
 
+        `flush` waits until the disk has it, so that it is whole even if the power goes; a slow disk takes its time.
         Raises OSError (a full disk, say); the checkpoints before stay.
         """
         path, work = self.path(step), self.folder / f".step_{step:06d}.tmp"
@@ -70,7 +71,7 @@ class Checkpoints:
         try:
             on_first_rank(begin)
             with _alone_is_fine():
-                dcp.save(dict(state), storage_writer=_Writer(str(work)))
+                dcp.save(dict(state), storage_writer=_Writer(str(work), flush))
             on_first_rank(end)
         except CheckpointException as error:
             shutil.rmtree(work, ignore_errors=True)
@@ -152,8 +153,9 @@ class _Writer(HuggingFaceStorageWriter):
     """One safetensors file a process, written straight from the tensors: the library's own holds a second and a third
     copy of them in memory."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, flush: bool) -> None:
         super().__init__(path, save_distributed=True)
+        self.flush = flush
 
     def write_data(self, plan: Any, planner: Any) -> Future[list[WriteResult]]:
         tensors = {item.index.fqn: planner.resolve_data(item) for item in plan.items}
@@ -162,6 +164,6 @@ class _Writer(HuggingFaceStorageWriter):
             number = plan.storage_data["shard_index"]
             offsets = {i.index.fqn: {"saved_offsets": list(i.tensor_data.chunk.offsets)} for i in plan.items}
             file = Path(self.path) / f"shard-{number:05d}.safetensors"
-            write_tensors(file, tensors, {"DCP_SHARDING_INFO": json.dumps(offsets, sort_keys=True)})
+            write_tensors(file, tensors, {"DCP_SHARDING_INFO": json.dumps(offsets, sort_keys=True)}, self.flush)
         done.set_result([WriteResult(i.index, 0, None) for i in plan.items])
         return done
