@@ -147,7 +147,12 @@ def quantize(
 
 
 def label(
-    dataset: Datasets, source: str, out: Path, end: Literal["drop", "clip"] = "drop", skip_bad: SkipBad = False
+    dataset: Datasets,
+    source: str,
+    out: Path,
+    end: Literal["drop", "clip"] = "drop",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    skip_bad: SkipBad = False,
 ) -> None:
     """Stage 2a: label every frame of the videos.
 
@@ -156,11 +161,12 @@ def label(
         source: folder made by `lapa quantize`, or ground_truth (the dataset's own actions, for ActionVLA)
         out: new folder for labels.parquet and manifest.json
         end: frames whose later frame would lie past the end of the episode: drop them, or clip to the last frame
+        precision: arithmetic of a LAQ; bfloat16 labels several times as fast at the paper's size, a few codes differ
     """
     from lapa.stage2_label import label as write
     from lapa.stage2_label import source_image_size
 
-    manifest = write(_pack(dataset, source_image_size(source), skip_bad), source, out, end)
+    manifest = write(_pack(dataset, source_image_size(source), skip_bad), source, out, end, precision)
     print(f"Labelled {manifest['pairs']} frames ({manifest['kind']}) in {out}.")
     if "r2_of_true_actions" in manifest:
         print(f"  R^2 of the dataset's own actions: {manifest['r2_of_true_actions']:.3f}")

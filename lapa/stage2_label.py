@@ -51,14 +51,20 @@ def source_image_size(source: str) -> int:
     return int(read_json(Path(source) / "config.json", "finished label source")["model"]["image_size"])
 
 
-def label(packed: Packed, source: str, out: Path, end: str = "drop") -> dict[str, Any]:
+def label(packed: Packed, source: str, out: Path, end: str = "drop", precision: str = "float32") -> dict[str, Any]:
     """Label every pair of the source's window and write `out`. Returns the manifest. Ranks share the work.
 
-    Raises LapaError when the source does not fit the data (no actions for ground truth, say).
+    precision is the arithmetic of a LAQ: "float32", or "bfloat16" (labels/latent.py). Raises LapaError when the source
+    does not fit the data (no actions for ground truth, say) or has no choice of precision.
     """
     method = METHODS[method_of(source)]
     keep_freed_memory()
-    labeller = plugins.find("labels", str(method.source))(path=source).build()
+    options = {"path": source}
+    if method.source == "latent":
+        options["precision"] = precision
+    elif precision != "float32":
+        raise LapaError(f"--precision {precision} is for the codes of a LAQ; {source} is not one. Leave it out.")
+    labeller = plugins.find("labels", str(method.source))(**options).build()
     pairs = window_pairs(packed, labeller.window or 1e-9, end)  # type: ignore[arg-type]
     # Whole batches go to one process: what is computed is the same, to the bit, however many there are.
     batches = np.split(np.arange(len(pairs)), range(BATCH, len(pairs), BATCH))
@@ -77,6 +83,7 @@ def label(packed: Packed, source: str, out: Path, end: str = "drop") -> dict[str
         "source_hash": labeller.hash,
         "kind": labels.kind,
         "classes": labeller.classes,
+        "precision": precision,
         "window_seconds": labeller.window,
         "end": end,
         "dataset": packed.spec,

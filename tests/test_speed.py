@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -167,3 +168,31 @@ def test_freed_memory_is_used_again() -> None:
         return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
     assert faults(True) < 100 < faults(False)
+
+
+# The benchmark
+
+REFERENCE = """
+import torch
+class Other(torch.nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, dim)
+    def forward(self, video, step=0):
+        return self.layer(video.mean((2, 3, 4))).square().mean(), 1
+    def inference(self, video, return_only_codebook_ids=False):
+        return self.layer(video.mean((2, 3, 4))).argmax(-1)
+def make(dim):
+    return Other(dim)
+"""
+
+
+def test_the_benchmark_compares(tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text(REFERENCE)
+    script = Path(__file__).parents[1] / "benchmarks" / "laq_speed.py"
+    sizes = ("patch_size=8", "image_size=32", "dim=32", "spatial_depth=1", "temporal_depth=1", "heads=2", "dim_head=16")
+    options = [part for size in sizes for part in ("--set", f"laq.{size}")]
+    command = [sys.executable, str(script), "--reference", f"{tmp_path}/other.py:make", "--repeats", "2", *options]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert re.fullmatch(r"training \d+\.\d\dx labelling \d+\.\d\dx", told[-1])
+    assert sum("peak memory" in line for line in told) == 2

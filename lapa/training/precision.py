@@ -34,6 +34,7 @@ class Twins:
     """Twins in `dtype` of a model's float32 weights; none, and nothing to do, when that is float32."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
         self._twins: dict[nn.Parameter, nn.Parameter] = {}
         self._rounded: dict[nn.Parameter, tuple[int, int]] = {}  # which state of the weight the twin is of
@@ -72,6 +73,13 @@ class Twins:
                 # One batch: bfloat16 is all there is. Several add up in float32, lest the small ones be lost.
                 weight.grad = twin.grad if weight.grad is None else weight.grad.float().add_(twin.grad)
                 twin.grad = None
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model computes as in training, without gradients, for the length of a with-block."""
+        where = next((weight.device.type for weight in self._twins), "cpu")
+        with self.in_place(), torch.no_grad(), torch.autocast(where, self.dtype, enabled=bool(self._twins)):
+            yield
 
     def rounded(self, weight: nn.Parameter) -> None:
         """Note that the twin of `weight` is that of its present value."""
