@@ -113,6 +113,29 @@ def test_adamw_is_that_of_torch(chunk: int, monkeypatch: pytest.MonkeyPatch) -> 
         assert torch.equal(twin, a.bfloat16())
 
 
+# What is switched on by request
+
+
+def test_recomputed_gradients_are_the_same() -> None:
+    laq, other = model(), model()
+    for part in (other.spatial, other.temporal, other.decoder.transformer):
+        part.recompute = True
+    kept, again = gradients(laq, Twins(laq, torch.bfloat16)), gradients(other, Twins(other, torch.bfloat16))
+    assert kept.keys() == again.keys()
+    for name in kept:
+        torch.testing.assert_close(again[name], kept[name], msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_compiled_training_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and differentiated as for the compiler, which itself is spared: it takes minutes."""
+    compiles = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiles(self, backend="aot_eager"))
+    how = replace(HOW, steps=2)
+    _, plain = trained(tmp_path / "plain", how)
+    _, compiled = trained(tmp_path / "compiled", replace(how, compile=True))
+    assert compiled == pytest.approx(plain, rel=0.01)
+
+
 # Runs
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 SCALE = 8.0  # queries and keys have unit length, so logits need a fixed temperature (the released value)
 
@@ -193,6 +194,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.over = over
+        self.recompute = False  # the loop switches it on: blocks keep their input alone, see training/loop.py
         self.blocks = nn.ModuleList(Block(dim, heads, dim_head, cross, peg) for _ in range(depth))
         self.norm_out = LayerNorm(dim)
 
@@ -201,7 +203,10 @@ class Transformer(nn.Module):
     ) -> torch.Tensor:
         """[B, T, h, w, d] -> same shape. `bias` [heads, N, N] is for self-attention, `context` for cross."""
         for block in self.blocks:
-            video = block(video, self.over, bias, context)
+            if self.recompute and torch.is_grad_enabled():
+                video = checkpoint(block, video, self.over, bias, context, use_reentrant=False)
+            else:
+                video = block(video, self.over, bias, context)
         return self.norm_out(video)
 
 
