@@ -492,6 +492,58 @@ def convert(
         _next(f"lapa label --dataset VIDEOS --source {out} --out runs/labels")
 
 
+def export(
+    form: tyro.conf.Positional[Literal["lerobot", "jsonl", "hub"]],
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LABELS|RUN")],
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT|USER/NAME")],
+    dataset: Datasets = (),
+    image_size: int | None = None,
+    fps: float | None = None,
+    license: str | None = None,
+    private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Hand results on: labels as a LeRobot dataset or as the released code's jsonl, a model to the hub.
+
+    Examples: lapa export lerobot runs/labels data/labelled; lapa export hub runs/laq me/laq --license apache-2.0
+
+    Args:
+        form: lerobot: the labelled videos as a LeRobot v3.0 dataset with latent_action; jsonl: images and rows for the
+            released LAPA training script; hub: upload a LAQ or a policy with a model card
+        source: folder of `lapa label`; for hub, of `lapa quantize`, `pretrain` or `finetune`
+        out: new folder; for hub, the repository
+        dataset: where the labelled videos are now (none: where they were when they were labelled)
+        image_size: make the frames squares of so many pixels a side (None: as they are at the source)
+        fps: lerobot: the one rate to write, where the videos have several
+        license: hub: the licence of the weights, such as apache-2.0; mind that of the videos
+        private: hub: for your eyes only
+    """
+    if form == "hub":
+        from lapa.hub import push_to_hub
+
+        if not license:
+            raise LapaError("Say which licence the weights have, such as --license apache-2.0.")
+        print(f"{source} is at {push_to_hub(source, out, license, private)}")
+        _next(f'lapa.LAQ.from_pretrained("{out}"), or lapa.Policy, in Python')
+        return
+    from lapa.export import ROWS, export_jsonl, export_lerobot, open_labelled
+
+    if image_size is not None and image_size < 1:
+        raise LapaError(f"--image-size is at least 1, got {image_size}.")
+    labelled = open_labelled(source, dataset)
+    if form == "lerobot":
+        export_lerobot(labelled, Path(out), image_size, fps)
+        print(f"Wrote {labelled.packed.episodes} episodes with latent_action to {out}; frames without a label have -1.")
+        _next(f"lapa inspect --dataset lerobot:{out} --out runs/inspect")
+        return
+    if fps is not None:
+        raise LapaError("--fps belongs to `lapa export lerobot`; a jsonl has a row per frame.")
+    rows = export_jsonl(labelled, Path(out), image_size)
+    classes, width = labelled.manifest["classes"], labelled.codes.shape[1]
+    print(f"Wrote {rows} rows to {out}/{ROWS}, and the images beside it; {labelled.without} frames have no label.")
+    print(f"For the released script: delta_vocab_size={classes}, n_tokens_per_delta={width}; image tokens come from "
+          "its VQGAN (docs/export.md).")  # fmt: skip
+
+
 def show_list(preset: str | None = None) -> None:
     """Name every method, preset and plug-in.
 
@@ -529,6 +581,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "ground": ground,
     "convert": convert,
+    "export": export,
     "list": show_list,
 }
 

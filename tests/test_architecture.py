@@ -17,7 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A file may import its own entry and earlier lines. A folder stands for all its files.
 LINES = [line.split() for line in """
     contracts methods
-    plugins
+    hub plugins
     tabletop
     data training.checkpoint training.distributed training.memory training.precision training.progress
     training.batches training.ema training.logbook training.resume training.stop
@@ -29,7 +29,7 @@ LINES = [line.split() for line in """
     explorer run_folder
     stage0_grounding stage1_latent_actions stage2_label stage2_pretrain
     stage3_finetune
-    collect convert evaluate inspect report schedule
+    collect convert evaluate export inspect report schedule
     compare study
     demo
     cli

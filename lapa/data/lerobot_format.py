@@ -12,6 +12,7 @@ videos/<camera>/chunk-000/file-000.mp4      many episodes per file: time = from_
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,7 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 
 CHUNK = 1000  # files per chunk folder, LeRobot's default
 FRAMES_PER_FILE = 250_000  # about 90 MB of video at 48x48; LeRobot's default limit is 200 MB
+PIXELS_PER_FILE = 250_000 * 48 * 48  # large pictures fill a file with fewer frames
 STATS_STRIDE = 8  # image statistics read every 8th frame; LeRobot samples them too
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 INDEX_FEATURES = {"frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}
@@ -43,23 +45,31 @@ class LeRobotWriter:
     """Writes episodes into a new LeRobot v3.0 folder; nothing appears at `path` before `finish`.
 
     Use it as a context manager: leaving the block finishes, an exception leaves no trace. `action` and
-    `observation.state` are written only when their names are given. Raises LapaError when `path` exists.
+    `observation.state` are written only when their names are given. `image_size` is one number for squares, else
+    (H, W). `extra` are further int64 features, such as labels, by name as info.json describes them: "shape" [D],
+    "names", and an "info" of your own, where "no_value" marks rows that the statistics leave out. Raises LapaError
+    when `path` exists.
     """
 
     def __init__(
         self,
         path: Path,
         fps: float,
-        image_size: int,
+        image_size: int | tuple[int, int],
         action_names: tuple[str, ...] = (),
         state_names: tuple[str, ...] = (),
         provenance: dict[str, Any] | None = None,
+        extra: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
         if not (np.isfinite(fps) and fps > 0):
             raise LapaError(f"{path}: fps must be above 0, got {fps}.")
-        self._fps, self._size, self._provenance = float(fps), image_size, provenance
+        self._fps, self._provenance = float(fps), provenance
+        self._height, self._width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self._per_file = min(FRAMES_PER_FILE, max(PIXELS_PER_FILE // (self._height * self._width), 1))
         self._names = {"action": tuple(action_names), "observation.state": tuple(state_names)}
         self._vectors: dict[str, list[Array]] = {key: [] for key, names in self._names.items() if names}
+        self._extra = dict(extra or {})
+        self._values: dict[str, list[Array]] = {key: [] for key in self._extra}
         self._lengths: list[int] = []
         self._task_of: list[int] = []
         self._tasks: dict[str, int] = {}
@@ -82,16 +92,16 @@ class LeRobotWriter:
             self._close_video()
             self._stack.__exit__(kind, error, trace)
 
-    def add(self, episode: Episode) -> None:
-        """Append one episode: frames uint8 [T, image_size, image_size, 3], T >= 1, at the writer's fps.
+    def add(self, episode: Episode, **extra: Array) -> None:
+        """Append one episode: frames uint8 [T, H, W, 3], T >= 1, at the writer's fps; int64 [T, D] per extra feature.
 
-        Raises LapaError naming the episode when frames, actions or state do not fit what was declared.
+        Raises LapaError naming the episode when frames, actions, state or extra do not fit what was declared.
         """
-        self._check(episode)
-        if self._video is None or self._video.frames >= FRAMES_PER_FILE:
+        self._check(episode, extra)
+        if self._video is None or self._video.frames >= self._per_file:
             self._close_video()
             file = self._root / VIDEO_PATH.format(video_key=CAMERA, **_place(self._files))
-            self._video = VideoFile(file, self._fps, self._size, self._size)
+            self._video = VideoFile(file, self._fps, self._height, self._width)
             self._files += 1
         self._video_of.append((self._files - 1, self._video.frames))
         self._video.add(episode.frames)
@@ -99,6 +109,8 @@ class LeRobotWriter:
             counts += np.bincount(episode.frames[::STATS_STRIDE, ..., channel].ravel(), minlength=256)
         for key, kept in self._vectors.items():
             kept.append(np.asarray(_vector(episode, key), np.float32))
+        for key, values in self._values.items():
+            values.append(np.asarray(extra[key], np.int64))
         self._lengths.append(len(episode.frames))
         self._task_of.append(self._tasks.setdefault(episode.instruction, len(self._tasks)))
 
@@ -125,9 +137,9 @@ class LeRobotWriter:
             self._video.close()
             self._video = None
 
-    def _check(self, episode: Episode) -> None:
+    def _check(self, episode: Episode, extra: Mapping[str, Array]) -> None:
         where, frames = f'Episode "{episode.id}"', episode.frames
-        wanted = (self._size, self._size, 3)
+        wanted = (self._height, self._width, 3)
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != wanted or not len(frames):
             raise LapaError(f"{where}: frames must be uint8 [T >= 1, {wanted}], got {frames.dtype} {frames.shape}.")
         if abs(episode.fps - self._fps) > 1e-6 * self._fps:
@@ -139,12 +151,17 @@ class LeRobotWriter:
                 raise LapaError(f"{where}: {key} must have the shape {shape}, got {got}.")
             if not np.isfinite(value).all():
                 raise LapaError(f"{where}: {key} holds NaN or infinity.")
+        for key, feature in self._extra.items():
+            got = np.shape(extra.get(key))
+            if got != (len(frames), *feature["shape"]):
+                raise LapaError(f"{where}: {key} must have the shape {(len(frames), *feature['shape'])}, got {got}.")
 
     def _columns(self) -> dict[str, Array]:
         """Per-frame columns [N] or [N, D], in LeRobot's order."""
         lengths = np.array(self._lengths, np.int64)
         frame = np.concatenate([np.arange(n) for n in lengths])
-        columns: dict[str, Array] = {key: np.concatenate(parts) for key, parts in self._vectors.items()}
+        vectors = {**self._vectors, **self._values}
+        columns: dict[str, Array] = {key: np.concatenate(parts) for key, parts in vectors.items()}
         columns["timestamp"] = (frame / self._fps).astype(np.float32)
         columns["frame_index"] = frame
         columns["episode_index"] = np.repeat(np.arange(len(lengths)), lengths)
@@ -207,18 +224,22 @@ class LeRobotWriter:
 
     def _stats(self, columns: dict[str, Array]) -> dict[str, Any]:
         images = {key: np.reshape(value, (3, 1, 1)) for key, value in _histogram_stats(self._pixels).items()}
-        images["count"] = self._pixels.sum(1)[:1] // self._size**2
-        stats = {CAMERA: images} | {key: _vector_stats(values) for key, values in columns.items()}
+        images["count"] = self._pixels.sum(1)[:1] // (self._height * self._width)
+        stats = {CAMERA: images}
+        for key, values in columns.items():
+            none = self._extra.get(key, {}).get("info", {}).get("no_value")
+            present = values if none is None else values[(values != none).all(1)]
+            stats[key] = _vector_stats(present if len(present) else values)
         return {key: {name: value.tolist() for name, value in entry.items()} for key, entry in stats.items()}
 
     def _info(self) -> dict[str, Any]:
         fps = int(self._fps) if self._fps.is_integer() else self._fps
-        size, episodes = self._size, len(self._lengths)
-        video = {"height": size, "width": size, "codec": "h264", "pix_fmt": "gbrp", "fps": fps, "channels": 3}
+        height, width, episodes = self._height, self._width, len(self._lengths)
+        video = {"height": height, "width": width, "codec": "h264", "pix_fmt": "gbrp", "fps": fps, "channels": 3}
         features: dict[str, Any] = {
             CAMERA: {
                 "dtype": "video",
-                "shape": [size, size, 3],
+                "shape": [height, width, 3],
                 "names": ["height", "width", "channels"],
                 "info": {f"video.{key}": value for key, value in video.items()}
                 | {"video.is_depth_map": False, "has_audio": False},
@@ -227,6 +248,7 @@ class LeRobotWriter:
         for key in self._vectors:
             names = list(self._names[key])
             features[key] = {"dtype": "float32", "shape": [len(names)], "names": names}
+        features |= {key: {"dtype": "int64", **feature} for key, feature in self._extra.items()}
         for key, dtype in {"timestamp": "float32", **INDEX_FEATURES}.items():
             features[key] = {"dtype": dtype, "shape": [1], "names": None}
         return {

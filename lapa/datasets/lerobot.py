@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lapa import hub
 from lapa.contracts import Array, BadVideo, Episode, LapaError
-from lapa.data import hub
 from lapa.data.folders import existing_folder, listing_hash
 from lapa.data.images import read_image
 from lapa.data.lerobot_format import INFO, TASKS

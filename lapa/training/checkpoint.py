@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from lapa import __version__
 from lapa.contracts import LapaError
+from lapa.hub import local
 
 FORMAT = 1
 T = TypeVar("T")
@@ -154,11 +155,12 @@ def save_artefact(path: Path, kind: str, config: Mapping[str, Any], tensors: Map
 
 
 def load_artefact(path: Path | str, kind: str) -> Artefact:
-    """Read an artefact of the given kind ("laq", "idm", "policy", "backbone").
+    """Read an artefact of the given kind ("laq", "idm", "policy", "backbone"), from a folder or from user/name on the
+    hub.
 
     Raises LapaError when the folder is missing, unfinished, damaged, of another kind or of another format.
     """
-    path = Path(path)
+    path = local(path)
     if not path.is_dir():
         raise LapaError(f"There is no folder {path}; a {kind} artefact was expected there.")
     config = read_json(path / "config.json", f"finished {kind} artefact")
