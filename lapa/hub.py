@@ -1,4 +1,4 @@
-"""Artefacts on the Hugging Face hub: a LAQ or a policy goes up with a model card, and comes back by its name, user/name.
+"""Artefacts on the Hugging Face hub: a LAQ or a policy goes up with a model card and comes back by its name.
 
 What goes up is the artefact itself (model.safetensors, config.json) and the card, written from config.json: data,
 settings, figures, licence. What comes down is checked like any folder: kind, format, hash, every key and shape.
@@ -91,7 +91,7 @@ def push_to_hub(folder: str | Path, repo: str, licence: str, private: bool = Fal
 
 
 def model_card(config: dict[str, Any], repo: str, licence: str) -> str:
-    """The README.md of an artefact on the hub, from what its config.json knows. Nothing is claimed that is not in it."""
+    """The README.md of an artefact on the hub, from its config.json; nothing is claimed that is not in it."""
     kind, origin = str(config["kind"]), config.get("provenance", {})
     recipe, results = config.get("recipe", {}), config.get("results", {})
     settings = {name: recipe[name] for name in STAGES[kind] if name in recipe}

@@ -152,9 +152,9 @@ class LeRobotWriter:
             if not np.isfinite(value).all():
                 raise LapaError(f"{where}: {key} holds NaN or infinity.")
         for key, feature in self._extra.items():
-            got = np.shape(extra.get(key))
-            if got != (len(frames), *feature["shape"]):
-                raise LapaError(f"{where}: {key} must have the shape {(len(frames), *feature['shape'])}, got {got}.")
+            rows, due = extra.get(key, np.empty(0)).shape, (len(frames), *feature["shape"])
+            if rows != due:
+                raise LapaError(f"{where}: {key} must have the shape {due}, got {rows}.")
 
     def _columns(self) -> dict[str, Array]:
         """Per-frame columns [N] or [N, D], in LeRobot's order."""

@@ -1,0 +1,375 @@
+"""Labels handed back: as a LeRobot dataset, frame for frame; as the released code's jsonl; models through the hub."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from lapa import cli
+from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.data.labelled import read_labels
+from lapa.data.lerobot_format import CAMERA, LeRobotWriter
+from lapa.data.spec import open_dataset
+from lapa.data.video import VideoFile
+from lapa.export import NO_LABEL, export_jsonl, export_lerobot, open_labelled
+from lapa.hub import model_card, push_to_hub
+from lapa.models.laq import LAQ
+from lapa.recipe import Recipe
+from lapa.training.checkpoint import provenance, save_artefact
+
+
+def save_laq(path: Path, recipe: Recipe) -> LAQ:
+    """An untrained LAQ of the given recipe as an artefact."""
+    torch.manual_seed(0)
+    laq = recipe.laq.build().eval()
+    config = {"model": recipe.to_json()["laq"], "recipe": recipe.to_json(), "results": {"perplexity": [5.25, 1.0]},
+              "provenance": provenance(7, {"video_folder:kitchen": "0123abcd"}, {})}  # fmt: skip
+    save_artefact(path, "laq", config, laq.state_dict())
+    return laq
+
+
+@pytest.fixture(scope="module")
+def laq(tmp_path_factory: pytest.TempPathFactory, tiny: Recipe) -> Path:
+    path = tmp_path_factory.mktemp("laq") / "laq"
+    save_laq(path, tiny)
+    return path
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory, laq: Path, robot: Path) -> Path:
+    path = tmp_path_factory.mktemp("labels") / "labels"
+    cli.main(["label", "--dataset", f"lerobot:{robot}", "--source", str(laq), "--out", str(path)])
+    return path
+
+
+def episodes_of(spec: str) -> list[Episode]:
+    found = list(open_dataset(spec).episodes())
+    assert not any(isinstance(episode, BadVideo) for episode in found)
+    return found  # type: ignore[return-value]
+
+
+# --- lerobot --------------------------------------------------------------------------------------
+
+
+def test_a_lerobot_dataset_has_every_frame_and_its_code(
+    labels: Path, robot: Path, laq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    cli.main(["export", "lerobot", str(labels), str(out)])
+    assert "12 episodes with latent_action" in capsys.readouterr().out
+    before, after = episodes_of(f"lerobot:{robot}"), episodes_of(f"lerobot:{out}")
+    assert len(before) == len(after) == 12
+    for one, two in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one.frames, two.frames)
+        np.testing.assert_array_equal(one.actions, two.actions)
+        np.testing.assert_array_equal(one.state, two.state)
+        assert (one.instruction, one.fps, one.action_names) == (two.instruction, two.fps, two.action_names)
+
+    found, manifest = read_labels(labels)
+    rows = pq.read_table(out / "data/chunk-000/file-000.parquet")
+    episode, frame, code = (rows[k].to_numpy() for k in ("episode_index", "frame_index", "latent_action"))
+    labelled = code != NO_LABEL
+    assert labelled.sum() == len(found.values) < len(rows)
+    np.testing.assert_array_equal(episode[labelled], found.episode)
+    np.testing.assert_array_equal(frame[labelled], found.frame)
+    np.testing.assert_array_equal(code[labelled], found.values[:, 0])
+    ends = np.cumsum([len(e.frames) for e in before]) - 1
+    assert not labelled[ends].any(), "the last frame has no later one"
+
+    info = json.loads((out / "meta/info.json").read_text())
+    feature = info["features"]["latent_action"]
+    assert (feature["dtype"], feature["shape"], feature["names"]) == ("int64", [1], ["code_0"])
+    assert feature["info"]["codebook_size"] == 8
+    assert feature["info"]["laq_hash"] == json.loads((laq / "config.json").read_text())["hash"]
+    assert feature["info"]["window_seconds"] == manifest["window_seconds"]
+    stats = json.loads((out / "meta/stats.json").read_text())["latent_action"]
+    assert stats["min"] == [code[labelled].min()], "-1 is no code, so the statistics leave it out"
+    assert stats["count"] == [labelled.sum()]
+
+
+def two_looks(folder: Path) -> Path:
+    """Videos of two sizes and two rates, neither square."""
+    rng = np.random.default_rng(0)
+    for name, fps, size in (("a.mp4", 10, (24, 40)), ("b.mp4", 20, (32, 24))):
+        video = VideoFile(folder / name, fps, *size)
+        video.add(rng.integers(0, 256, (12, *size, 3), np.uint8))
+        video.close()
+    return folder
+
+
+def test_oblong_frames_of_real_codes(tmp_path: Path, tiny: Recipe) -> None:
+    """Several codes a frame and pictures that are not square; then several sizes and rates, which LeRobot has not."""
+    from dataclasses import replace
+
+    recipe = replace(tiny, laq=replace(tiny.laq, codes=4))
+    save_laq(tmp_path / "laq", recipe)
+    clips = two_looks(tmp_path / "some clips")
+    (clips / "b.mp4").rename(tmp_path / "b.mp4")
+    for name in ("one", "two"):
+        cli.main(["label", "--dataset", f"video_folder:{clips}", "--source", f"{tmp_path}/laq",
+                  "--out", f"{tmp_path}/{name}"])  # fmt: skip
+        if name == "one":
+            (tmp_path / "b.mp4").rename(clips / "b.mp4")
+    with pytest.raises(LapaError, match="give the one that was labelled"):
+        open_labelled(tmp_path / "one")
+
+    both = open_labelled(tmp_path / "two")
+    with pytest.raises(LapaError, match=r"2 sizes.*--image-size"):
+        export_lerobot(both, tmp_path / "ds")
+    with pytest.raises(LapaError, match=r"2 frame rates \(from 10 to 20 fps\).*--fps"):
+        export_lerobot(both, tmp_path / "ds", image_size=32)
+    with pytest.raises(LapaError, match="at most 10"):
+        export_lerobot(both, tmp_path / "ds", image_size=32, fps=15)
+    assert not (tmp_path / "ds").exists()
+    export_lerobot(both, tmp_path / "ds", image_size=32, fps=10)
+    slow, fast = episodes_of(f"lerobot:{tmp_path}/ds")
+    originals = list(open_dataset(f"video_folder:{clips}").episodes(32))
+    np.testing.assert_array_equal(slow.frames, originals[0].frames)
+    np.testing.assert_array_equal(fast.frames, originals[1].frames[::2])
+    table = pq.read_table(tmp_path / "ds/data/chunk-000/file-000.parquet")
+    codes = np.array(table["latent_action"].to_pylist())
+    assert codes.shape == (18, 4)
+    np.testing.assert_array_equal(codes[12:], both.codes[12::2])
+
+    (clips / "b.mp4").rename(tmp_path / "b.mp4")
+    clips.rename(tmp_path / "moved")
+    moved = open_labelled(tmp_path / "one", [f"video_folder:{tmp_path}/moved"])
+    export_lerobot(moved, tmp_path / "oblong")
+    (oblong,) = episodes_of(f"lerobot:{tmp_path}/oblong")
+    np.testing.assert_array_equal(oblong.frames, next(
+        open_dataset(f"video_folder:{tmp_path}/moved").episodes()).frames)  # fmt: skip
+    assert oblong.frames.shape == (12, 24, 40, 3)
+
+
+def test_actions_are_not_torn_by_another_rate(labels: Path, tmp_path: Path) -> None:
+    with pytest.raises(LapaError, match=r"has actions.*would be wrong"):
+        export_lerobot(open_labelled(labels), tmp_path / "ds", fps=1)
+
+
+def test_labels_that_are_no_codes_are_refused(robot: Path, tmp_path: Path) -> None:
+    cli.main(["label", "--dataset", f"lerobot:{robot}", "--source", "ground_truth", "--out", f"{tmp_path}/true"])
+    with pytest.raises(LapaError, match=r"holds actions .* not latent actions"):
+        open_labelled(tmp_path / "true")
+
+
+def test_the_writer_checks_what_it_is_given(tmp_path: Path) -> None:
+    feature = {"latent_action": {"shape": [2], "names": ["a", "b"]}}
+    episode = Episode("e", np.zeros((3, 8, 16, 3), np.uint8), 5.0)
+    with LeRobotWriter(tmp_path / "ds", 5, (8, 16), extra=feature) as writer:
+        with pytest.raises(LapaError, match=r"must have the shape \(3, 2\), got \(3, 1\)"):
+            writer.add(episode, latent_action=np.zeros((3, 1)))
+        with pytest.raises(LapaError, match=r"must have the shape \(3, 2\)"):
+            writer.add(episode)
+        writer.add(episode, latent_action=np.full((3, 2), 5))
+    info = json.loads((tmp_path / "ds/meta/info.json").read_text())
+    assert info["features"][CAMERA]["shape"] == [8, 16, 3]
+
+
+# --- jsonl ----------------------------------------------------------------------------------------
+
+
+def test_a_jsonl_as_the_released_code_takes_it(labels: Path, robot: Path, tmp_path: Path) -> None:
+    count = export_jsonl(open_labelled(labels), tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out/data.jsonl").read_text().splitlines()]
+    found, _ = read_labels(labels)
+    assert len(rows) == count == len(found.values)
+    assert all(set(row) == {"id", "image", "instruction", "delta", "fields"} for row in rows)
+    assert [row["delta"] for row in rows] == [[str(c) for c in code] for code in found.values]
+    assert {row["fields"] for row in rows} == {"[instruction],[vision],delta"}
+
+    before = episodes_of(f"lerobot:{robot}")
+    assert rows[0]["instruction"] == (
+        f"<s> You are a helpful assistant. USER: What action should the robot take to `{before[0].instruction}` "
+        "ASSISTANT:"
+    )
+    # The released labelling counts the files of a folder and names the later image itself: all frames are there.
+    for row in (rows[0], rows[-1]):
+        folder, step = row["image"].split("/img_")[0], int(row["id"].split("_")[-1])
+        number = int(folder.rpartition("_")[2])
+        assert row["image"] == f"{folder}/img_{step:05d}.jpg"
+        assert len(list((tmp_path / "out" / folder).iterdir())) == len(before[number].frames)
+    with Image.open(tmp_path / "out" / rows[0]["image"]) as image:
+        error = np.abs(np.asarray(image).astype(int) - before[0].frames[0])
+    assert error.mean() < 3, "a JPEG of the same picture"
+
+    again = episodes_of(f"lapa_jsonl:{tmp_path}/out/data.jsonl,fps={before[0].fps:g}")
+    assert [e.instruction for e in again] == [e.instruction for e in before]
+
+
+# --- the hub --------------------------------------------------------------------------------------
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A stand-in for the hub's HTTP API: makes repositories, takes commits, serves files. Nothing of huggingface_hub
+    is replaced: its own client speaks to this."""
+
+    protocol_version = "HTTP/1.1"
+    repos: dict[str, dict[str, bytes]]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self, content: Any = b"", status: int = 200, **headers: str) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _sha(self, repo: str) -> str:
+        return hashlib.sha1(repr(sorted(self.repos[repo].items())).encode()).hexdigest()
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        path = urlsplit(unquote(self.path)).path
+        if self.headers.get("Authorization") != "Bearer hf_right":
+            self._answer({"error": "Invalid username or password."}, 401)
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            repo = f"{asked.get('organization', 'me')}/{asked['name']}"
+            self.repos.setdefault(repo, {})
+            self._answer({"url": f"http://{self.headers['Host']}/{repo}", "id": repo, "name": repo})
+        elif path == "/api/validate-yaml":
+            self._answer({"errors": [], "warnings": []})
+        elif found := re.fullmatch(r"/api/models/(.+)/preupload/main", path):
+            files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                     for f in json.loads(body)["files"]]  # fmt: skip
+            self._answer({"files": files})
+        elif found := re.fullmatch(r"/api/models/(.+)/commit/main", path):
+            for line in map(json.loads, body.decode().splitlines()):
+                if line["key"] == "file":
+                    value = line["value"]
+                    self.repos[found[1]][value["path"]] = base64.b64decode(value["content"])
+            sha = self._sha(found[1])
+            url = f"http://{self.headers['Host']}/{found[1]}/commit/{sha}"
+            self._answer({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+        else:
+            self._answer({"error": f"POST {path}"}, 404)
+
+    def do_GET(self) -> None:
+        path = urlsplit(unquote(self.path)).path
+        if found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(/revision/\w+|/tree/\w+)?", path):
+            if found[1] not in self.repos:
+                self._answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+                return
+            files = self.repos[found[1]]
+            if "/tree/" in path:
+                self._answer([{"type": "file", "path": n, "size": len(c), "oid": "0" * 40} for n, c in files.items()])
+                return
+            siblings = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
+            self._answer({"id": found[1], "sha": self._sha(found[1]), "siblings": siblings, "private": False})
+        elif (found := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/\w+/(.+)", path)) and found[1] in self.repos:
+            content = self.repos[found[1]][found[2]]
+            etag = hashlib.sha1(content).hexdigest()
+            self._answer(content, ETag=f'"{etag}"', X_Repo_Commit=self._sha(found[1]))
+        else:
+            self._answer({"error": f"GET {path}"}, 404)
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[tuple[str, dict[str, dict[str, bytes]]]]:
+    repos: dict[str, dict[str, bytes]] = {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("ThisHub", (Hub,), {"repos": repos}))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", repos
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def in_a_process(script: str, cwd: Path, address: str, *arguments: object) -> list[str]:
+    """The lines that `script` prints, in a new process: huggingface_hub reads where the hub is when it is imported."""
+    start = """
+import os, sys, lapa
+from lapa.hub import push_to_hub
+def told(do, *arguments):
+    try:
+        print(do(*arguments))
+    except lapa.LapaError as error:
+        print("LapaError", error)
+"""
+    env = {**os.environ, "HF_HOME": str(cwd / "hf"), "HF_TOKEN": "hf_right", "HF_ENDPOINT": address}
+    command = [sys.executable, "-c", start + script, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_up_to_the_hub_and_back(hub: tuple[str, dict[str, dict[str, bytes]]], laq: Path, tmp_path: Path) -> None:
+    address, repos = hub
+    script = """
+from lapa import cli
+cli.main(["export", "hub", sys.argv[1], "me/kitchen-laq", "--license", "cc-by-4.0"])
+told(lambda: lapa.LAQ.from_pretrained("me/kitchen-laq").config.codebook_size)
+told(lapa.Policy.from_pretrained, "me/kitchen-laq")
+told(lapa.LAQ.from_pretrained, "me/another")
+os.environ["HF_TOKEN"] = "hf_wrong"
+told(push_to_hub, sys.argv[1], "me/kitchen-laq", "mit")
+"""
+    said, following, classes, kind, unknown, refused = in_a_process(script, tmp_path, address, laq)
+    assert said == f"{laq} is at {address}/me/kitchen-laq"
+    assert 'lapa.LAQ.from_pretrained("me/kitchen-laq")' in following
+    assert set(repos["me/kitchen-laq"]) == {"config.json", "model.safetensors", "README.md"}
+    for name in ("config.json", "model.safetensors"):
+        assert repos["me/kitchen-laq"][name] == (laq / name).read_bytes()
+    assert classes == "8"
+    (fetched,) = (tmp_path / "hf").rglob("model.safetensors")
+    assert fetched.read_bytes() == (laq / "model.safetensors").read_bytes()
+    assert 'holds a "laq" artefact, not a "policy"' in kind
+    assert unknown.startswith("LapaError me/another is neither a folder here nor a model that could be fetched")
+    assert refused.startswith(f"LapaError {laq} could not be uploaded to me/kitchen-laq (")
+    assert "hf auth login" in refused
+
+
+def test_offline_is_one_line_each(laq: Path, tmp_path: Path) -> None:
+    script = """
+told(push_to_hub, sys.argv[1], "me/laq", "mit")
+told(lapa.Policy.from_pretrained, "me/policy")
+"""
+    up, down = in_a_process(script, tmp_path, "http://127.0.0.1:9", laq)
+    assert up.startswith(f"LapaError {laq} could not be uploaded to me/laq (")
+    assert down.startswith("LapaError me/policy is neither a folder here nor a model that could be fetched")
+    assert "onnection" in up
+
+
+def test_the_card_says_what_config_json_says(laq: Path) -> None:
+    config = json.loads((laq / "config.json").read_text())
+    card = model_card(config, "me/kitchen-laq", "cc-by-4.0")
+    head = card.split("---")[1]
+    assert "license: cc-by-4.0" in head
+    assert "library_name: lapa" in head
+    for fact in ("`video_folder:kitchen` (fingerprint `0123abcd`)", "| perplexity | 5.25, 1 |", "Seed 7;",
+                 config["hash"], '"codebook_size": 8', 'lapa.LAQ.from_pretrained("me/kitchen-laq")'):  # fmt: skip
+        assert fact in card
+
+
+def test_what_cannot_go_up(laq: Path, tmp_path: Path) -> None:
+    with pytest.raises(LapaError, match="write user/name"):
+        push_to_hub(laq, "kitchen", "mit")
+    with pytest.raises(LapaError, match=r"config\.json, model\.safetensors is missing"):
+        push_to_hub(tmp_path, "me/kitchen", "mit")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", "hub", str(laq), "me/kitchen"])
+    assert ended.value.code == 1
