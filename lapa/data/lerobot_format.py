@@ -34,8 +34,8 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
 CHUNK = 1000  # files per chunk folder, LeRobot's default
-FRAMES_PER_FILE = 250_000  # about 90 MB of video at 48x48; LeRobot's default limit is 200 MB
-PIXELS_PER_FILE = 250_000 * 48 * 48  # large pictures fill a file with fewer frames
+FRAMES_PER_FILE = 250_000  # of pictures so small that PIXELS_PER_FILE is not reached before
+PIXELS_PER_FILE = 200_000_000  # real clips take a byte a pixel, losslessly; LeRobot's default limit is 200 MB
 STATS_STRIDE = 8  # image statistics read every 8th frame; LeRobot samples them too
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 INDEX_FEATURES = {"frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}
