@@ -152,22 +152,38 @@ def label(
     out: Path,
     end: Literal["drop", "clip"] = "drop",
     precision: Literal["float32", "bfloat16"] = "float32",
+    workers: int = 0,
+    engine: Literal["local", "ray"] = "local",
+    shard: int = 0,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Stage 2a: label every frame of the videos.
+    """Stage 2a: label every frame of the videos. Interrupt it at any time and run it again: it goes on.
 
     Args:
         dataset: videos, given once or more
         source: folder made by `lapa quantize`, or ground_truth (the dataset's own actions, for ActionVLA)
-        out: new folder for labels.parquet and manifest.json
+        out: new folder for labels.parquet (a folder of shards) and manifest.json
         end: frames whose later frame would lie past the end of the episode: drop them, or clip to the last frame
         precision: arithmetic of a LAQ; bfloat16 labels several times as fast at the paper's size, a few codes differ
+        workers: processes on this machine (0: this one); with ray, tasks (0: one per GPU of the cluster, else per core)
+        engine: ray labels on the Ray cluster of RAY_ADDRESS, whose machines share the disk (pip install 'lapa[scale]')
+        shard: pairs written at once, at least; what a killed process has to do again (0: up to 4,096)
     """
     from lapa.stage2_label import label as write
     from lapa.stage2_label import source_image_size
 
-    manifest = write(_pack(dataset, source_image_size(source), skip_bad), source, out, end, precision)
+    packed = _pack(dataset, source_image_size(source), skip_bad)
+    manifest = write(packed, source, out, end, precision, shard=shard, workers=workers, engine=engine,
+                     datasets=dataset, skip_bad=skip_bad)  # fmt: skip
     print(f"Labelled {manifest['pairs']} frames ({manifest['kind']}) in {out}.")
+    for position, counts in enumerate(manifest.get("code_counts", [])):
+        used = sum(map(bool, counts))
+        shares = " ".join(f"{count / manifest['pairs']:.0%}" for count in counts[:16])
+        print(
+            f"  codes at position {position}: {used} of {len(counts)} used; {shares}{' ..' if len(counts) > 16 else ''}"
+        )
+    if manifest["skipped"]:
+        print(f"  {len(manifest['skipped'])} damaged videos were skipped; manifest.json lists them")
     if "r2_of_true_actions" in manifest:
         print(f"  R^2 of the dataset's own actions: {manifest['r2_of_true_actions']:.3f}")
     _next(f"lapa pretrain {_again(dataset)} --labels {out} --out runs/latent")

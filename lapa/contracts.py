@@ -174,9 +174,19 @@ class Trainable(Protocol):
 
 
 class LabelSource(Protocol):
-    """Stage 2a's left side: LAQ (codes), an inverse dynamics model (actions) or the truth (actions)."""
+    """Stage 2a's left side: LAQ (codes), an inverse dynamics model (actions) or the truth (actions).
 
-    kind: str
+    `hash` tells it from others; `window` is in seconds, None for adjacent frames; `classes` is |C|, 0 for actions.
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+    @property
+    def window(self) -> float | None: ...
+    @property
+    def classes(self) -> int: ...
 
     def label(self, pairs: FramePairs) -> Array:
         """-> int64 [B, s] codes or float32 [B, A] actions."""

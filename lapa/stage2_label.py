@@ -1,27 +1,45 @@
-"""Stage 2a, `lapa label`: dataset x label source -> labels on disk, one row per frame that has a later frame."""
+"""Stage 2a, `lapa label`: dataset x label source -> labels on disk, one row per frame that has a later frame.
+
+The pairs are cut into shards of whole episodes. Every process, be it this one, a worker, a rank of torchrun or a task
+on a Ray cluster, walks the same list (`work`): its own part first, then what the others have not done yet. A shard
+appears whole under its name or not at all, and what is there is skipped; so any process can be killed at any time,
+nothing is missing, doubled or torn, and the same command goes on. No process talks to another: they meet in the folder.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lapa import plugins
-from lapa.contracts import Labels, LapaError
-from lapa.data.labelled import write_labels
-from lapa.data.pack import Packed
-from lapa.data.pairs import window_pairs
+from lapa.contracts import Array, Labels, LabelSource, LapaError
+from lapa.data.folders import new_folder
+from lapa.data.labelled import MANIFEST, TABLE, joined, read_shard, write_shard
+from lapa.data.pack import Packed, pack
+from lapa.data.pairs import pair_counts, window_pairs
 from lapa.methods import METHODS
 from lapa.recipe import Recipe
-from lapa.training.checkpoint import read_json
+from lapa.training.checkpoint import read_json, write_json
 from lapa.training.distributed import gather, on_first_rank, rank, ranks
 from lapa.training.memory import keep_freed_memory
 from lapa.training.metrics import r2
 from lapa.training.progress import Progress
 
 BATCH = 64  # pairs labelled at once: larger batches leave the cache and are a third slower on a CPU
+SHARD = 4096  # pairs in a shard, about: what a killed process has to do again; fewer where that makes few shards
+SHARDS = 64
 KINDS = {"laq": "lapa", "idm": "vpt"}  # kind of artefact -> the method whose labels it gives
+PLAN = "plan.json"  # in a folder that is not finished
+Engine = Literal["local", "ray"]
 
 
 def method_of(source: str) -> str:
@@ -51,49 +69,371 @@ def source_image_size(source: str) -> int:
     return int(read_json(Path(source) / "config.json", "finished label source")["model"]["image_size"])
 
 
-def label(packed: Packed, source: str, out: Path, end: str = "drop", precision: str = "float32") -> dict[str, Any]:
-    """Label every pair of the source's window and write `out`. Returns the manifest. Ranks share the work.
+@dataclass(frozen=True)
+class Plan:
+    """What is labelled, and how: plan.json, all that another process needs to help.
 
-    precision is the arithmetic of a LAQ: "float32", or "bfloat16" (labels/latent.py). Raises LapaError when the source
-    does not fit the data (no actions for ground truth, say) or has no choice of precision.
+    window in seconds (1e-9: adjacent frames); shard as in `label`.
     """
-    method = METHODS[method_of(source)]
+
+    datasets: tuple[str, ...]
+    skip_bad: bool
+    image_size: int
+    fingerprint: str
+    source: str
+    source_hash: str
+    window: float
+    end: Literal["drop", "clip"]
+    precision: str
+    shard: int
+
+    def same_labels(self, other: Plan) -> bool:
+        """Do both give the same shards? Where data and source lie does not matter."""
+        place = {"datasets": (), "skip_bad": False, "source": ""}
+        return replace(self, **place) == replace(other, **place)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Episodes first : last, with so many pairs."""
+
+    file: str
+    first: int
+    last: int
+    pairs: int
+
+
+def cut(packed: Packed, plan: Plan) -> list[Shard]:
+    """The shards, in order: whole episodes, a new shard for every `plan.shard` pairs."""
+    counts = pair_counts(packed, plan.window, plan.end)
+    ends = np.cumsum(counts)
+    size = plan.shard or int(np.clip(ends[-1] // SHARDS, BATCH, SHARD))
+    groups = (ends - counts) // size
+    firsts = np.flatnonzero(np.diff(groups, prepend=-1))
+    spans = [(int(a), int(b), int(counts[a:b].sum())) for a, b in zip(firsts, [*firsts[1:], len(counts)], strict=True)]
+    spans = [span for span in spans if span[2]]  # episodes that are too short, at the end
+    return [Shard(f"part-{number:06d}.parquet", *span) for number, span in enumerate(spans)]
+
+
+def label(
+    packed: Packed,
+    source: str,
+    out: Path,
+    end: Literal["drop", "clip"] = "drop",
+    precision: str = "float32",
+    *,
+    shard: int = 0,
+    workers: int = 0,
+    engine: Engine = "local",
+    datasets: Sequence[str] = (),
+    skip_bad: bool = False,
+) -> dict[str, Any]:
+    """Label every pair of the source's window into the folder `out`; go on where an earlier call stopped.
+
+    workers: processes on this machine (0: this one; under torchrun its ranks), or tasks on the Ray cluster (0: one per
+    GPU, else one per core). `datasets` and `skip_bad` are what `packed` was packed with: other processes open it again.
+    shard: pairs in one, at least (0: by the number of pairs). precision is the arithmetic of a LAQ: "float32", or
+    "bfloat16" (labels/latent.py). Returns the manifest. Raises LapaError when the source does not fit the data (no
+    actions for ground truth, say) or has no choice of precision, when `out` holds something else, and when shards are
+    missing in the end because processes died.
+    """
+    if shard < 0 or workers < 0:
+        raise LapaError(f"--shard and --workers must not be below 0, got {shard} and {workers}.")
+    if ranks() > 1 and (workers > 1 or engine != "local"):
+        raise LapaError("Under torchrun its processes share the work; leave out --workers and --engine.")
     keep_freed_memory()
+    labeller = open_source(source, precision)
+    plan = Plan(
+        tuple(datasets) or (packed.spec,), skip_bad, packed.image_size, packed.fingerprint,
+        source, labeller.hash, labeller.window or 1e-9, end, precision, shard,
+    )  # fmt: skip
+    shards = cut(packed, plan)
+    labelled(packed, labeller, plan, shards[0], only=1)  # a source that does not fit says so before anything is written
+    on_first_rank(lambda: begin(out, plan))
+    folder, total = out / TABLE, sum(s.pairs for s in shards)
+    done = count_pairs(folder, shards)
+    if 0 < done < total and rank() == 0:
+        print(f"Going on: {done:,} of {total:,} pairs are labelled already.")
+    faults: list[str] = []
+    with Progress("labelling", total, done=done, unit="pairs", quiet=rank() > 0) as progress:
+        if engine == "ray":
+            faults = on_ray(out, workers, lambda: progress.update(count_pairs(folder, shards)))
+        elif workers > 1:
+            faults = on_this_machine(out, workers, lambda: progress.update(count_pairs(folder, shards)))
+        else:
+            work(packed, labeller, plan, shards, folder, rank(), ranks(), Tally(folder, shards, progress))
+        gather(None)  # every rank has looked at every shard
+        progress.update(count_pairs(folder, shards))
+    missing = sum(not (folder / s.file).exists() for s in shards)
+    why = f" {'; '.join(faults)}." if faults else ""
+    if missing:
+        raise LapaError(f"{missing} of {len(shards)} shards are not labelled.{why} Run the same command again.")
+    if faults:
+        print(f"The others did the work of those that failed:{why}", file=sys.stderr)
+    return on_first_rank(lambda: finish(packed, labeller, plan, shards, out))
+
+
+def open_source(source: str, precision: str = "float32") -> LabelSource:
+    """The label source. Raises LapaError as `method_of` and the source do, and for one without that precision."""
+    name = str(METHODS[method_of(source)].source)
     options = {"path": source}
-    if method.source == "latent":
+    if name == "latent":
         options["precision"] = precision
     elif precision != "float32":
         raise LapaError(f"--precision {precision} is for the codes of a LAQ; {source} is not one. Leave it out.")
-    labeller = plugins.find("labels", str(method.source))(**options).build()
-    pairs = window_pairs(packed, labeller.window or 1e-9, end)  # type: ignore[arg-type]
-    # Whole batches go to one process: what is computed is the same, to the bit, however many there are.
-    batches = np.split(np.arange(len(pairs)), range(BATCH, len(pairs), BATCH))
-    mine = [batches[i] for i in np.array_split(np.arange(len(batches)), ranks())[rank()]]
+    made: LabelSource = plugins.find("labels", name)(**options).build()
+    return made
+
+
+def begin(out: Path, plan: Plan) -> None:
+    """Make the folder, or accept one that was begun with the same plan. Raises LapaError for any other."""
+    if not (out / PLAN).exists() or (out / MANIFEST).exists():
+        if out.exists():
+            raise LapaError(f"{out} exists already. Remove it or choose another path.")
+        with new_folder(out, twin_is_fine=True) as fresh:  # the same command elsewhere may be as quick
+            (fresh / TABLE).mkdir()
+            write_json(fresh / PLAN, asdict(plan))
+    if not plan.same_labels(_plan(read_json(out / PLAN, "plan of unfinished labels"))):
+        raise LapaError(
+            f"{out} exists already, with unfinished labels of other data, another source or other settings ({PLAN}). "
+            "Remove it or choose another path."
+        )
+
+
+def _plan(found: dict[str, Any]) -> Plan:
+    return Plan(**{**found, "datasets": tuple(found["datasets"])})
+
+
+def labelled(
+    packed: Packed,
+    labeller: LabelSource,
+    plan: Plan,
+    shard: Shard,
+    only: int | None = None,
+    tell: Callable[[int], None] = lambda pairs: None,
+) -> Labels:
+    """Labels of one shard (of its `only` first pairs, if given); `tell` is called with the pairs done so far."""
+    part = packed.subset(np.arange(shard.first, shard.last))
+    pairs = window_pairs(part, plan.window, plan.end)
+    rows = np.arange(len(pairs))[:only]
     values = []
-    with Progress("labelling", sum(map(len, mine)), unit="frames", quiet=rank() > 0) as progress:
-        for rows in mine:
-            values.append(labeller.label(pairs.batch(packed, rows)))
-            progress.update(int(rows[-1]) + 1)
-    parts = gather(np.concatenate(values) if values else None)
-    found = np.concatenate([part for part in parts if part is not None])
-    labels = Labels(labeller.kind, pairs.episode, pairs.frame, found)
+    for batch in np.split(rows, range(BATCH, len(rows), BATCH)):
+        values.append(labeller.label(pairs.batch(part, batch)))
+        tell(int(batch[-1]) + 1)
+    return Labels(labeller.kind, pairs.episode[rows] + shard.first, pairs.frame[rows], np.concatenate(values))
+
+
+def work(
+    packed: Packed,
+    labeller: LabelSource,
+    plan: Plan,
+    shards: list[Shard],
+    folder: Path,
+    number: int = 0,
+    count: int = 1,
+    tell: Callable[[int], None] = lambda pairs: None,
+) -> None:
+    """Process `number` of `count`: label what is not there yet. When it returns, no shard is missing."""
+    for shard in walk(shards, folder, number, count):
+        if not (folder / shard.file).exists():
+            found = labelled(packed, labeller, plan, shard, tell=tell)
+            try:
+                write_shard(folder / shard.file, found)
+            except FileNotFoundError:  # another process had done it, and has finished and swept since
+                if not (folder / shard.file).exists():
+                    raise
+            tell(0)
+
+
+def walk(shards: list[Shard], folder: Path, number: int, count: int) -> Iterator[Shard]:
+    """One process's own shards; then, in an order of its own, those that the others have not done."""
+    mine = np.array_split(np.arange(len(shards)), count)[number]
+    yield from (shards[i] for i in mine)
+    there = set(os.listdir(folder))
+    rest = [shard for shard in shards if shard.file not in there]
+    yield from (rest[i] for i in np.random.default_rng(number).permutation(len(rest)))
+
+
+def count_pairs(folder: Path, shards: list[Shard]) -> int:
+    """Pairs in the shards that are done."""
+    there = set(os.listdir(folder))
+    return sum(shard.pairs for shard in shards if shard.file in there)
+
+
+class Tally:
+    """Progress of a process that works itself: what is in the folder, looked at now and then, and its own shard."""
+
+    def __init__(self, folder: Path, shards: list[Shard], progress: Progress) -> None:
+        self.folder, self.shards, self.progress = folder, shards, progress
+        self.there, self.looked = progress.done, time.monotonic()
+
+    def __call__(self, pairs: int) -> None:
+        """`pairs` of the present shard are done."""
+        if not pairs or time.monotonic() - self.looked > 1.0:
+            self.there, self.looked = count_pairs(self.folder, self.shards), time.monotonic()
+        self.progress.update(min(self.there + pairs, self.progress.total))
+
+
+def finish(packed: Packed, labeller: LabelSource, plan: Plan, shards: list[Shard], out: Path) -> dict[str, Any]:
+    """Read every shard back, check it against the plan, and write the manifest with hashes and figures.
+
+    Raises LapaError for a shard that is damaged, after removing it: the same command labels it again.
+    """
+    counts: Array = np.zeros((0, 0), np.int64)
+    actions: list[Labels] = []
+    entries = []
+    for shard in shards:
+        path = out / TABLE / shard.file
+        try:
+            part, content = read_shard(path)
+            if len(part.episode) != shard.pairs or part.episode[0] < shard.first or part.episode[-1] >= shard.last:
+                raise LapaError(f"{path} does not hold the {shard.pairs} pairs it should.")
+        except LapaError as error:
+            path.unlink(missing_ok=True)
+            raise LapaError(f"{error} It was removed; run the same command again.") from None
+        entries.append({"file": shard.file, "pairs": shard.pairs, "hash": content})
+        if part.kind == "codes":
+            here = np.stack([np.bincount(c, minlength=labeller.classes) for c in part.values.T])
+            counts = counts + here if counts.size else here
+        else:
+            actions.append(part)
     manifest = {
-        "method": method.name,
-        "source": source,
+        "method": METHODS[method_of(plan.source)].name,
+        "source": plan.source,
         "source_hash": labeller.hash,
-        "kind": labels.kind,
+        "kind": labeller.kind,
         "classes": labeller.classes,
-        "precision": precision,
+        "precision": plan.precision,
         "window_seconds": labeller.window,
-        "end": end,
+        "end": plan.end,
         "dataset": packed.spec,
         "fingerprint": packed.fingerprint,
         "image_size": packed.image_size,
-        "pairs": len(pairs),
-        "episodes_too_short": pairs.dropped,
+        "pairs": sum(s.pairs for s in shards),
+        "episodes_too_short": int((pair_counts(packed, plan.window, plan.end) == 0).sum()),
         "action_names": list(packed.action_names),
+        "skipped": list(packed.bad),
     }
-    if labels.kind == "actions" and packed.actions is not None:
-        manifest["r2_of_true_actions"] = r2(labels.values, packed.actions[pairs.now])
-    on_first_rank(lambda: write_labels(out, labels, manifest))
-    return manifest
+    if counts.size:
+        manifest["code_counts"] = counts.tolist()  # [s][classes]
+    elif packed.actions is not None:
+        every = joined(actions)
+        manifest["r2_of_true_actions"] = r2(every.values, packed.actions[packed.starts[every.episode] + every.frame])
+    write_json(out / MANIFEST, {**manifest, "shards": entries})
+    for left in (out / PLAN, *(out / TABLE).glob(".*.tmp")):  # of processes that were killed while they wrote
+        left.unlink(missing_ok=True)
+    return {**manifest, "shards": entries}
+
+
+# --- other processes ------------------------------------------------------------------------------
+
+
+def help_with(out: Path, number: int, count: int, tell: Callable[[int], None] = lambda pairs: None) -> None:
+    """What another process does: open data and source by the plan in `out`, and work.
+
+    Raises LapaError when they are no longer what they were.
+    """
+    keep_freed_memory()
+    plan = _plan(read_json(out / PLAN, "plan of unfinished labels"))
+    packed = pack(plan.datasets, plan.image_size, skip_bad=plan.skip_bad, quiet=True)
+    labeller = open_source(plan.source, plan.precision)
+    if (packed.fingerprint, labeller.hash) != (plan.fingerprint, plan.source_hash):
+        raise LapaError(
+            f"The dataset or {plan.source} has changed since {out} was begun. Remove {out} and begin again."
+        )
+    work(packed, labeller, plan, cut(packed, plan), out / TABLE, number, count, tell)
+
+
+def on_this_machine(out: Path, workers: int, told: Callable[[], None]) -> list[str]:
+    """Several processes beside this one, which only looks on. Returns what went wrong with which."""
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)), **os.environ}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "lapa.stage2_label", str(out), str(number), str(workers)],
+            env={**environment, **_own_gpu(number)},
+        )
+        for number in range(workers)
+    ]
+    try:
+        while any(process.poll() is None for process in processes):
+            time.sleep(0.1)
+            told()
+    finally:
+        for process in processes:
+            process.terminate()
+        codes = [process.wait() for process in processes]
+    return [
+        f"worker {number} " + (f"was killed ({signal.Signals(-code).name})" if code < 0 else "failed")
+        for number, code in enumerate(codes)
+        if code
+    ]
+
+
+def _own_gpu(number: int) -> dict[str, str]:
+    """Workers take the GPUs in turn."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    return {"CUDA_VISIBLE_DEVICES": seen.split(",")[number % torch.cuda.device_count()]}
+
+
+def on_ray(out: Path, workers: int, told: Callable[[], None]) -> list[str]:
+    """Tasks on a Ray cluster; a task whose machine is lost starts again elsewhere. Returns what went wrong.
+
+    Data, source, `out` and the cache lie on a disk that all machines share, and lapa is installed on each. Raises
+    LapaError when Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise LapaError("--engine ray needs Ray: pip install 'lapa[scale]'.") from None
+    cache = {"LAPA_CACHE": str(Path(os.environ["LAPA_CACHE"]).absolute())} if os.environ.get("LAPA_CACHE") else {}
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(log_to_driver=False, runtime_env={"env_vars": cache})  # of RAY_ADDRESS, or of this machine
+    try:
+        there = ray.cluster_resources()
+        gpus = int(there.get("GPU", 0))
+        count = workers or gpus or max(1, int(there.get("CPU", 1)))
+        task = ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_retries=3)(_ray_task)
+        waiting = {task.remote(str(out.absolute()), number, count, os.getcwd()): number for number in range(count)}
+        faults = []
+        while waiting:
+            ready, _ = ray.wait(list(waiting), timeout=0.5)
+            for reference in ready:
+                number = waiting.pop(reference)
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    faults.append(f"task {number}: {getattr(error, 'cause', None) or error}")
+            told()
+        return faults
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _ray_task(out: str, number: int, count: int, folder: str) -> None:
+    os.chdir(folder)  # paths in the plan are as the user gave them
+    help_with(Path(out), number, count)
+
+
+def _worker(out: str, number: str, count: str) -> None:
+    """`python -m lapa.stage2_label OUT NUMBER COUNT`: one of --workers. It ends with the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops us
+    parent = os.getppid()
+
+    def tell(pairs: int) -> None:
+        if os.getppid() != parent:
+            sys.exit(1)
+
+    try:
+        help_with(Path(out), int(number), int(count), tell)
+    except LapaError as error:
+        sys.exit(f"worker {number}: {error}")
+
+
+if __name__ == "__main__":
+    _worker(*sys.argv[1:])

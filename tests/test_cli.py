@@ -292,10 +292,10 @@ def test_labels_that_belong_to_something_else(
 
 
 def test_labels_are_never_overwritten(refuses: Refuses, made: Path, robot: Path) -> None:
-    before = (made / "labels/labels.parquet").read_bytes()
+    before = (made / "labels/labels.parquet/part-000000.parquet").read_bytes()
     refuses("label", "--dataset", f"lerobot:{robot}", "--source", made / "laq", "--out", made / "labels",
             says=(made / "labels", "exists already", "choose another path"))  # fmt: skip
-    assert (made / "labels/labels.parquet").read_bytes() == before
+    assert (made / "labels/labels.parquet/part-000000.parquet").read_bytes() == before
 
 
 # --- --out in use ---------------------------------------------------------------------------------
@@ -368,10 +368,16 @@ def test_a_full_disk_keeps_the_checkpoint(
 def test_labels_on_a_full_disk(
     refuses: Refuses, made: Path, robot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pq, "write_table", full_disk_at(1, pq.write_table, FULL["replace"][2]))
-    refuses("label", "--dataset", f"lerobot:{robot}", "--source", made / "laq", "--out", tmp_path / "labels",
-            says=("the disk is full",))  # fmt: skip
-    assert not list(tmp_path.iterdir()), "nothing half-written"
+    """Later there is some room, and the same command goes on from the shards that are done."""
+    command = ("label", "--dataset", f"lerobot:{robot}", "--source", made / "laq", "--shard", 32)
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", full_disk_at(3, pq.write_table, FULL["replace"][2]))
+        refuses(*command, "--out", tmp_path / "labels", says=("the disk is full",))
+    assert len(list((tmp_path / "labels/labels.parquet").iterdir())) == 2, "no torn shard"
+    run(*command, "--out", tmp_path / "labels")
+    run(*command, "--out", tmp_path / "unbroken")
+    once, again = ((tmp_path / name / "manifest.json").read_bytes() for name in ("unbroken", "labels"))
+    assert once == again
 
 
 # --- Ctrl-C ---------------------------------------------------------------------------------------

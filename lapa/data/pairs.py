@@ -50,11 +50,10 @@ def window_offsets(fps: Array, seconds: float) -> Array:
     return np.clip(np.round(seconds * fps), 1, 2**40).astype(np.int64)
 
 
-def window_pairs(packed: Packed, seconds: float, end: Literal["drop", "clip"] = "drop") -> PairIndex:
-    """All pairs (t, t + window) of every episode that is longer than the window.
+def pair_counts(packed: Packed, seconds: float, end: Literal["drop", "clip"] = "drop") -> Array:
+    """How many pairs each episode has, int64 [E]: none where it is no longer than the window.
 
-    Pairs that reach past the end are dropped, or end at the last frame with `end="clip"`. Raises LapaError
-    when no episode is long enough, saying how long the longest is.
+    Raises LapaError when no episode is long enough, saying how long the longest is.
     """
     if end not in ("drop", "clip"):
         raise LapaError(f'The end of an episode is "drop" or "clip", not "{end}".')
@@ -63,12 +62,23 @@ def window_pairs(packed: Packed, seconds: float, end: Literal["drop", "clip"] = 
     long = lengths > offsets
     if not long.any():
         raise LapaError(_too_short(packed, lengths, seconds))
-    counts = np.where(long, lengths if end == "clip" else lengths - offsets, 0)
+    return np.where(long, lengths if end == "clip" else lengths - offsets, 0)
+
+
+def window_pairs(packed: Packed, seconds: float, end: Literal["drop", "clip"] = "drop") -> PairIndex:
+    """All pairs (t, t + window) of every episode that is longer than the window.
+
+    Pairs that reach past the end are dropped, or end at the last frame with `end="clip"`. Raises LapaError
+    when no episode is long enough, saying how long the longest is.
+    """
+    counts = pair_counts(packed, seconds, end)
+    lengths = np.diff(packed.starts)
+    offsets = window_offsets(packed.fps, seconds)
     episode = np.repeat(np.arange(len(lengths)), counts)
     frame = np.arange(len(episode)) - np.repeat(np.cumsum(counts) - counts, counts)
     now = packed.starts[episode] + frame
     later = np.minimum(now + offsets[episode], packed.starts[episode + 1] - 1)
-    return PairIndex(now, later, episode, frame, later - now, float(seconds), int((~long).sum()))
+    return PairIndex(now, later, episode, frame, later - now, float(seconds), int((counts == 0).sum()))
 
 
 def several_windows(packed: Packed, seconds: float, windows: int, end: Literal["drop", "clip"] = "drop") -> PairIndex:
