@@ -19,7 +19,8 @@ LINES = [line.split() for line in """
     contracts methods
     hub plugins
     tabletop
-    data training.checkpoint training.distributed training.memory training.precision training.progress
+    training.checkpoint
+    data training.distributed training.memory training.precision training.progress
     training.batches training.ema training.logbook training.resume training.stop
     training.loop training.metrics training.watcher
     datasets benchmarks quantizers

@@ -93,7 +93,7 @@ def worker(out: Path) -> None:
             save(train(parallel, out / f"broken_{parallel}"), out / f"{parallel}_{me}_resumed.safetensors")
         packed, recipe = pack([DATA], 24, quiet=True), Recipe(laq=UNET, quantize=replace(HOW, steps=1), pretrain=HOW)
         fit_laq(packed, recipe, out / "laq", 7)
-        manifest = label(packed, str(out / "laq"), out / "labels")
+        manifest = label(packed, str(out / "laq"), out / "labels", shard=16)
         found, _ = read_labels(out / "labels")
         pretrain(packed, found, manifest, recipe, out / "policy", 7)
         try:
@@ -227,7 +227,7 @@ def test_two_processes_train_what_one_does(parallel: distributed.Parallel, two: 
 
 
 def test_labels_of_two_processes_are_those_of_one(two: Path, tmp_path: Path) -> None:
-    label(pack([DATA], 24, quiet=True), str(two / "laq"), tmp_path / "labels")
+    label(pack([DATA], 24, quiet=True), str(two / "laq"), tmp_path / "labels", shard=16)
     assert len(list((two / "labels/labels.parquet").iterdir())) > 1, "each had something to do"
     assert (two / "labels/manifest.json").read_bytes() == (tmp_path / "labels/manifest.json").read_bytes()
 

@@ -251,7 +251,9 @@ def test_another_plan(packed: Packed, laq: str, tmp_path: Path, monkeypatch: pyt
 # --- Ray ------------------------------------------------------------------------------------------
 
 
-def test_ray(packed: Packed, laq: str, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray(
+    packed: Packed, laq: str, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A local Ray of two processes makes the same files; one that fails is told of."""
     ray = pytest.importorskip("ray", reason="pip install 'lapa[scale]'")
     monkeypatch.setenv("PYTHONPATH", str(Path(stage2_label.__file__).parents[1]))
