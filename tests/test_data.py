@@ -22,7 +22,7 @@ from lapa.data import lerobot_format
 from lapa.data import pack as pack_module
 from lapa.data import spec as spec_module
 from lapa.data.captions import words
-from lapa.data.labelled import read_labels, write_labels
+from lapa.data.labelled import read_labels, read_shard, write_shard
 from lapa.data.lerobot_format import CAMERA, LeRobotWriter
 from lapa.data.lessons import Lessons, Pool
 from lapa.data.mixture import Mixture
@@ -562,13 +562,16 @@ def test_no_episode_is_long_enough() -> None:
 def test_labels_round_trip(tmp_path: Path, kind: str, dtype: type) -> None:
     values = (np.random.default_rng(0).normal(size=(5, 3)) * 10).astype(dtype)
     labels = Labels(kind, np.array([0, 0, 1, 1, 1]), np.array([0, 1, 0, 1, 2]), values)
-    write_labels(tmp_path / "labels", labels, {"source": "abc"})
-    again, manifest = read_labels(tmp_path / "labels")
-    assert (again.kind, again.values.dtype, manifest) == (kind, np.dtype(dtype), {"source": "abc"})
+    parts = [Labels(kind, *(getattr(labels, k)[rows] for k in ("episode", "frame", "values")))
+             for rows in (slice(2), slice(2, 5))]  # fmt: skip
+    for i, part in enumerate(parts):
+        write_shard(tmp_path / f"labels.parquet/{i}", part)
+    manifest = {"shards": [{"file": str(i), "hash": read_shard(tmp_path / f"labels.parquet/{i}")[1]} for i in (0, 1)]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    again, found = read_labels(tmp_path)
+    assert (again.kind, again.values.dtype, found) == (kind, np.dtype(dtype), manifest)
     for name in ("episode", "frame", "values"):
         np.testing.assert_array_equal(getattr(again, name), getattr(labels, name))
-    with pytest.raises(LapaError, match="exists already"):
-        write_labels(tmp_path / "labels", labels, {})
 
 
 def test_labels_that_are_none(tmp_path: Path) -> None:
@@ -577,15 +580,19 @@ def test_labels_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "foreign").mkdir()
     with pytest.raises(LapaError, match=r"labels\.parquet is missing"):
         read_labels(tmp_path / "foreign")
-    pq.write_table(pa.table({"a": [1]}), tmp_path / "foreign/labels.parquet")
+    (tmp_path / "foreign/labels.parquet").mkdir()
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "foreign/labels.parquet/part")
     with pytest.raises(LapaError, match=r"manifest\.json is missing"):
         read_labels(tmp_path / "foreign")
     (tmp_path / "foreign/manifest.json").write_text("{}")
+    with pytest.raises(LapaError, match="names no shards"):
+        read_labels(tmp_path / "foreign")
+    (tmp_path / "foreign/manifest.json").write_text('{"shards": [{"file": "part", "hash": ""}]}')
     with pytest.raises(LapaError, match="needs the columns episode, frame"):
         read_labels(tmp_path / "foreign")
     short = Labels("codes", np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros((3, 1), np.int64))
     with pytest.raises(LapaError, match=r"must be \[N\]"):
-        write_labels(tmp_path / "x", short, {})
+        write_shard(tmp_path / "x", short)
 
 
 # --- mixtures -------------------------------------------------------------------------------------

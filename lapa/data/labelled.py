@@ -17,22 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lapa.contracts import Labels, LapaError
-from lapa.data.folders import existing_folder, new_folder
+from lapa.data.folders import existing_folder
 from lapa.training.checkpoint import replacing
 
 TABLE, MANIFEST = "labels.parquet", "manifest.json"
 COLUMNS = {"codes": ("codes", np.int64), "actions": ("action", np.float32)}  # kind -> column, dtype
-
-
-def write_labels(path: str | Path, labels: Labels, manifest: dict[str, Any]) -> None:
-    """Write labels as one table into the new folder `path`, whole or not at all.
-
-    The manifest (JSON values) is kept beside them. LapaError when `path` exists or the shapes disagree.
-    """
-    table = _table(labels, path)
-    with new_folder(Path(path)) as work:
-        pq.write_table(table, work / TABLE)
-        (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def write_shard(path: Path, labels: Labels) -> None:
@@ -72,8 +61,6 @@ def read_labels(path: str | Path) -> tuple[Labels, dict[str, Any]]:
         ) from None
     except (OSError, ValueError) as error:
         raise LapaError(f"{folder / MANIFEST} cannot be read ({error}). Write the labels anew.") from None
-    if (folder / TABLE).is_file():
-        return read_shard(folder / TABLE)[0], manifest
     parts = []
     for shard in manifest.get("shards", []):
         part, content = read_shard(folder / TABLE / shard["file"])
