@@ -118,11 +118,8 @@ def _shown(value: Any) -> str:
     return ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)
 
 
-def _reason(error: Exception) -> str:
-    """The first line of what huggingface_hub says, and what was under it: a refused connection hides at the bottom."""
-    told = str(error).strip().partition("\n")[0] or type(error).__name__
-    root: BaseException = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    below = str(root).strip().partition("\n")[0]
-    return told if root is error or not below or below in told else f"{told.rstrip('.')}: {below}"
+def _reason(error: BaseException) -> str:
+    """The first line of what lies under an error of huggingface_hub: a refused connection hides at the bottom."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0] or type(error).__name__
