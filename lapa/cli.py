@@ -379,8 +379,8 @@ def study(
     position the codes tell.
 
     Args:
-        name: quantizers: each quantizer with 8 and 16 codes; options: additions to stage 1, one at a time; collapse:
-            the preset itself with many seeds
+        name: quantizers: each quantizer with 8 and 16 codes; options: additions to stage 1, one at a time (frozen
+            features if you --set objectives.features_of=FOLDER); collapse: the preset itself with many seeds
         out: folder of all runs, results.json, table.md and study.png
         dataset: videos, given once or more (none: 1,500 episodes of Tabletop, and 20 labelled ones)
         labelled: a few trajectories with actions, for the rows of options that teach the codes with them

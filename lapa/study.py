@@ -22,17 +22,19 @@ from lapa.training.checkpoint import read_json, replacing, write_json
 
 # The dataset when none is given: videos and, for rows that need them, twenty labelled trajectories.
 TABLETOP, LABELLED = "tabletop:sim,episodes=1500,seed=1", "tabletop:sim,episodes=20,seed=2"
+LABELS, FEATURES = "--labelled", "objectives.features_of"
 GOAL = 0.9  # of |C|: what the perplexity of every position is to reach
 COLLAPSED = 0.25  # of |C|: a run with a position below has collapsed
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of a study: its name, what it changes (options of `lapa quantize`), does it need --labelled?"""
+    """One setting of a study: its name, what it changes (options of `lapa quantize`), and an option that the study must
+    have been given for the row to make sense."""
 
     name: str
     options: tuple[str, ...] = ()
-    labelled: bool = False
+    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class Study:
     steps: int = 1000
 
 
-def row(name: str, *settings: str) -> Row:
+def row(name: str, *settings: str, needs: str = "") -> Row:
     """A row that changes settings of the preset, each "laq.codebook_size=32"."""
-    return Row(name, tuple(word for setting in settings for word in ("--set", setting)))
+    return Row(name, tuple(word for setting in settings for word in ("--set", setting)), needs)
 
 
 def grid(*axes: Sequence[Row]) -> tuple[Row, ...]:
@@ -59,27 +61,25 @@ def grid(*axes: Sequence[Row]) -> tuple[Row, ...]:
 
 
 BALANCED = '{"balance":0.03,"threshold":0.4}'
-ATTRACTED = '{"balance":0.03,"threshold":0.4,"attract":0.05}'  # the laptop preset's
 QUANTIZERS = (
     row("NSVQ, released", "laq.quantizer=nsvq", "laq.quantizer_options={}"),
     row("NSVQ, balanced", "laq.quantizer=nsvq", f"laq.quantizer_options={BALANCED}"),
-    row("NSVQ, balanced, attracted", "laq.quantizer=nsvq", f"laq.quantizer_options={ATTRACTED}"),
+    row("NSVQ, balanced, attracted", 'laq.quantizer_options={"balance":0.03,"threshold":0.4,"attract":0.05}'),
     row("VQ-EMA", "laq.quantizer=vq_ema", "laq.quantizer_options={}"),
     row("FSQ", "laq.quantizer=fsq", "laq.quantizer_options={}"),
-    row("residual NSVQ", "laq.quantizer=residual", f'laq.quantizer_options={{"options":{ATTRACTED}}}'),
+    row("residual NSVQ", "laq.quantizer=residual", f'laq.quantizer_options={{"options":{BALANCED}}}'),
 )
 SIZES = tuple(row(f"|C| {size}", f"laq.codebook_size={size}") for size in (8, 16))
 
-FEATURES = "objectives.features_of=runs/vision_encoder"
 OPTIONS = (
-    Row("the preset", QUANTIZERS[1].options + SIZES[1].options),  # in these words the study of quantizers has it too
+    Row("the preset"),
     row("pairs of 1 to 3 windows", "objectives.windows=3"),
     row("frames augmented alike", "objectives.augment=1"),
-    Row("true actions of the labelled", ("--set", "objectives.actions=1"), labelled=True),
+    row("true actions of the labelled", "objectives.actions=1", needs=LABELS),
     row("reversal", "objectives.reversal=1"),
     row("reversal, additivity", "objectives.reversal=1", "objectives.additivity=1"),
-    row("frozen features beside pixels", "objectives.features=1", FEATURES),
-    row("frozen features alone", "objectives.features=1", FEATURES, "objectives.pixels=false"),
+    row("frozen features beside pixels", "objectives.features=1", needs=FEATURES),
+    row("frozen features alone", "objectives.features=1", "objectives.pixels=false", needs=FEATURES),
     row("paper's decoder", "laq.decoder=transformer"),
     row("additive decoder", "laq.decoder=additive"),
 )
@@ -95,8 +95,8 @@ STUDIES: dict[str, Study] = {
 class Setting:
     """What all rows of a study share. `options` are further options of `lapa quantize`, such as --preset.
 
-    Rows that need labelled trajectories are left out when there are none. With `only`, no cells are started but those
-    of rows with one of these texts in their name.
+    Rows that need an option which is not there, such as --labelled, are left out. With `only`, no cells are started
+    but those of rows with one of these texts in their name.
     """
 
     study: str
@@ -141,10 +141,11 @@ def cells(setting: Setting, folder: Path) -> list[Cell]:
     """The runs of a study, the first seed of every row first: what is there early already compares all rows."""
     data = tuple(word for spec in setting.datasets for word in ("--dataset", spec))
     few = tuple(word for spec in setting.labelled for word in ("--labelled", spec))
-    rows = [r for r in STUDIES[setting.study].rows if few or not r.labelled]
+    given = " ".join((*few, *setting.options))
+    rows = [r for r in STUDIES[setting.study].rows if r.needs in given]
     made = []
     for seed, each in itertools.product(range(setting.seeds), rows):
-        command = ("quantize", *data, *(few if each.labelled else ()), *setting.options, *each.options,
+        command = ("quantize", *data, *(few if each.needs == LABELS else ()), *setting.options, *each.options,
                    "--steps", str(setting.steps), "--seed", str(seed), "--resume")  # fmt: skip
         made.append(Cell(each.name, seed, command, folder / slug(each.name) / f"seed{seed}"))
     return made
