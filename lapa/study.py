@@ -291,8 +291,12 @@ def picture(results: Mapping[str, Any], path: Path) -> None:
     def values(figure: str) -> list[list[float]]:
         return [[c["results"][figure] for c in of[name]] for name in rows]
 
-    shares = [[min(c["results"]["perplexity"]) / c["codebook_size"] for c in of[name]] for name in rows]
-    panels = [Panel("perplexity / |C|, worst position", {"": shares}, (0.0, 1.0), GOAL)]
+    used = {
+        told: [[min(c["results"][kind]) / c["codebook_size"] for c in of[name]] for name in rows]
+        for kind, told in (("perplexity", "held out"), ("training_perplexity", "in training"))
+        if all(kind in c["results"] for c in results["cells"])
+    }
+    panels = [Panel("perplexity / |C|, worst position", used, (0.0, 1.0), GOAL)]
     first = results["cells"][0]["results"]
     if "action_r2" in first:
         of_what = [k for k in first if k.endswith("_r2") and k.startswith(("action", "position"))]

@@ -27,6 +27,7 @@ def dots(rows: Sequence[str], panels: Sequence[Panel], path: Path, title: str) -
     """Draw the panels next to one another over common rows, first row on top, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.transforms import ScaledTranslation
 
     figure = Figure(figsize=(1.9 + 3.1 * len(panels), 1.6 + 0.3 * len(rows)), dpi=150)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.08)
@@ -56,8 +57,8 @@ def dots(rows: Sequence[str], panels: Sequence[Panel], path: Path, title: str) -
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
         if many > 1:
-            figure.legend(
-                *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
-            )
+            below = axes.transAxes + ScaledTranslation(0, -0.28, figure.dpi_scale_trans)  # inches: clear of the ticks
+            axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper left", borderaxespad=0, handletextpad=0.2,
+                        bbox_to_anchor=(0, 0), bbox_transform=below)  # fmt: skip
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
