@@ -397,8 +397,9 @@ def test_a_converted_checkpoint_labels_inspects_and_pretrains(
     assert made["recipe"]["window"] == 0.3
     data = ("--dataset", f"video_folder:{clips}")
     run("label", *data, "--source", laq, "--out", tmp_path / "labels")
-    run("inspect", *data, "--laq", laq, "--out", tmp_path / "inspect")
-    assert len(json.loads((tmp_path / "inspect/inspect.json").read_text())["laq"]["perplexity"]) == codes
+    run("inspect", laq, *data, "--out", tmp_path / "inspect")
+    (seen,) = json.loads((tmp_path / "inspect/inspect.json").read_text())["runs"].values()
+    assert len(seen["on_dataset"]["perplexity"]) == codes
     run("pretrain", *data, "--labels", tmp_path / "labels", "--steps", 1, *small, "--out", tmp_path / "latent")
     run("convert", "laq-official", laq, tmp_path / "back.pt", "--reverse")
     assert same(torch.load(tmp_path / "back.pt", weights_only=True), theirs.weights)
