@@ -164,7 +164,7 @@ def label(
         source: folder made by `lapa quantize`, or ground_truth (the dataset's own actions, for ActionVLA)
         out: new folder for labels.parquet (a folder of shards) and manifest.json
         end: frames whose later frame would lie past the end of the episode: drop them, or clip to the last frame
-        precision: arithmetic of a LAQ; bfloat16 labels several times as fast at the paper's size, a few codes differ
+        precision: arithmetic of a LAQ; bfloat16 is several times as fast at the paper's size; about 2% of codes differ
         workers: processes on this machine (0: this one); with ray, tasks (0: one per GPU of the cluster, else per core)
         engine: ray labels on the Ray cluster of RAY_ADDRESS, whose machines share the disk (pip install 'lapa[scale]')
         shard: pairs written at once, at least; what a killed process has to do again (0: up to 4,096)
