@@ -64,10 +64,9 @@ def curves(runs: Mapping[str, Curves], path: Path, title: str, codebook: int | N
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in grid:
-        axes.set_visible(False)
-    for axes, (panel, names) in zip(grid, panels, strict=False):
-        axes.set_visible(True)
+    for spare in grid[len(panels) :]:
+        spare.set_visible(False)
+    for axes, (panel, names) in zip(grid[: len(panels)], panels, strict=True):
         _draw(axes, panel, names, runs, codebook)
     if len(runs) > 1:
         handles = [figure.axes[0].plot([], [], color=_colour(i))[0] for i in range(len(runs))]
