@@ -273,6 +273,7 @@ def evaluate(
     benchmark: str = "tabletop",
     look: str = "sim",
     split: str = "seen",
+    instruction: Literal["right", "shuffled", "empty"] = "right",
     episodes: int = 500,
     video: int = 0,
     seed: Seed = 0,
@@ -288,6 +289,7 @@ def evaluate(
         benchmark: a plug-in of lapa/benchmarks
         look: tabletop: sim, real or hand
         split: tabletop: seen, or unseen (held-out objects and phrases)
+        instruction: what the policy is told: the right words, those of another scene, or none (does it listen?)
         episodes: test episodes
         video: write the first so many episodes as animations
         validation: use the validation scenes, for choosing settings
@@ -301,7 +303,7 @@ def evaluate(
         raise LapaError("Give either --policy FOLDER or --row no_op|random|expert.")
     if episodes < 1 or video < 0:
         raise LapaError(f"--episodes must be at least 1 and --video at least 0, got {episodes} and {video}.")
-    settings = {"look": look, "split": split, "validation": validation}
+    settings = {"look": look, "split": split, "validation": validation, "instruction": instruction}
     world = plugins.find("benchmarks", benchmark)(**settings).build()
     about: dict[str, Any] = {"benchmark": benchmark, "settings": settings}
     if policy:
@@ -311,7 +313,8 @@ def evaluate(
     named = name or (str(artefact.config.get("method")) if policy else str(row))
     results = score(named, actor, world, episodes, seed, out, video, about)
     low, high = results["interval"]
-    print(f"{named}: {results['success']:.1%} of {episodes} episodes (95%: {low:.1%} to {high:.1%}).")
+    words = "" if instruction == "right" else f", {instruction} instructions"
+    print(f"{named}: {results['success']:.1%} of {episodes} episodes (95%: {low:.1%} to {high:.1%}){words}.")
     for family, part in results["families"].items():
         print(f"  {family:<16} {part['success']:.1%}  ({part['interval'][0]:.1%} to {part['interval'][1]:.1%})")
     print(f"Results, picture and animations are in {out}.")

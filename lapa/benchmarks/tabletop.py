@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,8 @@ class Config:
     """pixels a side of the observation"""
     validation: bool = False
     """draw scenes from the validation seeds in place of the test seeds"""
+    instruction: Literal["right", "shuffled", "empty"] = "right"
+    """what the policy is told: the scene's instruction, that of another scene, or nothing"""
 
     def build(self) -> TabletopBenchmark:
         """The benchmark."""
@@ -35,6 +37,7 @@ class Config:
 
         choose(self.look, tuple(LOOKS), "look of Tabletop")
         choose(self.split, tuple(PHRASES), "split of Tabletop")
+        choose(self.instruction, ("right", "shuffled", "empty"), "instruction")
         return TabletopBenchmark(self)
 
 
@@ -66,7 +69,7 @@ class TabletopBenchmark:
         table = Table(
             base + np.arange(episodes), self.config.look, self.config.split, image_size=self.config.image_size
         )
-        act = _scripted(table)[actor] if isinstance(actor, str) else _Chunks(actor, table)
+        act = _scripted(table)[actor] if isinstance(actor, str) else _Chunks(actor, table, self._told(table.instructions, seed))
         steps = np.full(episodes, world.TIME_LIMIT)
         done = np.zeros(episodes, bool)
         film = [table.images(record_size, record)] if record else []
@@ -89,6 +92,18 @@ class TabletopBenchmark:
             for i in range(episodes)
         ]
 
+    def _told(self, right: tuple[str, ...], seed: int) -> tuple[str, ...]:
+        """What the policy is told in each scene. Success is judged by the right instruction whatever it is told."""
+        if self.config.instruction == "empty":
+            return ("",) * len(right)
+        if self.config.instruction == "right":
+            return right
+        if len(right) < 2:
+            raise LapaError("Shuffled instructions are those of other scenes: evaluate at least two episodes.")
+        ring = np.random.default_rng([seed, 10]).permutation(len(right))  # each scene is told what another asks
+        asked = dict(zip(ring, np.roll(ring, 1), strict=True))
+        return tuple(right[asked[i]] for i in range(len(right)))
+
     def scripted(self) -> tuple[str, ...]:
         """Reference rows that `run` takes by name."""
         return ("no_op", "random", "expert")
@@ -97,13 +112,13 @@ class TabletopBenchmark:
 class _Chunks:
     """Asks the policy for a chunk, executes it, asks again; scenes that are done are not asked about and stay."""
 
-    def __init__(self, actor: Actor, table: Any) -> None:
-        self.actor, self.table = actor, table
+    def __init__(self, actor: Actor, table: Any, told: tuple[str, ...]) -> None:
+        self.actor, self.table, self.told = actor, table, told
         self.queue: list[Array] = []
 
     def __call__(self, active: Array) -> Array:
         if not self.queue:
-            images, texts = self.table.images(), self.table.instructions
+            images, texts = self.table.images(), self.told
             asked = np.flatnonzero(active)
             chunks = self.actor.act_batch([Observation(image=images[i], instruction=texts[i]) for i in asked])
             if chunks.ndim != 3 or chunks.shape[0] != len(asked) or chunks.shape[2] != 2:
