@@ -69,7 +69,8 @@ class TabletopBenchmark:
         table = Table(
             base + np.arange(episodes), self.config.look, self.config.split, image_size=self.config.image_size
         )
-        act = _scripted(table)[actor] if isinstance(actor, str) else _Chunks(actor, table, self._told(table.instructions, seed))
+        told = self._told(table.instructions, seed)
+        act = _scripted(table)[actor] if isinstance(actor, str) else _Chunks(actor, table, told)
         steps = np.full(episodes, world.TIME_LIMIT)
         done = np.zeros(episodes, bool)
         film = [table.images(record_size, record)] if record else []
