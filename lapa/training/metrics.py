@@ -7,6 +7,7 @@ displacement of the robot, and not where the robot is.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -51,8 +52,27 @@ def linear_r2(features: Array, targets: Array, seed: int = 0) -> float:
     """
     x, y = _rows(features, targets)
     fit, test = _halves(len(x), seed)
-    x, y = x - x[fit].mean(0), y - y[fit].mean(0)
-    return _score(x[test] @ _ridge(x[fit], y[fit]), y[test])
+    return _score(Linear.fit(x[fit], y[fit])(x[test]), y[test])
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear function of features, fitted by ridge regression: what the probes read codes with."""
+
+    weights: Array
+    centre: Array
+    mean: Array
+
+    @staticmethod
+    def fit(features: Array, targets: Array) -> Linear:
+        """float [N, F], [N, D]. Raises LapaError for fewer than four rows or two lengths."""
+        x, y = _rows(features, targets)
+        return Linear(_ridge(x - x.mean(0), y - y.mean(0)), x.mean(0), y.mean(0))
+
+    def __call__(self, features: Array) -> Array:
+        """float [M, F] -> float64 [M, D]."""
+        told: Array = (features - self.centre) @ self.weights + self.mean
+        return told
 
 
 def mlp_r2(features: Array, targets: Array, seed: int = 0) -> float:
