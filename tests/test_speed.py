@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from lapa import plugins
 from lapa.contracts import FramePairs
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.training.loop import Optimisation, Sampler, fit
@@ -63,6 +64,19 @@ def test_twins_are_autocast() -> None:
         torch.testing.assert_close(twins[name], autocast[name], rtol=0.02, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
     exact = [name for name in twins if torch.equal(twins[name], autocast[name])]
     assert len(exact) > 0.8 * len(twins)
+
+
+@pytest.mark.parametrize("quantizer", plugins.names("quantizers"))
+def test_quantizers_compute_in_float32(quantizer: str) -> None:
+    """Those with layers of their own too: FSQ's projections once met a rounded twin."""
+    torch.manual_seed(0)
+    laq = replace(TINY, quantizer=quantizer).build()
+    seen: list[torch.dtype] = []
+    for layer in laq.quantizer.modules():
+        layer.register_forward_pre_hook(lambda layer, _: seen.extend(p.dtype for p in layer.parameters(recurse=False)))
+    made = gradients(laq, Twins(laq, torch.bfloat16))
+    assert set(seen) <= {torch.float32}
+    assert made["project_in.weight"].isfinite().all()
 
 
 def test_twins_leave_no_trace() -> None:

@@ -97,6 +97,8 @@ class LAQConfig:
 class LAQ(nn.Module):
     """The model, in the order of the paper. Images are anything `as_pixels` reads."""
 
+    in_float32 = ("quantizer",)  # rounding decides codes (training/precision.py)
+
     def __init__(self, config: LAQConfig) -> None:
         super().__init__()
         c = self.config = config

@@ -40,8 +40,8 @@ class Twins:
         self._rounded: dict[nn.Parameter, tuple[int, int]] = {}  # which state of the weight the twin is of
         if dtype == torch.float32:
             return
-        for module in model.modules():
-            for name, weight in module.named_parameters(recurse=False) if isinstance(module, PRODUCTS) else ():
+        for module in _layers(model):
+            for name, weight in module.named_parameters(recurse=False):
                 if weight.dtype == torch.float32:
                     self._places.append((module, name, weight))
                     self._twins[weight] = nn.Parameter(weight.detach().to(dtype), weight.requires_grad)
@@ -84,6 +84,15 @@ class Twins:
     def rounded(self, weight: nn.Parameter) -> None:
         """Note that the twin of `weight` is that of its present value."""
         self._rounded[weight] = _state(weight)
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers whose weights get twins. Children that a module names in `in_float32` keep theirs."""
+    if isinstance(module, PRODUCTS):
+        yield module
+    for name, child in module.named_children():
+        if name not in getattr(module, "in_float32", ()):
+            yield from _layers(child)
 
 
 NO_TWINS = Twins(nn.Module(), torch.float32)
