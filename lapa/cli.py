@@ -24,9 +24,25 @@ if TYPE_CHECKING:
     from lapa.data.pack import Packed
     from lapa.recipe import Recipe
 
-Datasets = Annotated[
-    tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="dataset", metavar="NAME:PATH[,OPTION=VALUE]")
-]
+
+def _datasets(
+    dataset: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME:PATH[,OPTION=VALUE]")
+    ] = (),
+    camera: str | None = None,
+) -> tuple[str, ...]:
+    """The options that say what to read.
+
+    Args:
+        dataset: what to read, given once or more: docs/datasets.md, `lapa list`
+        camera: camera of every --dataset that has several; the same as ,camera=NAME behind each
+    """
+    from lapa.data.spec import with_camera
+
+    return with_camera(dataset, camera) if camera else dataset
+
+
+Datasets = Annotated[tuple[str, ...], tyro.conf.arg(name="", constructor=_datasets)]
 Seed = Annotated[int, tyro.conf.arg(help="seed of everything random")]
 Preset = Annotated[
     str, tyro.conf.arg(help="named settings: laptop, video (real clips) or paper; `lapa list` shows them")
@@ -89,7 +105,6 @@ def collect(
     Example: lapa collect --dataset tabletop:sim,episodes=200,seed=1 --out data/sim
 
     Args:
-        dataset: what to write, NAME:PATH
         out: new folder
         without_actions: leave the actions out: mere video, as LAPA's premise has it
     """
@@ -116,8 +131,9 @@ def quantize(
 ) -> None:
     """Stage 1: fit the label source. LAPA learns latent actions from video (LAQ); VPT fits inverse dynamics.
 
+    --dataset are the videos, for vpt the labelled trajectories.
+
     Args:
-        dataset: videos (for vpt: labelled trajectories), given once or more
         out: folder of the artefact; pictures and metrics.jsonl appear there while it trains
         method: lapa fits LAQ on video without actions; vpt fits inverse dynamics on labelled trajectories
         window: seconds between the two frames (None: the preset's)
@@ -160,7 +176,6 @@ def label(
     """Stage 2a: label every frame of the videos. Interrupt it at any time and run it again: it goes on.
 
     Args:
-        dataset: videos, given once or more
         source: folder made by `lapa quantize`, or ground_truth (the dataset's own actions, for ActionVLA)
         out: new folder for labels.parquet (a folder of shards) and manifest.json
         end: frames whose later frame would lie past the end of the episode: drop them, or clip to the last frame
@@ -204,8 +219,9 @@ def pretrain(
 ) -> None:
     """Stage 2b: a policy learns to predict the labels from the frame and the instruction.
 
+    --dataset are the videos that were labelled, given as they were for `lapa label`.
+
     Args:
-        dataset: the videos that were labelled, given as they were for `lapa label`
         labels: folder made by `lapa label`
         out: folder of the artefact
         source: refuse labels that were not made by the label source in this folder (None: the folder that the labels
@@ -246,8 +262,9 @@ def finetune(
 ) -> None:
     """Stage 3: a few labelled trajectories turn a pretrained policy into a robot policy.
 
+    --dataset are those trajectories.
+
     Args:
-        dataset: labelled robot trajectories, given once or more
         out: folder of the artefact
         policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
         trainable: head: the new head alone (best below some 50 trajectories); all: all but the vision encoder
@@ -334,8 +351,9 @@ def compare(
 ) -> None:
     """Bring several methods from the same videos and labels to a score, and draw them side by side. Resumes.
 
+    --dataset are the videos of stages 1 and 2.
+
     Args:
-        dataset: videos for stages 1 and 2, given once or more
         labelled: labelled trajectories for stage 3, NAME:PATH, given once or more
         out: folder of everything
         methods: rows of the table; `lapa list` names them
@@ -379,13 +397,12 @@ def study(
 
     Each cell is a `lapa quantize` with one seed. Its figures are of episodes that are held out: perplexity at each
     position, error over copying, and, where the dataset has actions and states, how much of action, displacement and
-    position the codes tell.
+    position the codes tell. --dataset are the videos (none: 1,500 episodes of Tabletop, and 20 labelled ones).
 
     Args:
         name: quantizers: each quantizer with 8 and 16 codes; options: additions to stage 1, one at a time (frozen
             features if you --set objectives.features_of=FOLDER); collapse: the preset itself with many seeds
         out: folder of all runs, results.json, table.md and study.png
-        dataset: videos, given once or more (none: 1,500 episodes of Tabletop, and 20 labelled ones)
         labelled: a few trajectories with actions, for the rows of options that teach the codes with them
         seeds: seeds per setting (None: the study's)
         workers: runs side by side, one thread each (0: one per core)
@@ -406,7 +423,7 @@ def study(
 
 
 def inspect(
-    runs: tyro.conf.Positional[tuple[Path, ...]] = (),
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN|NAME:PATH ...]")] = (),
     dataset: Datasets = (),
     out: Path | None = None,
     window: float | None = None,
@@ -415,24 +432,26 @@ def inspect(
 ) -> None:
     """Look at runs (curves, results; also while they train), at a dataset, or at what a LAQ makes of a dataset.
 
-    Examples: lapa inspect runs/laq; lapa inspect runs/laq --dataset video_folder:clips/; lapa inspect runs/a runs/b.
-    A dataset alone is always read to its end, and what cannot be read is listed.
+    Examples: lapa inspect video_folder:clips/; lapa inspect runs/laq; lapa inspect runs/a runs/b; lapa inspect runs/laq
+    --dataset video_folder:clips/, where any dataset will do, not only the one that the LAQ was trained on.
+    A dataset, given by itself or with --dataset, is always read to its end, and what cannot be read is listed.
 
     Args:
         runs: folders of lapa quantize, pretrain or finetune, to compare if there are several; with --dataset the code
-            gallery and the probe table of each LAQ among them
-        dataset: what to look at, given once or more; any dataset, not only the one that a LAQ was trained on
+            gallery and the probe table of each LAQ among them; or datasets
         out: folder for pictures and inspect.json (None: RUN/inspect for one run, else runs/inspect)
         window: seconds between the two frames (None: what the LAQ was trained with)
         image_size: pixels a side of the contact sheet's frames where no LAQ sets it
     """
     from lapa.inspect import inspect_dataset, inspect_runs
 
-    where = out or (runs[0] / "inspect" if len(runs) == 1 else Path("runs/inspect"))
-    if runs:
-        inspect_runs(runs, dataset, where, window=window, skip_bad=skip_bad)
-    elif dataset:
-        inspect_dataset(dataset, where, image_size)
+    named = [run for run in runs if ":" in run and not Path(run).exists()]
+    folders, datasets = [Path(run) for run in runs if run not in named], (*named, *dataset)
+    where = out or (folders[0] / "inspect" if len(folders) == 1 else Path("runs/inspect"))
+    if folders:
+        inspect_runs(folders, datasets, where, window=window, skip_bad=skip_bad)
+    elif datasets:
+        inspect_dataset(datasets, where, image_size)
     else:
         raise LapaError("Give the folder of a run, such as runs/laq, or --dataset NAME:PATH, or both.")
 
@@ -524,13 +543,13 @@ def export(
     """Hand results on: labels as a LeRobot dataset or as the released code's jsonl, a model to the hub.
 
     Examples: lapa export lerobot runs/labels data/labelled; lapa export hub runs/laq me/laq --license apache-2.0
+    --dataset says where the labelled videos are now (none: where they were when they were labelled).
 
     Args:
         form: lerobot: the labelled videos as a LeRobot v3.0 dataset with latent_action; jsonl: images and rows for the
             released LAPA training script; hub: upload a LAQ or a policy with a model card
         source: folder of `lapa label`; for hub, of `lapa quantize`, `pretrain` or `finetune`
         out: new folder; for hub, the repository
-        dataset: where the labelled videos are now (none: where they were when they were labelled)
         image_size: make the frames squares of so many pixels a side (None: as they are at the source)
         fps: lerobot: the one rate to write, where the videos have several
         license: hub: the licence of the weights, such as apache-2.0; mind that of the videos

@@ -263,9 +263,9 @@ def _print_dataset(about: dict[str, Any]) -> None:
     rows = {
         "episodes": f"{about['episodes']:,}",
         "frames": f"{about['frames']:,}, shown at {about['image_size']} x {about['image_size']} pixels",
-        "hours": f"{about['hours']:.2f}",
-        "pictures": ", ".join(f"{size} ({n} episodes)" for size, n in about["sizes"].items()),
-        "fps": ", ".join(f"{rate} ({n} episodes)" for rate, n in about["fps"].items()),
+        "hours": f"{about['hours']:.2f}" + (f" ({about['hours'] * 60:.2g} minutes)" if about["hours"] < 1 else ""),
+        "pictures": _commonest(about["sizes"]),
+        "fps": _commonest(about["fps"]),
         "seconds an episode": "{shortest:.1f} to {longest:.1f}, median {median:.1f}".format(**seconds),
         "instructions": f"{texts['distinct']:,} distinct, {texts['missing']:,} missing",
         "longest instruction": texts["longest"] or "-",
@@ -280,6 +280,14 @@ def _print_dataset(about: dict[str, Any]) -> None:
         **{f"  {i + 1}": reason for i, reason in enumerate(about["bad"])},
     }
     _print_table(f"Dataset {about['dataset']}", {name: (value,) for name, value in rows.items()})
+
+
+def _commonest(counts: Mapping[str, int], shown: int = 4) -> str:
+    """Sizes or rates with the number of their episodes; phones give every clip a rate of its own."""
+    ordered = sorted(counts, key=lambda name: -counts[name])
+    told = [f"{name} ({counts[name]:,} episode{'s' * (counts[name] > 1)})" for name in ordered[:shown]]
+    rest = len(ordered) - shown
+    return ", ".join([*told, f"{rest} others (inspect.json)"] if rest > 0 else told)
 
 
 def _print_table(title: str, rows: Mapping[str, tuple[str, ...]], heads: Sequence[str] = ()) -> None:

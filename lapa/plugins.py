@@ -1,22 +1,30 @@
 """The folder is the registry: every file in lapa/<kind>/ that defines a `Config` is a plug-in of that name.
 
 A plug-in's `Config` is a frozen dataclass whose `build()` returns the thing; heavy imports stay inside `build`, so
-listing costs nothing. Adding a dataset, quantizer, backbone, label source, policy or benchmark is adding one file.
+listing costs nothing. Adding a dataset, quantizer, backbone, label source, policy or benchmark is adding one file. It
+need not lie in the package: the folders that the environment variable LAPA_PLUGINS names are searched likewise, for
+FOLDER/<kind>/NAME.py.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
-import importlib
+import hashlib
+import importlib.util
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from lapa.contracts import LapaError
 
+PACKAGE = Path(__file__).parent
+OWN = "LAPA_PLUGINS"  # folders of one's own plug-ins, separated as in PATH
 KINDS = ("datasets", "quantizers", "backbones", "labels", "policies", "benchmarks")
 
 
@@ -34,22 +42,67 @@ def choose(name: str, known: Iterable[str], what: str) -> str:
     return name
 
 
-@cache
 def names(kind: str) -> tuple[str, ...]:
     """Plug-in names of a kind, sorted."""
-    folder = Path(__file__).parent / choose(kind, KINDS, "kind of plug-in")
-    return tuple(sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__" and _has_config(p)))
+    return tuple(sorted(_files(kind, os.environ.get(OWN, ""))))
+
+
+@cache
+def _files(kind: str, own: str) -> dict[str, Path]:
+    """Name -> file, of the package and of the folders `own`. Raises LapaError for a folder or a file that is none, and
+    for a name that is taken."""
+    choose(kind, KINDS, "kind of plug-in")
+    found: dict[str, Path] = {}
+    for folder in (PACKAGE, *(Path(part).expanduser() for part in own.split(os.pathsep) if part)):
+        if not folder.is_dir():
+            raise LapaError(f"{OWN} names {folder}, which is no folder. Mend or unset it.")
+        for path in sorted((folder / kind).glob("*.py")):
+            if path.stem != "__init__" and _has_config(path):
+                if path.stem in found:
+                    raise LapaError(f"{path}: there is a plug-in {path.stem} already, {found[path.stem]}. Rename it.")
+                found[path.stem] = path
+    return found
 
 
 def _has_config(path: Path) -> bool:
-    tree = ast.parse(path.read_text())
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise LapaError(f"{path}: is no Python that can be read ({error}).") from None
     return any(isinstance(node, ast.ClassDef) and node.name == "Config" for node in tree.body)
+
+
+def file_of(kind: str, name: str) -> Path:
+    """The file of a plug-in. Raises LapaError with a suggestion for an unknown name."""
+    return _files(kind, os.environ.get(OWN, ""))[choose(name, names(kind), f"plug-in in lapa/{kind}")]
+
+
+def source_hash(kind: str, name: str) -> str | None:
+    """A hash of a plug-in of one's own, which may change any time; None for the package's, which have a version."""
+    path = file_of(kind, name)
+    return None if _packaged(path) else hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+
+
+def _packaged(path: Path) -> bool:
+    return path.is_relative_to(PACKAGE)
 
 
 def find(kind: str, name: str) -> Any:
     """The `Config` class of plug-in `name`. Raises LapaError with a suggestion for an unknown name."""
-    choose(name, names(kind), f"plug-in in lapa/{kind}")
-    return importlib.import_module(f"lapa.{kind}.{name}").Config
+    path = file_of(kind, name)
+    return importlib.import_module(f"lapa.{kind}.{name}").Config if _packaged(path) else _loaded(path).Config
+
+
+@cache
+def _loaded(path: Path) -> ModuleType:
+    """A file outside the package as a module. What it raises is its author's to see."""
+    spec = importlib.util.spec_from_file_location(f"lapa_own_{path.parent.name}_{path.stem}", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and get_type_hints look for it
+    spec.loader.exec_module(module)
+    return module
 
 
 def configure(kind: str, name: str, options: Mapping[str, Any]) -> Any:
@@ -63,5 +116,4 @@ def configure(kind: str, name: str, options: Mapping[str, Any]) -> Any:
 
 def describe(kind: str, name: str) -> str:
     """First line of the plug-in's docstring."""
-    source = Path(__file__).parent / kind / f"{name}.py"
-    return (ast.get_docstring(ast.parse(source.read_text())) or "").partition("\n")[0]
+    return (ast.get_docstring(ast.parse(file_of(kind, name).read_bytes())) or "").partition("\n")[0]

@@ -230,6 +230,8 @@ def test_a_robot_of_other_dimensions(refuses: Refuses, made: Path, small: list[s
         ("compare --dataset tabletop:sim --labelled tabletop:sim --methods unipi", 'Method "unipi" cannot be run yet'),
         ("inspect", "Give the folder of a run, such as runs/laq, or --dataset NAME:PATH"),
         ("inspect nowhere", "There is no folder nowhere"),
+        ("inspect --dataset tabletop:sim --camera top", "--camera top: there is one camera only in tabletop:sim"),
+        ("inspect tabletop:sim --camera top", "--camera top: it goes with --dataset"),
         ("inspect --dataset tabletop:sim,episodes=2 --image-size 0", "image size must be at least 1 pixel"),
     ],
 )  # fmt: skip

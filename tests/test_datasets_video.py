@@ -11,7 +11,7 @@ import pytest
 from made import encoded, frame_folders, jsonl, pictures, something, video
 
 from lapa.contracts import Array, BadVideo, Episode, LapaError
-from lapa.data.spec import open_dataset, parse
+from lapa.data.spec import open_dataset, parse, with_camera
 from lapa.data.video import read_video
 from lapa.datasets.lapa_jsonl import plain
 from lapa.datasets.something_v2 import instruction
@@ -42,6 +42,14 @@ def test_options_have_the_types_of_the_fields(tmp_path: Path) -> None:
     odd = tmp_path / "a,fps=3"
     odd.mkdir()
     assert parse(f"rlds:{odd}").path == str(odd), "a path that is there is a path"
+
+
+def test_one_camera_for_all() -> None:
+    """`--camera` goes to the datasets that have several, and have none chosen."""
+    given = ("rlds:data/bridge", "video_folder:clips/", "lerobot:me/robot,camera=top,weight=2")
+    assert with_camera(given, "wrist") == ("rlds:data/bridge,camera=wrist", *given[1:])
+    with pytest.raises(LapaError, match="--camera top: there is one camera only in video_folder:clips/"):
+        with_camera(("video_folder:clips/",), "top")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lapa import cli
+from lapa import cli, plugins
 from lapa.methods import METHODS
 from lapa.recipe import PRESETS
 
@@ -26,13 +26,13 @@ QUICK = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
-def commands(program: str) -> list[list[str]]:
-    """Commands of the README's shell blocks, in order, continued lines joined."""
-    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
+def commands(program: str, page: str = README) -> list[list[str]]:
+    """Commands of a page's shell blocks, in order, continued lines joined."""
+    lines = "".join(blocks("bash", page)).replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
     return [line[1:] for line in words if line and line[0] == program]
 
@@ -121,3 +121,39 @@ def test_links_lead_somewhere(document: str) -> None:
 def test_files_that_the_readme_names_exist() -> None:
     for name in re.findall(r"\b(lapa/[\w/]+\.py)\b", README):
         assert (ROOT / name).is_file(), name
+
+
+def test_the_worked_example_of_a_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file of docs/add_a_dataset.md in a folder of one's own, and the commands below it."""
+    page = (ROOT / "docs/add_a_dataset.md").read_text()
+    (source,) = blocks("python", page)
+    name = re.search(r"plugins/datasets/(\w+)\.py", page)[1]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plugins/datasets").mkdir(parents=True)
+    (tmp_path / f"plugins/datasets/{name}.py").write_text(source)
+    (tmp_path / "trials").mkdir()
+    random, actions = np.random.default_rng(0), np.ones((8, 2))
+    for word in ("push", "lift", "turn"):
+        frames = random.integers(0, 255, (8, 64, 48, 3), np.uint8)
+        np.savez(tmp_path / f"trials/{word}_1.npz", frames=frames, actions=actions)
+    (tmp_path / "trials/torn.npz").write_bytes((tmp_path / "trials/lift_1.npz").read_bytes()[:1000])
+    assert "export LAPA_PLUGINS=plugins" in page
+    monkeypatch.setenv("LAPA_PLUGINS", "plugins")
+    for command in commands("lapa", page):
+        cli.main(command)
+    shown = capsys.readouterr().out
+    assert f"{name}        A folder of npz files, one trial each" in shown
+    told = json.loads((tmp_path / "runs/inspect/inspect.json").read_text())["dataset"]
+    assert (told["episodes"], told["fps"], told["instructions"]["distinct"]) == (3, {"10": 3}, 3)
+    assert "torn.npz: is no trial" in told["bad"][0]
+    assert len(told["actions"]) == 2
+    assert (tmp_path / "runs/inspect/contact_sheet.png").exists()
+    before = len(told["bad"])
+    changed = source.replace('split("_")[0]', 'replace("_", " ")')
+    (tmp_path / f"plugins/datasets/{name}.py").write_text(changed)
+    monkeypatch.setattr(plugins, "_loaded", plugins._loaded.__wrapped__)  # as in a new process
+    cli.main(commands("lapa", page)[-1])
+    told = json.loads((tmp_path / "runs/inspect/inspect.json").read_text())["dataset"]
+    assert (told["instructions"]["longest"][-2:], len(told["bad"])) == (" 1", before), "read anew when the file changes"

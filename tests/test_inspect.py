@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lapa import cli
 from lapa.contracts import LapaError
 from lapa.data.pack import pack
 from lapa.explorer.curves import curves
-from lapa.inspect import inspect_dataset, inspect_runs
+from lapa.inspect import _commonest, inspect_dataset, inspect_runs
 from lapa.recipe import Recipe
 from lapa.stage1_latent_actions import fit_laq
 from lapa.training.checkpoint import write_json
@@ -50,6 +51,21 @@ def test_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"contact_sheet.png", "inspect.json"}
     assert json.loads((tmp_path / "inspect.json").read_text())["dataset"]["episodes"] == 8
     assert "8 episodes" in capsys.readouterr().out
+
+
+def test_a_dataset_by_itself_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["inspect", OTHER, "--out", str(tmp_path), "--image-size", "32"])
+    assert json.loads((tmp_path / "inspect.json").read_text())["dataset"]["dataset"] == OTHER
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", "tabeltop:hand"])
+    assert 'Did you mean "tabletop"' in capsys.readouterr().err
+
+
+def test_every_clip_of_a_phone_has_its_own_rate() -> None:
+    counts = {f"{29 + i / 100:g}": 1 for i in range(90)} | {"30": 5}
+    assert _commonest(counts) == "30 (5 episodes), 29 (1 episode), 29.01 (1 episode), 29.02 (1 episode), " + (
+        "87 others (inspect.json)"
+    )
 
 
 def test_a_laq_on_another_dataset(laq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

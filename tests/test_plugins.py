@@ -63,10 +63,32 @@ def test_a_new_file_is_a_new_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "quantizers").mkdir()
     (tmp_path / "quantizers/mine.py").write_text('"""Mine."""\n\nclass Config:\n    pass\n')
     (tmp_path / "quantizers/helper.py").write_text("def Config(): ...\n")
-    monkeypatch.setattr(plugins, "__file__", str(tmp_path / "plugins.py"))
-    monkeypatch.setattr(plugins, "names", plugins.names.__wrapped__)
-    assert plugins.names("quantizers") == ("mine",)
+    packaged = plugins.names("quantizers")
+    assert plugins.source_hash("quantizers", packaged[0]) is None
+    monkeypatch.setenv(plugins.OWN, f"{tmp_path}")
+    assert set(plugins.names("quantizers")) - set(packaged) == {"mine"}
     assert plugins.describe("quantizers", "mine") == "Mine."
+    assert plugins.find("quantizers", "mine").__module__ == "lapa_own_quantizers_mine"
+    assert plugins.source_hash("quantizers", "mine")
+    with pytest.raises(LapaError, match="no plug-in in lapa/datasets"):
+        plugins.find("datasets", "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [("fsq", "class Config: ...", "there is a plug-in fsq already"), ("broken", "def (", "is no Python")],
+)
+def test_files_of_ones_own_that_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str
+) -> None:
+    (tmp_path / "quantizers").mkdir()
+    (tmp_path / f"quantizers/{name}.py").write_text(text)
+    monkeypatch.setenv(plugins.OWN, str(tmp_path))
+    with pytest.raises(LapaError, match=f"{name}.py: {message}"):
+        plugins.names("quantizers")
+    monkeypatch.setenv(plugins.OWN, str(tmp_path / "gone"))
+    with pytest.raises(LapaError, match=r"LAPA_PLUGINS names .*gone, which is no folder"):
+        plugins.names("quantizers")
 
 
 def test_listing_imports_nothing_heavy() -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from lapa.contracts import Dataset, LapaError
-from lapa.plugins import choose, find, names
+from lapa.plugins import choose, find, names, source_hash
 
 FORM = "Write NAME:PATH[,option=value...], such as lerobot:data/robot or tabletop:sim,episodes=200."
 
@@ -36,7 +37,9 @@ class Spec:
     def key(self) -> list[Any]:
         """Name, path (absolute where it is a place on disk) and options, as JSON values."""
         here = Path(self.path).expanduser()
-        return [self.name, str(here.absolute()) if here.exists() else self.path, sorted(self.options.items())]
+        own = source_hash("datasets", self.name)  # one that is being written changes often
+        key = [self.name, str(here.absolute()) if here.exists() else self.path, sorted(self.options.items())]
+        return [*key, own] if own else key
 
 
 def parse(text: str) -> Spec:
@@ -63,6 +66,18 @@ def parse(text: str) -> Spec:
 def open_dataset(text: str) -> Dataset:
     """The dataset that NAME:PATH[,option=value...] names. Raises LapaError as `parse` and the dataset do."""
     return parse(text).build()
+
+
+def with_camera(texts: Sequence[str], camera: str) -> tuple[str, ...]:
+    """The datasets with `camera` chosen wherever there is a choice and none was made. Raises LapaError when none has
+    cameras to choose from."""
+    specs = [parse(text) for text in texts]
+    several = [any(field.name == "camera" for field in fields(find("datasets", spec.name))) for spec in specs]
+    if not any(several):
+        which = f"there is one camera only in {' '.join(texts)}" if texts else "it goes with --dataset NAME:PATH"
+        raise LapaError(f"--camera {camera}: {which}.")
+    free = [has and "camera" not in spec.options for has, spec in zip(several, specs, strict=True)]
+    return tuple(f"{text},camera={camera}" if one else text for text, one in zip(texts, free, strict=True))
 
 
 def _typed(value: str, hint: Any, text: str, option: str) -> Any:

@@ -189,7 +189,7 @@ def contact_sheet(packed: Packed, path: Path, count: int = 24) -> None:
     columns = min(3, len(cards))
     rows = [_level(cards[i : i + columns], columns) for i in range(0, len(cards), columns)]
     title = packed.spec if len(packed.spec) < 90 else packed.spec[:88] + " …"
-    note = f"First, middle and last frame of {len(chosen)} of {packed.episodes} episodes."
+    note = f"First, middle and last frame of {len(chosen)} of {packed.episodes} episodes, square as models see them."
     _save(_sheet(title, note, [""] * columns, rows, gap=14), path)
 
 
