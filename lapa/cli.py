@@ -118,7 +118,7 @@ def collect(
 def quantize(
     dataset: Datasets,
     out: Path,
-    method: Literal["lapa", "vpt"] = "lapa",
+    method: Literal["lapa", "vpt", "unipi"] = "lapa",
     preset: Preset = "laptop",
     steps: Steps = None,
     window: float | None = None,
@@ -129,13 +129,13 @@ def quantize(
     skip_bad: SkipBad = False,
     set: Options = (),
 ) -> None:
-    """Stage 1: fit the label source. LAPA learns latent actions from video (LAQ); VPT fits inverse dynamics.
+    """Stage 1: LAPA learns latent actions from video (LAQ); VPT and UniPi fit inverse dynamics, one for both.
 
-    --dataset are the videos, for vpt the labelled trajectories.
+    --dataset are the videos, for vpt and unipi the labelled trajectories.
 
     Args:
         out: folder of the artefact; pictures and metrics.jsonl appear there while it trains
-        method: lapa fits LAQ on video without actions; vpt fits inverse dynamics on labelled trajectories
+        method: lapa fits LAQ on video without actions; vpt and unipi fit inverse dynamics on labelled trajectories
         window: seconds between the two frames (None: the preset's)
         labelled: a few trajectories with actions that the codes shall tell too; needs --set objectives.actions=1
     """
@@ -145,8 +145,10 @@ def quantize(
     key = "quantize" if method == "lapa" else "fit_idm"
     recipe = _recipe(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps, log)
     taught: dict[str, Any] = {"labelled": labelled} if labelled else {}
-    if method == "vpt" and labelled:
-        raise LapaError("--labelled belongs to --method lapa; for vpt give the labelled trajectories as --dataset.")
+    if method != "lapa" and labelled:
+        raise LapaError(
+            f"--labelled belongs to --method lapa; for {method} give the labelled trajectories as --dataset."
+        )
     if begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset, **taught):
         return
     _watch(out)
@@ -159,7 +161,8 @@ def quantize(
     _told(results)
     print(f"{'LAQ' if method == 'lapa' else 'The inverse dynamics model'} is in {out}.")
     print(f"Look: lapa inspect {out}" + (f" {_again(dataset)}" if method == "lapa" else ""))
-    _next(f"lapa label {_again(dataset if method == 'lapa' else ('VIDEOS',))} --source {out} --out runs/labels")
+    source = "future_frames" if method == "unipi" else out
+    _next(f"lapa label {_again(dataset if method == 'lapa' else ('VIDEOS',))} --source {source} --out runs/labels")
 
 
 def label(
@@ -176,7 +179,8 @@ def label(
     """Stage 2a: label every frame of the videos. Interrupt it at any time and run it again: it goes on.
 
     Args:
-        source: folder made by `lapa quantize`, or ground_truth (the dataset's own actions, for ActionVLA)
+        source: folder made by `lapa quantize`, ground_truth (the dataset's own actions, for ActionVLA) or future_frames
+            (the frames to come, for UniPi)
         out: new folder for labels.parquet (a folder of shards) and manifest.json
         end: frames whose later frame would lie past the end of the episode: drop them, or clip to the last frame
         precision: arithmetic of a LAQ; bfloat16 is several times as fast at the paper's size; about 2% of codes differ
@@ -229,10 +233,11 @@ def pretrain(
     """
     from lapa.data.labelled import read_labels
     from lapa.run_folder import begin
+    from lapa.stage2_pretrain import optimised_by
     from lapa.stage2_pretrain import pretrain as train
     from lapa.training.checkpoint import read_json
 
-    recipe = _recipe(preset, set, "pretrain", steps, log)
+    recipe = _recipe(preset, set, optimised_by(labels), steps, log)
     if begin(out, recipe, seed, resume, "policy", dataset=dataset, labels=labels):
         return
     _watch(out)
@@ -244,13 +249,15 @@ def pretrain(
     packed = _pack(dataset, int(manifest["image_size"]), skip_bad)
     _told(train(packed, found, manifest, recipe, out, seed, wanted))
     print(f"The pretrained policy is in {out}.")
-    _next(f"lapa finetune --dataset ROBOT --policy {out} --out runs/policy")
+    idm = " --idm IDM" if manifest["kind"] == "frames" else ""
+    _next(f"lapa finetune --dataset ROBOT --policy {out}{idm} --out runs/policy")
 
 
 def finetune(
     dataset: Datasets,
     out: Path,
     policy: Path | None = None,
+    idm: Path | None = None,
     trainable: Literal["head", "all"] | None = None,
     preset: Preset = "laptop",
     steps: Steps = None,
@@ -267,17 +274,21 @@ def finetune(
     Args:
         out: folder of the artefact
         policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
-        trainable: head: the new head alone (best below some 50 trajectories); all: all but the vision encoder
-            (None: the preset's)
+        idm: for unipi alone: folder made by `lapa quantize --method unipi`, which reads actions off imagined frames
+        trainable: head: the new head alone (best below some 50 trajectories), for unipi the video diffusion; all: all
+            but the vision encoder (None: the preset's)
     """
     from lapa.run_folder import begin
     from lapa.stage3_finetune import finetune as train
+    from lapa.stage3_finetune import optimised_by
 
-    recipe = _recipe(preset, (*set, *([f"trainable={trainable}"] if trainable else [])), "finetune", steps, log)
-    if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy):
+    options = (*set, *([f"trainable={trainable}"] if trainable else []))
+    recipe = _recipe(preset, options, optimised_by(policy), steps, log)
+    read_by = {"idm": idm} if idm else {}
+    if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy, **read_by):
         return
     _watch(out)
-    _told(train(_pack(dataset, recipe.policy_image_size, skip_bad), policy, recipe, out, seed))
+    _told(train(_pack(dataset, recipe.policy_image_size, skip_bad), policy, recipe, out, seed, idm))
     print(f"The robot policy is in {out}.")
     _next(f"lapa evaluate --policy {out} --benchmark tabletop --episodes 500 --out runs/eval")
 

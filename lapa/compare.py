@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lapa.contracts import LapaError
 from lapa.methods import METHODS
 from lapa.plugins import choose
 from lapa.schedule import Step
+from lapa.stage2_label import KINDS, WORDS
 from lapa.training.checkpoint import read_json
+
+LEARNS = {"vla": 135, "video_planner": 300}  # seconds of stage 2 on one slow core, by policy
+TESTS = {"vla": 20, "video_planner": 120}  # seconds of an evaluation
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,9 @@ def plan(
 ) -> list[Step]:
     """The steps from data to one results.json per method, longest chains first.
 
-    `needs` are steps that make the data. Raises LapaError for a method that is unknown or not there yet.
+    `needs` are steps that make the data. Raises LapaError for a method that is unknown.
     """
     rows = [METHODS[choose(name, METHODS, "method")] for name in methods]
-    for row in rows:
-        if row.policy is None:
-            raise LapaError(f'Method "{row.name}" cannot be run yet: {row.note}.')
     videos = tuple(part for spec in setting.videos for part in ("--dataset", spec))
     labelled = tuple(part for spec in setting.labelled for part in ("--dataset", spec))
     common = ("--seed", str(setting.seed), *setting.recipe_options)
@@ -47,36 +47,40 @@ def plan(
 
     def add(name: str, command: tuple[str, ...], marker: str, after: tuple[str, ...], seconds: float) -> str:
         out = folder / name
-        steps.append(Step(name, (*command, "--out", str(out)), out, out / marker, after, seconds))
+        if name not in {step.name for step in steps}:
+            steps.append(Step(name, (*command, "--out", str(out)), out, out / marker, after, seconds))
         return name
 
-    for row in sorted(rows, key=lambda r: ("lapa", "vpt", "actionvla", "scratch").index(r.name)):
+    for row in sorted(rows, key=lambda r: ("unipi", "lapa", "vpt", "actionvla", "scratch").index(r.name)):
         start: tuple[str, ...] = ()
-        last = needs
+        last, fitted = needs, ""
         if row.source:
-            source = "ground_truth"
             if row.fits:
                 data = videos if row.fits == "laq" else labelled
-                fitted = add(f"fit/{row.name}", ("quantize", "--method", row.name, *data, *common, "--resume"),
+                owner = KINDS[row.fits]  # VPT and UniPi share the inverse dynamics
+                fitted = add(f"fit/{owner}", ("quantize", "--method", owner, *data, *common, "--resume"),
                              "config.json", needs, 140 if row.fits == "laq" else 30)  # fmt: skip
-                source, last = str(folder / fitted), (fitted,)
+                last = (fitted,)
+            source = row.source if row.source in WORDS else str(folder / fitted)
             labels = add(
                 f"labels/{row.name}",
                 ("label", *videos, "--source", source),
                 "manifest.json",
                 last,
-                60 if row.fits else 5,
+                5 if source in WORDS else 60,
             )
             learn = ("pretrain", *videos, "--labels", str(folder / labels), *common, "--resume")
-            policy = add(f"latent/{row.name}", learn, "config.json", (labels,), 135)
+            policy = add(f"latent/{row.name}", learn, "config.json", (labels,), LEARNS[row.policy])
             start, last = ("--policy", str(folder / policy)), (policy,)
+            if row.policy == "video_planner":
+                start = (*start, "--idm", str(folder / fitted))
         tuned = add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, "--resume"), "config.json", last, 10)
         add(
             f"eval/{row.name}",
             _evaluation(setting, ("--policy", str(folder / tuned)), row.name),
             "results.json",
             (tuned,),
-            20,
+            TESTS[row.policy],
         )
     for name in scripted:
         add(f"eval/{name}", _evaluation(setting, ("--row", name), name), "results.json", (), 4)

@@ -71,7 +71,8 @@ class FramePairs:
 class Labels:
     """What a label source says of frame pairs: row i belongs to (episode[i], frame[i]).
 
-    values  int64 [N, s] codes when `kind` is "codes"; float32 [N, A] (robot units) when it is "actions".
+    values  int64 [N, s] codes when `kind` is "codes"; float32 [N, A] (robot units) when it is "actions"; int64 [N, 1],
+            the number of the frame that comes next, when it is "frames".
     """
 
     kind: str
@@ -174,7 +175,7 @@ class Trainable(Protocol):
 
 
 class LabelSource(Protocol):
-    """Stage 2a's left side: LAQ (codes), an inverse dynamics model (actions) or the truth (actions).
+    """Stage 2a's left side: LAQ (codes), an inverse dynamics model or the truth (actions), or the video (frames).
 
     `hash` tells it from others; `window` is in seconds, None for adjacent frames; `classes` is |C|, 0 for actions.
     """
@@ -189,7 +190,7 @@ class LabelSource(Protocol):
     def classes(self) -> int: ...
 
     def label(self, pairs: FramePairs) -> Array:
-        """-> int64 [B, s] codes or float32 [B, A] actions."""
+        """-> int64 [B, s] codes, float32 [B, A] actions or int64 [B, 1] frames."""
         ...
 
 

@@ -18,7 +18,8 @@ REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 FILES = ("config.json", "model.safetensors")
 KINDS = {"laq": "latent action quantization model (LAQ)", "policy": "policy", "idm": "inverse dynamics model"}
 STAGES = {"laq": ("window", "laq", "objectives", "quantize"), "idm": ("window", "idm", "fit_idm"),
-          "policy": ("policy", "pretrain", "finetune", "trainable", "bins", "chunk")}  # fmt: skip
+          "policy": ("policy", "pretrain", "finetune", "trainable", "bins", "chunk"),
+          "video_planner": ("policy", "planner", "pretrain_planner", "finetune_planner", "trainable")}  # fmt: skip
 USE = {
     "laq": 'laq = lapa.LAQ.from_pretrained("{repo}")\ncodes = laq.encode(now, later)  # int64 [B, s]',
     "policy": 'policy = lapa.Policy.from_pretrained("{repo}")\n'
@@ -94,7 +95,7 @@ def model_card(config: dict[str, Any], repo: str, licence: str) -> str:
     """The README.md of an artefact on the hub, from its config.json; nothing is claimed that is not in it."""
     kind, origin = str(config["kind"]), config.get("provenance", {})
     recipe, results = config.get("recipe", {}), config.get("results", {})
-    settings = {name: recipe[name] for name in STAGES[kind] if name in recipe}
+    settings = {name: recipe[name] for name in STAGES.get(config.get("policy", ""), STAGES[kind]) if name in recipe}
     data = [f"* `{name}` (fingerprint `{fingerprint}`)" for name, fingerprint in origin.get("data", {}).items()]
     parents = [f"* made from `{path}`, hash `{key}`" for path, key in origin.get("parents", {}).items()]
     figures = [f"| {name} | {_shown(value)} |" for name, value in results.items()]

@@ -26,6 +26,7 @@ from lapa.explorer.codes import contact_sheet, describe, gallery, reconstruction
 from lapa.explorer.curves import Curves, curves
 from lapa.models.laq import LAQ
 from lapa.stage1_latent_actions import code_table, encode_all, watch
+from lapa.stage2_pretrain import optimised_by
 from lapa.training.checkpoint import finished, read_json, write_json
 from lapa.training.logbook import FILE, read_metrics
 from lapa.training.metrics import MEANING
@@ -56,7 +57,8 @@ class Run:
         """Optimizer steps of the whole run; None where nothing says so."""
         started = self.path / "run.json"
         about = read_json(started, "settings of the run") if started.exists() else {}
-        stage = STAGES.get(self.kind, "pretrain" if "labels" in about else "finetune")
+        finetunes = "finetune_planner" if "idm" in about else "finetune"
+        stage = STAGES.get(self.kind, optimised_by(Path(about["labels"])) if "labels" in about else finetunes)
         found = about.get("recipe", {}).get(stage, {}).get("steps")
         return int(found) if found else None
 

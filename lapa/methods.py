@@ -1,7 +1,8 @@
 """LAPA and its baselines as a table of rows (paper section 4.1). A method is a value, not a script.
 
 source    what stage 1 fits and stage 2 predicts: a plug-in of lapa/labels, or None for no pretraining
-fits      what stage 1 trains for it: "laq" on video, "idm" on the few labelled trajectories, or nothing
+fits      what stage 1 trains for it: "laq" on video, "idm" on the few labelled trajectories (vpt and unipi share it:
+          vpt labels video with it, unipi reads actions off the frames it imagines), or nothing
 policy    a plug-in of lapa/policies
 note      one line for tables and `lapa list`
 """
@@ -18,7 +19,7 @@ class Method:
     name: str
     source: str | None
     fits: str | None
-    policy: str | None
+    policy: str
     note: str
 
 
@@ -31,7 +32,8 @@ METHODS = {
         ),
         Method("lapa", "latent", "laq", "vla", "latent actions learnt from video without actions"),
         Method("actionvla", "ground_truth", None, "vla", "true actions of all video: the upper bound"),
-        Method("unipi", "future_frames", None, None, "text-conditioned video diffusion; comes with a later release"),
+        Method(
+            "unipi", "future_frames", "idm", "video_planner", "imagines the next frames; inverse dynamics reads actions"
+        ),
     )
 }
-AVAILABLE = tuple(name for name, row in METHODS.items() if row.policy)

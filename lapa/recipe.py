@@ -10,7 +10,9 @@ from lapa.contracts import LapaError
 from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
 from lapa.models.objectives import Objectives
+from lapa.models.video_diffusion import VideoDiffusionConfig
 from lapa.plugins import choose, configure
+from lapa.policies.video_planner import Config as VideoPlannerConfig
 from lapa.policies.vla import Config as VLAConfig
 from lapa.training.loop import Optimisation
 
@@ -53,6 +55,17 @@ class Recipe:
     """equal-mass bins per action dimension"""
     chunk: int = 1
     """actions predicted at once"""
+    planner: VideoDiffusionConfig = VideoDiffusionConfig()
+    """video diffusion of the UniPi baseline, on the policy's backbone (stages 2 and 3)"""
+    pretrain_planner: Optimisation = Optimisation(steps=1500, batch_size=64, learning_rate=1e-3, warmup=50)
+    """optimisation of UniPi's stage 2"""
+    finetune_planner: Optimisation = Optimisation(steps=150, batch_size=64, learning_rate=3e-4)
+    """optimisation of UniPi's stage 3"""
+
+    @property
+    def video_planner(self) -> VideoPlannerConfig:
+        """UniPi's policy: the same backbone as the others'."""
+        return VideoPlannerConfig(self.policy.backbone, self.policy.backbone_options, self.planner)
 
     @property
     def policy_image_size(self) -> int:

@@ -23,6 +23,7 @@ METHOD_NOTES = {
     "no_op": "never moves",
     "random": "walks at random",
     "scratch": "the backbone alone, finetuned on the labelled trajectories",
+    "unipi": "imagines the next frames of the video; the same inverse dynamics as VPT's reads actions off them",
     "vpt": "an inverse dynamics model, fitted on the labelled trajectories, guesses the actions of all video",
     "lapa": "latent actions learnt from video without actions, then the labelled trajectories",
     "actionvla": "the true actions of all video: the upper bound that LAPA has no access to",
@@ -162,6 +163,7 @@ def _page(results: Results, pictures: Path) -> str:
         _section("What the codes mean", _codes(results, pictures)),
         _section("Reconstructions", _reconstructions(pictures)),
         _section("An imagined rollout beside the real one", _rollout(pictures)),
+        *([_section("The futures that UniPi imagines", _futures(pictures))] if "unipi" in results["methods"] else []),
         _section("Episodes as they went", _films(pictures)),
         _section(
             "The videos", _figure(pictures / "contact_sheet.png", "First, middle and last frame of some episodes.")
@@ -239,6 +241,14 @@ def _rollout(pictures: Path) -> str:
         "<p>The pretrained policy names a code, the decoder draws the next frame, the policy looks at that drawing, "
         "and so on: a model of the world, steered by the instruction.</p>"
         + _figure(pictures / "rollout.png", "Above what happened, below what was imagined from the first frame.")
+    )
+
+
+def _futures(pictures: Path) -> str:
+    return (
+        "<p>UniPi has no codes: it draws the next frames by video diffusion from the present one and the instruction, "
+        "and the inverse dynamics reads off the drawing what the robot must do.</p>"
+        + _figure(pictures / "futures.png", "Above what happened, below what was imagined, and what changes.")
     )
 
 

@@ -38,21 +38,22 @@ BATCH = 64  # pairs labelled at once: larger batches leave the cache and are a t
 SHARD = 4096  # pairs in a shard, about: what a killed process has to do again; fewer where that makes few shards
 SHARDS = 64
 KINDS = {"laq": "lapa", "idm": "vpt"}  # kind of artefact -> the method whose labels it gives
+WORDS = {"ground_truth": "actionvla", "future_frames": "unipi"}  # sources that need no model, likewise
 PLAN = "plan.json"  # in a folder that is not finished
 Engine = Literal["local", "ray"]
 
 
 def method_of(source: str) -> str:
-    """Which method's labels `--source` gives: a folder made by stage 1, or the word "ground_truth".
+    """Which method's labels `--source` gives: a folder made by stage 1, "ground_truth" or "future_frames".
 
     Raises LapaError for anything else.
     """
-    if source == "ground_truth":
-        return "actionvla"
+    if source in WORDS:
+        return WORDS[source]
     path = Path(source)
     if not path.is_dir():
         raise LapaError(
-            f'There is no folder {source}. --source is a folder made by `lapa quantize`, or "ground_truth".'
+            f"There is no folder {source}. --source is a folder made by `lapa quantize`, or {' or '.join(WORDS)}."
         )
     kind = str(read_json(path / "config.json", "finished label source (lapa quantize makes one)").get("kind"))
     if kind not in KINDS:
@@ -64,7 +65,7 @@ def method_of(source: str) -> str:
 
 def source_image_size(source: str) -> int:
     """Pixels a side that the source labels at. Raises LapaError for anything that is not a label source."""
-    if method_of(source) == "actionvla":
+    if method_of(source) in WORDS.values():
         return Recipe().policy_image_size
     return int(read_json(Path(source) / "config.json", "finished label source")["model"]["image_size"])
 
@@ -280,7 +281,7 @@ def finish(packed: Packed, labeller: LabelSource, plan: Plan, shards: list[Shard
     Raises LapaError for a shard that is damaged, after removing it: the same command labels it again.
     """
     counts: Array = np.zeros((0, 0), np.int64)
-    actions: list[Labels] = []
+    actions: list[Labels] = []  # to be held against the dataset's own
     entries = []
     for shard in shards:
         path = out / TABLE / shard.file
@@ -295,7 +296,7 @@ def finish(packed: Packed, labeller: LabelSource, plan: Plan, shards: list[Shard
         if part.kind == "codes":
             here = np.stack([np.bincount(c, minlength=labeller.classes) for c in part.values.T])
             counts = counts + here if counts.size else here
-        else:
+        elif part.kind == "actions" and packed.actions is not None:
             actions.append(part)
     manifest = {
         "method": METHODS[method_of(plan.source)].name,
@@ -316,7 +317,7 @@ def finish(packed: Packed, labeller: LabelSource, plan: Plan, shards: list[Shard
     }
     if counts.size:
         manifest["code_counts"] = counts.tolist()  # [s][classes]
-    elif packed.actions is not None:
+    elif actions and packed.actions is not None:
         every = joined(actions)
         manifest["r2_of_true_actions"] = r2(every.values, packed.actions[packed.starts[every.episode] + every.frame])
     write_json(out / MANIFEST, {**manifest, "shards": entries})

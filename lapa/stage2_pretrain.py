@@ -1,25 +1,48 @@
 """Stage 2b, `lapa pretrain`: a policy learns to predict the labels from x_t and the instruction, by cross-entropy.
 
-Codes are classes as they are; actions (VPT, ActionVLA) are put into equal-mass bins first. The vision encoder is
-frozen, the language model is not (paper section 3.2).
+Codes are classes as they are; actions (VPT, ActionVLA) are put into equal-mass bins first. Frames (UniPi) are imagined,
+by video diffusion. The vision encoder is frozen, the language model is not (paper section 3.2).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lapa.contracts import Array, Labels, LapaError, Logs
+from lapa.data.futures import Futures, futures
+from lapa.data.labelled import MANIFEST
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
 from lapa.data.transforms import ActionSpace, CodeSpace, Space
+from lapa.explorer.codes import future_frames
+from lapa.methods import METHODS
+from lapa.models.laq import as_pixels
+from lapa.policies.video_planner import VideoPlanner
 from lapa.policies.vla import VLA, Batch
 from lapa.recipe import Recipe
-from lapa.training.checkpoint import provenance, save_artefact
+from lapa.training.checkpoint import provenance, read_json, save_artefact
 from lapa.training.distributed import on_first_rank
-from lapa.training.loop import Sampler, fit, seed_everything
+from lapa.training.logbook import Logbook
+from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everything
+from lapa.training.metrics import r2
+
+WATCHED = 256  # futures, fixed for the run, that a planner is judged by
+SHOWN = 5  # of them in the picture
+OPTIMISED = {"vla": "pretrain", "video_planner": "pretrain_planner"}  # policy -> setting of the recipe
+
+
+def optimised_by(labels: Path) -> str:
+    """The setting of the recipe that says how a policy for the labels in this folder is optimised."""
+    manifest = labels / MANIFEST
+    return _optimised_by(read_json(manifest, "labels") if manifest.exists() else {"method": "lapa"})
+
+
+def _optimised_by(manifest: dict[str, Any]) -> str:
+    return OPTIMISED[METHODS[manifest["method"]].policy]
 
 
 def check_labels(packed: Packed, labels: Labels, manifest: dict[str, Any], laq_hash: str | None = None) -> Array:
@@ -60,12 +83,21 @@ def pretrain(
     """Train a policy on the labels and save it to `out`. Returns the results kept in its config.json."""
     frames = check_labels(packed, labels, manifest, source_hash)
     seed_everything(seed)
-    policy = recipe.policy.build()
-    space, targets = classes_of(labels, manifest, recipe)
-    policy.adapt(space)
-    sample = sampler(packed, frames, targets, recipe.pretrain.batch_size)
-    results = fit(policy, sample, recipe.pretrain, out, seed=seed, title=f"pretraining on {manifest['method']} labels",
-                  parameters=policy.trainable("all"))  # fmt: skip
+    how: Optimisation = getattr(recipe, _optimised_by(manifest))
+    policy: VLA | VideoPlanner
+    targets: Array | Futures
+    if labels.kind == "frames":
+        policy = recipe.video_planner.build()
+        after = packed.starts[labels.episode] + labels.values[:, 0]
+        targets = futures(packed, frames, after, recipe.planner.frames)
+        monitor = watcher(policy, targets, frames, out, seed)
+    else:
+        policy, monitor = recipe.policy.build(), None
+        space, targets = classes_of(labels, manifest, recipe)
+        policy.adapt(space)
+    results = fit(policy, sampler(packed, frames, targets, how.batch_size), how, out, seed=seed,
+                  title=f"pretraining on {manifest['method']} labels", parameters=policy.trainable("all"),
+                  monitor=monitor, monitor_every=max(1, how.steps // 4))  # fmt: skip
     save_policy(
         policy,
         recipe,
@@ -87,8 +119,8 @@ def classes_of(labels: Labels, manifest: dict[str, Any], recipe: Recipe) -> tupl
     return space, space.encode(labels.values)
 
 
-def sampler(packed: Packed, frames: Array, targets: Array, size: int) -> Sampler:
-    """Batches of random rows: frames int64 [N] (global), targets int64 [N, positions]."""
+def sampler(packed: Packed, frames: Array, targets: Array | Futures, size: int) -> Sampler:
+    """Batches of random rows: frames int64 [N] (global), targets int64 [N, positions] or the frames to imagine."""
     episodes = packed.episode_of(frames)
     mixture = Mixture(packed, episodes)
 
@@ -102,8 +134,40 @@ def sampler(packed: Packed, frames: Array, targets: Array, size: int) -> Sampler
     return Sampler(draw, load)
 
 
+def watcher(
+    planner: VideoPlanner, real: Futures, frames: Array, out: Path, seed: int
+) -> Callable[[int, Logbook], Logs]:
+    """A monitor for `fit`: imagined futures beside the real ones, as a picture and in figures.
+
+    error_over_copy is that of the imagined frames; action_agreement, once the planner reads actions, the R^2 of the
+    true ones. Both are of training data: no video is held out from the policies.
+    """
+    rows = np.random.default_rng(seed).choice(len(frames), min(WATCHED, len(frames)), replace=False)
+    packed = real.packed
+    now, texts = packed.gather(frames[rows]), [packed.instructions[e] for e in packed.episode_of(frames[rows])]
+    future = real[rows]
+    moving = np.argsort(-np.abs(future[:64].astype(np.float32) - now[:64, None]).mean((1, 2, 3, 4)))[:SHOWN]
+
+    def monitor(step: int, book: Logbook) -> Logs:
+        film = planner.imagine(now, texts)
+        begin, end = (as_pixels(x, planner.size, device()) for x in (now, future.reshape(-1, *now.shape[1:])))
+        true = end.view_as(film)
+        error, copy = (float((x - true).square().mean()) for x in (film, begin[:, None]))
+        logs = {"watched/error_over_copy": error / max(copy, 1e-9)}
+        if planner.reader is not None and packed.actions is not None:
+            acted = packed.actions[np.column_stack([frames[rows], real.index[rows, :-1]])]  # [B, K, A]
+            read = planner.read(begin, film).cpu().numpy()
+            logs["watched/action_agreement"] = r2(read.reshape(len(read), -1), acted.reshape(len(read), -1))
+        picture = out / "pictures" / "futures.png"
+        future_frames(begin[moving], true[moving], film[moving], [texts[i] for i in moving], picture, f"Step {step}")
+        book.picture("futures", picture)
+        return logs
+
+    return monitor
+
+
 def save_policy(
-    policy: VLA,
+    policy: VLA | VideoPlanner,
     recipe: Recipe,
     results: Logs,
     out: Path,

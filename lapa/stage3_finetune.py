@@ -1,6 +1,6 @@
 """Stage 3, `lapa finetune`: the latent head is dropped, a new head learns the robot's discretised actions from a
 few labelled trajectories (paper section 3.3). A policy that already speaks actions (VPT, ActionVLA) keeps its head
-and its bins.
+and its bins. UniPi goes on learning to imagine and is given the inverse dynamics that reads actions off its frames.
 """
 
 from __future__ import annotations
@@ -10,45 +10,86 @@ from pathlib import Path
 import numpy as np
 
 from lapa.contracts import Array, LapaError, Logs
+from lapa.data.futures import Futures, futures
 from lapa.data.pack import Packed
 from lapa.data.transforms import ActionSpace
+from lapa.hub import local
+from lapa.models.idm import InverseDynamics
+from lapa.plugins import find
+from lapa.policies.video_planner import VideoPlanner
 from lapa.policies.vla import VLA
 from lapa.recipe import Recipe
-from lapa.stage2_pretrain import sampler, save_policy
-from lapa.training.checkpoint import load_artefact
-from lapa.training.loop import fit, seed_everything
+from lapa.stage2_pretrain import sampler, save_policy, watcher
+from lapa.training.checkpoint import load_artefact, read_json
+from lapa.training.loop import Optimisation, fit, seed_everything
+
+OPTIMISED = {"vla": "finetune", "video_planner": "finetune_planner"}  # policy -> setting of the recipe
 
 
-def finetune(packed: Packed, policy_path: Path | None, recipe: Recipe, out: Path, seed: int) -> Logs:
+def optimised_by(policy_path: Path | None) -> str:
+    """The setting of the recipe that says how the policy at `policy_path` (None: the backbone alone) is finetuned."""
+    if policy_path is None:
+        return OPTIMISED["vla"]
+    config = read_json(local(policy_path) / "config.json", "finished policy artefact")
+    return OPTIMISED.get(str(config.get("policy")), OPTIMISED["vla"])
+
+
+def finetune(
+    packed: Packed, policy_path: Path | None, recipe: Recipe, out: Path, seed: int, idm_path: Path | None = None
+) -> Logs:
     """Finetune the policy at `policy_path` (None: the backbone alone, the Scratch baseline) and save it to `out`.
 
-    Raises LapaError when the dataset has no actions, or actions of other dimensions than the policy speaks.
+    `idm_path`: the inverse dynamics model of a policy that imagines frames. Raises LapaError when it lacks or is not
+    wanted, and when the dataset has no actions, or actions of other dimensions than the policy speaks.
     """
     actions = packed.require_actions("finetuning")
     seed_everything(seed)
     policy, parents, method = _start(policy_path, recipe)
-    frames = acting_frames(packed, recipe.chunk)
-    if not isinstance(policy.space, ActionSpace):
-        policy.adapt(ActionSpace.fit(actions[frames], recipe.bins, recipe.chunk, packed.action_names))
-    space = policy.space
-    assert isinstance(space, ActionSpace)
-    if space.dimensions != actions.shape[1]:
+    how: Optimisation = getattr(recipe, OPTIMISED[policy.description()["policy"]])
+    targets: Array | Futures
+    if isinstance(policy, VideoPlanner):
+        parents |= _give_reader(policy, idm_path)
+        frames = acting_frames(packed, 1)
+        targets = futures(packed, frames, frames + 1, policy.config.video.frames)
+        monitor = watcher(policy, targets, frames, out, seed)
+    elif idm_path is not None:
+        raise LapaError("--idm is for a policy that imagines frames (UniPi); this one predicts actions. Leave it out.")
+    else:
+        frames, monitor = acting_frames(packed, recipe.chunk), None
+        if not isinstance(policy.space, ActionSpace):
+            policy.adapt(ActionSpace.fit(actions[frames], recipe.bins, recipe.chunk, packed.action_names))
+        space = policy.space
+        assert isinstance(space, ActionSpace)
+        targets = np.concatenate([space.encode(actions[frames + k]) for k in range(space.chunk)], axis=1)
+    if policy.dimensions != actions.shape[1]:
         raise LapaError(
-            f"{packed.spec} has {actions.shape[1]} action dimensions; the policy speaks {space.dimensions}."
+            f"{packed.spec} has {actions.shape[1]} action dimensions; the policy speaks {policy.dimensions}."
         )
-    targets = np.concatenate([space.encode(actions[frames + k]) for k in range(space.chunk)], axis=1)
-    sample = sampler(packed, frames, targets, recipe.finetune.batch_size)
-    results = fit(policy, sample, recipe.finetune, out, seed=seed, title="finetuning",
-                  parameters=policy.trainable(recipe.trainable))  # fmt: skip
+    results = fit(policy, sampler(packed, frames, targets, how.batch_size), how, out, seed=seed, title="finetuning",
+                  parameters=policy.trainable(recipe.trainable), monitor=monitor)  # fmt: skip
     save_policy(policy, recipe, results, out, seed, packed, parents, method)
     return results
 
 
-def _start(path: Path | None, recipe: Recipe) -> tuple[VLA, dict[str, str], str]:
+def _start(path: Path | None, recipe: Recipe) -> tuple[VLA | VideoPlanner, dict[str, str], str]:
     if path is None:
         return recipe.policy.build(), {}, "scratch"
     artefact = load_artefact(path, "policy")
-    return recipe.policy.load(artefact), {str(path): artefact.hash}, str(artefact.config.get("method"))
+    policy = find("policies", str(artefact.config.get("policy"))).load(artefact)
+    return policy, {str(path): artefact.hash}, str(artefact.config.get("method"))
+
+
+def _give_reader(planner: VideoPlanner, path: Path | None) -> dict[str, str]:
+    """Open the inverse dynamics model for a planner that has none yet. Returns its path and hash."""
+    if path is not None:
+        planner.adapt(InverseDynamics.from_pretrained(path))
+        return {str(path): load_artefact(path, "idm").hash}
+    if planner.reader is None:
+        raise LapaError(
+            "This policy imagines frames, and something must read actions off them: fit inverse dynamics with "
+            "`lapa quantize --method unipi` on the labelled trajectories and give its folder as --idm."
+        )
+    return {}
 
 
 def acting_frames(packed: Packed, chunk: int) -> Array:

@@ -16,6 +16,7 @@ from lapa.data.spec import open_dataset
 from lapa.data.video import VideoFile
 from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
+from lapa.models.video_diffusion import VideoDiffusionConfig
 from lapa.policies.vla import Config as VLAConfig
 from lapa.recipe import Recipe
 from lapa.training.loop import Optimisation
@@ -58,6 +59,7 @@ TINY_OPTIONS = (
     *("laq.heads=2", "laq.dim_head=8", "laq.codebook_size=8", "laq.quant_dim=4", "laq.unet_width=8"),
     *("idm.image_size=24", "idm.width=8", "idm.blocks=2", "policy.head_width=16"),
     *("quantize.batch_size=8", "fit_idm.batch_size=8", "pretrain.batch_size=8", "finetune.batch_size=8"),
+    *("planner.width=8", "planner.blocks=1", "pretrain_planner.batch_size=8", "finetune_planner.batch_size=8"),
     'policy.backbone_options={"image_size":24,"width":32,"depth":1,"heads":2,"vision_width":16,"grounded":false}',
 )
 
@@ -84,5 +86,6 @@ def tiny() -> Recipe:
                               "grounded": False},
             head_width=16,
         ),
-        quantize=how, fit_idm=how, pretrain=how, finetune=how, bins=8,
+        planner=VideoDiffusionConfig(width=8, blocks=1, steps=2),
+        quantize=how, fit_idm=how, pretrain=how, finetune=how, pretrain_planner=how, finetune_planner=how, bins=8,
     )  # fmt: skip

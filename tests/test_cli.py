@@ -227,7 +227,6 @@ def test_a_robot_of_other_dimensions(refuses: Refuses, made: Path, small: list[s
         ("evaluate", "Give either --policy FOLDER or --row"),
         ("evaluate --policy nowhere", "There is no folder nowhere; a policy artefact was expected"),
         ("compare --dataset tabletop:sim --labelled tabletop:sim --methods laap", 'Did you mean "lapa"'),
-        ("compare --dataset tabletop:sim --labelled tabletop:sim --methods unipi", 'Method "unipi" cannot be run yet'),
         ("inspect", "Give the folder of a run, such as runs/laq, or --dataset NAME:PATH"),
         ("inspect nowhere", "There is no folder nowhere"),
         ("inspect --dataset tabletop:sim --camera top", "--camera top: there is one camera only in tabletop:sim"),

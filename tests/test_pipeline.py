@@ -20,14 +20,14 @@ from lapa.contracts import FramePairs, LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
 from lapa.data.transforms import ActionSpace, CodeSpace
-from lapa.methods import AVAILABLE, METHODS
+from lapa.methods import METHODS
 from lapa.models.idm import InverseDynamics
 from lapa.models.laq import as_pixels
 from lapa.policies.vla import Batch
 from lapa.recipe import Recipe
 from lapa.stage0_grounding import scenes
 from lapa.stage1_latent_actions import fit_idm, fit_laq
-from lapa.stage2_label import label
+from lapa.stage2_label import WORDS, label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
 from lapa.training import loop
@@ -86,27 +86,28 @@ def resumed_equals_unbroken(stage: Stage, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("trainable", ["head", "all"])
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_resumes_to_the_same_bits(
     name: str, trainable: Any, packed: Packed, tiny: Recipe, tmp_path: Path
 ) -> None:
     method, recipe = METHODS[name], replace(tiny, trainable=trainable)
-    start = None
+    start = reader = None
     if method.source:
-        source = "ground_truth"
+        source = method.source
         if method.fits:
             fit = fit_laq if method.fits == "laq" else fit_idm
-            source = str(resumed_equals_unbroken(lambda out: fit(packed, recipe, out, 7), tmp_path / "fit"))
+            fitted = resumed_equals_unbroken(lambda out: fit(packed, recipe, out, 7), tmp_path / "fit")
+            reader, source = (fitted, source) if source in WORDS else (None, str(fitted))
         manifest = label(packed, source, tmp_path / "labels")
         assert manifest["method"] == name
         labels, _ = read_labels(tmp_path / "labels")
         start = resumed_equals_unbroken(
             lambda out: pretrain(packed, labels, manifest, recipe, out, 7), tmp_path / "latent"
         )
-    policy = resumed_equals_unbroken(lambda out: finetune(packed, start, recipe, out, 7), tmp_path / "policy")
+    policy = resumed_equals_unbroken(lambda out: finetune(packed, start, recipe, out, 7, reader), tmp_path / "policy")
     config = load_artefact(policy, "policy").config
     assert config["method"] == name
-    assert list(config["provenance"]["parents"]) == ([str(start)] if start else [])
+    assert list(config["provenance"]["parents"]) == [str(path) for path in (start, reader) if path]
     assert config["provenance"]["data"] == {packed.spec: packed.fingerprint}
     if start:
         frozen = [

@@ -194,7 +194,34 @@ def test_backbones_read_images_and_text(name: str) -> None:
 
 
 @every("policies")
-def test_policies_adapt_and_act(name: str, tiny: Recipe) -> None:
+def test_policies_learn_and_act(name: str, tiny: Recipe) -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    images, texts = rng.integers(0, 256, (4, 24, 24, 3), np.uint8), ["push the red disc"] * 4
+    vla, planner = tiny.policy.build(), tiny.video_planner.build()
+    vla.adapt(ActionSpace.fit(rng.uniform(-3, 5, (50, 2)), 8, chunk=2))
+    planner.adapt(InverseDynamics(tiny.idm, 2))
+    targets = {"vla": np.zeros((4, 4), np.int64), "video_planner": rng.integers(0, 256, (4, 2, 24, 24, 3), np.uint8)}
+    assert name in targets, f"give this test something to learn for {name}"
+    policy = {"vla": vla, "video_planner": planner}[name].eval()
+    loss, logs = policy.loss(Batch(images, texts, targets[name]))
+    assert loss.ndim == 0
+    assert all(isinstance(v, float) for v in logs.values())
+    trained = {id(p) for p in policy.trainable("all")}
+    assert trained
+    assert not trained & {id(p) for p in policy.backbone.vision_parameters()}, "the vision encoder is always frozen"
+    assert policy.dimensions == 2
+    observations = [Observation(image=image, instruction=text) for image, text in zip(images, texts, strict=True)]
+    acted = policy.act_batch(observations)
+    assert acted.shape == (4, 2, 2)
+    assert acted.dtype == np.float32
+    np.testing.assert_allclose(policy.act(observations[1]), acted[1], atol=2e-2)
+    with pytest.raises(LapaError, match="An observation is"):
+        policy.act({"picture": images[0], "instruction": "push"})
+    assert policy.description()["policy"] == name
+
+
+def test_the_vla_adapts(tiny: Recipe) -> None:
     torch.manual_seed(0)
     policy = tiny.policy.build()
     policy.adapt(CodeSpace(codes=2, classes=5))
@@ -243,18 +270,20 @@ def test_label_sources_label(name: str, tiny: Recipe, tmp_path: Path) -> None:
     laq, idm = tiny.laq.build(), InverseDynamics(tiny.idm, 2)
     save_artefact(tmp_path / "laq", "laq", {"model": recipe["recipe"]["laq"], **recipe}, laq.state_dict())
     save_artefact(tmp_path / "idm", "idm", {**idm.description(), **recipe}, idm.state_dict())
-    path = {"latent": tmp_path / "laq", "inverse_dynamics": tmp_path / "idm", "ground_truth": "ground_truth"}
-    source = plugins.find("labels", name)(path=str(path[name])).build()
+    path = {"latent": tmp_path / "laq", "inverse_dynamics": tmp_path / "idm"}
+    source = plugins.find("labels", name)(path=str(path.get(name, name))).build()
     frames = np.random.default_rng(0).integers(0, 256, (2, 5, 24, 24, 3), np.uint8)
     rows = np.arange(5)
     actions = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
     labels = source.label(FramePairs(frames[0], frames[1], rows, rows, rows + 1, actions))
     assert source.hash
-    assert source.kind == ("codes" if name == "latent" else "actions")
+    assert source.kind == {"latent": "codes", "future_frames": "frames"}.get(name, "actions")
     if source.kind == "codes":
         assert labels.dtype == np.int64
         assert labels.shape == (5, 1)
         assert labels.max() < source.classes == 8
+    elif source.kind == "frames":
+        np.testing.assert_array_equal(labels, 2 * rows[:, None] + 1)
     else:
         assert labels.dtype == np.float32
         assert labels.shape == (5, 2)

@@ -21,7 +21,11 @@ from lapa.data.folders import existing_folder
 from lapa.training.checkpoint import replacing
 
 TABLE, MANIFEST = "labels.parquet", "manifest.json"
-COLUMNS = {"codes": ("codes", np.int64), "actions": ("action", np.float32)}  # kind -> column, dtype
+COLUMNS = {  # kind -> column, dtype
+    "codes": ("codes", np.int64),
+    "actions": ("action", np.float32),
+    "frames": ("next_frame", np.int64),
+}
 
 
 def write_shard(path: Path, labels: Labels) -> None:
@@ -102,7 +106,8 @@ def _labels(table: pa.Table, path: Path) -> Labels:
     kinds = [kind for kind, (column, _) in COLUMNS.items() if column in table.column_names]
     if len(kinds) != 1 or not {"episode", "frame"} <= set(table.column_names):
         raise LapaError(
-            f"{path}: needs the columns episode, frame and one of codes, action; has {', '.join(table.column_names)}."
+            f"{path}: needs the columns episode, frame and one of {', '.join(name for name, _ in COLUMNS.values())}; "
+            f"has {', '.join(table.column_names)}."
         )
     column, dtype = COLUMNS[kinds[0]]
     values = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(dtype)

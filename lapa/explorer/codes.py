@@ -31,6 +31,7 @@ METHOD_NAMES = {
     "no_op": "no action",
     "random": "random",
     "scratch": "Scratch",
+    "unipi": "UniPi",
     "vpt": "VPT",
     "lapa": "LAPA",
     "actionvla": "ActionVLA",
@@ -130,6 +131,33 @@ def rollout_strip(real: Array, imagined: Array, path: Path, title: str = "Real a
         "the next frame, which the policy sees next; no camera, no robot."
     )
     _save(_sheet(title, note, ["", *(f"step {t}" for t in shown)], rows), path)
+
+
+def future_frames(
+    now: torch.Tensor, real: torch.Tensor, imagined: torch.Tensor, texts: Sequence[str], path: Path, title: str
+) -> None:
+    """Two rows a scene, what happened and what was imagined, and what it differs from the present frame.
+
+    float in [0, 1]: now [B, 3, H, W]; real and imagined [B, K, 3, H, W]; `texts` are the instructions.
+    """
+    rows: list[list[Cell]] = []
+    for begin, text, *films in zip(now, texts, real, imagined, strict=True):
+        for name, film in zip(("real", "imagined"), films, strict=True):
+            frames = [*_frames(film), *_difference(film, begin.expand_as(film))]
+            first = _tiles(_frames(begin[None]), 96)[0] if name == "real" else _words(text, 96)
+            rows.append([name, first, *(tile for frame in frames for tile in _tiles(frame[None], 96))])
+    steps = [f"in {k} step{'s' if k > 1 else ''}" for k in range(1, real.shape[1] + 1)]
+    note = f"Change: the frame minus the present one, {AMPLIFY} times as strong; grey is none."
+    _save(_sheet(title, note, ["", "now", *steps, *(f"change {step}" for step in steps)], rows), path)
+
+
+def _words(text: str, size: int) -> Array:
+    """Words as a tile, uint8 [size, size, 3]."""
+    image = Image.new("RGB", (size, size), PAPER)
+    pen = ImageDraw.Draw(image)
+    for i, line in enumerate(_wrap(text, _font(SMALL), size, most=size // (SMALL + 4))):
+        pen.text((0, i * (SMALL + 4)), line, font=_font(SMALL), fill=MUTED)
+    return np.asarray(image)
 
 
 def _one_by_one(laq: LAQ) -> Array:

@@ -27,7 +27,8 @@ Decoding = Literal["expectation", "centre"]
 
 @dataclass(frozen=True)
 class Batch:
-    """images uint8 [B, H, W, 3]; texts B strings; targets int64 [B, positions], -100 where there is none."""
+    """images uint8 [B, H, W, 3]; texts B strings; targets int64 [B, positions], -100 where there is none (for a policy
+    that imagines: the next frames, uint8 [B, K, H, W, 3])."""
 
     images: Array
     texts: list[str]
@@ -65,6 +66,11 @@ class VLA(nn.Module):
         self.config, self.backbone = config, backbone
         self.space: Space | None = None
         self.head: nn.Module = nn.Identity()
+
+    @property
+    def dimensions(self) -> int:
+        """A, once it speaks actions."""
+        return self.space.dimensions if isinstance(self.space, ActionSpace) else 0
 
     def adapt(self, space: Space) -> None:
         """Drop the head and grow a new one for `space`. A head that already speaks this very space stays."""
@@ -124,13 +130,7 @@ class VLA(nn.Module):
         space = self.space
         if not isinstance(space, ActionSpace):
             raise LapaError("This policy predicts latent codes, not robot actions; finetune it first (lapa finetune).")
-        try:
-            images = np.stack([np.asarray(o["image"]) for o in observations])
-            texts = [o["instruction"] for o in observations]
-        except (KeyError, ValueError) as error:
-            raise LapaError(
-                f'An observation is {{"image": uint8 [H, W, 3], "instruction": str}} ({error!r}).'
-            ) from None
+        images, texts = seen(observations)
         with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):  # as in training
             shares = self.logits(images, texts).softmax(-1).cpu().numpy()
         probabilities = shares.reshape(len(images), space.chunk, space.dimensions, -1)
@@ -145,3 +145,12 @@ class VLA(nn.Module):
     def description(self) -> dict[str, Any]:
         """What config.json needs to open this policy again."""
         return {"policy": "vla", "model": asdict(self.config), "space": asdict(self.space) if self.space else None}
+
+
+def seen(observations: Sequence[Observation]) -> tuple[Array, list[str]]:
+    """Images [B, H, W, 3] and instructions. Raises LapaError for what is not an observation."""
+    try:
+        images = np.stack([np.asarray(o["image"]) for o in observations])
+        return images, [o["instruction"] for o in observations]
+    except (KeyError, ValueError) as error:
+        raise LapaError(f'An observation is {{"image": uint8 [H, W, 3], "instruction": str}} ({error!r}).') from None
