@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lapa import plugins
+from lapa.backbones.tiny import ImageAttention
 from lapa.contracts import FramePairs
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.training.loop import Optimisation, Sampler, fit
@@ -233,3 +234,23 @@ def test_the_benchmark_compares(tmp_path: Path) -> None:
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     assert re.fullmatch(r"training \d+\.\d\dx labelling \d+\.\d\dx", told[-1])
     assert sum("peak memory" in line for line in told) == 2
+
+
+def test_attention_without_keys_is_attention() -> None:
+    """The textbook's way: project the tokens to keys and values, split into heads, attend. Gradients too."""
+    torch.manual_seed(0)
+    attention, projection, heads = ImageAttention(32, 4), nn.Linear(16, 64), 4
+    x, tokens = torch.randn(3, 5, 32, requires_grad=True), torch.randn(3, 7, 16, requires_grad=True)
+
+    def split(t: torch.Tensor) -> torch.Tensor:
+        return t.view(*t.shape[:2], heads, -1).transpose(1, 2)
+
+    keys, values = projection(tokens).chunk(2, -1)
+    mixed = nn.functional.scaled_dot_product_attention(split(attention.query(x)), split(keys), split(values))
+    expected = attention.out(mixed.transpose(1, 2).flatten(2))
+    found = attention(x, tokens, projection)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    over = (x, tokens, projection.weight)
+    weights = torch.randn_like(expected)
+    wanted = torch.autograd.grad((expected * weights).sum(), over)
+    torch.testing.assert_close(torch.autograd.grad((found * weights).sum(), over), wanted, atol=1e-5, rtol=1e-4)
