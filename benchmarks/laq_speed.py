@@ -35,6 +35,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lapa.contracts import FramePairs
+from lapa.labels.latent import freeze
 from lapa.models.laq import LAQConfig
 from lapa.recipe import override, preset
 from lapa.training.distributed import clip_gradients, device
@@ -45,8 +46,8 @@ from lapa.training.precision import AdamW, Twins
 Job = Callable[[], Any]
 
 
-def ours(c: LAQConfig, how: Optimisation) -> tuple[Job, Job]:
-    """A training step as training/loop.py takes it, and a labelling pass as `lapa label` does it."""
+def ours(c: LAQConfig, how: Optimisation, eager: bool) -> tuple[Job, Job]:
+    """A training step as training/loop.py takes it, and a labelling pass as `lapa label` does, compiled or `eager`."""
     keep_freed_memory()
     model = c.build().to(device()).train()
     _prepare(model, how, "LAQ")
@@ -71,9 +72,13 @@ def ours(c: LAQConfig, how: Optimisation) -> tuple[Job, Job]:
         optimizer.step()
         model.after_step(step)
 
+    plain, frozen = model.difference, None if eager else freeze(model)
+
     def label() -> None:
+        model.difference = frozen or plain  # as labels/latent.py does
         with twins.evaluating():
             model.encode(batch.now, batch.later).cpu()
+        model.difference = plain
 
     return train, label
 
@@ -122,15 +127,17 @@ def videos(c: LAQConfig, batch: int) -> torch.Tensor:
     return torch.rand(batch, 3, 2, c.image_size, c.image_size, generator=torch.Generator().manual_seed(0))
 
 
-def side(pipe: Connection, factory: str, c: LAQConfig, how: Optimisation, threads: int, times: int) -> None:
+def side(
+    pipe: Connection, factory: str, c: LAQConfig, how: Optimisation, eager: bool, threads: int, times: int
+) -> None:
     """A process: warm up, then time a job whenever its name arrives. Sends back seconds a pass."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    jobs = dict(zip(("train", "label"), reference(factory, c, how) if factory else ours(c, how), strict=True))
+    jobs = dict(zip(("train", "label"), reference(factory, c, how) if factory else ours(c, how, eager), strict=True))
     counts = {}
     for name, job in jobs.items():
         job()
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
             job()
         # Products of matrices alone: the counter takes the backward pass of a depthwise convolution for a dense one.
         counts[name] = sum(n for op, n in counter.get_flop_counts()["Global"].items() if "conv" not in str(op))
@@ -206,7 +213,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=0, help="pairs (default: 4 for paper, else the preset's)")
     parser.add_argument("--repeats", type=int, default=5, help="turns (default: 5)")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"), help="of ours")
-    parser.add_argument("--compile", action="store_true", help="torch.compile ours")
+    parser.add_argument("--compile", action="store_true", help="torch.compile our training step")
+    parser.add_argument("--eager-labels", action="store_true", help="label without compiling (lapa label --compile)")
     parser.add_argument("--recompute", action="store_true", help="activation checkpointing in ours")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (default: all)")
     o = parser.parse_args(arguments)
@@ -217,7 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     c, on_gpu = recipe.laq, device().type == "cuda"
     batch = o.batch or (4 if o.preset == "paper" and not on_gpu else recipe.quantize.batch_size)
     how = replace(recipe.quantize, batch_size=batch, precision=o.precision, compile=o.compile, recompute=o.recompute)
-    settings = (c, how, o.threads, 10 if on_gpu or c.dim < 256 else 1)
+    settings = (c, how, o.eager_labels, o.threads, 10 if on_gpu or c.dim < 256 else 1)
     where = torch.cuda.get_device_name() if on_gpu else f"CPU, {o.threads} threads"
     print(f"{o.preset}: {c.image_size} pixels, batch {batch}, {where}, torch {torch.__version__}; ours: {how.dtype()}")
     sides = [Side("reference", o.reference, *settings)] if o.reference else []

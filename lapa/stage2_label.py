@@ -26,6 +26,7 @@ from lapa.data.folders import new_folder
 from lapa.data.labelled import MANIFEST, TABLE, joined, read_shard, write_shard
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import pair_counts, window_pairs
+from lapa.labels import BATCH
 from lapa.methods import METHODS
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import read_json, write_json
@@ -34,7 +35,6 @@ from lapa.training.memory import keep_freed_memory
 from lapa.training.metrics import r2
 from lapa.training.progress import Progress
 
-BATCH = 64  # pairs labelled at once: larger batches leave the cache and are a third slower on a CPU
 SHARD = 4096  # pairs in a shard, about: what a killed process has to do again; fewer where that makes few shards
 SHARDS = 64
 KINDS = {"laq": "lapa", "idm": "vpt"}  # kind of artefact -> the method whose labels it gives
@@ -86,6 +86,7 @@ class Plan:
     window: float
     end: Literal["drop", "clip"]
     precision: str
+    compile: bool
     shard: int
 
     def same_labels(self, other: Plan) -> bool:
@@ -123,6 +124,7 @@ def label(
     end: Literal["drop", "clip"] = "drop",
     precision: str = "float32",
     *,
+    compile: bool = False,
     shard: int = 0,
     workers: int = 0,
     engine: Engine = "local",
@@ -134,19 +136,19 @@ def label(
     workers: processes on this machine (0: this one; under torchrun its ranks), or tasks on the Ray cluster (0: one per
     GPU, else one per core). `datasets` and `skip_bad` are what `packed` was packed with: other processes open it again.
     shard: pairs in one, at least (0: by the number of pairs). precision is the arithmetic of a LAQ: "float32", or
-    "bfloat16" (labels/latent.py). Returns the manifest. Raises LapaError when the source does not fit the data (no
-    actions for ground truth, say) or has no choice of precision, when `out` holds something else, and when shards are
-    missing in the end because processes died.
+    "bfloat16"; `compile` compiles it first (labels/latent.py). Returns the manifest. Raises LapaError when the source
+    does not fit the data (no actions for ground truth, say) or is no LAQ and was given these choices, when `out` holds
+    something else, and when shards are missing in the end because processes died.
     """
     if shard < 0 or workers < 0:
         raise LapaError(f"--shard and --workers must not be below 0, got {shard} and {workers}.")
     if ranks() > 1 and (workers > 1 or engine != "local"):
         raise LapaError("Under torchrun its processes share the work; leave out --workers and --engine.")
     keep_freed_memory()
-    labeller = open_source(source, precision)
+    labeller = open_source(source, precision, compile)
     plan = Plan(
         tuple(datasets) or (packed.spec,), skip_bad, packed.image_size, packed.fingerprint,
-        source, labeller.hash, labeller.window or 1e-9, end, precision, shard,
+        source, labeller.hash, labeller.window or 1e-9, end, precision, compile, shard,
     )  # fmt: skip
     shards = cut(packed, plan)
     labelled(packed, labeller, plan, shards[0], only=1)  # a source that does not fit says so before anything is written
@@ -174,14 +176,14 @@ def label(
     return on_first_rank(lambda: finish(packed, labeller, plan, shards, out))
 
 
-def open_source(source: str, precision: str = "float32") -> LabelSource:
-    """The label source. Raises LapaError as `method_of` and the source do, and for one without that precision."""
+def open_source(source: str, precision: str = "float32", compile: bool = False) -> LabelSource:
+    """The label source. Raises LapaError as `method_of` and the source do, and for one without these choices."""
     name = str(METHODS[method_of(source)].source)
-    options = {"path": source}
+    options: dict[str, Any] = {"path": source}
     if name == "latent":
-        options["precision"] = precision
-    elif precision != "float32":
-        raise LapaError(f"--precision {precision} is for the codes of a LAQ; {source} is not one. Leave it out.")
+        options |= {"precision": precision, "compile": compile}
+    elif precision != "float32" or compile:
+        raise LapaError(f"--precision and --compile are for the codes of a LAQ; {source} is not one. Leave them out.")
     made: LabelSource = plugins.find("labels", name)(**options).build()
     return made
 
@@ -305,6 +307,7 @@ def finish(packed: Packed, labeller: LabelSource, plan: Plan, shards: list[Shard
         "kind": labeller.kind,
         "classes": labeller.classes,
         "precision": plan.precision,
+        "compiled": plan.compile,
         "window_seconds": labeller.window,
         "end": plan.end,
         "dataset": packed.spec,
@@ -337,7 +340,7 @@ def help_with(out: Path, number: int, count: int, tell: Callable[[int], None] = 
     keep_freed_memory()
     plan = _plan(read_json(out / PLAN, "plan of unfinished labels"))
     packed = pack(plan.datasets, plan.image_size, skip_bad=plan.skip_bad, quiet=True)
-    labeller = open_source(plan.source, plan.precision)
+    labeller = open_source(plan.source, plan.precision, plan.compile)
     if (packed.fingerprint, labeller.hash) != (plan.fingerprint, plan.source_hash):
         raise LapaError(
             f"The dataset or {plan.source} has changed since {out} was begun. Remove {out} and begin again."

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lapa import stage2_label
 from lapa.contracts import LapaError
@@ -25,6 +26,7 @@ from lapa.data.pairs import window_pairs
 from lapa.recipe import Recipe
 from lapa.stage1_latent_actions import fit_laq
 from lapa.stage2_label import PLAN, cut, label
+from lapa.training.checkpoint import read_json
 from lapa.training.distributed import device
 
 DATA = "tabletop:sim,episodes=12,seed=3"
@@ -219,7 +221,7 @@ def test_a_damaged_shard(packed: Packed, laq: str, whole: dict[str, bytes], tmp_
     label(packed, laq, tmp_path / "other", shard=SMALL, end="clip")
     plan = json.dumps({"datasets": [DATA], "skip_bad": False, "image_size": 24, "fingerprint": packed.fingerprint,
                        "source": laq, "source_hash": stage2_label.open_source(laq).hash, "window": 0, "end": "drop",
-                       "precision": "float32", "shard": SMALL})  # fmt: skip
+                       "precision": "float32", "compile": False, "shard": SMALL})  # fmt: skip
     plan = plan.replace('"window": 0', f'"window": {json.loads(whole[MANIFEST])["window_seconds"]}')
     (out / PLAN).write_text(plan)
     (out / one).write_bytes(whole[one][:-20])
@@ -247,6 +249,19 @@ def test_another_plan(packed: Packed, laq: str, tmp_path: Path, monkeypatch: pyt
     label(packed, laq, out, shard=SMALL)
     with pytest.raises(LapaError, match="exists already"):
         label(packed, laq, out, shard=SMALL)
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_compiled(packed: Packed, laq: str, whole: dict[str, bytes], tmp_path: Path) -> None:
+    """The same codes, whatever the length of a shard's last batch, in one compilation."""
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        label(packed, laq, tmp_path / "labels", shard=SMALL, compile=True)
+    made = {name: content for name, content in files(tmp_path / "labels").items() if name != MANIFEST}
+    assert made == {name: content for name, content in whole.items() if name != MANIFEST}
+    assert read_json(tmp_path / "labels" / MANIFEST, "manifest")["compiled"]
+    with pytest.raises(LapaError, match="--compile are for the codes of a LAQ; ground_truth is not one"):
+        label(packed, "ground_truth", tmp_path / "more", compile=True)
 
 
 # --- Ray ------------------------------------------------------------------------------------------
