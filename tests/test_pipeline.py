@@ -306,6 +306,10 @@ def test_an_option_that_a_plugin_lacks_is_corrected(tiny: Recipe) -> None:
         replace(tiny.laq, quantizer_options={"treshold": 0.5}).build()
 
 
+def test_an_artefact_can_be_read_by_others(made: Path) -> None:
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in (made / "laq").iterdir() if file.is_file())
+
+
 def test_an_artefact_of_another_kind_is_refused(made: Path) -> None:
     with pytest.raises(LapaError, match='policy holds a "policy" artefact, not a "laq"'):
         lapa.LAQ.from_pretrained(made / "policy")

@@ -75,6 +75,7 @@ def write_tensors(
     with replacing(path) as temporary:
         try:
             save_file(whole, temporary, metadata)
+            temporary.chmod(0o644)  # safetensors makes it private; what is shared should be readable
             if flush:
                 with temporary.open("rb+") as file:
                     os.fsync(file.fileno())  # renamed only once it is on the disk
