@@ -64,6 +64,7 @@ Log = Annotated[
 Resume = Annotated[
     bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="go on from the checkpoint in --out; done already is fine")
 ]
+Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,NAME")]
 SkipBad = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="list and skip videos that cannot be read")]
 
 
@@ -295,6 +296,60 @@ def finetune(
     _next(f"lapa evaluate --policy {out} --benchmark tabletop --episodes 500 --out runs/eval")
 
 
+def tune(
+    dataset: Datasets,
+    out: Path,
+    policy: Path | None = None,
+    idm: Path | None = None,
+    benchmark: str = "tabletop",
+    look: str = "sim",
+    episodes: int = 200,
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    like: Path | None = None,
+    preset: Preset = "laptop",
+    seed: Seed = 0,
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
+    set: Options = (),
+) -> None:
+    """Stage 3 in several ways, each scored on validation scenes of a benchmark; the best becomes the policy.
+
+    --dataset are labelled robot trajectories. Tried are: the head alone (head), all but the vision encoder, gently (all) or four times as long (all-long); and for
+    a policy that speaks actions already, the same with a new head (new-head, all-new-head, all-long-new-head) and
+    no finetuning (as-it-is). Steps and learning rate are the preset's times a factor (lapa/tune.py).
+
+    Args:
+        out: folder of the best policy
+        policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
+        idm: for unipi alone: folder made by `lapa quantize --method unipi`, which reads actions off imagined frames
+        benchmark: a plug-in of lapa/benchmarks
+        look: tabletop: sim, real or hand
+        episodes: validation episodes for each way
+        only: try only this way, given once or more
+        like: finetune the way that an earlier `lapa tune` chose in this folder, without a search
+    """
+    from lapa import plugins
+    from lapa.run_folder import begin
+    from lapa.tune import chosen
+    from lapa.tune import tune as search
+
+    if like and only:
+        raise LapaError("Give either --like or --only.")
+    if episodes < 1:
+        raise LapaError(f"--episodes must be at least 1, got {episodes}.")
+    recipe = _recipe(preset, set, "finetune", None, "none")
+    read_by = {"idm": idm} if idm else {}
+    scenes = plugins.find("benchmarks", benchmark)(look=look, validation=True).build()
+    ways = (chosen(like),) if like else only
+    if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy, ways=ways, episodes=episodes,
+             **read_by):  # fmt: skip
+        return
+    packed = _pack(dataset, recipe.policy_image_size, skip_bad)
+    found = search(packed, policy, recipe, out, seed, scenes, episodes, ways, idm)
+    print(f"Chosen: {found['chosen']}. The robot policy is in {out}.")
+    _next(f"lapa evaluate --policy {out} --benchmark {benchmark} --episodes 500 --out runs/eval")
+
+
 def evaluate(
     out: Path,
     policy: Path | None = None,
@@ -352,42 +407,85 @@ def evaluate(
 
 def compare(
     dataset: Datasets,
-    labelled: Annotated[tuple[str, ...], tyro.conf.UseAppendAction],
     out: Path,
-    methods: tuple[str, ...] = ("scratch", "vpt", "lapa", "actionvla"),
-    benchmark: str = "tabletop",
+    labelled: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME:PATH")] = (),
+    settings: Names = (),
+    methods: Names = (),
+    seeds: int = 3,
+    budgets: Names = (),
+    videos: int = 6000,
     episodes: int = 500,
+    validation: int = 200,
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    results: Path | None = None,
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    benchmark: str = "tabletop",
     preset: Preset = "laptop",
     seed: Seed = 0,
     workers: int = 0,
     set: Options = (),
 ) -> None:
-    """Bring several methods from the same videos and labels to a score, and draw them side by side. Resumes.
+    """The paper's table on Tabletop (--settings), or several methods on your own data (--dataset, --labelled). Resumes.
 
-    --dataset are the videos of stages 1 and 2.
+    Examples: lapa compare --settings all --methods all --seeds 3 --out runs/paper; lapa compare --settings in-domain
+    --methods lapa,vpt --budgets 20 --seeds 1 --out runs/part; lapa compare --dataset video_folder:clips/ --labelled
+    lerobot:robot/ --out runs/mine. The first runs for hours; stop it at any time, and the same command goes on.
+
+    --dataset are your videos for stages 1 and 2.
 
     Args:
-        labelled: labelled trajectories for stage 3, NAME:PATH, given once or more
-        out: folder of everything
-        methods: rows of the table; `lapa list` names them
-        benchmark: a plug-in of lapa/benchmarks
-        episodes: test episodes per method
+        out: folder of everything; for a table results.json, table.md and curves.png
+        labelled: your labelled trajectories for stage 3, given once or more
+        settings: in-domain, cross-task, cross-env, cross-embodiment, or all
+        methods: rows of the table (all: with scripted rows and Scratch without grounding), or of your comparison (all:
+            scratch vpt lapa actionvla); none given is all
+        seeds: table: training seeds, from 0 on; data, models and test scenes differ between them
+        budgets: table: numbers of labelled trajectories (none: 5 10 20 50 100; cross-task 100)
+        videos: table: episodes of video
+        episodes: test episodes a method (table: and a seed and split)
+        validation: table: validation episodes for each way to finetune
+        only: table: run only cells with this text in their title, such as "lapa", "cross-env 20 " or "seed 0", given
+            once or more; all that are done are shown
+        results: table: results.json of an earlier table; what it has is not run again
+        quick: table: rehearse on a hundredth of the work; the figures mean nothing
+        dry_run: table: say what would be run, and how long it would take
+        benchmark: your data: a plug-in of lapa/benchmarks
+        seed: your data: seed of everything random
         workers: steps run side by side, one thread each (0: one per core)
     """
+    options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
+    if settings:
+        if dataset or labelled:
+            raise LapaError("Give either --settings, or --dataset and --labelled.")
+        from lapa.cells import Common, parse
+        from lapa.paper import run_paper
+
+        common = Common(videos, episodes, validation, options)
+        asked = parse(_names(settings), _names(methods) or ("all",), seeds, _names(budgets), only,
+                      common.quick() if quick else common)  # fmt: skip
+        if run_paper(asked, out, workers, results, dry_run) is not None:
+            print((out / "table.md").read_text(), end="")
+            print(f"Table, figures and picture are in {out}.")
+        return
     from lapa.compare import Setting, gap_closed, gather, plan
     from lapa.explorer.codes import success_bars
     from lapa.schedule import run
     from lapa.training.checkpoint import write_json
 
-    options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
+    if not labelled:
+        raise LapaError("Give --settings all for the paper's table, or --dataset and --labelled for your own data.")
+    named = _names(methods)
+    if not named or "all" in named:
+        named = ("scratch", "vpt", "lapa", "actionvla")
     setting = Setting(_some(dataset), labelled, benchmark, episodes, seed, options)
     scripted = ("no_op", "random", "expert")
-    seconds = run(plan(methods, setting, out, scripted), out, workers)
-    results = gather([*scripted[:2], *methods, scripted[2]], out)
-    write_json(out / "results.json", {"methods": results, "seconds": seconds, "settings": dataclasses.asdict(setting)})
-    success_bars(results, out / "success.png")
-    _table(results)
-    closed = gap_closed(results)
+    seconds = run(plan(named, setting, out, scripted), out, workers)
+    scores = gather([*scripted[:2], *named, scripted[2]], out)
+    write_json(out / "results.json", {"methods": scores, "seconds": seconds, "settings": dataclasses.asdict(setting)})
+    success_bars(scores, out / "success.png")
+    _table(scores)
+    closed = gap_closed(scores)
     if closed is not None:
         print(f"LAPA closes {closed:.0%} of the gap from Scratch to ActionVLA.")
     print(f"Table and picture are in {out}.")
@@ -626,6 +724,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "label": label,
     "pretrain": pretrain,
     "finetune": finetune,
+    "tune": tune,
     "evaluate": evaluate,
     "compare": compare,
     "study": study,
@@ -702,6 +801,11 @@ def _some(dataset: tuple[str, ...]) -> tuple[str, ...]:
     if not dataset:
         raise LapaError("Give at least one --dataset NAME:PATH, such as video_folder:clips/ or lerobot:data/.")
     return dataset
+
+
+def _names(given: tuple[str, ...]) -> tuple[str, ...]:
+    """ "lapa,vpt" or "lapa" "vpt" -> the two names."""
+    return tuple(name for part in given for name in part.split(",") if name)
 
 
 def _pack(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Packed:

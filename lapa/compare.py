@@ -5,19 +5,98 @@ A plan is a list of `lapa` commands (schedule.py), so every number can be made a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lapa.methods import METHODS
+from lapa.methods import METHODS, Method
 from lapa.plugins import choose
 from lapa.schedule import Step
 from lapa.stage2_label import KINDS, WORDS
 from lapa.training.checkpoint import read_json
 
-LEARNS = {"vla": 135, "video_planner": 300}  # seconds of stage 2 on one slow core, by policy
-TESTS = {"vla": 20, "video_planner": 120}  # seconds of an evaluation
+QUICK = tuple(  # a rehearsal: every step of the way, figures that mean nothing
+    word
+    for setting in ("quantize.steps=20", "fit_idm.steps=10", "pretrain.steps=10", "finetune.steps=10")
+    for word in ("--set", setting)
+)
+LONGEST_FIRST = ("unipi", "lapa", "vpt", "actionvla", "scratch")
+
+
+class Plan:
+    """Steps by name, into one folder. A step that several results need is there once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.steps: dict[str, Step] = {}
+
+    def add(self, name: str, command: tuple[str, ...], marker: str, needs: tuple[str, ...], seconds: float) -> str:
+        """Plan `command` with --out FOLDER/NAME and return the name, which is how others need it."""
+        out = self.folder / name
+        step = Step(name, (*command, "--out", str(out)), out, out / marker, needs, seconds)
+        if self.steps.setdefault(name, step) != step:
+            raise ValueError(f"two steps called {name}")
+        return name
+
+    def path(self, name: str) -> str:
+        """Where a step writes, as its users are told."""
+        return str(self.folder / name)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Seconds that each step takes one slow core; `films` are of a policy that imagines video."""
+
+    laq: float = 140
+    idm: float = 30
+    labels: float = 60
+    no_labels: float = 5
+    pretrain: float = 135
+    pretrain_films: float = 300
+    finetune: float = 10
+    tune: float = 60
+    tune_films: float = 200
+    evaluate: float = 20
+    evaluate_films: float = 120
+    scripted: float = 4
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What stages 1 and 2 of a method are told: data and options as words of the command line, and names of steps.
+
+    name: (method, step, whether it depends on the videos, whether on the labelled trajectories) -> the step's name.
+    """
+
+    videos: tuple[str, ...]
+    labelled: tuple[str, ...]
+    common: tuple[str, ...]
+    name: Callable[[str, str, bool, bool], str]
+    needs: tuple[str, ...] = ()
+    guess: Guess = Guess()
+
+
+def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Plan stages 1 and 2 of a method. Returns what stage 3 is told of them, and the steps that it needs."""
+    if not row.source:
+        return (), chain.needs
+    guess, fitted, few = chain.guess, "", row.fits == "idm"
+    if row.fits:
+        owner, data = KINDS[row.fits], chain.labelled if few else chain.videos  # VPT and UniPi share inverse dynamics
+        fitted = plan.add(chain.name(owner, "fit", not few, few),
+                          ("quantize", "--method", owner, *data, *chain.common, "--resume"),
+                          "config.json", chain.needs, guess.idm if few else guess.laq)  # fmt: skip
+    word, films = row.source in WORDS, row.policy == "video_planner"
+    source, few = (row.source, False) if word else (plan.path(fitted), few)
+    labels = plan.add(chain.name(row.name, "labels", True, few), ("label", *chain.videos, "--source", source),
+                      "manifest.json", chain.needs if word else (fitted,),
+                      guess.no_labels if word else guess.labels)  # fmt: skip
+    learn = ("pretrain", *chain.videos, "--labels", plan.path(labels), *chain.common, "--resume")
+    latent = plan.add(chain.name(row.name, "latent", True, few), learn, "config.json", (labels,),
+                      guess.pretrain_films if films else guess.pretrain)  # fmt: skip
+    told = ("--policy", plan.path(latent))
+    return ((*told, "--idm", plan.path(fitted)), (latent, fitted)) if films else (told, (latent,))
 
 
 @dataclass(frozen=True)
@@ -40,51 +119,28 @@ def plan(
     `needs` are steps that make the data. Raises LapaError for a method that is unknown.
     """
     rows = [METHODS[choose(name, METHODS, "method")] for name in methods]
-    videos = tuple(part for spec in setting.videos for part in ("--dataset", spec))
-    labelled = tuple(part for spec in setting.labelled for part in ("--dataset", spec))
+    made, guess = Plan(folder), Guess()
+    labelled = datasets(setting.labelled)
     common = ("--seed", str(setting.seed), *setting.recipe_options)
-    steps: list[Step] = []
 
-    def add(name: str, command: tuple[str, ...], marker: str, after: tuple[str, ...], seconds: float) -> str:
-        out = folder / name
-        if name not in {step.name for step in steps}:
-            steps.append(Step(name, (*command, "--out", str(out)), out, out / marker, after, seconds))
-        return name
+    def name(method: str, step: str, videos: bool, few: bool) -> str:
+        return f"{step}/{method}"
 
-    for row in sorted(rows, key=lambda r: ("unipi", "lapa", "vpt", "actionvla", "scratch").index(r.name)):
-        start: tuple[str, ...] = ()
-        last, fitted = needs, ""
-        if row.source:
-            if row.fits:
-                data = videos if row.fits == "laq" else labelled
-                owner = KINDS[row.fits]  # VPT and UniPi share the inverse dynamics
-                fitted = add(f"fit/{owner}", ("quantize", "--method", owner, *data, *common, "--resume"),
-                             "config.json", needs, 140 if row.fits == "laq" else 30)  # fmt: skip
-                last = (fitted,)
-            source = row.source if row.source in WORDS else str(folder / fitted)
-            labels = add(
-                f"labels/{row.name}",
-                ("label", *videos, "--source", source),
-                "manifest.json",
-                last,
-                5 if source in WORDS else 60,
-            )
-            learn = ("pretrain", *videos, "--labels", str(folder / labels), *common, "--resume")
-            policy = add(f"latent/{row.name}", learn, "config.json", (labels,), LEARNS[row.policy])
-            start, last = ("--policy", str(folder / policy)), (policy,)
-            if row.policy == "video_planner":
-                start = (*start, "--idm", str(folder / fitted))
-        tuned = add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, "--resume"), "config.json", last, 10)
-        add(
-            f"eval/{row.name}",
-            _evaluation(setting, ("--policy", str(folder / tuned)), row.name),
-            "results.json",
-            (tuned,),
-            TESTS[row.policy],
-        )
-    for name in scripted:
-        add(f"eval/{name}", _evaluation(setting, ("--row", name), name), "results.json", (), 4)
-    return steps
+    chain = Chain(datasets(setting.videos), labelled, common, name, needs)
+    for row in sorted(rows, key=lambda r: LONGEST_FIRST.index(r.name)):
+        start, after = pretrained(made, row, chain)
+        tuned = made.add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, "--resume"), "config.json",
+                         after, guess.finetune)  # fmt: skip
+        made.add(f"eval/{row.name}", _evaluation(setting, ("--policy", made.path(tuned)), row.name), "results.json",
+                 (tuned,), guess.evaluate_films if row.policy == "video_planner" else guess.evaluate)  # fmt: skip
+    for fixed in scripted:
+        made.add(f"eval/{fixed}", _evaluation(setting, ("--row", fixed), fixed), "results.json", (), guess.scripted)
+    return list(made.steps.values())
+
+
+def datasets(specs: Sequence[str]) -> tuple[str, ...]:
+    """Specs as words of the command line."""
+    return tuple(part for spec in specs for part in ("--dataset", spec))
 
 
 def _evaluation(setting: Setting, actor: tuple[str, ...], name: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa.compare import Setting, gap_closed, gather, plan, told
+from lapa.compare import QUICK, Setting, gap_closed, gather, plan, told
 from lapa.contracts import LapaError
 from lapa.data.pack import Packed, pack
 from lapa.explorer.codes import contact_sheet, imagine, rollout_strip, success_bars
@@ -71,16 +71,7 @@ def demo_plan(settings: DemoSettings, out: Path) -> list[Step]:
     tiny: tuple[str, ...] = ()
     if settings.quick:
         videos, episodes = min(videos, 60), min(episodes, 20)
-        tiny = (
-            "--set",
-            "quantize.steps=20",
-            "--set",
-            "fit_idm.steps=10",
-            "--set",
-            "pretrain.steps=10",
-            "--set",
-            "finetune.steps=10",
-        )
+        tiny = QUICK
     steps = []
     for name, count, seed, guess in (("videos", videos, VIDEO_SEED, 25), ("labelled", labels, LABEL_SEED, 5)):
         spec = f"tabletop:sim,episodes={count},seed={settings.seed * 10 + seed}"

@@ -51,6 +51,8 @@ class Recipe:
     """optimisation of stage 3"""
     trainable: Literal["head", "all"] = "head"
     """what stage 3 trains: the new head alone (best below some 50 trajectories), or all but the vision encoder"""
+    head: Literal["own", "new"] = "own"
+    """in stage 3: does a policy that speaks actions already (VPT, ActionVLA) keep its head and bins or grow new ones"""
     bins: int = 32
     """equal-mass bins per action dimension"""
     chunk: int = 1

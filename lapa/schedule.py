@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -56,12 +56,14 @@ def run(
     workers: int = 0,
     after: Callable[[dict[str, float]], object] | None = None,
     keep_going: bool = False,
+    shown: Callable[[], RenderableType] | None = None,
 ) -> dict[str, float]:
     """Run what is not done yet. Returns seconds spent per step, this run and earlier ones together.
 
     Logs go to `folder/logs`, times to `folder/seconds.json`. workers 0: one per core. `after` is called with the times
-    whenever a step is done. Raises LapaError with the end of the log when a step fails: at once, the others being
-    stopped, or with `keep_going` after all steps that do not need it. KeyboardInterrupt stops all steps first.
+    whenever a step is done; `shown` gives what a terminal shows above the bars. Raises LapaError with the end of the
+    log when a step fails: at once, the others being stopped, or with `keep_going` after all steps that do not need it.
+    KeyboardInterrupt stops all steps first.
     """
     workers = workers or max(1, os.cpu_count() or 1)
     times = seconds(folder)
@@ -78,7 +80,7 @@ def run(
             console=console,
             refresh_per_second=2,
             transient=True,
-            get_renderable=lambda: board.draw(waiting, running, workers),
+            get_renderable=lambda: Group(*([shown()] if shown else []), board.draw(waiting, running, workers)),
         ):
             while waiting or running:
                 open_steps = {s.name for s in waiting} | {r.step.name for r in running}
@@ -119,6 +121,12 @@ def _without(waiting: list[Step], failed: str) -> list[Step]:
     while more := {step.name for step in waiting if lost & set(step.needs)} - lost:
         lost |= more
     return [step for step in waiting if step.name not in lost]
+
+
+def left(steps: list[Step], folder: Path, workers: int = 0) -> float:
+    """Seconds that the steps which are not done will take, by their guesses and the pace of those that are."""
+    waiting = [step for step in steps if not step.marker.exists()]
+    return _Board(steps, seconds(folder)).left(waiting, [], workers or max(1, os.cpu_count() or 1))
 
 
 def seconds(folder: Path) -> dict[str, float]:

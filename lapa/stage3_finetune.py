@@ -1,6 +1,7 @@
 """Stage 3, `lapa finetune`: the latent head is dropped, a new head learns the robot's discretised actions from a
 few labelled trajectories (paper section 3.3). A policy that already speaks actions (VPT, ActionVLA) keeps its head
-and its bins. UniPi goes on learning to imagine and is given the inverse dynamics that reads actions off its frames.
+and its bins, unless the recipe says that it gets new ones (another robot's actions, say). UniPi goes on learning to
+imagine and is given the inverse dynamics that reads actions off its frames.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def finetune(
         raise LapaError("--idm is for a policy that imagines frames (UniPi); this one predicts actions. Leave it out.")
     else:
         frames, monitor = acting_frames(packed, recipe.chunk), None
-        if not isinstance(policy.space, ActionSpace):
+        if recipe.head == "new" or not isinstance(policy.space, ActionSpace):
+            policy.space = None
             policy.adapt(ActionSpace.fit(actions[frames], recipe.bins, recipe.chunk, packed.action_names))
         space = policy.space
         assert isinstance(space, ActionSpace)

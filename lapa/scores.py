@@ -1,0 +1,93 @@
+"""From the outcomes of finished cells to the figures of the paper's table."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lapa import intervals
+from lapa.cells import ROWS, Asked, Cell, Row
+from lapa.contracts import Array
+from lapa.settings import SETTINGS, SPLITS, Setting
+
+AGAINST = ("vpt", "scratch", "actionvla", "unipi")  # what LAPA is compared with on the same episodes
+
+
+def build(
+    known: Mapping[str, Any], sources: Mapping[str, Any], asked: Asked, times: Mapping[str, float]
+) -> dict[str, Any]:
+    """All that results.json holds: of the settings that were asked for, and of others with videos of their own.
+
+    table   {setting: {split: {budget: {method: {"success", "interval", "episodes", "seeds", "per_seed", and for LAPA
+            "gap_closed", "gap_interval"}}}}}
+    paired  {setting: {split: {budget: {"lapa - vpt": {"difference", "interval", "episodes", "seeds"}}}}}
+    cells   {evaluation: what paper.py read of it; "outcomes" has a "1" for each episode that was solved}
+    """
+    table: dict[str, Any] = {}
+    paired: dict[str, Any] = {}
+    for setting, split in itertools.product(SETTINGS.values(), SPLITS):
+        for budget in _budgets(setting, known.values(), setting.name in asked.settings):
+            wins = {name: found for name, row in ROWS.items() if (found := _wins(setting, split, budget, row, known))}
+            here = {name: _figures(found) for name, found in wins.items()}
+            if "lapa" in here:
+                here["lapa"] |= _gap(wins)
+            table.setdefault(setting.name, {}).setdefault(split, {})[str(budget)] = here
+            lapa = wins.get("lapa", {})
+            differences = {f"lapa - {other}": _difference(lapa, wins[other]) for other in AGAINST
+                           if lapa.keys() & wins.get(other, {}).keys()}  # fmt: skip
+            if differences:
+                paired.setdefault(setting.name, {}).setdefault(split, {})[str(budget)] = differences
+    return {"common": asked.common.to_json(), "table": table, "paired": paired, "sources": dict(sources),
+            "cells": dict(sorted(known.items())), "seconds": {k: round(v, 1) for k, v in times.items()}}  # fmt: skip
+
+
+def _budgets(setting: Setting, found: Iterable[Mapping[str, Any]], asked: bool) -> list[int]:
+    """Budgets with a cell in this setting. Cells without videos belong to all settings that have their labels."""
+    mine = [c for c in found if c.get("family") == setting.family and c.get("videos", setting.videos) == setting.videos]
+    if not asked and not any("videos" in cell for cell in mine):
+        return []
+    return sorted({cell["budget"] for cell in mine})
+
+
+def _wins(setting: Setting, split: str, budget: int, row: Row, known: Mapping[str, Any]) -> dict[int, Array]:
+    """{training seed: bool [E]} of a row."""
+    found = {}
+    for seed in sorted({c["seed"] for c in known.values()}):
+        cell = known.get(Cell(setting, budget, row, seed).score(split))
+        if cell:
+            found[seed] = np.array([c == "1" for c in cell["outcomes"]])
+    return found
+
+
+def _figures(wins: Mapping[int, Array]) -> dict[str, Any]:
+    (all_wins,) = _aligned(wins)
+    return {"success": float(all_wins.mean()), "interval": list(intervals.success(all_wins)), "episodes": all_wins.size,
+            "seeds": list(wins), "per_seed": [float(w.mean()) for w in all_wins]}  # fmt: skip
+
+
+def _gap(wins: Mapping[str, Mapping[int, Array]]) -> dict[str, Any]:
+    """LAPA's share of the way from Scratch to ActionVLA; nothing where it is not defined."""
+    if not {"scratch", "actionvla"} <= wins.keys():
+        return {}
+    low, method, high = _aligned(wins["scratch"], wins["lapa"], wins["actionvla"])
+    if not low.size or high.mean() <= low.mean():
+        return {}
+    closed = (method.mean() - low.mean()) / (high.mean() - low.mean())
+    interval = intervals.gap_closed(low, method, high)
+    return {"gap_closed": float(closed), "gap_interval": list(interval) if interval else None}
+
+
+def _difference(one: Mapping[int, Array], other: Mapping[int, Array]) -> dict[str, Any]:
+    first, second = _aligned(one, other)
+    return {"difference": float(first.mean() - second.mean()), "interval": list(intervals.difference(first, second)),
+            "episodes": first.size, "seeds": sorted(one.keys() & other.keys())}  # fmt: skip
+
+
+def _aligned(*wins: Mapping[int, Array]) -> list[Array]:
+    """The same seeds and the same episodes of every method, bool [S, E] each."""
+    seeds = sorted(set.intersection(*(set(w) for w in wins)))
+    episodes = min((len(w[s]) for w in wins for s in seeds), default=0)
+    return [np.array([w[s][:episodes] for s in seeds], dtype=bool).reshape(len(seeds), episodes) for w in wins]

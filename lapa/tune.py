@@ -1,0 +1,144 @@
+"""`lapa tune`: stage 3 in several ways, each scored on validation scenes; the best becomes the policy.
+
+How much to train on a few trajectories, and for how long, decides more than most ideas do (docs/experiments.md), and
+the best way differs between methods, budgets and robots. So every method gets the same search. Test scenes have no
+part in it. A killed search goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lapa.contracts import Benchmark, LapaError
+from lapa.data.pack import Packed
+from lapa.data.transforms import ActionSpace
+from lapa.evaluate import share
+from lapa.plugins import choose
+from lapa.policies import Policy
+from lapa.recipe import Recipe
+from lapa.run_folder import begin
+from lapa.stage3_finetune import finetune
+from lapa.training.checkpoint import finished, load_artefact, read_json, save_artefact, write_json
+
+TRIED = "tried"  # below the output folder, until the choice is made
+SCORE = "validation.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to finetune: what trains, own or new head, and factors of the recipe's steps and learning rate.
+
+    No steps at all: the pretrained policy as it is.
+    """
+
+    name: str
+    trainable: Literal["head", "all"] = "head"
+    head: Literal["own", "new"] = "own"
+    steps: float = 1.0
+    rate: float = 1.0
+
+    @property
+    def speaks(self) -> bool:
+        """Does this mean something only to a policy that speaks actions before stage 3?"""
+        return self.head == "new" or not self.steps
+
+    def of(self, recipe: Recipe) -> Recipe:
+        """The recipe with this way of finetuning."""
+        how = recipe.finetune
+        steps = max(1, round(how.steps * self.steps))
+        tuned = replace(how, steps=steps, learning_rate=how.learning_rate * self.rate)
+        return replace(recipe, trainable=self.trainable, head=self.head, finetune=tuned)
+
+
+CANDIDATES = {
+    each.name: each
+    for each in (
+        Candidate("head"),
+        Candidate("all", "all", rate=0.25),
+        Candidate("all-long", "all", steps=4.0, rate=0.5),
+        Candidate("as-it-is", steps=0.0),
+        Candidate("new-head", "head", "new"),
+        Candidate("all-new-head", "all", "new", rate=0.25),
+        Candidate("all-long-new-head", "all", "new", steps=4.0, rate=0.5),
+    )
+}
+
+
+def candidates(speaks: bool, only: Sequence[str] = ()) -> list[Candidate]:
+    """What is tried for a policy that does or does not speak actions yet, in order. Raises LapaError for an unknown
+    name, and when nothing is left."""
+    named = [CANDIDATES[choose(name, CANDIDATES, "way to finetune")] for name in only or CANDIDATES]
+    found = [each for each in named if speaks or not each.speaks]
+    if not found:
+        raise LapaError(f"{', '.join(only)}: this policy has no action head yet, so there is none to keep or replace.")
+    return found
+
+
+def chosen(path: Path) -> str:
+    """The way to finetune that an earlier search chose. Raises LapaError when `path` holds none."""
+    config = read_json(path / "config.json", "finished search (lapa tune)")
+    if "tuning" not in config:
+        raise LapaError(f"{path} was not made by `lapa tune`.")
+    return str(config["tuning"]["chosen"])
+
+
+def tune(
+    packed: Packed,
+    policy_path: Path | None,
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    benchmark: Benchmark,
+    episodes: int,
+    only: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Finetune in every way, score each on `episodes` of the benchmark (drawn with `seed`), save the best to `out`.
+
+    `benchmark` must be one of validation scenes. Nothing is scored where there is only one way. The first in order wins
+    a tie. Returns {"chosen": NAME, "validation": {NAME: {"success", "interval", "episodes"}}}; config.json keeps it
+    as "tuning". Raises LapaError as `candidates` and `finetune` do.
+    """
+    tried = [(each, out / TRIED / each.name) for each in candidates(_speaks(policy_path), only)]
+    scores: dict[str, dict[str, Any]] = {}
+    for each, folder in tried:
+        _make(each, packed, policy_path, recipe, folder, seed)
+        if len(tried) > 1:
+            scores[each.name] = _score(folder, benchmark, episodes, seed)
+            print(f"{each.name}: {scores[each.name]['success']:.1%} of {episodes} validation episodes.", flush=True)
+    best = max(tried, key=lambda pair: scores[pair[0].name]["success"] if scores else 0.0)
+    made = load_artefact(best[1], "policy")
+    tuning = {"chosen": best[0].name, "validation": scores}
+    kept = {key: value for key, value in made.config.items() if key not in ("kind", "format", "hash")}
+    save_artefact(out, "policy", {**kept, "tuning": tuning}, made.tensors)
+    shutil.rmtree(out / TRIED)
+    return tuning
+
+
+def _speaks(path: Path | None) -> bool:
+    return path is not None and isinstance(Policy.from_pretrained(path).space, ActionSpace)
+
+
+def _make(each: Candidate, packed: Packed, policy_path: Path | None, recipe: Recipe, folder: Path, seed: int) -> None:
+    wanted = each.of(recipe)
+    if begin(folder, wanted, seed, True, "policy", dataset=packed.spec, policy=policy_path):
+        return
+    if each.steps:
+        finetune(packed, policy_path, wanted, folder, seed)
+    else:
+        assert policy_path is not None
+        whole = load_artefact(policy_path, "policy")
+        kept = {key: value for key, value in whole.config.items() if key not in ("kind", "format", "hash")}
+        save_artefact(folder, "policy", kept, whole.tensors)
+
+
+def _score(folder: Path, benchmark: Benchmark, episodes: int, seed: int) -> dict[str, Any]:
+    path = folder / SCORE
+    if not path.exists():
+        assert finished(folder)
+        write_json(path, share(benchmark.run(Policy.from_pretrained(folder), episodes, seed)))
+    found: dict[str, Any] = read_json(path, "validation score")
+    return found
