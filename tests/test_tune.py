@@ -1,0 +1,140 @@
+"""The search over ways to finetune: the best by validation is what is saved, resumed or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lapa import cli
+from lapa.contracts import LapaError, Outcome
+from lapa.data.labelled import read_labels
+from lapa.data.pack import Packed, pack
+from lapa.recipe import Recipe
+from lapa.stage2_label import label
+from lapa.stage2_pretrain import pretrain
+from lapa.stage3_finetune import finetune
+from lapa.tune import CANDIDATES, candidates, chosen, tune
+
+
+class Judge:
+    """A benchmark that gives the policies it meets these shares of success, in order."""
+
+    families = ("push",)
+
+    def __init__(self, shares: Sequence[float]) -> None:
+        self.shares = list(shares)
+        self.frames: list[Any] = []
+
+    def run(self, actor: Any, episodes: int, seed: int = 0, record: int = 0) -> list[Outcome]:
+        assert actor.act({"image": torch.zeros(24, 24, 3, dtype=torch.uint8).numpy(), "instruction": "push"}).shape == (
+            1,
+            2,
+        )
+        wins = round(self.shares.pop(0) * episodes)
+        return [Outcome("push", i, "push", i < wins, 1) for i in range(episodes)]
+
+    def scripted(self) -> tuple[str, ...]:
+        return ()
+
+
+@pytest.fixture(scope="module")
+def packed(robot: Path) -> Packed:
+    return pack([f"lerobot:{robot}"], 24, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def actionvla(packed: Packed, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("actionvla")
+    label(packed, "ground_truth", folder / "labels")
+    labels, manifest = read_labels(folder / "labels")
+    pretrain(packed, labels, manifest, tiny, folder / "latent", 7)
+    return folder / "latent"
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize("best", range(len(CANDIDATES)))
+def test_the_best_way_is_what_is_saved(
+    best: int, packed: Packed, tiny: Recipe, actionvla: Path, tmp_path: Path
+) -> None:
+    ways = list(CANDIDATES)
+    shares = [0.5] * len(ways)
+    shares[best] = 0.75
+    told = tune(packed, actionvla, tiny, tmp_path / "tuned", 7, Judge(shares), 8)
+    assert told["chosen"] == ways[best] == chosen(tmp_path / "tuned")
+    assert {way: score["success"] for way, score in told["validation"].items()} == dict(zip(ways, shares, strict=True))
+    assert not (tmp_path / "tuned/tried").exists()
+    way = CANDIDATES[ways[best]]
+    if way.steps:
+        finetune(packed, actionvla, way.of(tiny), tmp_path / "direct", 7)
+        assert same(tmp_path / "tuned", tmp_path / "direct")
+    else:
+        assert same(tmp_path / "tuned", actionvla)
+
+
+def test_ways_differ_as_they_say(packed: Packed, tiny: Recipe, actionvla: Path, tmp_path: Path) -> None:
+    assert CANDIDATES["all-long"].of(tiny).finetune.steps == 4 * tiny.finetune.steps
+    for name in ("head", "new-head", "all"):
+        finetune(packed, actionvla, CANDIDATES[name].of(tiny), tmp_path / name, 7)
+    before = weights(actionvla)
+    own, new, every = (weights(tmp_path / name) for name in ("head", "new-head", "all"))
+    trunk = [k for k in before if k.startswith("backbone.")]
+    assert all(torch.equal(before[k], part[k]) for part in (own, new) for k in trunk)
+    assert not all(torch.equal(before[k], every[k]) for k in trunk)
+    nearer = sum(float((before[k] - own[k]).square().sum()) for k in before if k.startswith("head."))
+    farther = sum(float((before[k] - new[k]).square().sum()) for k in before if k.startswith("head."))
+    assert nearer < farther / 4, "a new head has forgotten, its own has not"
+    spaces = [json.loads((p / "config.json").read_text())["space"]["edges"] for p in (actionvla, tmp_path / "head")]
+    assert spaces[0] == spaces[1]
+
+
+def test_a_killed_search_goes_on(packed: Packed, tiny: Recipe, actionvla: Path, tmp_path: Path) -> None:
+    shares = [0.5, 0.25, 0.75, 0.5, 0.0, 0.25, 0.5]
+    whole = tune(packed, actionvla, tiny, tmp_path / "whole", 7, Judge(shares), 8)
+    with pytest.raises(IndexError):  # breaks off after three scores
+        tune(packed, actionvla, tiny, tmp_path / "broken", 7, Judge(shares[:3]), 8)
+    assert not (tmp_path / "broken/config.json").exists()
+    again = tune(packed, actionvla, tiny, tmp_path / "broken", 7, Judge(shares[3:]), 8)
+    assert again == whole
+    assert same(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_policy_without_actions_has_fewer_ways() -> None:
+    assert [each.name for each in candidates(False)] == ["head", "all", "all-long"]
+    assert len(candidates(True)) == len(CANDIDATES)
+    with pytest.raises(LapaError, match="no action head yet"):
+        candidates(False, ["new-head"])
+    with pytest.raises(LapaError, match='Did you mean "all-long"'):
+        candidates(True, ["all-lomg"])
+
+
+def test_the_command(small: list[str], robot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A tie goes to the first way; another run takes its choice over; --resume finds nothing to do."""
+    data = ["--dataset", f"lerobot:{robot}", "--set", "finetune.steps=2", *small]
+    cli.main(["tune", *data, "--episodes", "2", "--out", str(tmp_path / "searched")])
+    assert "of 2 validation episodes" in capsys.readouterr().out
+    found = chosen(tmp_path / "searched")
+    like = ["tune", *data, "--seed", "1", "--like", str(tmp_path / "searched"), "--out", str(tmp_path / "like")]
+    cli.main(like)
+    assert "validation" not in capsys.readouterr().out
+    config = json.loads((tmp_path / "like/config.json").read_text())
+    assert config["tuning"] == {"chosen": found, "validation": {}}
+    assert config["method"] == "scratch"
+    cli.main([*like, "--resume"])
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main([*like[:-1], str(tmp_path / "both"), "--only", "head"])
+    assert "Give either --like or --only" in capsys.readouterr().err
