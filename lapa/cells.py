@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lapa.compare import QUICK, runnable
+from lapa.compare import QUICK
 from lapa.contracts import LapaError
 from lapa.methods import METHODS, Method
 from lapa.plugins import choose
@@ -20,7 +20,8 @@ from lapa.settings import SETTINGS, Setting
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table; method None: a scripted one. budgets, episodes: fewer than the others, unless () and 0."""
+    """A row of the table; method None: a scripted one. budgets, episodes (validation too): at most these, unless () and
+    0; imagining video takes long on a CPU."""
 
     name: str
     method: Method | None
@@ -98,14 +99,15 @@ class Cell:
         """For people, and for --only."""
         return f"{self.setting.name} {self.budget} {self.row.name} seed {self.seed}"
 
-    def name(self, step: str, videos: bool, few: bool) -> str:
-        """A step's name, also its folder: the row, and those of videos and labels that go into it."""
+    def name(self, method: str, step: str, videos: bool, few: bool) -> str:
+        """A step's name, also its folder: the method, and those of videos and labels that go into it."""
         parts = [self.setting.videos] * videos + [f"{self.setting.family}{self.budget}"] * few
-        return "/".join(part for part in (f"seed{self.seed}", self.row.name, "+".join(parts), step) if part)
+        return "/".join(part for part in (f"seed{self.seed}", method, "+".join(parts), step) if part)
 
     def score(self, split: str) -> str:
         """Name of the evaluation on a split."""
-        return self.name(split, bool(self.row.method and self.row.method.source), self.row.method is not None)
+        method = self.row.method
+        return self.name(self.row.name, split, bool(method and method.source), method is not None)
 
     @property
     def tuned(self) -> str:
@@ -121,15 +123,9 @@ def parse(
     only: Sequence[str],
     common: Common,
 ) -> Asked:
-    """Names, or "all", -> Asked; all rows are those that can be run. Raises LapaError for what is unknown or empty."""
+    """Names, or "all", -> Asked. Raises LapaError for what is unknown or empty."""
     named = tuple(SETTINGS) if "all" in settings else tuple(choose(s, SETTINGS, "setting") for s in settings)
-    if "all" in rows:
-        found = tuple(n for n, row in ROWS.items() if row.method is None or row.method.policy)
-    else:
-        found = tuple(choose(name, ROWS, "method") for name in rows)
-    for row in (ROWS[name] for name in found):
-        if row.method:
-            runnable(row.method.name)
+    found = tuple(ROWS) if "all" in rows else tuple(choose(name, ROWS, "method") for name in rows)
     if seeds < 1:
         raise LapaError(f"A table needs at least one seed, got {seeds}.")
     for budget in budgets:

@@ -314,9 +314,10 @@ def tune(
 ) -> None:
     """Stage 3 in several ways, each scored on validation scenes of a benchmark; the best becomes the policy.
 
-    --dataset are labelled robot trajectories. Tried are: the head alone (head), all but the vision encoder, gently (all) or four times as long (all-long); and for
-    a policy that speaks actions already, the same with a new head (new-head, all-new-head, all-long-new-head) and
-    no finetuning (as-it-is). Steps and learning rate are the preset's times a factor (lapa/tune.py).
+    --dataset are labelled robot trajectories. Tried are: the head alone (head); all but the vision encoder, gently
+    (all) or four times as long (all-long); and for a policy that speaks actions already, the same with a new head
+    (new-head, all-new-head, all-long-new-head) and no finetuning (as-it-is). Steps and learning rate are the preset's
+    times a factor (lapa/tune.py).
 
     Args:
         out: folder of the best policy

@@ -18,7 +18,14 @@ from lapa.training.checkpoint import read_json
 
 QUICK = tuple(  # a rehearsal: every step of the way, figures that mean nothing
     word
-    for setting in ("quantize.steps=20", "fit_idm.steps=10", "pretrain.steps=10", "finetune.steps=10")
+    for setting in (
+        "quantize.steps=20",
+        "fit_idm.steps=10",
+        "pretrain.steps=10",
+        "finetune.steps=10",
+        "pretrain_planner.steps=10",
+        "finetune_planner.steps=10",
+    )
     for word in ("--set", setting)
 )
 LONGEST_FIRST = ("unipi", "lapa", "vpt", "actionvla", "scratch")

@@ -62,11 +62,11 @@ def _train(plan: Plan, cell: Cell, common: Common, recipe: Recipe, known: Mappin
         datasets([cell.setting.video_spec(common.videos, cell.seed)]), labelled,
         ("--seed", str(cell.seed), *options), cell.name, guess=guesses(recipe, common),
     )  # fmt: skip
-    latent = pretrained(plan, cell.row.method, chain)
-    needs = (latent,) if latent else ()
-    start = ("--policy", plan.path(latent)) if latent else ()
-    way: tuple[str, ...] = ("--episodes", str(common.validation))
-    cost = chain.guess.tune * (2.3 if latent and cell.row.method.source != "latent" else 1.0)  # more ways to try
+    start, needs = pretrained(plan, cell.row.method, chain)
+    way: tuple[str, ...] = ("--episodes", str(_at_most(cell.row.episodes, common.validation)))
+    cost = chain.guess.tune_films if _films(cell) else chain.guess.tune
+    if cell.row.method.name in ("vpt", "actionvla"):
+        cost *= 2.3  # they speak actions: more ways to try
     first = replace(cell, seed=0)
     if cell.seed:
         cost = chain.guess.finetune
@@ -81,14 +81,23 @@ def _train(plan: Plan, cell: Cell, common: Common, recipe: Recipe, known: Mappin
 def _evaluate(plan: Plan, cell: Cell, split: str, common: Common) -> str:
     scripted = cell.row.method is None
     actor = ("--row", cell.row.name) if scripted else ("--policy", plan.path(cell.tuned))
-    episodes = min(cell.row.episodes or common.episodes, common.episodes)
+    episodes = _at_most(cell.row.episodes, common.episodes)
     guess = guesses(Recipe(), common)
+    cost = guess.scripted if scripted else guess.evaluate_films if _films(cell) else guess.evaluate
     return plan.add(
         cell.score(split),
         ("evaluate", *actor, "--name", cell.row.name, "--look", HOME, "--split", split, "--episodes", str(episodes),
          "--seed", str(cell.seed)),
-        "results.json", () if scripted else (cell.tuned,), guess.scripted if scripted else guess.evaluate,
+        "results.json", () if scripted else (cell.tuned,), cost,
     )  # fmt: skip
+
+
+def _films(cell: Cell) -> bool:
+    return cell.row.method is not None and cell.row.method.policy == "video_planner"
+
+
+def _at_most(limit: int, wanted: int) -> int:
+    return min(limit or wanted, wanted)
 
 
 def recipe_of(options: Sequence[str]) -> Recipe:
@@ -111,15 +120,20 @@ def guesses(recipe: Recipe, common: Common) -> Guess:
     """Seconds a step on one core of the machine of docs/results.md, with the laptop preset's models."""
     start, videos, few = 4.0, common.videos / 6000, recipe.finetune.steps
     ways = 0.03 * few + 0.07 * few + 0.07 * 4 * few
+    films, few_films = recipe.pretrain_planner.steps, recipe.finetune_planner.steps
+    shown = 0.24 * min(common.episodes, 200)  # seconds to judge a policy that imagines
     return Guess(
         laq=start + 10 * videos + 0.125 * recipe.quantize.steps,
         idm=start + 0.06 * recipe.fit_idm.steps,
         labels=start + 64 * videos,
-        true_labels=start + 2 * videos,
+        no_labels=start + 2 * videos,
         pretrain=start + 0.13 * recipe.pretrain.steps,
+        pretrain_films=start + 0.2 * films,
         finetune=start + ways / 3,
         tune=start + ways + 3 * 0.035 * common.validation,
+        tune_films=start + 0.2 * 6 * few_films + 3 * 0.24 * min(common.validation, 200),
         evaluate=start + 0.032 * common.episodes,
+        evaluate_films=start + shown,
         scripted=start + 0.004 * common.episodes,
     )
 

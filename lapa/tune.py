@@ -21,7 +21,7 @@ from lapa.plugins import choose
 from lapa.policies import Policy
 from lapa.recipe import Recipe
 from lapa.run_folder import begin
-from lapa.stage3_finetune import finetune
+from lapa.stage3_finetune import finetune, optimised_by
 from lapa.training.checkpoint import finished, load_artefact, read_json, save_artefact, write_json
 
 TRIED = "tried"  # below the output folder, until the choice is made
@@ -46,12 +46,12 @@ class Candidate:
         """Does this mean something only to a policy that speaks actions before stage 3?"""
         return self.head == "new" or not self.steps
 
-    def of(self, recipe: Recipe) -> Recipe:
-        """The recipe with this way of finetuning."""
-        how = recipe.finetune
+    def of(self, recipe: Recipe, setting: str = "finetune") -> Recipe:
+        """The recipe with this way of finetuning; `setting` is what of the recipe optimises the policy in stage 3."""
+        how = getattr(recipe, setting)
         steps = max(1, round(how.steps * self.steps))
-        tuned = replace(how, steps=steps, learning_rate=how.learning_rate * self.rate)
-        return replace(recipe, trainable=self.trainable, head=self.head, finetune=tuned)
+        tuned: Any = replace(how, steps=steps, learning_rate=how.learning_rate * self.rate)
+        return replace(recipe, trainable=self.trainable, head=self.head, **{setting: tuned})
 
 
 CANDIDATES = {
@@ -95,6 +95,7 @@ def tune(
     benchmark: Benchmark,
     episodes: int,
     only: Sequence[str] = (),
+    idm_path: Path | None = None,
 ) -> dict[str, Any]:
     """Finetune in every way, score each on `episodes` of the benchmark (drawn with `seed`), save the best to `out`.
 
@@ -105,7 +106,7 @@ def tune(
     tried = [(each, out / TRIED / each.name) for each in candidates(_speaks(policy_path), only)]
     scores: dict[str, dict[str, Any]] = {}
     for each, folder in tried:
-        _make(each, packed, policy_path, recipe, folder, seed)
+        _make(each, packed, policy_path, recipe, folder, seed, idm_path)
         if len(tried) > 1:
             scores[each.name] = _score(folder, benchmark, episodes, seed)
             print(f"{each.name}: {scores[each.name]['success']:.1%} of {episodes} validation episodes.", flush=True)
@@ -119,15 +120,23 @@ def tune(
 
 
 def _speaks(path: Path | None) -> bool:
-    return path is not None and isinstance(Policy.from_pretrained(path).space, ActionSpace)
+    return path is not None and isinstance(getattr(Policy.from_pretrained(path), "space", None), ActionSpace)
 
 
-def _make(each: Candidate, packed: Packed, policy_path: Path | None, recipe: Recipe, folder: Path, seed: int) -> None:
-    wanted = each.of(recipe)
+def _make(
+    each: Candidate,
+    packed: Packed,
+    policy_path: Path | None,
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+    idm_path: Path | None,
+) -> None:
+    wanted = each.of(recipe, optimised_by(policy_path))
     if begin(folder, wanted, seed, True, "policy", dataset=packed.spec, policy=policy_path):
         return
     if each.steps:
-        finetune(packed, policy_path, wanted, folder, seed)
+        finetune(packed, policy_path, wanted, folder, seed, idm_path)
     else:
         assert policy_path is not None
         whole = load_artefact(policy_path, "policy")
