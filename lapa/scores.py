@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from lapa.cells import ROWS, Asked, Cell, Row
 from lapa.contracts import Array
 from lapa.settings import SETTINGS, SPLITS, Setting
 
+Runs = tuple[tuple[int, str], ...]
 AGAINST = ("vpt", "scratch", "actionvla", "unipi")  # what LAPA is compared with on the same episodes
 
 
@@ -30,18 +32,25 @@ def build(
     paired: dict[str, Any] = {}
     for setting, split in itertools.product(SETTINGS.values(), SPLITS):
         for budget in _budgets(setting, known.values(), setting.name in asked.settings):
-            wins = {name: found for name, row in ROWS.items() if (found := _wins(setting, split, budget, row, known))}
-            here = {name: _figures(found) for name, found in wins.items()}
-            if "lapa" in here:
-                here["lapa"] |= _gap(wins)
+            found = {name: _outcomes(setting, split, budget, row, known) for name, row in ROWS.items()}
+            here, differences = _place(tuple((name, runs) for name, runs in found.items() if runs))
             table.setdefault(setting.name, {}).setdefault(split, {})[str(budget)] = here
-            lapa = wins.get("lapa", {})
-            differences = {f"lapa - {other}": _difference(lapa, wins[other]) for other in AGAINST
-                           if lapa.keys() & wins.get(other, {}).keys()}  # fmt: skip
             if differences:
                 paired.setdefault(setting.name, {}).setdefault(split, {})[str(budget)] = differences
     return {"common": asked.common.to_json(), "table": table, "paired": paired, "sources": dict(sources),
             "cells": dict(sorted(known.items())), "seconds": {k: round(v, 1) for k, v in times.items()}}  # fmt: skip
+
+
+@cache  # the table is written anew after every step, and most of it has not changed
+def _place(found: tuple[tuple[str, Runs], ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures of every method, and of LAPA less the others, at one place of the table."""
+    wins = {name: {seed: np.array([c == "1" for c in outcomes]) for seed, outcomes in runs} for name, runs in found}
+    here = {name: _figures(of_method) for name, of_method in wins.items()}
+    lapa = wins.get("lapa", {})
+    if lapa:
+        here["lapa"] |= _gap(wins)
+    return here, {f"lapa - {other}": _difference(lapa, wins[other]) for other in AGAINST
+                  if lapa.keys() & wins.get(other, {}).keys()}  # fmt: skip
 
 
 def _budgets(setting: Setting, found: Iterable[Mapping[str, Any]], asked: bool) -> list[int]:
@@ -52,14 +61,10 @@ def _budgets(setting: Setting, found: Iterable[Mapping[str, Any]], asked: bool) 
     return sorted({cell["budget"] for cell in mine})
 
 
-def _wins(setting: Setting, split: str, budget: int, row: Row, known: Mapping[str, Any]) -> dict[int, Array]:
-    """{training seed: bool [E]} of a row."""
-    found = {}
-    for seed in sorted({c["seed"] for c in known.values()}):
-        cell = known.get(Cell(setting, budget, row, seed).score(split))
-        if cell:
-            found[seed] = np.array([c == "1" for c in cell["outcomes"]])
-    return found
+def _outcomes(setting: Setting, split: str, budget: int, row: Row, known: Mapping[str, Any]) -> Runs:
+    """(training seed, outcomes) of a row."""
+    cells = [Cell(setting, budget, row, seed) for seed in sorted({c["seed"] for c in known.values()})]
+    return tuple((c.seed, known[c.score(split)]["outcomes"]) for c in cells if c.score(split) in known)
 
 
 def _figures(wins: Mapping[int, Array]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _main(table: Results) -> str:
             cell = table[setting][split][budget].get(name)
             paper = PAPER.get(setting, {}).get(name, (None, None))[SPLITS.index(split)]
             beside = "" if paper is None else f"<br>paper {paper:.1f}"
-            line.append((_cell(cell, most) if cell else "") + beside)
+            line.append((_cell(cell, most).replace(" (", "<br>(") if cell else "") + beside)
         rows.append([NAMES[name], *line])
     return _grid(["", *heads], rows)
 
@@ -217,9 +217,9 @@ def _cell(cell: Results, most: tuple[int, int]) -> str:
     if len(cell["seeds"]) > 1:
         spread = "; seeds " + ", ".join(f"{100 * each:.0f}" for each in cell["per_seed"])
     seeds, episodes = most
-    fewer = f"; {_count(len(cell['seeds']), 'seed')}, {cell['episodes']} episodes"
-    full = len(cell["seeds"]) == seeds and cell["episodes"] == episodes
-    return f"{100 * cell['success']:.1f} ({low:.1f} to {high:.1f}{spread}{'' if full else fewer})"
+    fewer = f"; {_count(len(cell['seeds']), 'seed')}" if len(cell["seeds"]) < seeds else ""
+    fewer += f"; {cell['episodes']} episodes" if cell["episodes"] < episodes else ""
+    return f"{100 * cell['success']:.1f} ({low:.1f} to {high:.1f}{spread}{fewer})"
 
 
 def _count(number: int, what: str) -> str:

@@ -66,13 +66,15 @@ def _panel(axes: Any, budgets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
         levels = [100 * budgets[str(b)][name]["success"] for b in there if name in budgets[str(b)]]
         if levels:
             axes.axhline(levels[0], color="#9aa0a8", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-            axes.annotate(told, (1, levels[0]), xycoords=("axes fraction", "data"), xytext=(-2, 2), ha="right",
-                          textcoords="offset points", fontsize=7.5, color=MUTED)  # fmt: skip
+            under = name == "random"  # above it are the methods that do no better
+            axes.annotate(told, (1, levels[0]), xycoords=("axes fraction", "data"), xytext=(-2, -2 if under else 2),
+                          ha="right", va="top" if under else "bottom", textcoords="offset points", fontsize=7.5,
+                          color=MUTED)  # fmt: skip
     axes.set_xscale("log")
     axes.set_xticks(there, [str(b) for b in there])
     axes.set_xticks([], minor=True)
     axes.set_xlim(min(there, default=1) / 1.35, max(there, default=1) * 1.35)
-    axes.set_ylim(-2, 105)
+    axes.set_ylim(-6, 105)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8.5, color="#d6d9de")
