@@ -568,6 +568,34 @@ def inspect(
         raise LapaError("Give the folder of a run, such as runs/laq, or --dataset NAME:PATH, or both.")
 
 
+def analyse(
+    what: Annotated[Literal["transplant", "algebra", "information", "rollout", "language"], tyro.conf.Positional],
+    run: Annotated[Path, tyro.conf.Positional],
+    dataset: Datasets = (),
+    policy: Path | None = None,
+    out: Path | None = None,
+    episodes: int = 500,
+    seed: Seed = 0,
+) -> None:
+    """One question about what was learnt, answered with a figure, its baseline and a picture.
+
+    Example: lapa analyse transplant runs/laq. What figures mean: docs/analysis.md. Give as --dataset videos that the
+    LAQ was not trained on; without it they are 300 episodes of each look of Tabletop (for rollout, of sim).
+
+    Args:
+        what: transplant: do codes read off one look of Tabletop move the robot of another the same way? algebra: do
+            codes add up, and turn round when the video is played backwards? information: do codes tell the action, or
+            the object? rollout: how long do drawings of policy and decoder stay true? language: does the policy listen?
+        run: folder of a LAQ (for language, of a policy made by `lapa finetune`)
+        policy: for rollout: folder made by `lapa pretrain` from this LAQ's labels
+        out: folder for WHAT.png and WHAT.json (None: RUN/analysis)
+        episodes: for language: test episodes for each kind of instruction
+    """
+    from lapa.analysis.command import answer
+
+    answer(what, run, dataset, policy, out or run / "analysis", episodes, seed)
+
+
 def ground(
     out: Path,
     steps: int = 4000,
@@ -730,6 +758,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "study": study,
     "inspect": inspect,
+    "analyse": analyse,
     "ground": ground,
     "convert": convert,
     "export": export,

@@ -2,7 +2,8 @@
 
     a dataset         contact_sheet.png and its figures
     runs              curves.png, how far they are, their results
-    both              also gallery.png, reconstructions.png and the probe table of each LAQ on that dataset
+    both              also gallery.png, reconstructions.png and the probe table of each LAQ on that dataset; with a
+                      policy of stage 2 that predicts a LAQ's codes also plans.png: where it means to go
 
 All figures also go to inspect.json.
 """
@@ -19,6 +20,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lapa.analysis.plans import TITLES, plans
+from lapa.analysis.reading import in_picture, open_laq, open_policy, read, short
 from lapa.contracts import Array, LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
@@ -130,11 +133,15 @@ def inspect_runs(
         if "dataset" not in made:
             made["dataset"] = _dataset(packed, out)
         of = f"_{name.replace('/', '_')}" if len(laqs) > 1 else ""
-        made["runs"][name]["on_dataset"] = _look(run, laq, packed, out, of, window, seed)
+        made["runs"][name]["on_dataset"] = _look(run, laq, packed, specs, out, of, window, seed)
+    if specs:
+        made["plans"] = _plans(runs, laqs, specs, out)
     return _write(out, made)
 
 
-def _look(run: Run, laq: LAQ, packed: Packed, out: Path, of: str, window: float | None, seed: int) -> dict[str, Any]:
+def _look(
+    run: Run, laq: LAQ, packed: Packed, specs: Sequence[str], out: Path, of: str, window: float | None, seed: int
+) -> dict[str, Any]:
     """Figures of one LAQ on a dataset, and its two pictures."""
     recipe = run.about.get("recipe", {})
     seconds = window or recipe.get("window")
@@ -146,13 +153,59 @@ def _look(run: Run, laq: LAQ, packed: Packed, out: Path, of: str, window: float 
     results = {"window_seconds": seconds, "pairs": len(rows), **watch(laq, packed, pairs, rows)}
     results["codes_in_use"] = [len(np.unique(column)) for column in encode_all(laq, packed, pairs, rows).T]
     _print_laq(run.path, packed, results, laq.config.codebook_size)
-    codes, motion = code_table(laq, packed, pairs, rows)
-    scenes = packed.gather(_one_an_episode(pairs, rng))
-    title = f"What each code does to the same scenes: {run.path}"
-    gallery(laq, scenes, out / f"gallery{of}.png", title, codes=codes, motion=motion)
+    _gallery(laq, packed, pairs, rows, rng, specs, out / f"gallery{of}.png", run.path)
     some = pairs.batch(packed, _moving(packed, pairs, rows))
     reconstructions(laq, some.now, some.later, out / f"reconstructions{of}.png", f"Reconstructions: {run.path}")
     return results
+
+
+def _gallery(
+    laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, rng: Any, specs: Sequence[str], path: Path, of: Path
+) -> None:
+    """Each code on scenes of the dataset; of several, on the first frames of the same episodes of each. Tabletop's
+    looks show the same scenes there, if they have the same seed."""
+    title = f"What each code does to the same scenes: {of}"
+    codes, motion = code_table(laq, packed, pairs, rows)
+    if len(specs) == 1:
+        scenes, looks = packed.gather(_one_an_episode(pairs, rng)), [""]
+    else:
+        common = int(np.bincount(packed.source).min())
+        chosen = np.unique(np.linspace(0, common - 1, min(SHOWN // 2, common)).round().astype(int))
+        episodes = np.concatenate([np.flatnonzero(packed.source == i)[chosen] for i in range(len(specs))])
+        scenes, looks = packed.gather(packed.starts[episodes]), [short(spec) for spec in specs]
+    gallery(laq, scenes, path, title, codes=codes, motion=motion, looks=looks)
+
+
+def _plans(runs: Mapping[str, Run], laqs: Mapping[str, Run], specs: Sequence[str], out: Path) -> dict[str, Any]:
+    """Where each policy of stage 2 means to go, for those whose LAQ is among the runs and datasets with a state that
+    says where the effector is; {policy's name: figures}."""
+    made: dict[str, Any] = {}
+    sources = [open_laq(run.path) for run in laqs.values()]
+    latent = {n: r for n, r in runs.items() if r.finished and (r.about.get("space") or {}).get("kind") == "codes"}
+    for name, run in latent.items():
+        parents = run.about.get("provenance", {}).get("parents", {}).values()
+        for source in (s for s in sources if s.hash in parents):
+            reading = read(source, specs[0])
+            if not in_picture(reading.packed):
+                print(f"No plans of {run.path}: {specs[0]} has no states effector_x, effector_y in the picture.")
+                continue
+            of = f"_{name.replace('/', '_')}" if len(latent) > 1 else ""
+            title = f"Where the policy means to go: {run.path}"
+            made[name] = plans(source.laq, open_policy(run.path, source), reading, out / f"plans{of}.png", title)
+            _print_plans(run.path, made[name])
+        if not any(s.hash in parents for s in sources):
+            print(f"No plans of {run.path}: the LAQ that labelled its videos is not among the runs.")
+    return made
+
+
+def _print_plans(path: Path, figures: Mapping[str, Any]) -> None:
+    rows = {
+        TITLES[kind]: (f"{values['within_45']:.0%}", f"{values['miss']:.2f}")
+        for kind, values in figures.items()
+        if isinstance(values, dict)
+    }
+    title = f"{path}: {figures['plans']} plans of {figures['steps']} windows"
+    _print_table(title, rows, ("", "sets off within 45 degrees", "miss of the end / way gone"))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -74,7 +74,7 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int, labelled: Pack
             out / "pictures" / "gallery.png",
             "What each code does to the same scenes",
             codes=codes,
-            motion=motion,
+            motion=None if motion is None else np.nanmean(motion, 1),
         )
         data = {part.spec: part.fingerprint for part in (packed, labelled) if part}
         made = {"model": asdict(recipe.laq), "recipe": recipe.to_json(), "results": results,
@@ -165,14 +165,21 @@ def watch(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array) -> dict[str, 
 
 
 def code_table(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, most: int = 16) -> tuple[Array, Array | None]:
-    """The most used full codes int64 [K, s] and, where the data have a state, the mean motion of each, float [K, 2]."""
+    """The most used full codes int64 [K, s] and, where the data have a state, the mean motion of each in each of the
+    datasets that were packed together, float [K, datasets, 2]: NaN where it never happened."""
     codes = encode_all(laq, packed, pairs, rows)
     kinds, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
     order = np.argsort(-counts)[:most]
     if packed.state is None or packed.state.shape[1] < 2:
         return kinds[order], None
     moved = (packed.state[pairs.later[rows]] - packed.state[pairs.now[rows]])[:, :2]
-    return kinds[order], np.stack([moved[inverse.ravel() == k].mean(0) for k in order])
+    source = packed.source[pairs.episode[rows]]
+    motion = np.full((len(order), int(packed.source.max()) + 1, 2), np.nan, moved.dtype)
+    for i, j in np.ndindex(motion.shape[:2]):
+        here = (inverse.ravel() == order[i]) & (source == j)
+        if here.any():
+            motion[i, j] = moved[here].mean(0)
+    return kinds[order], motion
 
 
 def _picture(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, path: Path, title: str) -> None:

@@ -30,7 +30,9 @@ LINES = [line.split() for line in """
     explorer run_folder
     stage0_grounding stage1_latent_actions stage2_label stage2_pretrain
     stage3_finetune
-    collect convert evaluate export inspect report schedule settings intervals
+    evaluate
+    analysis
+    collect convert export inspect report schedule settings intervals
     tune table
     compare study
     cells

@@ -177,6 +177,14 @@ class LAQ(nn.Module):
         """[B, s, quant_dim], centred and scaled over the batch if the settings say so."""
         return self.norm(d.float().flatten(0, 1)).view_as(d)
 
+    def denormalised(self, d: torch.Tensor) -> torch.Tensor:
+        """The inverse of `normalised` in evaluation mode."""
+        if not isinstance(self.norm, BatchNorm):
+            return d
+        assert self.norm.running_mean is not None
+        assert self.norm.running_var is not None
+        return d * (self.norm.running_var + self.norm.eps).sqrt() + self.norm.running_mean
+
     def compare(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
         """Pixels of two frames -> e_{t+H} - e_t, [B, s, quant_dim]."""
         video = self._embed(torch.stack([now, later], dim=1))

@@ -1,0 +1,106 @@
+"""`lapa analyse`: from the question's name to its answer: a few lines on the console, WHAT.json and WHAT.png."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lapa.analysis.algebra import algebra
+from lapa.analysis.information import information
+from lapa.analysis.language import language
+from lapa.analysis.reading import open_laq, open_policy
+from lapa.analysis.rollout import rollout
+from lapa.analysis.transplant import transplant
+from lapa.contracts import LapaError
+from lapa.policies import Policy
+from lapa.training.checkpoint import write_json
+
+LOOKS = tuple(f"tabletop:{look},episodes=300,seed=9" for look in ("sim", "real", "hand"))
+
+
+def answer(
+    what: str, run: Path, specs: Sequence[str], policy: Path | None, out: Path, episodes: int, seed: int
+) -> dict[str, Any]:
+    """Answer question `what` about the artefact at `run`; returns what WHAT.json holds. Raises LapaError when the
+    question needs a policy or another artefact."""
+    if (what == "rollout") != (policy is not None):
+        raise LapaError("lapa analyse rollout LAQ --policy LATENT: the policy of stage 2 goes with rollout alone.")
+    if what == "language":
+        results = language(Policy.from_pretrained(run), episodes, out, seed)
+    else:
+        source = open_laq(run)
+        if policy is not None:
+            results = rollout(source, open_policy(policy, source), specs or LOOKS[:1], out, seed)
+        else:
+            questions: dict[str, Callable[..., dict[str, Any]]] = {
+                "transplant": transplant, "algebra": algebra, "information": information,
+            }  # fmt: skip
+            results = questions[what](source, specs or LOOKS, out, seed)
+    about = {"what": what, "run": str(run), "datasets": list(specs or LOOKS), "policy": policy, "seed": seed}
+    if what == "language":
+        about = {"what": what, "run": str(run), "episodes": episodes, "seed": seed}
+    write_json(out / f"{what}.json", {**about, "results": results})
+    print("\n".join(TOLD[what](results)))
+    print(f"Picture and figures: {out}/{what}.png, {what}.json")
+    return results
+
+
+def _transplant(results: dict[str, Any]) -> list[str]:
+    lines = []
+    for c in results["cells"]:
+        low, high = c["interval"]
+        lines.append(
+            f"  {c['from']:>6} -> {c['to']:<6} {c['share']:6.1%} ({low:.1%} to {high:.1%}); "
+            f"shuffled {c['shuffled']:.1%}, true motion {c['true_motion']:.1%}; "
+            f"{c['of']} pairs; {c['too_short']} of {c['pairs']} too short"
+        )
+    return [
+        *lines,
+        f"Across looks {results['across_looks']:.1%} of the motions are within {results['within_degrees']:.0f} degrees "
+        f"(shuffled codes {results['shuffled']:.1%}, true motion {results['true_motion']:.1%}).",
+    ]
+
+
+def _algebra(results: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, found in results.items():
+        for rule in ("additivity", "reversal"):
+            errors = ", ".join(f"{level} {v['error']:.2f}" for level, v in found[rule].items())
+            near = f"; motion within 30 degrees {found['within_30'][rule]['share']:.0%}" if "within_30" in found else ""
+            lines.append(f"  {name:<10} {rule:<11} {errors}{near}")
+    return [*lines, "0 is exact, 1 is chance."]
+
+
+def _information(results: dict[str, Any]) -> list[str]:
+    return [
+        f"  {name:<13} codes of {found['entropy']:.2f} bits; "
+        + ", ".join(f"{k} {v['bits']:.3f}" for k, v in found["variables"].items())
+        + f"; object / action {found['object_over_action']:.1%} (at most {found['object_over_action_at_most']:.1%})"
+        for name, found in results.items()
+    ]
+
+
+def _rollout(results: dict[str, Any]) -> list[str]:
+    at = sorted({1, results["horizon"] // 2, results["horizon"]})
+    lines = [
+        f"  {name:<9} " + "  ".join(f"{values[h - 1]:.2f}" for h in at) for name, values in results["over_copy"].items()
+    ]
+    after = ", ".join(map(str, at))
+    return [f"{results['episodes']} episodes; squared error over that of copying, after {after} windows:", *lines]
+
+
+def _language(results: dict[str, Any]) -> list[str]:
+    return [
+        f"  {told:<9} {row['success']:.1%} ({row['interval'][0]:.1%} to {row['interval'][1]:.1%})"
+        for told, row in results.items()
+    ]
+
+
+TOLD = {
+    "transplant": _transplant,
+    "algebra": _algebra,
+    "information": _information,
+    "rollout": _rollout,
+    "language": _language,
+}

@@ -1,0 +1,181 @@
+"""What a LAQ reads off videos: the codes of their pairs, beside what happened there and the LAQ never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapa.contracts import Array, LapaError
+from lapa.data.pack import Packed, pack
+from lapa.data.pairs import PairIndex, summed, window_pairs
+from lapa.data.spec import parse
+from lapa.explorer.codes import Dreamer
+from lapa.models.laq import LAQ
+from lapa.plugins import find
+from lapa.policies import Policy
+from lapa.stage1_latent_actions import encode_all
+from lapa.training.checkpoint import load_artefact
+from lapa.training.metrics import Linear, effector_columns, one_hot
+
+EFFECTOR = ("effector_x", "effector_y")  # names of a state that says where the effector is in the picture
+DRAWS = 1000  # resamplings of episodes behind an interval
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Pairs of one dataset and their codes int64 [N, s], each one of `classes`; row i is rows[i] of `pairs`."""
+
+    name: str
+    packed: Packed
+    pairs: PairIndex
+    rows: Array
+    codes: Array
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def episode(self) -> Array:
+        """int64 [N]."""
+        return self.pairs.episode[self.rows]
+
+    @property
+    def features(self) -> Array:
+        """The codes for a linear probe, float32 [N, s * classes]."""
+        return one_hot(self.codes, self.classes)
+
+    @property
+    def moved(self) -> Array:
+        """How far the effector went, float64 [N, 2], in the state's units. Raises LapaError without a state."""
+        if self.packed.state is None:
+            raise LapaError(f"{self.name} has no states, so nothing says how far the effector went.")
+        columns = effector_columns(self.packed.state_names, self.packed.state.shape[1])[:2]
+        where = self.packed.state[:, columns].astype(np.float64)
+        return where[self.pairs.later[self.rows]] - where[self.pairs.now[self.rows]]
+
+    @property
+    def actions(self) -> Array:
+        """The robot's actions summed over the window, float32 [N, A], robot units. Raises LapaError without actions."""
+        truth = self.packed.require_actions("this analysis")
+        return summed(truth, self.pairs.now[self.rows], self.pairs.offset[self.rows])
+
+    def some(self, which: Array) -> Reading:
+        """The pairs `which`, rows or a mask."""
+        return Reading(self.name, self.packed, self.pairs, self.rows[which], self.codes[which], self.classes)
+
+    def halves(self, seed: int) -> tuple[Reading, Reading]:
+        """Half of the episodes to fit a probe on, and the other half. Raises LapaError for fewer than two episodes."""
+        episodes = np.unique(self.episode)
+        if len(episodes) < 2:
+            raise LapaError(
+                f"{self.name} has one episode; a probe is fitted on one half of them and used on the other."
+            )
+        first = np.random.default_rng(seed).permutation(episodes)[: len(episodes) // 2]
+        return self.some(np.isin(self.episode, first)), self.some(~np.isin(self.episode, first))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A LAQ with its window in seconds, the hash that tells it from others and the videos it was trained on."""
+
+    laq: LAQ
+    window: float
+    hash: str
+    trained_on: str
+
+
+def open_laq(path: Path) -> Source:
+    """The LAQ of stage 1 at `path`. Raises LapaError if it is not one."""
+    source = find("labels", "latent")(str(path)).build()
+    data = load_artefact(path, "laq").config.get("provenance", {}).get("data", {})
+    return Source(source.laq, source.window, source.hash, " ".join(data))
+
+
+def open_policy(path: Path, source: Source) -> Dreamer:
+    """The policy of stage 2 at `path`. Raises LapaError unless it predicts the codes of this very LAQ."""
+    artefact = load_artefact(path, "policy")
+    if source.hash not in artefact.config.get("provenance", {}).get("parents", {}).values():
+        raise LapaError(f"{path} does not predict the codes of this LAQ: give the LAQ that labelled its videos.")
+    policy: Dreamer = Policy.from_pretrained(path)
+    return policy
+
+
+def read(source: Source, spec: str, most: int = 20_000, seed: int = 0) -> Reading:
+    """The codes of a dataset's pairs, of `most` at random if there are more.
+
+    Says so on the console when the LAQ was trained on these very videos: then the figures flatter it.
+    """
+    if spec in source.trained_on:
+        print(f"Note: this LAQ was trained on {spec}; give other episodes, such as another seed.")
+    packed = pack([spec], source.laq.config.image_size)
+    pairs = window_pairs(packed, source.window)
+    rows = np.arange(len(pairs))
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    codes = encode_all(source.laq, packed, pairs, rows, batch=256)
+    return Reading(short(spec), packed, pairs, rows, codes, source.laq.quantizer.size)
+
+
+def short(spec: str) -> str:
+    """A dataset's name for tables: the look of Tabletop, else the last part of the path."""
+    found = parse(spec)
+    return found.path if found.name == "tabletop" else Path(found.path).name
+
+
+def motion_probe(reading: Reading) -> Linear:
+    """Codes as features -> displacement of the effector."""
+    return Linear.fit(reading.features, reading.moved)
+
+
+def interval(episode: Array, statistic: Callable[[Array], float], seed: int = 0, draws: int = DRAWS) -> list[float]:
+    """95% of what `statistic` gives when episodes are drawn anew: [low, high].
+
+    episode int64 [N]; the statistic takes the weight of each row, float [N]: how often its episode was drawn.
+    """
+    kinds, row = np.unique(episode, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn = [statistic(rng.multinomial(len(kinds), np.full(len(kinds), 1 / len(kinds)))[row]) for _ in range(draws)]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return [float(low), float(high)]
+
+
+def share(hits: Array, episode: Array, seed: int = 0) -> dict[str, Any]:
+    """{"share", "interval", "of"} of a mask bool [N]; the interval is over episodes."""
+    if not len(hits):
+        raise LapaError("There is nothing to take a share of: no pair moves far enough.")
+    low, high = interval(episode, lambda weight: float((hits * weight).sum() / max(weight.sum(), 1)), seed)
+    return {"share": float(hits.mean()), "interval": [low, high], "of": len(hits)}
+
+
+def angles(a: Array, b: Array) -> Array:
+    """Degrees between vectors float [N, 2] each, float64 [N]; 180 where one of them has no length."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = (a * b).sum(1) / np.maximum(lengths, 1e-12)
+    return np.where(lengths > 1e-12, np.degrees(np.arccos(np.clip(cosine, -1, 1))), 180.0)
+
+
+def in_picture(packed: Packed) -> bool:
+    """Does the state say where the effector is as a share of the picture, x to the right and y down?"""
+    if packed.state is None or not set(EFFECTOR) <= set(packed.state_names):
+        return False
+    where = effector(packed)
+    return bool(where.min() >= 0 and where.max() <= 1)
+
+
+def effector(packed: Packed) -> Array:
+    """float64 [N, 2] of every frame, as `in_picture` has it."""
+    assert packed.state is not None
+    return packed.state[:, [packed.state_names.index(name) for name in EFFECTOR]].astype(np.float64)
+
+
+def tabletop_looks(specs: Sequence[str], purpose: str) -> list[str]:
+    """The look of each spec. Raises LapaError unless all are Tabletop's: the simulator must know them."""
+    parsed = [parse(spec) for spec in specs]
+    if any(spec.name != "tabletop" for spec in parsed):
+        raise LapaError(f"{purpose} needs datasets tabletop:LOOK, such as tabletop:real,episodes=300,seed=9.")
+    return [spec.path for spec in parsed]
