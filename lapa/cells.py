@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from lapa.compare import QUICK
 from lapa.contracts import LapaError
@@ -66,10 +65,6 @@ class Common:
     def quick(self) -> Common:
         """The same, a hundredth of it."""
         return Common(min(self.videos, 60), min(self.episodes, 20), min(self.validation, 10), (*self.options, *QUICK))
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {**asdict(self), "options": list(self.options)}
 
 
 @dataclass(frozen=True)

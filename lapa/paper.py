@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +151,14 @@ def run_paper(
     """
     known: dict[str, Any] = {}
     sources: dict[str, Any] = {}
+    before: dict[str, float] = {}
+    common = described(asked.common)
+    if (out / ASKED).exists():
+        _refuse_other(out / ASKED, read_json(out / ASKED, "settings of the table"), common)
     for path in (earlier, out / RESULTS if (out / RESULTS).exists() else None):
         if path:
-            before = read_results(path, asked.common)
-            known |= before["cells"]
-            sources |= before["sources"]
-    if (out / ASKED).exists() and read_json(out / ASKED, "settings of the table") != asked.common.to_json():
-        raise LapaError(f"{out} holds a table with other settings ({ASKED}). Give those, or another --out.")
+            there = read_results(path, common)
+            known, sources, before = known | there["cells"], sources | there["sources"], before | there["seconds"]
     wanted = {cell.score(split): (cell, split) for cell in cells(asked) for split in SPLITS}
     steps = steps_of(asked, out, known)
     _announce(asked, steps, wanted, known, out, workers)
@@ -166,7 +167,7 @@ def run_paper(
             print(f"{'done' if step.marker.exists() else 'run '}  lapa {shlex.join(step.command)}")
         return None
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / ASKED, asked.common.to_json())
+    write_json(out / ASKED, common)
     os.environ.setdefault("LAPA_CACHE", str((out / "cache").absolute()))
     results: dict[str, Any] = {}
 
@@ -177,7 +178,8 @@ def run_paper(
         for step in steps:
             if step.name not in sources and (told := _source(step)):
                 sources[step.name] = told
-        results.update(build(known, sources, asked, times))
+        spent = {step: round(each, 1) for step, each in (before | dict(times)).items()}
+        results.update(common=common, **build(known, asked), sources=sources, cells=known, seconds=spent)
         write_json(out / RESULTS, results)
         with replacing(out / "table.md") as temporary:
             temporary.write_text(markdown(results))
@@ -205,17 +207,35 @@ def _announce(
           "at any time.", flush=True)  # fmt: skip
 
 
-def read_results(path: Path, common: Common) -> dict[str, Any]:
-    """The results.json of an earlier table. Raises LapaError if it is not one, or is of other settings."""
+def described(common: Common) -> dict[str, Any]:
+    """What a table is made with, as JSON values: Common, and all settings of its recipe."""
+    return {**asdict(common), "options": list(common.options), "recipe": recipe_of(common.options).to_json()}
+
+
+def read_results(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
+    """The results.json of an earlier table. Raises LapaError if it is not one, or was made with another `described`."""
     content = read_json(path, "results of a table")
-    if not isinstance(content, dict) or not {"cells", "common", "sources"} <= content.keys():
+    if not isinstance(content, dict) or not {"common", "cells", "sources", "seconds"} <= content.keys():
         raise LapaError(f"{path} is not the {RESULTS} of lapa compare --settings.")
-    ours, theirs = common.to_json(), content["common"]
-    for key, value in ours.items():
-        if theirs.get(key) != value:
-            raise LapaError(f"{path} is a table with other settings ({key} {theirs.get(key)}, here {value}). Give the "
-                            "same, or leave it out.")  # fmt: skip
+    _refuse_other(path, content["common"], common)
     return content
+
+
+def _refuse_other(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Settings that one of them has not, for it is of another version, are no reason."""
+    before = dict(_leaves(theirs))
+    for name, value in _leaves(ours):
+        if name in before and before[name] != value:
+            raise LapaError(f"{path} is a table with other settings ({name} {before[name]}, here {value}). Give the "
+                            "same, or start another table: another --out, no --results.")  # fmt: skip
+
+
+def _leaves(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield path + name, value
 
 
 def _read(cell: Cell, split: str, out: Path) -> dict[str, Any]:

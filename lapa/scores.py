@@ -18,15 +18,13 @@ Runs = tuple[tuple[int, str], ...]
 AGAINST = ("vpt", "scratch", "actionvla", "unipi")  # what LAPA is compared with on the same episodes
 
 
-def build(
-    known: Mapping[str, Any], sources: Mapping[str, Any], asked: Asked, times: Mapping[str, float]
-) -> dict[str, Any]:
-    """All that results.json holds: of the settings that were asked for, and of others with videos of their own.
+def build(known: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    """Figures of the finished cells, {evaluation: what paper.py read of it}: of the settings that were asked for, and
+    of others with videos of their own.
 
     table   {setting: {split: {budget: {method: {"success", "interval", "episodes", "seeds", "per_seed", and for LAPA
             "gap_closed", "gap_interval"}}}}}
     paired  {setting: {split: {budget: {"lapa - vpt": {"difference", "interval", "episodes", "seeds"}}}}}
-    cells   {evaluation: what paper.py read of it; "outcomes" has a "1" for each episode that was solved}
     """
     table: dict[str, Any] = {}
     paired: dict[str, Any] = {}
@@ -37,8 +35,7 @@ def build(
             table.setdefault(setting.name, {}).setdefault(split, {})[str(budget)] = here
             if differences:
                 paired.setdefault(setting.name, {}).setdefault(split, {})[str(budget)] = differences
-    return {"common": asked.common.to_json(), "table": table, "paired": paired, "sources": dict(sources),
-            "cells": dict(sorted(known.items())), "seconds": {k: round(v, 1) for k, v in times.items()}}  # fmt: skip
+    return {"table": table, "paired": paired}
 
 
 @cache  # the table is written anew after every step, and most of it has not changed

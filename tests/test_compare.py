@@ -16,7 +16,7 @@ from lapa import cli, intervals, paper
 from lapa.cells import ROWS, Asked, Common, cells, parse
 from lapa.contracts import LapaError
 from lapa.explorer.budgets import budget_curves
-from lapa.paper import steps_of
+from lapa.paper import described, steps_of
 from lapa.schedule import Step
 from lapa.scores import build
 from lapa.settings import BUDGETS, SETTINGS
@@ -226,8 +226,12 @@ def made(seeds: int = 2) -> dict[str, Any]:
     return found
 
 
+def figures(known: dict[str, Any]) -> dict[str, Any]:
+    return {"common": described(Common()), **build(known, asked("in-domain")), "cells": known}
+
+
 def test_figures_of_the_cells() -> None:
-    results = build(made(), {}, asked("in-domain"), {"a": 1.23})
+    results = figures(made())
     table = results["table"]
     assert set(table) == {"in-domain", "cross-env"}, "cross-embodiment has Scratch's cells, but no videos of its own"
     lapa = table["in-domain"]["seen"]["20"]["lapa"]
@@ -250,14 +254,14 @@ def test_methods_are_compared_on_the_episodes_and_seeds_that_both_have() -> None
     for split in ("seen", "unseen"):
         known[f"seed0/vpt/sim+20/{split}"] |= outcomes(0.4, 20)
         del known[f"seed1/vpt/sim+20/{split}"]
-    results = build(known, {}, asked("in-domain"), {})
+    results = figures(known)
     found = results["paired"]["in-domain"]["seen"]["20"]["lapa - vpt"]
     assert (found["episodes"], found["seeds"]) == (20, [0])
     assert "1 seed; 20 episodes" in markdown(results), "the table says where there is less"
 
 
 def test_the_layout_of_the_table(tmp_path: Path) -> None:
-    results = build(made(), {}, asked("in-domain"), {})
+    results = figures(made())
     text = markdown(results)
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({line.count("|") for line in block.splitlines()}) == 1, block
@@ -278,7 +282,7 @@ def test_the_layout_of_the_table(tmp_path: Path) -> None:
     budget_curves(results["table"], tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as image:
         assert image.size[0] > 600
-    assert markdown(build({}, {}, asked(), {})) == "Nothing is done yet.\n"
+    assert markdown(figures({})) == "Nothing is done yet.\n"
     assert set(ROWS) >= {cell["method"] for cell in results["cells"].values()}
     assert set(SETTINGS) >= set(results["table"])
 
@@ -361,6 +365,13 @@ def test_a_table_from_nothing(
         with pytest.raises(SystemExit):
             cli.main([*command, "--videos", "13", *where])
         assert "videos 12, here 13" in capsys.readouterr().err
+    changed = json.loads((out / "results.json").read_text())
+    changed["common"]["recipe"]["pretrain"]["steps"] = 7  # the preset has changed since
+    del changed["common"]["recipe"]["window"]  # and has come to have more settings
+    (tmp_path / "earlier.json").write_text(json.dumps(changed))
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--out", str(tmp_path / "new"), "--results", str(tmp_path / "earlier.json")])
+    assert "recipe.pretrain.steps 7, here 10" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main([*command, "--out", str(tmp_path / "new"), "--dataset", "tabletop:sim"])
     assert "Give either --settings, or --dataset" in capsys.readouterr().err
