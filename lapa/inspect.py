@@ -270,9 +270,11 @@ def _print_laq(path: Path, packed: Packed, results: Mapping[str, Any], size: int
             probes[name] = (*(f"{results[form.format(name)]:.3f}" for _, form in kinds), MEANING[f"{name}_r2"])
     if "action_r2" not in results:
         blank = [""] * len(kinds)
-        probes["action"] = (*blank, "the dataset has no actions: cannot be told")
+        lack = "the dataset has no actions" if packed.actions is None else "too few pairs"
+        probes["action"] = (*blank, f"{lack}: cannot be told")
     if "displacement_r2" not in results:
-        probes["displacement, position"] = (*[""] * len(kinds), "the dataset has no states: cannot be told")
+        lack = "the dataset has no states" if packed.state is None else "too few pairs"
+        probes["displacement, position"] = (*[""] * len(kinds), f"{lack}: cannot be told")
     error = f"{results['error_over_copy']:.3f}"
     probes["error / copy"] = (error, *[""] * (len(kinds) - 1), MEANING["error_over_copy"])
     title = f"{path} on {packed.spec}: {results['pairs']:,} pairs, {results['window_seconds']:g} s apart"

@@ -119,8 +119,8 @@ def features_json(steps: dict[str, Any], old: bool = False) -> dict[str, Any]:
     return {"type": "x.FeaturesDict", "content": json.dumps(tree["featuresDict"])} if old else tree
 
 
-def rlds(root: Path, lengths: Sequence[int] = (4, 5), name: str = "bridge_small") -> Path:
-    """Episodes with two cameras, action, state and instruction; one shard."""
+def rlds(root: Path, lengths: Sequence[int] = (4, 5), name: str = "bridge_small", shards: int = 1) -> Path:
+    """Episodes with two cameras, action, state and instruction."""
     seen = {"image_1": image(), "image_0": image("jpeg"), "wrist": image(), "state": tensor([2])}
     steps = {"action": tensor([3]), "language_instruction": {"text": {}}, "is_first": tensor([], "bool")}
     steps["observation"] = seen
@@ -136,9 +136,11 @@ def rlds(root: Path, lengths: Sequence[int] = (4, 5), name: str = "bridge_small"
             "steps/language_instruction": [b"", *[f"push block {number}".encode()] * (length - 1)],
             "steps/is_first": np.arange(length) == 0,
         }))  # fmt: skip
-    tfrecord(root / f"{name}-train.tfrecord-00000-of-00001", examples)
+    held = [examples[shard::shards] for shard in range(shards)]
+    for shard, some in enumerate(held):
+        tfrecord(root / f"{name}-train.tfrecord-{shard:05d}-of-{shards:05d}", some)
     (root / "features.json").write_text(json.dumps(features_json(steps)))
-    split = {"name": "train", "shardLengths": [str(len(lengths))]}
+    split = {"name": "train", "shardLengths": [str(len(some)) for some in held]}
     (root / "dataset_info.json").write_text(json.dumps({"name": name, "splits": [split]}))
     return root
 

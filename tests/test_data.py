@@ -141,6 +141,7 @@ def test_foreign_files_are_read(tmp_path: Path) -> None:
     info = json.loads((root / "meta/info.json").read_text())
     info |= {"codebase_version": "v3.1", "surprise": {"a": 1}}
     info["features"]["action"] = {"dtype": "float32", "shape": [1], "names": {"motors": ["lift"]}}
+    del info["features"]["observation.state"]
     (root / "meta/info.json").write_text(json.dumps(info))
     tasks = pq.read_table(root / "meta/tasks.parquet")
     edit_parquet(root / "meta/tasks.parquet", task=None, __index_level_0__=tasks["task"], extra=tasks["task_index"])
@@ -213,7 +214,7 @@ def swap_video(root: Path) -> None:
     ("harm", "message"),
     [
         (lambda r: set_info(r, codebase_version="v1.6"), "is LeRobot v1.6; lapa reads v2.x and v3.x. Convert"),
-        (lambda r: (r / "meta/info.json").write_text("{"), "not valid JSON"),
+        (lambda r: (r / "meta/info.json").write_text("{"), "info.json: is not JSON"),
         (lambda r: (r / "meta/info.json").unlink(), "no LeRobot dataset, meta/info.json is missing"),
         (lambda r: set_info(r, features={"action": {}}), "none of its features is a video"),
         (lambda r: shutil.rmtree(r / "meta/episodes"), "holds no parquet file"),
@@ -415,6 +416,7 @@ def test_actions_that_differ(monkeypatch: pytest.MonkeyPatch, actions: np.ndarra
     second = Episode("1", an_episode(1).frames, 5.0, "go", actions, an_episode(1).state)
     monkeypatch.setattr(FakeConfig, "shown", (an_episode(0), second))
     monkeypatch.setattr(spec_module, "find", lambda kind, name: FakeConfig)
+    monkeypatch.setattr(spec_module, "source_hash", lambda kind, name: None)
     with pytest.raises(LapaError, match=message):
         pack(["fake:/nowhere"], SIZE, quiet=True)
 

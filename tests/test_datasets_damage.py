@@ -1,84 +1,196 @@
-"""Damaged files: never a traceback, never silence about the file, and the other episodes as if it were not there."""
+"""Damaged data, in more than a thousand ways: never a traceback, never silence about the file, nothing that hangs or
+fills the memory, and the other episodes as if the damage were not there.
+
+Every damage has a number and follows from it alone, and a failure says which one it was.
+"""
 
 from __future__ import annotations
 
+import json
+import resource
+import shutil
+import time
+import traceback
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import av
+import damage
+import made
 import numpy as np
 import pytest
-from made import frame_folders, jsonl, lerobot_v21, pictures, rlds, something, video
 
-from lapa.contracts import BadVideo, Episode, LapaError
-from lapa.data.spec import open_dataset
+from lapa.contracts import Episode, LapaError
+from lapa.data.lerobot_format import LeRobotWriter
+from lapa.data.pack import pack
 
-TIMES = 40  # damages of each kind of dataset
+SHARED = Path(__file__).parents[2] / "shared/data"
+TIMES = 150  # damages of each kind of dataset
+REAL = 60  # of each that is cut from real data, where there are such
+SLOW, LARGE = 20, 1.5e9  # seconds and bytes that no damage may take: about a hundred times what it should
 
 
 def clips(root: Path) -> Path:
-    for name in ("a.mp4", "b.webm", "c.mkv", "d.avi", "e.gif", "f.mov"):
-        video(root / name, pictures(12))
+    rows = ["file,instruction"]
+    for name in ("a.mp4", "in/b.webm", "c.mkv", "d.avi", "e.gif", "f.mov"):
+        made.video(root / name, made.pictures(8))
+        rows.append(f"{name},lift {name}")
+    (root / "captions.csv").write_text("\n".join(rows))
     return root
 
 
-MAKERS: dict[str, tuple[Callable[[Path], Path], str, Callable[[Path], str | None]]] = {
-    # made by, options, which episode a file belongs to (None: to several)
-    "video_folder": (clips, "", lambda f: f.name),
-    "frame_folder": (frame_folders, ",fps=5", lambda f: {"lift_cup": "lift_cup"}.get(f.parent.name, "more/turn_lever")),
-    "something_v2": (something, ",split=all", lambda f: f.stem if f.suffix == ".webm" else None),
-    "lapa_jsonl": (jsonl, ",fps=5", lambda f: f"demo/{f.parent.name}" if f.suffix == ".png" else None),
-    "rlds": (rlds, "", lambda f: None),
-    "lerobot": (
-        lambda root: lerobot_v21(root, (4, 5, 6)),
-        "",
-        lambda f: None if f.parent.name == "meta" else f.stem,
+def lerobot_v3(root: Path) -> Path:
+    with LeRobotWriter(root, 5, 16) as writer:
+        for number in range(3):
+            frames = made.pictures(5, 16, 16, seed=number)
+            vectors = np.arange(10, dtype=np.float32).reshape(5, 2) + number
+            writer.add(Episode(str(number), frames, 5.0, f"lift cup {number}", vectors, vectors))
+    return root
+
+
+def real_clips(root: Path) -> Path:
+    """The first frames of three real videos, as they were encoded."""
+    sources = sorted((SHARED / "real_clips/videos").glob("*.mp4"))[::20]
+    root.mkdir(parents=True)
+    (root / "captions.csv").write_text("\n".join(["file,text", *(f"{s.name},lift it" for s in sources)]))
+    for source in sources:
+        with av.open(str(source)) as old, av.open(str(root / source.name), "w") as new:
+            stream = new.add_stream_from_template(old.streams.video[0])
+            for number, packet in enumerate(old.demux(old.streams.video[0])):
+                if number < 8 and packet.dts is not None:
+                    packet.stream = stream
+                    new.mux(packet)
+    return root
+
+
+def real_bridge(root: Path) -> Path:
+    """Three real episodes of Bridge in a shard each."""
+    root.mkdir(parents=True)
+    source = next((SHARED / "rlds_bridge_sample").iterdir())
+    shard = next(source.glob("*.tfrecord*"))
+    for number, record in enumerate(damage.unpacked(shard.read_bytes())[:3]):
+        made.tfrecord(root / f"bridge_dataset-train.tfrecord-{number:05d}-of-00003", [record])
+    shutil.copy(source / "features.json", root / "features.json")
+    info = {"name": "bridge_dataset", "splits": [{"name": "train", "shardLengths": ["1", "1", "1"]}]}
+    (root / "dataset_info.json").write_text(json.dumps(info))
+    return root
+
+
+Maker = Callable[[Path], Path]
+Owner = Callable[[Path], str | None]
+KINDS: dict[str, tuple[str, Maker, str, Owner, int]] = {
+    # reader, made by, options, what the ids of a file's episodes begin with (None: any), damages
+    "video_folder": (
+        "video_folder", clips, "",
+        lambda f: None if f.suffix == ".csv" else f"in/{f.name}" if f.stem == "b" else f.name, TIMES,
     ),
-}
+    "frame_folder": (
+        "frame_folder", lambda root: made.frame_folders(root, ("lift_cup", "more/turn_lever", "push"), 4), ",fps=5",
+        lambda f: {"turn_lever": "more/turn_lever"}.get(f.parent.name, f.parent.name), TIMES,
+    ),
+    "something_v2": (
+        "something_v2", made.something, ",split=all", lambda f: f.stem if f.suffix == ".webm" else None, TIMES,
+    ),
+    "lapa_jsonl": (
+        "lapa_jsonl", made.jsonl, ",fps=5", lambda f: f"demo/{f.parent.name}" if f.suffix == ".png" else None, TIMES,
+    ),
+    "rlds": (
+        "rlds", lambda root: made.rlds(root, (4, 5, 4, 3), shards=3), "",
+        lambda f: f.name if ".tfrecord" in f.name else None, TIMES,
+    ),
+    "lerobot_v2": (
+        "lerobot", lambda root: made.lerobot_v21(root, (4, 5, 6)), "",
+        lambda f: None if f.parent.name == "meta" else f.stem, TIMES,
+    ),
+    "lerobot_v3": ("lerobot", lerobot_v3, "", lambda f: None, TIMES),
+    "real_clips": (
+        "video_folder", real_clips, "", lambda f: None if f.suffix == ".csv" else f.name, REAL,
+    ),
+    "real_bridge": ("rlds", real_bridge, "", lambda f: f.name if ".tfrecord" in f.name else None, REAL),
+}  # fmt: skip
+UNREAD = ("observation.images.top", "labels.json", "stats.json", "features.txt")  # what no reader opens
+
+Held = dict[str, tuple[object, ...]]
 
 
-def damage(data: bytes, random: np.random.Generator) -> bytes:
-    """Cut off, some bytes changed, some taken out, or something else altogether."""
-    kind, place = random.integers(4), int(random.integers(max(len(data) - 8, 1)))
-    if kind == 0:
-        return data[:place]
-    if kind == 1:
-        changed = bytearray(data)
-        for where in random.integers(0, len(data), 20):
-            changed[where] ^= int(random.integers(1, 256))
-        return bytes(changed)
-    return data[:place] + data[place + 8 :] if kind == 2 else random.bytes(200)
-
-
-def held(spec: str) -> dict[str, Episode] | LapaError:
-    """What can be read, or the error of a dataset that cannot be opened. An error without a path is a failure."""
+def held(spec: str, cache: Path) -> tuple[Held, list[str]]:
+    """What a command gets of a dataset: episodes by id with all that is in them, and what it says of the others."""
     try:
-        found = list(open_dataset(spec).episodes(16))
+        packed = pack([spec], 16, skip_bad=True, cache=cache, quiet=True)
     except LapaError as error:
-        return error
-    for one in found:
-        assert not isinstance(one, BadVideo) or "/" in str(one).split(": ")[0], f"no path: {one}"
-    return {one.id: one for one in found if isinstance(one, Episode)}
+        return {}, [str(error)]
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+    episodes = {}
+    for number, name in enumerate(packed.ids):
+        rows = np.arange(packed.starts[number], packed.starts[number + 1])
+        vectors = [None if v is None else v[rows].tobytes() for v in (packed.actions, packed.state)]
+        about = (packed.instructions[number], packed.fps[number], tuple(packed.sizes[number]))
+        episodes[name] = (packed.gather(rows).tobytes(), *vectors, *about)
+    return episodes, list(packed.bad)
+
+
+def test_a_thousand_damages() -> None:
+    """Those that need no data beside the repository."""
+    assert sum(times for name, (*_, times) in KINDS.items() if not name.startswith("real")) >= 1000
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's about damaged files
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_damage_stays_where_it_is(name: str, tmp_path: Path) -> None:
-    make, options, owner = MAKERS[name]
-    path = make(tmp_path / "data")
-    spec = f"{name}:{path}{options}"
-    clean = held(spec)
-    assert isinstance(clean, dict)
-    random = np.random.default_rng(0)
-    files = sorted(p for p in (tmp_path / "data").rglob("*") if p.is_file())
-    for _ in range(TIMES):
-        file = files[random.integers(len(files))]
-        whole = file.read_bytes()
-        file.write_bytes(damage(whole, random))
-        found = held(spec)
-        if isinstance(found, LapaError):
-            assert str(tmp_path / "data") in str(found)
-        elif owner(file) is not None:
-            for episode in clean.keys() - {owner(file)}:
-                assert episode in found, f"damage to {file} lost {episode}"
-                np.testing.assert_array_equal(clean[episode].frames, found[episode].frames)
-        file.write_bytes(whole)
+    reader, make, options, owner, times = KINDS[name]
+    if name.startswith("real") and not SHARED.exists():
+        pytest.skip(f"{SHARED} is not on this machine")
+    whole = tmp_path / "whole"
+    inside = make(whole).relative_to(whole)
+    files = sorted(f for f in whole.rglob("*") if f.is_file() and not set(f.parts) & set(UNREAD))
+    clean, bad = held(f"{reader}:{whole / inside}{options}", tmp_path / "cache")
+    assert len(clean) > 1
+    assert not bad
+    pairs = [(file, way) for file in files for way in damage.ways(file)] + [(whole, way) for way in damage.BESIDE]
+    order = np.random.default_rng(zlib.crc32(name.encode())).permutation(len(pairs))
+    failed = []
+    for number in range(times):
+        file, way = pairs[order[number % len(order)]]
+        root = tmp_path / "damaged"
+        shutil.copytree(whole, root, symlinks=True)
+        where = root / file.relative_to(whole)
+        must_tell = way(where, np.random.default_rng([zlib.crc32(name.encode()), number]))
+        touched = "" if where == root else owner(where)
+        problem = wrong(f"{reader}:{root / inside}{options}", root, clean, touched, must_tell and file.name)
+        failed += [f"{number}, {way.__name__} of {file.relative_to(whole)}: {problem}"] if problem else []
+        shutil.rmtree(root)
+    assert not failed, "\n".join([f"{len(failed)} of {times} damages of {name}", *failed])
+
+
+def wrong(spec: str, root: Path, clean: Held, touched: str | None, must_name: str | bool) -> str:
+    """What is wrong with how damage was met, or nothing.
+
+    touched: what the ids of the episodes begin with that the damage may change ("": of none, None: of any); must_name:
+    what a message has to name, if anything.
+    """
+    begun, memory = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        found, told = held(spec, root.parent / "cache")
+    except Exception as error:
+        return f"a traceback, {error!r} at {traceback.extract_tb(error.__traceback__)[-1]}"
+    if time.perf_counter() - begun > SLOW:
+        return "is too slow"
+    if (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) * 1024 > LARGE:
+        return "fills the memory"
+    unsaid = [reason for reason in told if str(root) not in reason or not reason.isprintable()]
+    if unsaid:
+        return f"no path in {unsaid}"
+    mine = {i for i in clean if touched is None or (touched and i.startswith(touched))}
+    lost = clean.keys() - found.keys()
+    if touched is not None and not lost <= mine:
+        return f"lost {lost - mine}, which it did not touch: {told}"
+    different = [i for i in clean.keys() - mine - lost if found[i] != clean[i]]
+    if different:
+        return f"changed {different}, which it did not touch"
+    if (lost or must_name) and not told:
+        return f"said nothing; lost {lost or 'nothing'}"
+    if must_name and touched is not None and not any(str(must_name) in reason for reason in told):
+        return f"does not name the file: {told}"
+    return ""

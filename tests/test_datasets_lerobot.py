@@ -107,9 +107,9 @@ def test_a_shared_video_cut_short_loses_its_end_only(tmp_path: Path) -> None:
         ("info.json", '{"codebase_version": "v1.6"}', "is LeRobot v1.6; lapa reads v2.x and v3.x. Convert"),
         ("info.json", "[]", "is no description of a dataset"),
         ("info.json", '{"codebase_version": "v2.1", "features": {"x": {}}}', "lacks fps, data_path"),
-        ("episodes.jsonl", '{"episode_index": 0}', "episodes.jsonl, line 1: lacks length"),
-        ("episodes.jsonl", "{", "cannot be read as JSON lines"),
-        ("tasks.jsonl", "[1]", "tasks.jsonl, line 1: lacks task_index, task"),
+        ("episodes.jsonl", '{"episode_index": 0}', "episodes.jsonl, line 1: length is None, no whole number"),
+        ("episodes.jsonl", "{", "episodes.jsonl, line 1: is not JSON"),
+        ("tasks.jsonl", "[1]", "tasks.jsonl, line 1: is no JSON object"),
     ],
 )
 def test_metadata_that_cannot_be_used(tmp_path: Path, file: str, text: str, message: str) -> None:

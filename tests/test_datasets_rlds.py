@@ -198,7 +198,7 @@ def test_what_is_not_there(tmp_path: Path, options: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("features.json", "{", "features.json: cannot be read as JSON"),
+        ("features.json", "{", "features.json: is not JSON"),
         ("features.json", "{}", "describes no steps|does not describe features"),
         ("features.json", '{"featuresDict": []}', "does not describe features as TFDS"),
         ("dataset_info.json", '{"name": "bridge", "splits": [1]}', "does not describe splits as TFDS"),

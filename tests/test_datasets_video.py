@@ -174,11 +174,8 @@ def test_where_instructions_come_from(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("captions.csv", "name,words\na.mp4,go\n", "lacks the column file"),
-        ("captions.csv", "file,instruction\n,go\n", "line 2: names no file"),
-        ("captions.csv", "file,instruction\na.mp4,go\na.mp4,stop\n", "line 3: a second instruction for a.mp4"),
         ("captions.csv", b"file,instruction\na.mp4,\xff\n", "it is not UTF-8"),
-        ("captions.jsonl", '{"file": "a.mp4"\n', "line 1: is not JSON"),
-        ("captions.jsonl", "[1]\n", "line 1: is no JSON object"),
+        ("captions.jsonl", '{"words": "a.mp4"}', "lacks the column file"),
     ],
 )
 def test_captions_that_cannot_be_used(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
@@ -186,6 +183,30 @@ def test_captions_that_cannot_be_used(tmp_path: Path, name: str, text: str | byt
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(LapaError, match=f"{name}.*{message}"):
         open_dataset(f"video_folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("captions.csv", "file,instruction\n,go\n", "line 2: names no file"),
+        ("captions.csv", "file,instruction\nb.mp4,go\nb.mp4,stop\n", "line 3: a second instruction for b.mp4"),
+        ("captions.jsonl", '{"file": "b.mp4"\n', "line 1: is not JSON"),
+        ("captions.jsonl", "[1]\n", "line 1: is no JSON object"),
+        ("captions.jsonl", '{"file": "b.mp4", "text": 7}', "line 1: names no file and an instruction"),
+    ],
+)
+def test_rows_of_captions_that_cannot_be_used(tmp_path: Path, name: str, text: str, message: str) -> None:
+    """They are told; the other rows are used. A clip of which two things are said is left out."""
+    for clip in ("a.mp4", "b.mp4"):
+        video(tmp_path / clip, pictures(3))
+    first = "a.mp4,lift\n" if name.endswith("csv") else '{"file": "a.mp4", "text": "lift"}\n'
+    head, _, rows = text.partition("\n") if name.endswith("csv") else ("", "", text)
+    (tmp_path / name).write_text(f"{head}\n{rows}{first}" if head else f"{rows}\n{first}")
+    found = read(f"video_folder:{tmp_path}")
+    assert [e.instruction for e in found if isinstance(e, Episode) and e.id == "a.mp4"] == ["lift"]
+    (told,) = [str(e) for e in found if isinstance(e, BadVideo)]
+    assert f"{name}, {message}" in told
+    assert len(found) == (2 if "second" in message else 3)
 
 
 def test_captions_without_a_video_are_told(tmp_path: Path) -> None:
@@ -247,7 +268,7 @@ def test_frame_folders(tmp_path: Path) -> None:
     assert "img_3.png: the image cannot be read" in str(broken)
     assert "has an instruction for gone" in str(absent)
     (root / "more/turn_lever/img_3.png").write_bytes(encoded(pictures(1, 12, 12)[0]))
-    assert "img_3.png: is 12 x 12, the frames before it are 32 x 24" in str(read(f"frame_folder:{root},fps=12")[1])
+    assert "img_3.png: is 12 x 12, but " in str(read(f"frame_folder:{root},fps=12")[1])
 
 
 def test_frame_folders_that_lack_something(tmp_path: Path) -> None:
@@ -304,7 +325,7 @@ def test_the_json_list_before_preprocessing(tmp_path: Path) -> None:
         (lambda r: {k: v for k, v in r.items() if k != "raw_actions"}, "has neither raw_actions nor delta"),
         (lambda r: {k: v for k, v in r.items() if k != "image"}, "is no row of the released LAPA code"),
         (lambda r: r | {"raw_actions": ["much"]}, "is no row of the released LAPA code"),
-        (lambda r: [r], "is no row of the released LAPA code"),
+        (lambda r: [r], "is no JSON object"),
     ],
 )
 def test_jsonl_rows_that_cannot_be_used(tmp_path: Path, change: object, message: str) -> None:
@@ -312,7 +333,11 @@ def test_jsonl_rows_that_cannot_be_used(tmp_path: Path, change: object, message:
     lines = path.read_text().splitlines()
     lines[3] = json.dumps(change(json.loads(lines[3])))  # type: ignore[operator]
     path.write_text("\n".join(lines))
-    with pytest.raises(LapaError, match=rf"data.jsonl, line 4: {message}"):
+    found = read(f"lapa_jsonl:{path},fps=5")
+    assert f"data.jsonl, line 4: {message}" in str(found[-1])
+    assert sum(isinstance(e, Episode) and len(e.frames) == 5 for e in found) == 1, "the episode of other rows"
+    path.write_text("{}\n")
+    with pytest.raises(LapaError, match="data.jsonl, line 1: is no row"):
         open_dataset(f"lapa_jsonl:{path},fps=5")
 
 
@@ -327,7 +352,7 @@ def test_jsonl_episodes_that_cannot_be_used(tmp_path: Path) -> None:
         if row["image"].endswith("1/img_4.png"):
             row["raw_actions"] = [1.0]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert "raw_actions of other lengths" in str(read(f"lapa_jsonl:{path},fps=5")[1])
+    assert "raw_actions are not of length 7 in every row" in str(read(f"lapa_jsonl:{path},fps=5")[1])
     (tmp_path / "demo/episode_0/img_2.png").unlink()
     assert "img_2.png: the image cannot be read" in str(read(f"lapa_jsonl:{path},fps=5")[0])
 

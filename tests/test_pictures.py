@@ -131,6 +131,7 @@ def test_probe_of_codes_that_are_actions_and_of_codes_that_are_places(packed: Pa
     assert metrics.probe(places, 12, packed, pairs, rows)["position_r2"] > 0.9
     blind = replace(packed, actions=None, state=None)
     assert metrics.probe(bins, 12, blind, pairs, rows) == {}
+    assert metrics.probe(bins[:7], 12, packed, pairs, rows[:7]) == {}, "one short episode held out stops no training"
 
 
 def test_effector_columns() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lapa.contracts import BadVideo, LapaError
-from lapa.data.folders import printable
+from lapa.data.folders import printable, readable
+from lapa.data.json_files import read_lines
 
 TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl", "clips.csv")  # the first there is
 FILE = ("file", "file_name", "video", "path")  # names of the column, the first there is
@@ -21,21 +21,27 @@ class Captions:
     """The instructions of the clips in the folder `root`; a clip is named by its path within the folder.
 
     `table` is a csv or jsonl with a column for the clip (FILE) and one for the instruction (TEXT); by default one of
-    TABLES in the folder, or its only csv or jsonl, if any. Raises LapaError for a table that cannot be used.
+    TABLES in the folder, or its only csv or jsonl, if any. Raises LapaError for a table that cannot be used at all.
     """
 
     def __init__(self, root: Path, table: str | None = None) -> None:
         self.root = root
         self.table = _given(root, table) if table else _found(root)
-        self._rows = _read(self.table) if self.table else {}
+        self._rows: dict[str, str | BadVideo] = {}
+        self._bad: list[BadVideo] = []  # of rows that tell of no clip
+        if self.table:
+            self._read(self.table)
 
     def of(self, name: str) -> str:
         """The instruction of a clip: of the table, else of a txt beside it, else its name as words.
 
-        Raises BadVideo for a txt that cannot be read.
+        Raises BadVideo for a txt that cannot be read and for rows that contradict each other.
         """
-        if name in self._rows:
-            return self._rows[name]
+        said = self._rows.get(name)
+        if isinstance(said, BadVideo):
+            raise said
+        if said is not None:
+            return said
         beside = (self.root / name).with_suffix(".txt")
         if not beside.is_file():
             return words(Path(name).stem)
@@ -49,13 +55,32 @@ class Captions:
         beside = [(self.root / name).with_suffix(".txt") for name in names]
         return [*([self.table] if self.table else []), *(path for path in beside if path.is_file())]
 
-    def absent(self, names: Iterable[str]) -> BadVideo | None:
-        """What to say of rows about clips that are not among `names`, or None when there are none."""
+    def problems(self, names: Iterable[str]) -> list[BadVideo]:
+        """What to say of rows that cannot be used, and of those about clips that are not among `names`."""
         missing = sorted(set(self._rows) - set(names))
         if not missing:
-            return None
+            return self._bad
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        return BadVideo(f"{self.table}: has an instruction for {shown}, which {self.root} does not hold.")
+        absent = BadVideo(f"{self.table}: has an instruction for {shown}, which {self.root} does not hold.")
+        return [*self._bad, absent]
+
+    def _read(self, path: Path) -> None:
+        try:
+            for line, row in _rows(path):
+                if isinstance(row, BadVideo):
+                    self._bad.append(row)
+                    continue
+                file, text = (row[_column(row, kinds, path)] for kinds in (FILE, TEXT))
+                if not (isinstance(file, str) and file and isinstance(text, str | None)):
+                    self._bad.append(BadVideo(f"{path}, line {line}: names no file and an instruction."))
+                    continue
+                name, said = Path(file).as_posix(), " ".join((text or "").split())
+                before = self._rows.setdefault(name, said)
+                if before != said and isinstance(before, str):
+                    self._rows[name] = BadVideo(f'{path}, line {line}: a second instruction for {name}. Keep one of '
+                                                f'"{said}" and "{before}".')  # fmt: skip
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise LapaError(f"{path}: the captions cannot be read ({_reason(error)}).") from None
 
 
 def words(stem: str) -> str:
@@ -78,40 +103,15 @@ def _found(root: Path) -> Path | None:
     return tables[0] if len(tables) == 1 else None
 
 
-def _read(path: Path) -> dict[str, str]:
-    captions: dict[str, str] = {}
-    try:
-        for line, row in _rows(path):
-            file, text = (_column(row, kinds, path) for kinds in (FILE, TEXT))
-            if not row[file]:
-                raise LapaError(f"{path}, line {line}: names no {file}.")
-            name, said = Path(str(row[file])).as_posix(), " ".join(str(row[text] or "").split())
-            if captions.get(name, said) != said:
-                raise LapaError(f'{path}, line {line}: a second instruction for {name}. Keep one of "{said}" and '
-                                f'"{captions[name]}".')  # fmt: skip
-            captions[name] = said
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LapaError(f"{path}: the captions cannot be read ({_reason(error)}).") from None
-    return captions
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadVideo]]:
     """Line numbers and rows of a csv with a header, or of a file with a JSON object per line."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        if path.suffix == ".csv":
-            table = csv.DictReader(file)
-            _column(dict.fromkeys(table.fieldnames or ()), FILE, path)
-            yield from ((table.line_num, row) for row in table)
-            return
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise LapaError(f"{path}, line {number}: is not JSON ({error}).") from None
-                if not isinstance(row, dict):
-                    raise LapaError(f"{path}, line {number}: is no JSON object.")
-                yield number, row
+    if path.suffix != ".csv":
+        yield from read_lines(path)
+        return
+    with readable(path).open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        _column(dict.fromkeys(table.fieldnames or ()), FILE, path)
+        yield from ((table.line_num, row) for row in table)
 
 
 def _column(row: dict[str, Any], kinds: tuple[str, ...], path: Path) -> str:

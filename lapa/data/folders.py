@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lapa.contracts import LapaError
+from lapa.contracts import BadVideo, LapaError
 
 
 @contextmanager
@@ -71,6 +71,14 @@ def files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(here, n) for n in names if n.lower().endswith(suffixes) and not n.startswith(".")]
     return sorted(found)
+
+
+def readable(path: Path) -> Path:
+    """`path`, to be opened. Raises BadVideo for a folder, for a pipe, which would be waited for, and for a device,
+    which may never end."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise BadVideo(f"{printable(path)}: is no file but a folder, a pipe or a device.")
+    return path
 
 
 def printable(path: Path | str) -> str:

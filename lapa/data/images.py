@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from lapa.contracts import Array, BadVideo
-from lapa.data.folders import printable
-from lapa.data.video import Clip, squared
+from lapa.data.folders import printable, readable
+from lapa.data.video import LARGEST, Clip, squared
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -20,8 +20,12 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 def read_image(source: bytes | Path, where: str) -> Array:
     """A JPEG, PNG or the like as uint8 [H, W, 3]. Raises BadVideo naming `where` and the reason."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(readable(source) if isinstance(source, Path) else io.BytesIO(source)) as image:
+            if image.width * image.height > LARGEST:
+                raise BadVideo(f"{where}: says that it has {image.width} x {image.height} pixels.")
             return np.asarray(image.convert("RGB"))
+    except BadVideo:
+        raise
     except Exception as error:  # what Pillow's decoders raise for damaged bytes has no common class
         raise BadVideo(f"{where}: the image cannot be read ({error or type(error).__name__}).") from None
 
@@ -37,11 +41,25 @@ def read_frames(sources: Sequence[bytes | Path], wheres: Sequence[str], fps: flo
         frame = read_image(source, where)
         shape = shape or frame.shape
         if frame.shape != shape:
-            raise BadVideo(f"{where}: is {frame.shape[1]} x {frame.shape[0]}, the frames before it are "
-                           f"{shape[1]} x {shape[0]}.")  # fmt: skip
+            sizes = [f"{width} x {height}" for height, width, _ in (frame.shape, shape)]
+            raise BadVideo(f"{where}: is {sizes[0]}, but {wheres[0]} is {sizes[1]}.")
         frames.append(squared(frame, size))
     assert shape is not None
     return Clip(np.stack(frames), fps, (shape[0], shape[1]))
+
+
+def check_steps(images: Sequence[Path], where: str) -> None:
+    """Raises BadVideo for numbered images of which some are missing or double: the time between them would not be what
+    fps says. Numbers may go up by any step, and by uneven ones within a half, as times do."""
+    numbers = [[int(n) for n in re.findall(r"\d+", image.stem)[-1:]] for image in images]
+    if len(images) < 3 or not all(numbers):
+        return
+    steps = np.diff([float(number) for (number,) in numbers])
+    usual = float(np.median(steps))
+    odd = np.flatnonzero((steps <= 0.5 * usual) | (steps >= 1.5 * usual))
+    if len(odd):
+        first, second = (printable(image.name) for image in images[int(odd[0]) :][:2])
+        raise BadVideo(f"{where}: {first} is followed by {second}; images are missing or double.")
 
 
 def number_of(path: Path | str) -> tuple[int | str, ...]:

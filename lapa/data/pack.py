@@ -286,6 +286,10 @@ def _check(episode: Episode, kept: list[Episode], spec: str) -> None:
         raise BadVideo(f"{where}: frames must be uint8 [T >= 1, H, W, 3], got {episode.frames.dtype} {shape}.")
     if not (np.isfinite(episode.fps) and episode.fps > 0):
         raise BadVideo(f"{where}: the frame rate must be above 0, got {episode.fps}.")
+    try:
+        (episode.id + episode.instruction).encode()
+    except UnicodeEncodeError:
+        raise BadVideo(f"{where}: its instruction holds what is no character.") from None
     first = kept[0] if kept else episode
     for key, word in VECTORS.items():
         _check_vector(getattr(episode, key), getattr(first, key), len(episode.frames), where, word)

@@ -8,6 +8,7 @@ CRC-32C, rotated and shifted ("masked"). An Example is a map from a name to a li
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import google_crc32c
 import numpy as np
 
 from lapa.contracts import Array, BadVideo
-from lapa.data.folders import printable
+from lapa.data.folders import printable, readable
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf wire types
 LISTS = {1: "bytes", 2: "float", 3: "int64"}  # field of Feature -> what it lists
@@ -27,8 +28,8 @@ def records(path: Path) -> Iterator[bytes | BadVideo]:
     """The records of a file, a BadVideo for one whose data are damaged. A damaged length or a missing end is the last
     thing yielded, for nothing tells where the next record begins."""
     try:
-        with path.open("rb") as file:
-            number = 0
+        with readable(path).open("rb") as file:
+            number, size = 0, os.fstat(file.fileno()).st_size
             while head := file.read(12):
                 where = f"{printable(path)}: record {number}"
                 if len(head) < 12:
@@ -38,13 +39,15 @@ def records(path: Path) -> Iterator[bytes | BadVideo]:
                 if masked_crc(head[:8]) != checksum:
                     yield BadVideo(f"{where} has a damaged length (checksum), so it and all that follows is lost.")
                     return
-                data, tail = file.read(length), file.read(4)
-                if len(data) < length or len(tail) < 4:
+                if length > size - file.tell() - 4:  # asked before memory is
                     yield BadVideo(f"{where} breaks off; the file is cut short.")
                     return
+                data, tail = file.read(length), file.read(4)
                 good = masked_crc(data) == struct.unpack("<I", tail)[0]
                 yield data if good else BadVideo(f"{where} is damaged (checksum).")
                 number += 1
+    except BadVideo as bad:
+        yield bad
     except OSError as error:
         yield BadVideo(f"{printable(path)}: cannot be read ({error.strerror}).")
 

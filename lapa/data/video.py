@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from lapa.contracts import Array, BadVideo
-from lapa.data.folders import printable
+from lapa.data.folders import printable, readable
 
 # Measured with PyAV 18.1 on one core (single runs; decoding with VideoReader below, conversion to RGB included),
 # 2,700 frames of 48x48 (96x96) with discs of 2-4 px radius:
@@ -36,6 +36,8 @@ CODEC, PIXELS, OPTIONS = "libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast
 
 SLACK = 0.25  # seconds a file may end before its header says: containers round, and the last frame lasts
 LEAP = 60.0  # seconds without a frame that are taken for damage
+LARGEST = 8192 * 8192  # pixels of a picture; a header that says more is taken for damage before memory is
+PAUSES = 1000  # steps of time for each frame, on average; more is taken for damage likewise
 
 
 class VideoFile:
@@ -81,14 +83,19 @@ class VideoReader:
 
     def __init__(self, path: Path) -> None:
         self.path = printable(path)
+        limit = {"max_pixels": str(LARGEST)}
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(str(readable(path)), options=limit)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise BadVideo(f"{self.path}: cannot be opened as a video ({_reason(error)}).") from None
         if not self._container.streams.video:
             self._container.close()
             raise BadVideo(f"{self.path}: holds no video stream.")
         self._stream: VideoStream = self._container.streams.video[0]
+        if not self._stream.codec_context:  # whatever its type says
+            self._container.close()
+            raise BadVideo(f"{self.path}: its pictures are in a coding that cannot be told.")
+        self._stream.codec_context.options = limit
 
     def __enter__(self) -> VideoReader:
         return self
@@ -187,6 +194,8 @@ def _even(times: Array, stated: float | None, path: str) -> tuple[float, Array]:
         if rate and np.abs(since * rate - steps).max() <= 0.5:
             return rate, steps
     rate = 1 / float(np.median(gaps[gaps > 0]))
+    if round(since[-1] * rate) > PAUSES * len(times):
+        raise BadVideo(f"{path}: its timestamps ask for {since[-1] * rate:.0f} steps of time for {len(times)} frames.")
     middles = (np.arange(round(since[-1] * rate) + 1) + 0.5) / rate
     return rate, np.searchsorted(since, middles) - 1
 

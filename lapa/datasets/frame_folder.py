@@ -9,7 +9,7 @@ from pathlib import Path
 from lapa.contracts import BadVideo, Episode, LapaError
 from lapa.data.captions import Captions
 from lapa.data.folders import existing_folder, files_below, listing_hash, printable
-from lapa.data.images import SUFFIXES, number_of, read_frames
+from lapa.data.images import SUFFIXES, check_steps, number_of, read_frames
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,15 @@ class FrameFolder:
         return listing_hash(self.root, [*images, *self._captions.files(self._clips)])
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
-        """Yield an Episode per folder, or a BadVideo in its place; and one for captions of folders that are absent."""
+        """Yield an Episode per folder, or a BadVideo in its place; and those of the captions."""
         for name, images in self._clips.items():
             images = sorted(images, key=number_of)
             try:
                 instruction = self._captions.of(name if name != "." else self.root.name)
+                check_steps(images, printable(self.root / name))
                 clip = read_frames(images, [printable(image) for image in images], self.fps, size)
             except BadVideo as bad:
                 yield bad
             else:
                 yield Episode(printable(name), clip.frames, clip.fps, instruction, size=clip.size)
-        absent = self._captions.absent(self._clips)
-        if absent:
-            yield absent
+        yield from self._captions.problems(self._clips)

@@ -7,8 +7,9 @@ actions of somebody else's LAQ: such an episode is video without actions. The `v
 
 from __future__ import annotations
 
-import json
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from lapa.contracts import Array, BadVideo, Episode, LapaError
+from lapa.contracts import BadVideo, Episode, LapaError
 from lapa.data.folders import listing_hash, printable
-from lapa.data.images import number_of, read_frames
+from lapa.data.images import check_steps, number_of, read_frames
+from lapa.data.json_files import read_json, read_lines
 
 ACTION = 7  # dimensions that the released code has names for: three of place, three of rotation, the gripper
+LONGEST = 4096  # characters of a path
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
 
@@ -51,6 +54,11 @@ class Row:
     instruction: str
     action: tuple[float, ...] | None
 
+    @property
+    def width(self) -> int:
+        """Dimensions of the action, 0 for none."""
+        return len(self.action or ())
+
 
 class LapaJsonl:
     """One episode per folder of images, in the order of their paths."""
@@ -58,10 +66,16 @@ class LapaJsonl:
     def __init__(self, path: Path, fps: float, images: str | None) -> None:
         self.path, self.fps = path, fps
         self._clips: dict[str, list[Row]] = {}
+        self._bad: list[BadVideo] = []
         for row in _read(path):
-            self._clips.setdefault(row.image.parent.as_posix(), []).append(row)
+            if isinstance(row, Row):
+                self._clips.setdefault(row.image.parent.as_posix(), []).append(row)
+            else:
+                self._bad.append(row)
         if not self._clips:
-            raise LapaError(f"{path}: holds no row.")
+            raise LapaError(f"{path}: holds no row." if not self._bad else str(self._bad[0]))
+        widths = Counter(row.width for rows in self._clips.values() for row in rows)
+        self._width = widths.most_common(1)[0][0]
         self._roots = [Path(images).expanduser()] if images else [path.parent, *path.absolute().parents[1:3], Path()]
 
     def __len__(self) -> int:
@@ -70,22 +84,26 @@ class LapaJsonl:
     def signature(self) -> str:
         """A hash of the names, sizes and times of the file and of the images."""
         images = [self._place(row.image) for rows in self._clips.values() for row in rows]
-        return listing_hash(self.path.parent, [self.path, *(image for image in images if image.exists())])
+        return listing_hash(self.path.parent, [self.path, *filter(os.path.exists, images)])
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
-        """Yield an Episode per folder of images, or a BadVideo in its place."""
+        """Yield an Episode per folder of images, or a BadVideo in its place; then the rows that are none."""
         for name, rows in sorted(self._clips.items()):
             try:
                 yield self._episode(name, sorted(rows, key=lambda row: number_of(row.image)), size)
             except BadVideo as bad:
                 yield bad
+        yield from self._bad
 
     def _episode(self, name: str, rows: list[Row], size: int | None) -> Episode:
         where = f"{self.path}: {printable(name)}"
-        _check_steps([row.image for row in rows], where)
+        check_steps([row.image for row in rows], where)
+        if any(row.width != self._width for row in rows):
+            most = f"of length {self._width}" if self._width else "missing"
+            raise BadVideo(f"{where}: raw_actions are not {most} in every row, as in most of the file.")
         images = [self._place(row.image) for row in rows]
         clip = read_frames(images, [printable(image) for image in images], self.fps, size)
-        actions = _actions([row.action for row in rows], where)
+        actions = np.array([row.action for row in rows], np.float32) if self._width else None
         names = ACTION_NAMES if actions is not None and actions.shape[1] == ACTION else ()
         said = next((row.instruction for row in rows if row.instruction), "")
         return Episode(printable(name), clip.frames, self.fps, said, actions, action_names=names, size=clip.size)
@@ -93,65 +111,38 @@ class LapaJsonl:
     def _place(self, image: Path) -> Path:
         """Where an image lies: the first place there is one, else where it was first looked for."""
         places = [root / image for root in self._roots]
-        return next((place for place in places if place.exists()), places[0])
+        return next(filter(os.path.exists, places), places[0])
 
 
-def _check_steps(images: list[Path], where: str) -> None:
-    """Refuse images that are not evenly numbered: the time between them would not be what fps says."""
-    numbers = [[int(n) for n in re.findall(r"\d+", image.stem)[-1:]] for image in images]
-    if not all(numbers):
-        return
-    steps = np.diff(np.ravel(numbers))
-    if len(steps) and (steps[0] < 1 or (steps != steps[0]).any()):
-        odd = int(np.flatnonzero(steps != steps[0])[0]) if steps[0] >= 1 else 0
-        raise BadVideo(
-            f"{where}: {images[odd].name} is followed by {images[odd + 1].name}; rows are missing or double."
-        )
-
-
-def _actions(rows: list[tuple[float, ...] | None], where: str) -> Array | None:
-    """float32 [T, A], or None when no row has an action."""
-    widths = {None if row is None else len(row) for row in rows}
-    if widths == {None}:
-        return None
-    if len(widths) > 1:
-        raise BadVideo(f"{where}: some rows have raw_actions of other lengths than others, or none.")
-    return np.array(rows, np.float32)
-
-
-def _read(path: Path) -> Iterator[Row]:
-    try:
-        text = path.read_text("utf-8")
-        if text.lstrip().startswith("["):
-            rows = [(f"{path}, row {number}", row) for number, row in enumerate(json.loads(text))]
-        else:
-            lines = ((f"{path}, line {number}", line) for number, line in enumerate(text.splitlines(), 1))
-            rows = [(where, _json(line, where)) for where, line in lines if line.strip()]
-    except (OSError, ValueError) as error:
-        raise LapaError(f"{path}: cannot be read as JSON ({error}).") from None
-    for where, row in rows:
-        yield _row(row, where)
-
-
-def _json(line: str, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise LapaError(f"{where}: is not JSON ({error}).") from None
+def _read(path: Path) -> Iterator[Row | BadVideo]:
+    """The rows of a jsonl, or of a JSON list, a BadVideo for one that cannot be used."""
+    with path.open("rb") as file:
+        listed = file.read(200).lstrip().startswith(b"[")
+    rows = enumerate(read_json(path)) if listed else read_lines(path)
+    for number, row in rows:
+        where = f"{path}, {'row' if listed else 'line'} {number}"
+        try:
+            yield row if isinstance(row, BadVideo) else _row(row, where)
+        except BadVideo as bad:
+            yield bad
 
 
 def _row(row: Any, where: str) -> Row:
     try:
-        said, actions = row.get("instruction"), row.get("raw_actions")
+        said, actions, image = row.get("instruction"), row.get("raw_actions"), row["image"]
         if "conversations" in row:
             said, actions = row["conversations"][0]["value"], row["conversations"][1].get("raw_actions")
         if actions is None and "delta" not in row:
-            raise LapaError(f"{where}: has neither raw_actions nor delta.")
+            raise BadVideo(f"{where}: has neither raw_actions nor delta.")
+        if not (isinstance(image, str) and len(image) <= LONGEST and isinstance(said, str | None)):
+            raise TypeError("image and instruction are no texts")
+        if not isinstance(actions, list | None):
+            raise TypeError("raw_actions is no list")
         action = None if actions is None else tuple(map(float, actions))
-        return Row(Path(row["image"]), plain(str(said or "")), action)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise LapaError(f"{where}: is no row of the released LAPA code ({error!r}). It needs image, instruction and "
-                        "raw_actions or delta.") from None  # fmt: skip
+        return Row(Path(image), plain(said or ""), action)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BadVideo(f"{where}: is no row of the released LAPA code ({error!r}). It needs image, instruction and "
+                       "raw_actions or delta.") from None  # fmt: skip
 
 
 def plain(prompt: str) -> str:

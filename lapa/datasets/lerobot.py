@@ -6,7 +6,7 @@ v2 has one file of each per episode. Both become a list of `Place`s; everything 
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lapa import hub
 from lapa.contracts import Array, BadVideo, Episode, LapaError
-from lapa.data.folders import existing_folder, listing_hash
+from lapa.data.folders import existing_folder, listing_hash, readable
 from lapa.data.images import read_image
+from lapa.data.json_files import read_json, read_lines
 from lapa.data.lerobot_format import INFO, TASKS
 from lapa.data.video import VideoReader, squared
 from lapa.plugins import choose
@@ -69,11 +71,16 @@ class LeRobotDataset:
         self._old = _major(self._info) == "2"
         features: dict[str, Any] = self._info["features"]
         self.camera = _camera(features, camera, root)
-        self.fps = float(self._info["fps"])
+        self.fps = _rate(self._info["fps"], root)
+        self._bad: list[BadVideo] = []  # what the metadata say of no episode
         self._is_video = features[self.camera]["dtype"] == "video"
+        shapes = {key: _shape(features.get(key)) for key in ("action", "observation.state")}
+        self._widths = {key: math.prod(shape) for key, shape in shapes.items() if shape}
         self._names = {key: _names(features.get(key)) for key in ("action", "observation.state")}
         self._tasks = _read_tasks_v2(root / TASKS_V2) if self._old else _read_tasks(root / TASKS)
         self._places = self._places_v2() if self._old else self._places_v3()
+        if not self._places:
+            raise LapaError(str(self._bad[0]) if self._bad else f"{root}: the dataset has no episode.")
 
     def __len__(self) -> int:
         return len(self._places)
@@ -85,6 +92,7 @@ class LeRobotDataset:
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield every episode, ordered as the frames are on disk; a BadVideo for missing, short or damaged files."""
+        yield from self._bad
         rows = _Rows(["task_index", *self._names])
         for place, pixels in self._video_frames(size) if self._is_video else self._image_frames(size):
             try:
@@ -95,14 +103,14 @@ class LeRobotDataset:
                 yield BadVideo(str(error))
 
     def _episode(self, place: Place, pixels: list[Array], columns: pa.Table) -> Episode:
-        shape = self._info["features"][self.camera].get("shape") or ()
+        shape = _shape(self._info["features"][self.camera])
         return Episode(
             id=f"episode_{place.index:06d}",
             frames=np.stack(pixels),
             fps=self.fps,
             instruction=self._instruction(columns, place),
-            actions=_matrix(columns, "action", place),
-            state=_matrix(columns, "observation.state", place),
+            actions=self._matrix(columns, "action", place),
+            state=self._matrix(columns, "observation.state", place),
             state_names=self._names["observation.state"],
             action_names=self._names["action"],
             size=_height_width(shape),
@@ -112,10 +120,30 @@ class LeRobotDataset:
         if "task_index" not in columns.column_names:
             return ""
         task = columns["task_index"][0].as_py()
-        if task not in self._tasks:
+        if not isinstance(task, int) or task not in self._tasks:
             tasks = TASKS_V2 if self._old else TASKS
-            raise BadVideo(f"{self.root}: episode {place.index} has task {task}, which {tasks} lacks.")
+            raise BadVideo(f"{place.data}: episode {place.index} has task {task}, which {self.root / tasks} lacks.")
         return self._tasks[task]
+
+    def _matrix(self, columns: pa.Table, key: str, place: Place) -> Array | None:
+        """A feature as float32 [T, D], or None when the dataset has none. Raises BadVideo for rows that info.json does
+        not tell of: missing, of other widths, no numbers."""
+        where, width = f"{place.data}: {key} of episode {place.index}", self._widths.get(key)
+        if key not in columns.column_names:
+            if width is not None:
+                raise BadVideo(f"{where} is missing, {INFO} lists it.")
+            return None
+        column = columns[key].combine_chunks()
+        kind = column.type
+        nested = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        numbers = kind.value_type if nested else kind
+        if not (pa.types.is_integer(numbers) or pa.types.is_floating(numbers) or pa.types.is_boolean(numbers)):
+            raise BadVideo(f"{where} holds {kind}, no numbers.")
+        widths = set(pc.list_value_length(column).to_pylist()) if nested else {1}
+        if len(widths) > 1 or (width and widths != {width}):
+            raise BadVideo(f"{where} has {sorted(map(str, widths))} numbers a row, {INFO} says {width}.")
+        flat = column.flatten() if nested else column
+        return flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(place.length, -1)
 
     def _places_v3(self) -> list[Place]:
         """From the episode tables, sorted by where the frames are."""
@@ -127,36 +155,47 @@ class LeRobotDataset:
         if self._is_video:
             wanted += [f"videos/{self.camera}/{key}" for key in (*parts, "from_timestamp")]
         places = []
-        for row in (row for file in files for row in _read_table(file, wanted).to_pylist()):
-            data, video = (
-                {key: row.get(f"{what}/{key}") for key in parts} for what in ("data", f"videos/{self.camera}")
-            )
-            places.append(
-                Place(
-                    row["episode_index"],
-                    row["length"],
-                    self._path("data_path", **data),
-                    self._path("video_path", video_key=self.camera, **video) if self._is_video else None,
-                    row.get(f"videos/{self.camera}/from_timestamp") or 0.0,
-                )
-            )
+        for file in files:
+            try:
+                rows = _read_table(file, wanted).to_pylist()
+            except LapaError as error:
+                self._bad.append(BadVideo(str(error)))
+                continue
+            for row in rows:
+                try:
+                    index, length, *at = (_whole(row, name, file) for name in wanted if "timestamp" not in name)
+                    data, video = (dict(zip(parts, at[i : i + 2], strict=False)) for i in (0, 2))
+                    film = self._path("video_path", video_key=self.camera, **video) if self._is_video else None
+                    start = _seconds(row[wanted[-1]], file) if self._is_video else 0.0
+                    places.append(Place(index, length, self._path("data_path", **data), film, start))
+                except BadVideo as bad:
+                    self._bad.append(bad)
         return sorted(places, key=lambda place: (place.video or place.data, place.start, place.index))
 
     def _places_v2(self) -> list[Place]:
         """From meta/episodes.jsonl; the chunk follows from the number of the episode."""
-        chunk = int(self._info.get("chunks_size") or 1000)
+        chunk = _whole({"chunks_size": 1000} | self._info, "chunks_size", self.root / INFO)
         places = []
-        for row in _read_lines(self.root / EPISODES_V2, ("episode_index", "length")):
-            index = int(row["episode_index"])
-            at = {"episode_chunk": index // chunk, "episode_index": index}
-            video = self._path("video_path", video_key=self.camera, **at) if self._is_video else None
-            places.append(Place(index, int(row["length"]), self._path("data_path", **at), video, 0.0))
+        table = self.root / EPISODES_V2
+        if not table.exists():
+            raise LapaError(f"{table}: is missing; the dataset is incomplete.")
+        for number, row in read_lines(table):
+            where = f"{table}, line {number}"
+            try:
+                if isinstance(row, BadVideo):
+                    raise row
+                index, length = (_whole(row, key, where) for key in ("episode_index", "length"))
+                at = {"episode_chunk": index // max(chunk, 1), "episode_index": index}
+                video = self._path("video_path", video_key=self.camera, **at) if self._is_video else None
+                places.append(Place(index, length, self._path("data_path", **at), video, 0.0))
+            except BadVideo as bad:
+                self._bad.append(bad)
         return sorted(places, key=lambda place: place.index)
 
     def _path(self, template: str, **at: Any) -> Path:
         try:
             return self.root / str(self._info[template]).format(**at)
-        except (LookupError, ValueError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
             raise LapaError(f"{self.root / INFO}: {template} cannot be followed ({error!r}).") from None
 
     def _video_frames(self, size: int | None) -> Iterator[tuple[Place, list[Array] | BadVideo]]:
@@ -221,7 +260,10 @@ class _Rows:
         if place.data != self._path:
             self._path = None
             self._table = _read_table(place.data, ["episode_index"], also=self._columns)
-            index = self._table["episode_index"].to_numpy()
+            column = self._table["episode_index"]
+            if not pa.types.is_integer(column.type) or column.null_count:
+                raise LapaError(f"{place.data}: episode_index is not a whole number in every row.")
+            index = column.to_numpy()
             self._order = np.argsort(index, kind="stable")
             self._sorted, self._path = index[self._order], place.data
         start, stop = np.searchsorted(self._sorted, place.index + np.arange(2))
@@ -237,13 +279,11 @@ class _Rows:
 
 def _read_info(root: Path) -> dict[str, Any]:
     path = root / INFO
-    try:
-        info = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise LapaError(f"{root}: is no LeRobot dataset, {INFO} is missing. Check the path.") from None
-    except ValueError as error:
-        raise LapaError(f"{path}: is not valid JSON ({error}).") from None
-    if not isinstance(info, dict) or not isinstance(info.get("features", {}), dict):
+    if not path.exists():
+        raise LapaError(f"{root}: is no LeRobot dataset, {INFO} is missing. Check the path.")
+    info = read_json(path)
+    features = info.get("features", {}) if isinstance(info, dict) else None
+    if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
         raise LapaError(f"{path}: is no description of a dataset.")
     if _major(info) not in ("2", "3"):
         raise LapaError(
@@ -268,13 +308,41 @@ def _camera(features: dict[str, Any], wanted: str | None, root: Path) -> str:
     if wanted:
         last = [name for name in cameras if name.rpartition(".")[2] == wanted]
         return last[0] if len(last) == 1 else choose(wanted, cameras, f"camera in {root}")
-    depth = [name for name in cameras if (features[name].get("info") or {}).get("video.is_depth_map")]
+    about = {name: features[name].get("info") for name in cameras}
+    depth = [name for name in cameras if isinstance(about[name], dict) and about[name].get("video.is_depth_map")]
     return next((name for name in cameras if name not in depth), cameras[0])
 
 
-def _height_width(shape: Sequence[int]) -> tuple[int, int] | None:
+def _shape(feature: dict[str, Any] | None) -> tuple[int, ...] | None:
+    """A feature's shape, or None where there is none that makes sense."""
+    shape = (feature or {}).get("shape")
+    fits = isinstance(shape, list) and all(isinstance(d, int) and 0 < d < 2**31 for d in shape)
+    return tuple(shape) if fits and shape else None
+
+
+def _rate(fps: Any, root: Path) -> float:
+    if not isinstance(fps, int | float) or not 0 < fps < math.inf:
+        raise LapaError(f"{root / INFO}: fps is {fps!r:.40}, no number above 0.")
+    return float(fps)
+
+
+def _whole(row: dict[str, Any], key: str, where: Path | str) -> int:
+    """A count or an index. Raises BadVideo for anything else."""
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
+        raise BadVideo(f"{where}: {key} is {value!r:.40}, no whole number from 0 on.")
+    return value
+
+
+def _seconds(value: Any, where: Path) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadVideo(f"{where}: from_timestamp is {value!r:.40}, no number of seconds.")
+    return float(value)
+
+
+def _height_width(shape: Sequence[int] | None) -> tuple[int, int] | None:
     """A feature's shape as (H, W): [H, W, 3], or [3, H, W] as some write it."""
-    if len(shape) != 3:
+    if not shape or len(shape) != 3:
         return None
     height, width = (shape[1], shape[2]) if shape[0] in (1, 3) else (shape[0], shape[1])
     return int(height), int(width)
@@ -289,36 +357,25 @@ def _read_tasks(path: Path) -> dict[int, str]:
     if not texts:
         raise LapaError(f"{path}: has no text column. Columns: {', '.join(table.column_names)}.")
     text = next((name for name in ("task", "__index_level_0__") if name in texts), texts[0])
-    return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
+    rows = zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True)
+    return {index: said for index, said in rows if isinstance(index, int) and isinstance(said, str)}
 
 
 def _read_tasks_v2(path: Path) -> dict[int, str]:
-    rows = _read_lines(path, ("task_index", "task")) if path.exists() else []
-    return {int(row["task_index"]): str(row["task"]) for row in rows}
-
-
-def _read_lines(path: Path, need: Sequence[str]) -> list[dict[str, Any]]:
-    """A file with a JSON object per line, each with the keys `need`. Raises LapaError naming the line."""
-    rows = []
-    try:
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            if line.strip():
-                row = json.loads(line)
-                missing = [key for key in need if not isinstance(row, dict) or key not in row]
-                if missing:
-                    raise LapaError(f"{path}, line {number}: lacks {', '.join(missing)}.")
-                rows.append(row)
-    except FileNotFoundError:
-        raise LapaError(f"{path}: is missing; the dataset is incomplete.") from None
-    except (OSError, ValueError) as error:
-        raise LapaError(f"{path}: cannot be read as JSON lines ({error}).") from None
-    return rows
+    tasks = {}
+    for number, row in read_lines(path) if path.exists() else []:
+        if isinstance(row, BadVideo):
+            raise row
+        if not isinstance(row.get("task"), str):
+            raise LapaError(f"{path}, line {number}: task is no text.")
+        tasks[_whole(row, "task_index", f"{path}, line {number}")] = row["task"]
+    return tasks
 
 
 def _read_table(path: Path, need: list[str], also: Sequence[str] | None = ()) -> pa.Table:
     """The columns `need` (LapaError if missing) and those of `also` that exist; every column for None."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(readable(path)) as file:
             present = file.schema_arrow.names
             missing = [name for name in need if name not in present]
             if missing:
@@ -327,21 +384,9 @@ def _read_table(path: Path, need: list[str], also: Sequence[str] | None = ()) ->
             return file.read(columns=columns)
     except FileNotFoundError:
         raise LapaError(f"{path}: is missing; the dataset is incomplete.") from None
-    except (pa.ArrowException, OSError) as error:
-        raise LapaError(f"{path}: cannot be read as parquet ({error}).") from None
-
-
-def _matrix(columns: pa.Table, key: str, place: Place) -> Array | None:
-    """A feature as float32 [T, D], or None when the dataset lacks it."""
-    if key not in columns.column_names:
-        return None
-    column = columns[key].combine_chunks()
-    if not pa.types.is_nested(column.type):
-        return column.to_numpy(zero_copy_only=False).astype(np.float32)[:, None]
-    flat = column.flatten()
-    if len(flat) % place.length:
-        raise LapaError(f'"{key}" of episode {place.index} has rows of different lengths.')
-    return flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(place.length, -1)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = "".join(filter(str.isprintable, " ".join(str(error).split())))
+        raise LapaError(f"{path}: cannot be read as parquet ({reason}).") from None
 
 
 def _names(feature: dict[str, Any] | None) -> tuple[str, ...]:
@@ -349,4 +394,4 @@ def _names(feature: dict[str, Any] | None) -> tuple[str, ...]:
     names = (feature or {}).get("names") or []
     if isinstance(names, dict):
         names = [name for part in names.values() if isinstance(part, list) for name in part]
-    return tuple(map(str, names))
+    return tuple(map(str, names)) if isinstance(names, list) else ()

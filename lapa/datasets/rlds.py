@@ -7,7 +7,6 @@ dataset_info.json. RLDS does not store a frame rate: `fps` has to say it, unless
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import existing_folder, listing_hash
 from lapa.data.images import number_of, read_frames
+from lapa.data.json_files import parsed, read_json
 from lapa.data.tfrecord import Value, example, records
 from lapa.plugins import choose
 
@@ -144,7 +144,7 @@ class Rlds:
             return ""
         try:
             texts = [_text(row) for row in (value if isinstance(value, list) else value.reshape(-1, self._width()))]
-        except ValueError:
+        except (ValueError, OverflowError, TypeError):
             raise BadVideo(f"{where}: {self._text} is no text.") from None
         return next((text for text in texts if text), "")
 
@@ -183,7 +183,7 @@ def _text(row: bytes | Array) -> str:
     codes = [int(code) for code in row if code]
     try:
         return bytes(codes).decode("utf-8").strip()  # it writes the bytes of the UTF-8 text
-    except ValueError:
+    except (ValueError, OverflowError):
         return "".join(map(chr, codes)).strip()
 
 
@@ -203,7 +203,7 @@ def _features(path: Path) -> dict[str, Feature]:
     """features.json -> the features of a step by name, such as observation/image_0."""
     try:
         found = dict(_leaves(_unwrapped(_read_json(path)), ""))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (BadVideo, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise LapaError(f"{path}: does not describe features as TFDS writes them ({error!r}).") from None
     steps = {name.removeprefix("steps/"): leaf for name, leaf in found.items() if name.startswith("steps/")}
     if not steps:
@@ -233,7 +233,7 @@ def _unwrapped(described: dict[str, Any]) -> dict[str, Any]:
     content = described.get("content")
     if content is None:
         return described
-    content = json.loads(content) if isinstance(content, str) else content
+    content = parsed(content, "content") if isinstance(content, str) else content
     return {"featuresDict": content}
 
 
@@ -252,8 +252,11 @@ def _lengths(info: dict[str, Any], split: str, path: Path) -> dict[int, int]:
     """Number of the shard -> its records, as far as dataset_info.json tells."""
     try:
         about: dict[str, Any] = next((s for s in info.get("splits") or [] if s["name"] == split), {})
-        return {number: int(count) for number, count in enumerate(about.get("shardLengths") or [])}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        counts = {number: int(count) for number, count in enumerate(about.get("shardLengths") or [])}
+        if not all(0 <= count < 2**40 for count in counts.values()):
+            raise ValueError(f"shards of {sorted(counts.values())} records")
+        return counts
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise LapaError(f"{path}: does not describe splits as TFDS writes them ({error!r}).") from None
 
 
@@ -279,10 +282,7 @@ def _camera(images: list[str], wanted: str | None, root: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise LapaError(f"{path}: cannot be read as JSON ({error}).") from None
+    found = read_json(path)
     if not isinstance(found, dict):
         raise LapaError(f"{path}: is no JSON object.")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lapa.contracts import BadVideo, Episode, LapaError
-from lapa.data.folders import existing_folder, files_below, listing_hash
+from lapa.data.folders import existing_folder, files_below, listing_hash, printable
+from lapa.data.json_files import read_json
 from lapa.data.video import read_video
 from lapa.plugins import choose
 
@@ -38,12 +38,17 @@ class SomethingV2:
         self.root = root
         wanted = SPLITS[:2] if split == "all" else (split,)
         self._tables = [table for one in wanted for table in _tables(root, one)]
-        rows = [row for table in self._tables for row in _read(table)]
-        clips = {path.stem: path for path in files_below(root, (".webm",))}
-        self._clips = [(clips[row["id"]], instruction(row)) for row in rows if row["id"] in clips]
-        self._absent = [row["id"] for row in rows if row["id"] not in clips]
+        self._bad: list[BadVideo] = []
+        clips: dict[str, Path] = {}
+        for path in files_below(root, (".webm",)):
+            if clips.setdefault(path.stem, path) != path:
+                self._bad.append(BadVideo(f"{printable(path)}: there is another of this name, {clips[path.stem]}."))
+        rows = [row for table in self._tables for row in self._read(table)]
+        self._clips = [(clips[name], said) for name, said in rows if name in clips]
+        self._absent = [name for name, _ in rows if name not in clips]
         if not self._clips:
-            raise LapaError(f"{root}: holds none of the {len(rows)} webm files that {self._tables[0].name} lists.")
+            why = f" {self._bad[0]}" if self._bad else ""
+            raise LapaError(f"{root}: holds none of the {len(rows)} webm files that {self._tables[0].name} lists.{why}")
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -53,7 +58,7 @@ class SomethingV2:
         return listing_hash(self.root, [*self._tables, *(path for path, _ in self._clips)])
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
-        """Yield an Episode per clip, or a BadVideo in its place; and one for all clips that are listed but absent."""
+        """Yield an Episode per clip, or a BadVideo in its place; then what is wrong with the lists."""
         for path, said in self._clips:
             try:
                 clip = read_video(path, size)
@@ -61,9 +66,21 @@ class SomethingV2:
                 yield bad
             else:
                 yield Episode(path.stem, clip.frames, clip.fps, said, size=clip.size)
+        yield from self._bad
         if self._absent:
             some = ", ".join(f"{name}.webm" for name in self._absent[:3])
             yield BadVideo(f"{self.root}: lacks {len(self._absent)} of the clips that the JSON lists, such as {some}.")
+
+    def _read(self, path: Path) -> Iterator[tuple[str, str]]:
+        """Id and instruction of each row; rows that lack them become `_bad`."""
+        rows = read_json(path)
+        if not isinstance(rows, list):
+            raise LapaError(f"{path}: is no list of clips with an id each.")
+        for number, row in enumerate(rows):
+            try:
+                yield str(row["id"]), instruction(row)
+            except (LookupError, TypeError, AttributeError):
+                self._bad.append(BadVideo(f"{path}: row {number} is no clip with an id and a label."))
 
 
 def instruction(row: dict[str, Any]) -> str:
@@ -71,11 +88,13 @@ def instruction(row: dict[str, Any]) -> str:
 
     Where they do not fit each other, the label, which was filled by hand.
     """
-    template, names = str(row.get("template") or ""), row.get("placeholders") or []
+    template, label, names = row.get("template") or "", row.get("label") or "", row.get("placeholders") or []
+    if not (isinstance(template, str) and isinstance(label, str) and isinstance(names, list)):
+        raise TypeError("a text that is none")
     if template and len(re.findall(r"\[[^]]*\]", template)) == len(names):
         rest = iter(names)
         return re.sub(r"\[[^]]*\]", lambda _: str(next(rest)), template).strip()
-    return str(row.get("label") or template).strip()
+    return (label or template).strip()
 
 
 def _tables(root: Path, split: str) -> list[Path]:
@@ -84,13 +103,3 @@ def _tables(root: Path, split: str) -> list[Path]:
     if not found:
         raise LapaError(f"{root}: holds no {split}.json (or something-something-v2-{split}.json), nor its subfolders.")
     return found[:1]
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise LapaError(f"{path}: cannot be read as JSON ({error}).") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
-        raise LapaError(f"{path}: is no list of clips with an id each.")
-    return [{**row, "id": str(row["id"])} for row in rows]

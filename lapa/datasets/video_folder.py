@@ -46,7 +46,7 @@ class VideoFolder:
         return listing_hash(self.root, [*self._files.values(), *self._captions.files(self._files)])
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
-        """Yield an Episode per file, or a BadVideo in its place; and one for captions of files that are not there."""
+        """Yield an Episode per file, or a BadVideo in its place; and those of the captions."""
         for name, file in self._files.items():
             try:
                 instruction, clip = self._captions.of(name), read_video(file, size)
@@ -54,6 +54,4 @@ class VideoFolder:
                 yield bad
             else:
                 yield Episode(printable(name), clip.frames, clip.fps, instruction, size=clip.size)
-        absent = self._captions.absent(self._files)
-        if absent:
-            yield absent
+        yield from self._captions.problems(self._files)

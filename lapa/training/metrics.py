@@ -15,6 +15,7 @@ from lapa.contracts import Array, LapaError
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex
 
+LEAST = 16  # pairs: half of them fit a probe, and fewer would tell nothing
 MLP_STEPS = 150  # of Adam on all rows at once
 RIDGE = 1e-4  # of the mean variance of the features: enough for the collinear columns of one-hot codes
 
@@ -152,7 +153,8 @@ def _effective(counts: Array) -> float:
 
 
 def probe(codes: Array, classes: int, packed: Packed, pairs: PairIndex, rows: Array, seed: int = 0) -> dict[str, float]:
-    """What the codes int64 [N, s] of pairs `rows` int64 [N] tell, as held-out R^2; only what the data allow.
+    """What the codes int64 [N, s] of pairs `rows` int64 [N] tell, as held-out R^2; only what the data allow, which is
+    nothing with fewer than LEAST pairs.
 
     action_r2        the sum of the robot's actions over the window
     displacement_r2  how far the effector moved over the window
@@ -161,6 +163,8 @@ def probe(codes: Array, classes: int, packed: Packed, pairs: PairIndex, rows: Ar
 
     The effector is the columns of the state whose name starts with "effector", else the whole state.
     """
+    if len(rows) < LEAST:
+        return {}
     features = one_hot(codes, classes)
     now, later = pairs.now[rows], pairs.later[rows]
     targets: dict[str, Array] = {}
