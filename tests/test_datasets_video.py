@@ -337,7 +337,7 @@ def test_jsonl_rows_that_cannot_be_used(tmp_path: Path, change: object, message:
     assert f"data.jsonl, line 4: {message}" in str(found[-1])
     assert sum(isinstance(e, Episode) and len(e.frames) == 5 for e in found) == 1, "the episode of other rows"
     path.write_text("{}\n")
-    with pytest.raises(LapaError, match="data.jsonl, line 1: is no row"):
+    with pytest.raises(LapaError, match=r"data.jsonl, line 1: is no row"):
         open_dataset(f"lapa_jsonl:{path},fps=5")
 
 
