@@ -47,6 +47,7 @@ def dots(rows: Sequence[str], panels: Sequence[Panel], path: Path, title: str) -
             axes.axvline(panel.goal, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
         if panel.limits:
             axes.set_xlim(*panel.limits)
+        axes.locator_params(axis="x", nbins=6)
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.set_title(panel.title, loc="left", fontsize=9)
         axes.set_yticks(range(len(rows)), list(rows) if not i else [""] * len(rows), fontsize=8.5)
