@@ -64,7 +64,7 @@ Log = Annotated[
 Resume = Annotated[
     bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="go on from the checkpoint in --out; done already is fine")
 ]
-Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,NAME")]
+Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
 SkipBad = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="list and skip videos that cannot be read")]
 
 
@@ -430,8 +430,9 @@ def compare(
     """The paper's table on Tabletop (--settings), or several methods on your own data (--dataset, --labelled). Resumes.
 
     Examples: lapa compare --settings all --methods all --seeds 3 --out runs/paper; lapa compare --settings in-domain
-    --methods lapa,vpt --budgets 20 --seeds 1 --out runs/part; lapa compare --dataset video_folder:clips/ --labelled
-    lerobot:robot/ --out runs/mine. The first runs for hours; stop it at any time, and the same command goes on.
+    --methods lapa,vpt --budgets 20 --seeds 1 --out runs/part;
+    lapa compare --dataset video_folder:clips/ --labelled lerobot:robot/ --out runs/mine. The first runs for hours; stop
+    it at any time, and the same command goes on.
 
     --dataset are your videos for stages 1 and 2.
 
@@ -439,15 +440,13 @@ def compare(
         out: folder of everything; for a table results.json, table.md and curves.png
         labelled: your labelled trajectories for stage 3, given once or more
         settings: in-domain, cross-task, cross-env, cross-embodiment, or all
-        methods: rows of the table (all: with scripted rows and Scratch without grounding), or of your comparison (all:
-            scratch vpt lapa actionvla); none given is all
+        methods: table: its rows (none: all of them); your data: methods (none: scratch,vpt,lapa,actionvla)
         seeds: table: training seeds, from 0 on; data, models and test scenes differ between them
-        budgets: table: numbers of labelled trajectories (none: 5 10 20 50 100; cross-task 100)
+        budgets: table: numbers of labelled trajectories (none: 5,10,20,50,100; cross-task 100)
         videos: table: episodes of video
         episodes: test episodes a method (table: and a seed and split)
         validation: table: validation episodes for each way to finetune
-        only: table: run only cells with this text in their title, such as "lapa", "cross-env 20 " or "seed 0", given
-            once or more; all that are done are shown
+        only: table: run only cells with this text in their title, such as "lapa", "cross-env 20 " or "seed 0"
         results: table: results.json of an earlier table; what it has is not run again
         quick: table: rehearse on a hundredth of the work; the figures mean nothing
         dry_run: table: say what would be run, and how long it would take
