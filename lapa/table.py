@@ -69,16 +69,19 @@ def main_budget(setting: str, budgets: Iterable[str]) -> str:
 
 
 def so_far(results: Results) -> Table:
-    """For a terminal: success at the main budgets, and of how many seeds."""
-    shown = Table(title="Success so far, % (training seeds)", title_justify="left", box=None, padding=(0, 1))
-    shown.add_column()
-    columns = _columns(results.get("table", {}))
+    """For a terminal: success of what learns at the main budgets, and of how many training seeds it is."""
+    table = results.get("table", {})
+    columns = _columns(table)
+    there = _methods(table[s][split][budget] for s, split, budget in columns)
+    methods = [name for name in there if name not in ("no_op", "random", "expert")]
+    shown = Table("%, so far", *(NAMES[name].replace("Scratch, no ", "no\n") for name in methods), "seeds", box=None,
+                  padding=(0, 1, 0, 0))  # fmt: skip
     for setting, split, budget in columns:
-        shown.add_column(f"{setting}\n{split} {budget}", justify="right")
-    for name in NAMES:
-        cells = [results["table"][s][split][b].get(name) for s, split, b in columns]
-        if any(cells):
-            shown.add_row(NAMES[name], *(f"{100 * c['success']:.1f} ({len(c['seeds'])})" if c else "" for c in cells))
+        here = table[setting][split][budget]
+        seeds = sorted({len(cell["seeds"]) for cell in here.values()})
+        line = [f"{100 * here[name]['success']:.1f}" if name in here else "" for name in methods]
+        count = "-".join(map(str, dict.fromkeys([seeds[0], seeds[-1]]))) if seeds else ""
+        shown.add_row(f"{setting} {split} {budget}", *line, count)
     return shown
 
 

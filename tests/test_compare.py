@@ -278,7 +278,7 @@ def test_the_layout_of_the_table(tmp_path: Path) -> None:
     assert "; paper 76%" in text
     assert "+20.0 (" in text
     assert "head 50.0, all 25.0" in text
-    assert so_far(results).row_count == 6
+    assert so_far(results).row_count == 4
     budget_curves(results["table"], tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as image:
         assert image.size[0] > 600
