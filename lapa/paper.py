@@ -119,7 +119,7 @@ def ungrounded(recipe: Recipe) -> str:
 def guesses(recipe: Recipe, common: Common) -> Guess:
     """Seconds a step on one core of the machine of docs/results.md, with the laptop preset's models."""
     start, videos, few = 4.0, common.videos / 6000, recipe.finetune.steps
-    ways = 0.03 * few + 0.07 * few + 0.07 * 4 * few
+    ways = 0.012 * few + 0.05 * few + 0.05 * 4 * few  # head, all, all-long
     films, few_films = recipe.pretrain_planner.steps, recipe.finetune_planner.steps
     shown = 0.24 * min(common.episodes, 200)  # seconds to judge a policy that imagines
     return Guess(
@@ -127,12 +127,12 @@ def guesses(recipe: Recipe, common: Common) -> Guess:
         idm=start + 0.06 * recipe.fit_idm.steps,
         labels=start + 64 * videos,
         no_labels=start + 2 * videos,
-        pretrain=start + 0.13 * recipe.pretrain.steps,
+        pretrain=start + 0.09 * recipe.pretrain.steps,
         pretrain_films=start + 0.2 * films,
         finetune=start + ways / 3,
-        tune=start + ways + 3 * 0.035 * common.validation,
+        tune=start + ways + 3 * 0.02 * common.validation,
         tune_films=start + 0.2 * 6 * few_films + 3 * 0.24 * min(common.validation, 200),
-        evaluate=start + 0.032 * common.episodes,
+        evaluate=start + 0.02 * common.episodes,
         evaluate_films=start + shown,
         scripted=start + 0.004 * common.episodes,
     )
