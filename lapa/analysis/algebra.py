@@ -8,7 +8,9 @@ what is read off other pairs: 0 is exact, 1 is chance, 2 is the opposite. Measur
     motion      the displacement that the code means, by a linear probe fitted on other episodes
 
 (a, c) spans two windows, twice what LAQ was trained on unless objectives.windows says otherwise: its code has no
-entry for so long a motion, so motion is also compared by direction alone."""
+entry for so long a motion, so motion is also compared by direction alone. "constant" is the share of the difference's
+energy that is the same for all pairs of a dataset: it cannot turn round, and where datasets differ in it, codes do.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ def algebra(source: Source, specs: Sequence[str], out: Path, seed: int = 0) -> d
 
 
 def of_reading(laq: LAQ, reading: Reading, seed: int = 0) -> dict[str, Any]:
-    """{"additivity": {LEVEL: {"error", "interval"}}, "reversal": the same, "within_30": {..: a share}, "triples"}."""
+    """{"additivity": {LEVEL: {"error", "interval"}}, "reversal": the same, "within_30": {..: a share}, "constant",
+    "triples"}."""
     probe, test = None, reading
     if reading.packed.state is not None:
         fit, test = reading.halves(seed)
@@ -57,7 +60,11 @@ def of_reading(laq: LAQ, reading: Reading, seed: int = 0) -> dict[str, Any]:
     read_off = {name: _levels(laq, test, *frames, probe) for name, frames in
                 {"ab": (a, b), "bc": (b, c), "ac": (a, c), "ba": (b, a)}.items()}  # fmt: skip
     episode = test.episode[chained]
-    results: dict[str, Any] = {"triples": len(chained), "additivity": {}, "reversal": {}}
+    difference = read_off["ab"]["difference"]
+    constant = np.square(difference.mean(0)).sum() / max(np.square(difference).sum(1).mean(), 1e-12)
+    results: dict[str, Any] = {
+        "triples": len(chained), "constant": float(constant), "additivity": {}, "reversal": {},
+    }  # fmt: skip
     for level in read_off["ab"]:
         ab, bc, ac, ba = (read_off[name][level] for name in ("ab", "bc", "ac", "ba"))
         results["additivity"][level] = over_chance(ab + bc, ac, episode, seed)

@@ -69,6 +69,7 @@ def _algebra(results: dict[str, Any]) -> list[str]:
             errors = ", ".join(f"{level} {v['error']:.2f}" for level, v in found[rule].items())
             near = f"; motion within 30 degrees {found['within_30'][rule]['share']:.0%}" if "within_30" in found else ""
             lines.append(f"  {name:<10} {rule:<11} {errors}{near}")
+        lines.append(f"  {name:<10} constant    {found['constant']:.0%} of the difference is the same for all pairs")
     return [*lines, "0 is exact, 1 is chance."]
 
 

@@ -9,7 +9,8 @@
 A code that means "push the red star" in place of "push" would tell the object. Counting cells of a finite sample
 always finds some bits; what shuffled labels give is taken off. Episodes are shuffled whole: neighbouring pairs are
 alike, and shuffling them one by one would hide how much of the bits is chance. The last question is asked given the
-action, too: does the code tell the object beyond what the motion gives away?"""
+action, too: does the code tell the object beyond what the motion gives away?
+"""
 
 from __future__ import annotations
 
@@ -148,18 +149,23 @@ def _bits(counts: Array) -> float:
 
 
 def _picture(results: dict[str, Any], path: Path) -> None:
-    made = figure(4.4 + 3.0 * len(results), 3.4, "What the codes tell, in bits")
-    for axes, (name, content) in zip(made.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
-        rows = list(content["variables"])
+    columns = min(2, len(results))
+    rows = -(-len(results) // columns)
+    made = figure(5.2 * columns, 0.5 + 2.6 * rows, "What the codes tell, in bits")
+    grid = list(made.subplots(rows, columns, squeeze=False).flat)
+    for spare in grid[len(results) :]:
+        spare.set_visible(False)
+    for axes, (name, content) in zip(grid[: len(results)], results.items(), strict=True):
         values = [
-            (v["bits"], (v["bits"] - 1.96 * v["noise"], v["bits"] + 1.96 * v["noise"]))
+            (v["bits"] + 0.0, (v["bits"] - 1.96 * v["noise"], v["bits"] + 1.96 * v["noise"]))
             for v in content["variables"].values()
         ]
         plain(axes, f"{name}: codes of {content['entropy']:.2f} bits", "bits told, less those of shuffled labels")
-        whiskers(axes, rows, {"": values})
+        whiskers(axes, list(content["variables"]), {"": values})
         axes.axvline(0, color=MISS, linewidth=0.9, zorder=0)
         axes.set_xlim(-0.1, 1.15 * max(v for v, _ in values) + 0.1)
-        ratio = f"object / action: {content['object_over_action']:.1%}\n(at most {content['object_over_action_at_most']:.1%}; goal {GOAL:.0%})"  # noqa: E501
+        most = content["object_over_action_at_most"]
+        ratio = f"object / action: {content['object_over_action']:.1%}\n(at most {most:.1%}; goal {GOAL:.0%})"
         axes.text(0.98, 0.03, ratio, transform=axes.transAxes, ha="right", va="bottom", fontsize=8.5,
-                  color=COLOURS[2] if content["object_over_action_at_most"] <= GOAL else INK)  # fmt: skip
+                  color=COLOURS[2] if most <= GOAL else INK)  # fmt: skip
     save(made, path)
