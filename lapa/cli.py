@@ -533,6 +533,39 @@ def study(
     print(f"Table, figures and picture are in {out}.")
 
 
+def ablate(
+    name: Annotated[Literal["codes", "positions", "window", "videos", "policy"], tyro.conf.Positional],
+    out: Path,
+    seeds: int = 3,
+    videos: int = 6000,
+    labels: int = 20,
+    episodes: int = 500,
+    preset: Preset = "laptop",
+    workers: int = 0,
+    set: Options = (),
+) -> None:
+    """One setting of LAPA turned through its values, from video to success on Tabletop, beside what the codes tell.
+
+    Resumes. A cell takes about six minutes of a core. Data and scenes are those of `lapa compare --settings in-domain`.
+
+    Args:
+        name: codes: |C| 4 to 64; positions: s 1, 2, 4; window: 0.2 to 1 s; videos: 1 to 100% of them; policy: sizes of
+            the backbone, without grounding, for only one size has grounded weights
+        out: folder of all runs, results.json, table.md and ablation.png
+        seeds: training seeds, from 0 on; data, models and test scenes differ between them
+        videos: episodes of video
+        labels: labelled trajectories
+        episodes: test episodes a seed
+        workers: steps run side by side, one thread each (0: one per core)
+    """
+    from lapa.ablation import Asked, run_ablation
+
+    options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
+    run_ablation(Asked(name, seeds, videos, labels, episodes, options), out, workers)
+    print((out / "table.md").read_text(), end="")
+    print(f"Table, figures and picture are in {out}.")
+
+
 def inspect(
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN|NAME:PATH ...]")] = (),
     dataset: Datasets = (),
@@ -756,6 +789,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "compare": compare,
     "study": study,
+    "ablate": ablate,
     "inspect": inspect,
     "analyse": analyse,
     "ground": ground,

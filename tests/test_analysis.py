@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lapa import cli
+from lapa import ablation, cli
 from lapa.analysis.algebra import of_reading, over_chance
 from lapa.analysis.information import OBJECT, entropy, mutual, polar, told, variables
 from lapa.analysis.plans import follow, plans
@@ -24,6 +24,9 @@ from lapa.data.pack import pack
 from lapa.data.pairs import window_pairs
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.plugins import find
+from lapa.recipe import override, preset
+from lapa.schedule import Step
+from lapa.study import slug
 from lapa.training.metrics import Linear
 
 SECTORS = 24
@@ -355,3 +358,55 @@ def test_questions_that_cannot_be_answered(made: Path, clips: Path, tmp_path: Pa
     assert set(json.loads((tmp_path / "algebra.json").read_text())["results"]["clips"]["reversal"]) == {
         "difference", "code",
     }  # fmt: skip
+
+
+# Ablations
+
+
+def test_ablations_share_what_does_not_differ(tmp_path: Path) -> None:
+    codes = ablation.plan(ablation.Asked("codes", seeds=2), tmp_path).steps
+    assert len(codes) == 5 * 2 * 5
+    assert next(iter(codes)) == "c_4/seed0/laq"
+    assert "laq.codebook_size=64" in codes["c_64/seed1/latent"].command
+    policy = ablation.plan(ablation.Asked("policy", seeds=1), tmp_path).steps
+    assert len(policy) == 2 + 3 * 4, "one LAQ and its labels for all sizes"
+    assert not any("backbone_options" in word for word in policy["laq/seed0/laq"].command)
+    videos = ablation.plan(ablation.Asked("videos", seeds=1, videos=1000), tmp_path).steps
+    told = [word for step in videos.values() for word in step.command if word.startswith("tabletop:")]
+    assert {spec.split(",")[1] for spec in told} == {f"episodes={n}" for n in (10, 30, 100, 300, 1000, 20)}
+    for row in (row for rows in ablation.ABLATIONS.values() for row in rows):
+        changed = [override(preset("laptop"), option) != preset("laptop") for option in (*row.laq, *row.policy)]
+        assert all(changed) or row.name in ("|C| 16", "s 1", "0.2 s"), "those are the preset's own"
+    with pytest.raises(LapaError, match="at least one seed"):
+        ablation.Asked("codes", seeds=0)
+
+
+def test_an_ablation_runs_resumes_and_is_drawn(
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def in_this_process(steps: list[Step], folder: Path, workers: int, after: Any, keep_going: bool) -> None:
+        for step in steps:
+            if not step.marker.exists():
+                cli.main(list(step.command))
+                after({})
+
+    monkeypatch.setattr(ablation, "run", in_this_process)
+    rows = (ablation.Row("small", ("laq.codebook_size=4",)), ablation.Row("few videos", share=0.2))
+    monkeypatch.setitem(ablation.ABLATIONS, "codes", rows)
+    short = [w for stage in ("quantize", "pretrain", "finetune") for w in ("--set", f"{stage}.steps=2")]
+    words = ["ablate", "codes", *small, *short, "--seeds", "1", "--videos", "100", "--labels", "2", "--episodes", "5"]
+    cli.main([*words, "--out", str(tmp_path)])
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert [run["row"] for run in written["cells"]] == ["small", "few videos"]
+    for run in written["cells"]:
+        score = json.loads((tmp_path / slug(run["row"]) / "seed0/eval/results.json").read_text())
+        assert run["success"] == score["success"]
+        assert score["seed"] == 0
+        assert not score["settings"]["validation"]
+    assert (tmp_path / "ablation.png").exists()
+    before = (tmp_path / "small/seed0/eval/results.json").stat().st_mtime_ns
+    cli.main([*words, "--out", str(tmp_path)])
+    assert (tmp_path / "small/seed0/eval/results.json").stat().st_mtime_ns == before
+    assert "few videos" in capsys.readouterr().out
+    with pytest.raises(LapaError, match="other settings"):
+        ablation.run_ablation(ablation.Asked("videos"), tmp_path)

@@ -35,7 +35,7 @@ LINES = [line.split() for line in """
     collect convert export inspect report schedule settings intervals
     tune table
     compare study
-    cells
+    ablation cells
     scores
     paper
     demo

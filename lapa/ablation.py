@@ -1,0 +1,170 @@
+"""`lapa ablate`: one setting of LAPA turned through its values, from video to success on Tabletop (paper section 4.6,
+Figure 5).
+
+A row changes some settings of the preset; a cell is a row with a seed and runs the whole chain, quantize, label,
+pretrain, finetune and evaluate, on test scenes. Rows that agree on stage 1 share it. Beside the success stands what
+the codes tell, so that one sees which figure of stage 1 predicts it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lapa.compare import Guess, Plan, datasets
+from lapa.contracts import LapaError
+from lapa.explorer.dots import Panel, dots
+from lapa.plugins import choose
+from lapa.schedule import run
+from lapa.settings import SETTINGS
+from lapa.study import slug
+from lapa.training.checkpoint import read_json, replacing, write_json
+
+HOME = SETTINGS["in-domain"]
+PROBES = ("action_r2", "position_r2")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One value. laq: settings of stages 1 to 3; policy: of stages 2 and 3 alone; share: of the videos."""
+
+    name: str
+    laq: tuple[str, ...] = ()
+    policy: tuple[str, ...] = ()
+    share: float = 1.0
+
+
+def _backbone(width: int, depth: int) -> tuple[str, ...]:
+    """Another size has no grounded weights, so all of them start from random ones."""
+    return (f'policy.backbone_options={{"width":{width},"depth":{depth},"grounded":false}}',)
+
+
+ABLATIONS: dict[str, tuple[Row, ...]] = {
+    "codes": tuple(Row(f"|C| {n}", (f"laq.codebook_size={n}",)) for n in (4, 8, 16, 32, 64)),
+    "positions": tuple(Row(f"s {n}", (f"laq.codes={n}",)) for n in (1, 2, 4)),
+    "window": tuple(Row(f"{n:g} s", (f"window={n:g}",)) for n in (0.2, 0.4, 0.6, 1.0)),
+    "videos": tuple(Row(f"{n}% of the videos", share=n / 100) for n in (1, 3, 10, 30, 100)),
+    "policy": (
+        Row("grounded, width 128, depth 3"),
+        *(Row(f"width {w}, depth {d}", policy=_backbone(w, d)) for w, d in ((64, 2), (128, 3), (256, 4))),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which ablation, on how much. options: further words of the training commands, such as --preset."""
+
+    name: str
+    seeds: int = 3
+    videos: int = 6000
+    labels: int = 20
+    episodes: int = 500
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        choose(self.name, ABLATIONS, "ablation")
+        if min(self.seeds, self.labels, self.episodes) < 1 or self.videos < 100:
+            raise LapaError("An ablation needs at least one seed, label and episode, and 100 videos.")
+
+
+def plan(asked: Asked, folder: Path) -> Plan:
+    """The steps of all cells, the first seed of every row first."""
+    made, guess = Plan(folder), Guess()
+    for seed, row in itertools.product(range(asked.seeds), ABLATIONS[asked.name]):
+        videos = datasets([HOME.video_spec(max(2, round(asked.videos * row.share)), seed)])
+        labelled = datasets([HOME.label_spec(asked.labels, seed)])
+        common = ("--seed", str(seed), *asked.options, *_set(row.laq))
+        mine = f"{slug(row.name)}/seed{seed}"
+        codes = f"laq/seed{seed}" if asked.name == "policy" else mine  # all sizes of policy learn from the same codes
+        laq = made.add(f"{codes}/laq", ("quantize", *videos, *common, "--resume"), "config.json", (), guess.laq)
+        labels = made.add(f"{codes}/labels", ("label", *videos, "--source", made.path(laq)), "manifest.json", (laq,),
+                          guess.labels * row.share)  # fmt: skip
+        learn = (*common, *_set(row.policy), "--resume")
+        latent = made.add(f"{mine}/latent", ("pretrain", *videos, "--labels", made.path(labels), *learn),
+                          "config.json", (labels,), guess.pretrain)  # fmt: skip
+        policy = made.add(f"{mine}/policy", ("finetune", *labelled, "--policy", made.path(latent), *learn),
+                          "config.json", (latent,), guess.finetune)  # fmt: skip
+        made.add(f"{mine}/eval", ("evaluate", "--policy", made.path(policy), "--episodes", str(asked.episodes),
+                                  "--seed", str(seed)), "results.json", (policy,), guess.evaluate)  # fmt: skip
+    return made
+
+
+def run_ablation(asked: Asked, out: Path, workers: int = 0) -> dict[str, Any]:
+    """Run the cells that are not in `out`; returns what `out/results.json` holds. Table and picture are written anew
+    after every step. Raises LapaError when `out` holds an ablation with other settings, or a step fails."""
+    started = out / "ablation.json"
+    wanted = {**asdict(asked), "options": list(asked.options)}
+    if started.exists() and read_json(started, "settings of the ablation") != wanted:
+        raise LapaError(f"{out} holds an ablation with other settings (ablation.json). Give another --out.")
+    write_json(started, wanted)
+    made = plan(asked, out)
+    run(list(made.steps.values()), out, workers, after=lambda times: _write(asked, out), keep_going=True)
+    return _write(asked, out)
+
+
+def _write(asked: Asked, out: Path) -> dict[str, Any]:
+    grid = itertools.product(ABLATIONS[asked.name], range(asked.seeds))
+    cells = [cell for row, seed in grid if (cell := _cell(asked, row, seed, out))]
+    results = {"asked": asdict(asked), "cells": cells}
+    if cells:
+        write_json(out / "results.json", results)
+        with replacing(out / "table.md") as temporary:
+            temporary.write_text(table(cells))
+        _picture(asked, cells, out / "ablation.png")
+    return results
+
+
+def _cell(asked: Asked, row: Row, seed: int, out: Path) -> dict[str, Any] | None:
+    """One finished cell; None for another."""
+    where = out / slug(row.name) / f"seed{seed}"
+    if not (where / "eval/results.json").exists():
+        return None
+    stage1 = out / "laq" / f"seed{seed}" if asked.name == "policy" else where
+    score = read_json(where / "eval/results.json", "evaluation")
+    laq = read_json(stage1 / "laq/config.json", "LAQ")["results"]
+    return {
+        "row": row.name, "seed": seed, "success": score["success"], "interval": score["interval"],
+        "families": {name: part["success"] for name, part in score["families"].items()},
+        "accuracy": read_json(where / "latent/config.json", "policy")["results"].get("accuracy"),
+        **{name: laq[name] for name in (*PROBES, "error_over_copy", "perplexity")},
+    }  # fmt: skip
+
+
+def table(cells: Sequence[dict[str, Any]]) -> str:
+    """Markdown: means over seeds, lowest and highest in brackets."""
+    lines = ["| | seeds | success | action R² | position R² | error / copy | perplexity |", "|---" * 7 + "|"]
+    for name in dict.fromkeys(cell["row"] for cell in cells):
+        mine = [cell for cell in cells if cell["row"] == name]
+        figures = [_spread([100 * c["success"] for c in mine], "{:.1f}%")]
+        figures += [_spread([c[key] for c in mine], "{:.2f}") for key in (*PROBES, "error_over_copy")]
+        figures += [", ".join(f"{sum(p) / len(p):.1f}" for p in zip(*(c["perplexity"] for c in mine), strict=True))]
+        lines.append(" | ".join(["| " + name.replace("|", "\\|"), str(len(mine)), *figures]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    mean, low, high = (form.format(v) for v in (sum(values) / len(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
+
+
+def _picture(asked: Asked, cells: Sequence[dict[str, Any]], path: Path) -> None:
+    rows = list(dict.fromkeys(cell["row"] for cell in cells))
+
+    def values(key: str) -> list[list[float]]:
+        return [[float(c[key]) for c in cells if c["row"] == name] for name in rows]
+
+    panels = [
+        Panel("success on test scenes", {"": values("success")}, (0.0, 1.0)),
+        Panel("what the codes tell, R²", {k.removesuffix("_r2"): values(k) for k in PROBES}, (-0.1, 1.0)),
+        Panel("error / copy", {"": values("error_over_copy")}),
+    ]
+    title = f"lapa ablate {asked.name}: {asked.videos:,} videos, {asked.labels} labelled trajectories"
+    dots(rows, panels, path, title)
+
+
+def _set(settings: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for setting in settings for word in ("--set", setting))
