@@ -22,6 +22,7 @@ from lapa.contracts import LapaError
 
 if TYPE_CHECKING:
     from lapa.data.pack import Packed
+    from lapa.data.stream import Stream
     from lapa.recipe import Recipe
 
 
@@ -65,6 +66,13 @@ Resume = Annotated[
     bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="go on from the checkpoint in --out; done already is fine")
 ]
 Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
+Memory = Annotated[
+    int | None,
+    tyro.conf.arg(
+        metavar="MB",
+        help="read videos while training, without a pack on disk, with so many MB of frames in memory, such as 1000",
+    ),
+]
 SkipBad = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="list and skip videos that cannot be read")]
 
 
@@ -93,6 +101,51 @@ def demo(
     from lapa.demo import DemoSettings, run_demo
 
     run_demo(DemoSettings(videos, labels, episodes, seed, quick), out, workers)
+
+
+def cache(
+    dataset: Datasets,
+    preset: Preset = "laptop",
+    image_size: int | None = None,
+    workers: int = 0,
+    estimate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Read datasets ahead of time, with all cores: the small frames that other commands would make one by one.
+
+    Says first how much disk it takes, and refuses what does not fit. Killed, the same command goes on where it was.
+    quantize, label and pretrain can also do without it: see their --stream.
+
+    Args:
+        dataset: what to read, given once or more
+        preset: the settings you will train with: they say which sizes of frames are needed
+        image_size: pixels a side, in place of the preset's
+        workers: processes (0: one per core)
+        estimate: say how much disk it takes, and stop
+    """
+    from lapa.cache import estimate as measure
+    from lapa.cache import make, require_room
+    from lapa.recipe import preset as named
+
+    if workers < 0:
+        raise LapaError(f"--workers must not be below 0, got {workers}.")
+    recipe = named(preset)
+    sizes = [image_size] if image_size else sorted({recipe.laq.image_size, recipe.policy_image_size})
+    wanted = [measure(spec, size, skip_bad) for size in sizes for spec in _some(dataset)]
+    for one in wanted:
+        said = "cannot be told before it is read" if one.frames is None else f"{one.frames:,} frames"
+        said += f", {one.bytes / 1e6:,.1f} MB" if one.frames is not None else ""
+        print(f"{one.spec} at {one.image_size} pixels: {said}" + (", in the cache already" if one.there else ""))
+    free = require_room(wanted)
+    need = sum(one.bytes for one in wanted if not one.there)
+    where = wanted[0].entry.parent
+    print(f"{need / 1e6:,.1f} MB to be written; {free / 1e6:,.0f} MB are free in {where}.")
+    if estimate:
+        return
+    for one in wanted:
+        if not one.there:
+            make(one, workers, skip_bad)
+            print(f"{one.spec} at {one.image_size} pixels is in {one.entry}.")
 
 
 def collect(
@@ -127,6 +180,7 @@ def quantize(
     seed: Seed = 0,
     log: Log = "none",
     resume: Resume = False,
+    stream: Memory = None,
     skip_bad: SkipBad = False,
     set: Options = (),
 ) -> None:
@@ -146,19 +200,22 @@ def quantize(
     key = "quantize" if method == "lapa" else "fit_idm"
     recipe = _recipe(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps, log)
     taught: dict[str, Any] = {"labelled": labelled} if labelled else {}
-    if method != "lapa" and labelled:
+    if method != "lapa" and (labelled or stream):
         raise LapaError(
-            f"--labelled belongs to --method lapa; for {method} give the labelled trajectories as --dataset."
+            f"--labelled and --stream belong to --method lapa; {method} takes labelled trajectories as --dataset."
         )
+    if stream:
+        taught["stream"] = stream
     if begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset, **taught):
         return
     _watch(out)
     size = recipe.laq.image_size if method == "lapa" else recipe.idm.image_size
-    packed = _pack(dataset, size, skip_bad)
     if method == "lapa":
-        results = fit_laq(packed, recipe, out, seed, _pack(labelled, size, skip_bad) if labelled else None)
+        packed = (_stream if stream else _pack)(dataset, size, skip_bad)
+        few = _pack(labelled, size, skip_bad) if labelled else None
+        results = fit_laq(packed, recipe, out, seed, few, stream or 0)
     else:
-        results = fit_idm(packed, recipe, out, seed)
+        results = fit_idm(_pack(dataset, size, skip_bad), recipe, out, seed)
     _told(results)
     print(f"{'LAQ' if method == 'lapa' else 'The inverse dynamics model'} is in {out}.")
     print(f"Look: lapa inspect {out}" + (f" {_again(dataset)}" if method == "lapa" else ""))
@@ -176,6 +233,7 @@ def label(
     workers: int = 0,
     engine: Literal["local", "ray"] = "local",
     shard: int = 0,
+    stream: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     skip_bad: SkipBad = False,
 ) -> None:
     """Stage 2a: label every frame of the videos. Interrupt it at any time and run it again: it goes on.
@@ -190,11 +248,12 @@ def label(
         workers: processes on this machine (0: this one); with ray, tasks (0: one per GPU of the cluster, else per core)
         engine: ray labels on the Ray cluster of RAY_ADDRESS, whose machines share the disk (pip install 'lapa[scale]')
         shard: pairs written at once, at least; what a killed process has to do again (0: up to 4,096)
+        stream: decode the videos while labelling, without a pack on disk; the same labels
     """
     from lapa.stage2_label import label as write
     from lapa.stage2_label import source_image_size
 
-    packed = _pack(dataset, source_image_size(source), skip_bad)
+    packed = (_stream if stream else _pack)(dataset, source_image_size(source), skip_bad)
     manifest = write(packed, source, out, end, precision, compile=compile, shard=shard, workers=workers,
                      engine=engine, datasets=dataset, skip_bad=skip_bad)  # fmt: skip
     print(f"Labelled {manifest['pairs']} frames ({manifest['kind']}) in {out}.")
@@ -221,6 +280,7 @@ def pretrain(
     log: Log = "none",
     resume: Resume = False,
     source: Path | None = None,
+    stream: Memory = None,
     skip_bad: SkipBad = False,
     set: Options = (),
 ) -> None:
@@ -241,7 +301,8 @@ def pretrain(
     from lapa.training.checkpoint import read_json
 
     recipe = _recipe(preset, set, optimised_by(labels), steps, log)
-    if begin(out, recipe, seed, resume, "policy", dataset=dataset, labels=labels):
+    streamed = {"stream": stream} if stream else {}
+    if begin(out, recipe, seed, resume, "policy", dataset=dataset, labels=labels, **streamed):
         return
     _watch(out)
     found, manifest = read_labels(labels)
@@ -249,8 +310,8 @@ def pretrain(
     made_by = source or Path(str(manifest["source"]))
     known = source is not None or (made_by / "config.json").exists()
     wanted = str(read_json(made_by / "config.json", "finished label source")["hash"]) if known else None
-    packed = _pack(dataset, int(manifest["image_size"]), skip_bad)
-    _told(train(packed, found, manifest, recipe, out, seed, wanted))
+    packed = (_stream if stream else _pack)(dataset, int(manifest["image_size"]), skip_bad)
+    _told(train(packed, found, manifest, recipe, out, seed, wanted, stream or 0))
     print(f"The pretrained policy is in {out}.")
     idm = " --idm IDM" if manifest["kind"] == "frames" else ""
     _next(f"lapa finetune --dataset ROBOT --policy {out}{idm} --out runs/policy")
@@ -780,6 +841,7 @@ def show_list(preset: str | None = None) -> None:
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
+    "cache": cache,
     "collect": collect,
     "quantize": quantize,
     "label": label,
@@ -873,14 +935,25 @@ def _names(given: tuple[str, ...]) -> tuple[str, ...]:
 
 def _pack(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Packed:
     from lapa.data.pack import pack
+
+    return _opened(pack, dataset, image_size, skip_bad)
+
+
+def _stream(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Stream:
+    from lapa.data.stream import stream
+
+    return _opened(stream, dataset, image_size, skip_bad)
+
+
+def _opened(read: Callable[..., Any], dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Any:
     from lapa.training.distributed import once_a_machine
 
-    packed = once_a_machine(lambda: pack(_some(dataset), image_size, skip_bad=skip_bad))
-    for reason in packed.bad:
+    found = once_a_machine(lambda: read(_some(dataset), image_size, skip_bad=skip_bad))
+    for reason in found.bad:
         print(f"skipped: {reason}", file=sys.stderr)
-    bad = f", {len(packed.bad)} skipped" if packed.bad else ""
-    print(f"{packed.spec}: {packed.episodes} episodes, {len(packed)} frames{bad}.")
-    return packed
+    bad = f", {len(found.bad)} skipped" if found.bad else ""
+    print(f"{found.spec}: {found.episodes} episodes, {len(found)} frames{bad}.")
+    return found
 
 
 def _recipe(preset: str, options: tuple[str, ...], stage: str, steps: int | None, log: str) -> Recipe:

@@ -1,6 +1,6 @@
 """The data path on one page: what flows between the stages, and the face each plug-in shows.
 
-    video -datasets-> Episode -data/pack-> Packed -data/pairs-> FramePairs -labels-> Labels
+    video -datasets-> Episode -data/pack or data/stream-> Index -data/pairs-> FramePairs -labels-> Labels
           -stage2_pretrain-> policy -stage3_finetune-> robot policy -act-> Actions -evaluate-> Outcome
 
 Shapes: B batch, T frames of an episode, H and W pixels, A action dimensions, S state dimensions, s codes per
@@ -126,6 +126,29 @@ class Dataset(Protocol):
 
     def signature(self) -> str:
         """A cheap hash that changes when the data on disk changes (names, sizes, times)."""
+        ...
+
+
+@runtime_checkable
+class Seekable(Dataset, Protocol):
+    """A dataset that opens any of its episodes, from any frame on: what reading without a pack needs (data/stream.py).
+
+    Both methods are called from several threads.
+    """
+
+    def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
+        """What `episodes` yields, without decoding: the frames are a stand-in of their shape that holds no memory
+        (data/video.py `blank`). The number beside an episode is what `frames` takes.
+
+        Damage that shows before decoding is a BadVideo here, damage inside the pictures only when they are read.
+        """
+        ...
+
+    def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
+        """The frames of an episode from frame `start` on, uint8 [H, W, 3] or [size, size, 3]: those of `episodes`.
+
+        Raises BadVideo on the way, where the pictures are damaged.
+        """
         ...
 
 

@@ -8,17 +8,20 @@ alone: it asks how much of the true action a code tells.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lapa.contracts import Array, FramePairs, Logs
+from lapa.contracts import Array, FramePairs, LapaError, Logs
+from lapa.data.buffer import Buffer, excerpt
 from lapa.data.lessons import Lessons, Pool
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
-from lapa.data.pairs import PairIndex, several_windows, window_pairs
+from lapa.data.pairs import PairIndex, pair_counts, several_windows, window_offsets, window_pairs
+from lapa.data.stream import Stream
 from lapa.explorer.codes import gallery, reconstructions
 from lapa.models.idm import InverseDynamics
 from lapa.models.laq import LAQ, as_pixels
@@ -33,21 +36,72 @@ from lapa.training.metrics import perplexity, probe, r2
 WATCHED = 4000  # pairs, fixed for the run, on which stage 1 is watched
 
 
-def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int, labelled: Packed | None = None) -> dict[str, Any]:
+def fit_laq(
+    packed: Packed | Stream,
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    labelled: Packed | None = None,
+    megabytes: int = 1024,
+) -> dict[str, Any]:
     """Train LAQ on the pairs of the window and save it to `out`. Returns the results kept in its config.json.
 
+    A stream is read through a shuffle buffer; its frames in memory take `megabytes` at most (data/buffer.py).
     Every `recipe.hold_out`th episode is held out and the figures are of those, or else of training pairs.
     What the videos have of actions is not looked at but by the probe; those of `labelled` are, if objectives.actions.
     """
+    if isinstance(packed, Stream):
+        return _fit_from_stream(packed, recipe, out, seed, labelled, megabytes)
     pairs = window_pairs(packed, recipe.window, recipe.end)
-    seed_everything(seed)
-    laq = recipe.laq.build()
-    held_out = _held_out(pairs, recipe)
+    held_out = _held_out(pairs.episode, recipe)
     pool = np.flatnonzero(held_out) if held_out.any() else np.arange(len(pairs))
     watched = np.random.default_rng(seed).choice(pool, min(WATCHED, len(pool)), replace=False)
     lessons = _lessons(packed, recipe, labelled)
+    look = Look(packed, pairs, watched, bool(held_out.any()))
+    data = {part.spec: part.fingerprint for part in (packed, labelled) if part}
+    return _fit(look, Sampler(lessons.draw, lessons.load), lessons.actions, data, recipe, out, seed)
+
+
+def _fit_from_stream(
+    stream: Stream, recipe: Recipe, out: Path, seed: int, labelled: Packed | None, megabytes: int
+) -> dict[str, Any]:
     ask = recipe.objectives
-    learner = Taught(laq, ask, lessons.actions) if ask.any or labelled else laq
+    if labelled or ask.windows > 1 or ask.additivity:
+        raise LapaError("Several windows, additivity and --labelled need a pack of the videos; leave out --stream.")
+    counts = pair_counts(stream, recipe.window, recipe.end)
+    reach = window_offsets(stream.fps, recipe.window)
+    held_out = _held_out(np.arange(stream.episodes), recipe) & (counts > 0)
+    shown = np.where(held_out, counts, 0) if held_out.any() else counts
+    looked_at = replace(stream, weights=None)
+    packed = excerpt(looked_at, shown, reach, seed=seed, samples=WATCHED, megabytes=megabytes // 4)
+    pairs = window_pairs(packed, recipe.window)
+    watched = np.random.default_rng(seed).choice(len(pairs), min(WATCHED, len(pairs)), replace=False)
+    look = Look(packed, pairs, watched, bool(held_out.any()))
+    left = megabytes - -(-packed.nbytes // 2**20)
+    buffer = Buffer(stream, np.where(held_out, 0, counts), reach, seed=seed, batch=recipe.quantize.batch_size,
+                    megabytes=left)  # fmt: skip
+    with closing(buffer):
+        sampler = Sampler(lambda rng: buffer.draw(rng, recipe.quantize.batch_size), buffer.pairs, buffer.begin)
+        return _fit(look, sampler, None, {stream.spec: stream.fingerprint}, recipe, out, seed)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What stage 1 is watched on: rows of pairs of a pack, of episodes that are held out or not."""
+
+    packed: Packed
+    pairs: PairIndex
+    rows: Array
+    held_out: bool
+
+
+def _fit(
+    look: Look, sampler: Sampler, actions: Array | None, data: dict[str, str], recipe: Recipe, out: Path, seed: int
+) -> dict[str, Any]:
+    packed, pairs, watched = look.packed, look.pairs, look.rows
+    seed_everything(seed)
+    laq = recipe.laq.build()
+    learner = Taught(laq, recipe.objectives, actions) if recipe.objectives.any or actions is not None else laq
 
     def monitor(step: int, book: Logbook) -> Logs:
         results = watch(laq, packed, pairs, watched)
@@ -56,14 +110,14 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int, labelled: Pack
         book.picture("reconstructions", picture)
         return by_position({f"watched/{name}": value for name, value in results.items()})
 
-    fit(learner, Sampler(lessons.draw, lessons.load), recipe.quantize, out,
+    fit(learner, sampler, recipe.quantize, out,
         seed=seed, title="LAQ", monitor=monitor, monitor_every=max(1, recipe.quantize.steps // 4),
         best="watched/error_over_copy")  # fmt: skip
 
     def finish() -> dict[str, Any]:
         results = watch(laq, packed, pairs, watched)
         results["training_perplexity"] = laq.watcher.perplexity()
-        results["watched_on"] = "held-out episodes" if held_out.any() else "training pairs"
+        results["watched_on"] = "held-out episodes" if look.held_out else "training pairs"
         scenes = packed.gather(
             pairs.now[np.random.default_rng(seed + 1).choice(len(pairs), min(6, len(pairs)), replace=False)]
         )
@@ -76,7 +130,6 @@ def fit_laq(packed: Packed, recipe: Recipe, out: Path, seed: int, labelled: Pack
             codes=codes,
             motion=None if motion is None else np.nanmean(motion, 1),
         )
-        data = {part.spec: part.fingerprint for part in (packed, labelled) if part}
         made = {"model": asdict(recipe.laq), "recipe": recipe.to_json(), "results": results,
                 "provenance": provenance(seed, data, {})}  # fmt: skip
         save_artefact(out, "laq", made, laq.state_dict())
@@ -91,15 +144,15 @@ def _lessons(packed: Packed, recipe: Recipe, labelled: Packed | None) -> Lessons
 
     def pool(part: Packed, every_row: bool) -> Pool:
         pairs = several_windows(part, recipe.window, ask.windows, recipe.end)
-        return Pool(part, pairs, np.flatnonzero(every_row | ~_held_out(pairs, recipe)))
+        return Pool(part, pairs, np.flatnonzero(every_row | ~_held_out(pairs.episode, recipe)))
 
     few = pool(labelled, True) if labelled else None
     return Lessons(pool(packed, False), recipe.quantize.batch_size, few, ask.labelled_every, bool(ask.additivity))
 
 
-def _held_out(pairs: PairIndex, recipe: Recipe) -> Array:
-    """bool [P]: is the pair of an episode that is watched and not trained on?"""
-    return pairs.episode % recipe.hold_out == recipe.hold_out - 1
+def _held_out(episode: Array, recipe: Recipe) -> Array:
+    """Episodes int64 [P] -> bool [P]: is it one that is watched and not trained on?"""
+    return episode % recipe.hold_out == recipe.hold_out - 1
 
 
 def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:

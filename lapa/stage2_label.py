@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +22,13 @@ from typing import Any, Literal
 import numpy as np
 
 from lapa import plugins
-from lapa.contracts import Array, Labels, LabelSource, LapaError
+from lapa.contracts import Array, FramePairs, Labels, LabelSource, LapaError
 from lapa.data.folders import new_folder
+from lapa.data.index import Index
 from lapa.data.labelled import MANIFEST, TABLE, joined, read_shard, write_shard
 from lapa.data.pack import Packed, pack
-from lapa.data.pairs import pair_counts, window_pairs
+from lapa.data.pairs import PairIndex, pair_counts, window_pairs
+from lapa.data.stream import Stream, forward, stream
 from lapa.labels import BATCH
 from lapa.methods import METHODS
 from lapa.recipe import Recipe
@@ -88,6 +91,7 @@ class Plan:
     precision: str
     compile: bool
     shard: int
+    stream: bool = False
 
     def same_labels(self, other: Plan) -> bool:
         """Do both give the same shards? Where data and source lie does not matter."""
@@ -105,7 +109,7 @@ class Shard:
     pairs: int
 
 
-def cut(packed: Packed, plan: Plan) -> list[Shard]:
+def cut(packed: Index, plan: Plan) -> list[Shard]:
     """The shards, in order: whole episodes, a new shard for every `plan.shard` pairs."""
     counts = pair_counts(packed, plan.window, plan.end)
     ends = np.cumsum(counts)
@@ -118,7 +122,7 @@ def cut(packed: Packed, plan: Plan) -> list[Shard]:
 
 
 def label(
-    packed: Packed,
+    packed: Packed | Stream,
     source: str,
     out: Path,
     end: Literal["drop", "clip"] = "drop",
@@ -132,6 +136,10 @@ def label(
     skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Label every pair of the source's window into the folder `out`; go on where an earlier call stopped.
+
+    From a stream the labels are those that a pack of the same data gives, byte for byte. An episode that turns out to
+    be damaged stops it, or is left out where the stream skips bad ones; episodes after it keep their numbers in the
+    shards.
 
     workers: processes on this machine (0: this one; under torchrun its ranks), or tasks on the Ray cluster (0: one per
     GPU, else one per core). `datasets` and `skip_bad` are what `packed` was packed with: other processes open it again.
@@ -148,10 +156,10 @@ def label(
     labeller = open_source(source, precision, compile)
     plan = Plan(
         tuple(datasets) or (packed.spec,), skip_bad, packed.image_size, packed.fingerprint,
-        source, labeller.hash, labeller.window or 1e-9, end, precision, compile, shard,
+        source, labeller.hash, labeller.window or 1e-9, end, precision, compile, shard, isinstance(packed, Stream),
     )  # fmt: skip
     shards = cut(packed, plan)
-    labelled(packed, labeller, plan, shards[0], only=1)  # a source that does not fit says so before anything is written
+    labelled(packed, labeller, plan, shards[0], {}, only=1)  # a source that does not fit says so before it writes
     on_first_rank(lambda: begin(out, plan))
     folder, total = out / TABLE, sum(s.pairs for s in shards)
     done = count_pairs(folder, shards)
@@ -208,26 +216,48 @@ def _plan(found: dict[str, Any]) -> Plan:
 
 
 def labelled(
-    packed: Packed,
+    packed: Packed | Stream,
     labeller: LabelSource,
     plan: Plan,
     shard: Shard,
+    bad: dict[int, str],
     only: int | None = None,
     tell: Callable[[int], None] = lambda pairs: None,
+    threads: int = 1,
 ) -> Labels:
-    """Labels of one shard (of its `only` first pairs, if given); `tell` is called with the pairs done so far."""
+    """Labels of one shard (of its `only` first pairs, if given); `tell` is called with the pairs done so far.
+
+    Episodes that turn out to be damaged have none, and are entered in `bad` with the reason."""
     part = packed.subset(np.arange(shard.first, shard.last))
     pairs = window_pairs(part, plan.window, plan.end)
     rows = np.arange(len(pairs))[:only]
-    values = []
-    for batch in np.split(rows, range(BATCH, len(rows), BATCH)):
-        values.append(labeller.label(pairs.batch(part, batch)))
-        tell(int(batch[-1]) + 1)
-    return Labels(labeller.kind, pairs.episode[rows] + shard.first, pairs.frame[rows], np.concatenate(values))
+    batches = np.split(rows, range(BATCH, len(rows), BATCH))
+    damaged: dict[int, str] = {}
+    kept, values = [rows[:0]], []
+    with closing(_loaded(part, pairs, batches, threads, damaged)) as loaded:
+        for some, batch in loaded:
+            kept.append(some)
+            values.append(labeller.label(batch))
+            tell(int(some[-1]) + 1)
+    done = np.concatenate(kept)
+    good = ~np.isin(pairs.episode[done], list(damaged))
+    bad |= {shard.first + episode: why for episode, why in damaged.items()}
+    found = np.concatenate(values)[good] if values else np.zeros((0, 0))
+    rows = done[good]
+    return Labels(labeller.kind, pairs.episode[rows] + shard.first, pairs.frame[rows], found)
+
+
+def _loaded(
+    part: Packed | Stream, pairs: PairIndex, batches: Sequence[Array], threads: int, bad: dict[int, str]
+) -> Generator[tuple[Array, FramePairs], None, None]:
+    if isinstance(part, Stream):
+        yield from forward(part, pairs, batches, threads, bad)
+    else:
+        yield from ((batch, pairs.batch(part, batch)) for batch in batches)
 
 
 def work(
-    packed: Packed,
+    packed: Packed | Stream,
     labeller: LabelSource,
     plan: Plan,
     shards: list[Shard],
@@ -237,11 +267,13 @@ def work(
     tell: Callable[[int], None] = lambda pairs: None,
 ) -> None:
     """Process `number` of `count`: label what is not there yet. When it returns, no shard is missing."""
+    threads = max(1, (os.cpu_count() or 1) // count)  # that decode, in a stream
     for shard in walk(shards, folder, number, count):
         if not (folder / shard.file).exists():
-            found = labelled(packed, labeller, plan, shard, tell=tell)
+            bad: dict[int, str] = {}
+            found = labelled(packed, labeller, plan, shard, bad, tell=tell, threads=threads)
             try:
-                write_shard(folder / shard.file, found)
+                write_shard(folder / shard.file, found, bad)
             except FileNotFoundError:  # another process had done it, and has finished and swept since
                 if not (folder / shard.file).exists():
                     raise
@@ -277,29 +309,42 @@ class Tally:
         self.progress.update(min(self.there + pairs, self.progress.total))
 
 
-def finish(packed: Packed, labeller: LabelSource, plan: Plan, shards: list[Shard], out: Path) -> dict[str, Any]:
+def finish(
+    packed: Packed | Stream, labeller: LabelSource, plan: Plan, shards: list[Shard], out: Path
+) -> dict[str, Any]:
     """Read every shard back, check it against the plan, and write the manifest with hashes and figures.
 
     Raises LapaError for a shard that is damaged, after removing it: the same command labels it again.
     """
     counts: Array = np.zeros((0, 0), np.int64)
     actions: list[Labels] = []  # to be held against the dataset's own
-    entries = []
+    entries: list[dict[str, Any]] = []
+    bad: dict[int, str] = {}
+    pairs_of = pair_counts(packed, plan.window, plan.end)
     for shard in shards:
         path = out / TABLE / shard.file
         try:
-            part, content = read_shard(path)
-            if len(part.episode) != shard.pairs or part.episode[0] < shard.first or part.episode[-1] >= shard.last:
+            part, content, damaged = read_shard(path)
+            expected = shard.pairs - int(pairs_of[list(damaged)].sum())
+            inside = (part.episode >= shard.first) & (part.episode < shard.last)
+            if len(part.episode) != expected or not inside.all():
                 raise LapaError(f"{path} does not hold the {shard.pairs} pairs it should.")
         except LapaError as error:
             path.unlink(missing_ok=True)
             raise LapaError(f"{error} It was removed; run the same command again.") from None
-        entries.append({"file": shard.file, "pairs": shard.pairs, "hash": content})
+        bad |= damaged
+        entries.append({"file": shard.file, "pairs": expected, "hash": content})
+        if not expected:
+            continue
         if part.kind == "codes":
             here = np.stack([np.bincount(c, minlength=labeller.classes) for c in part.values.T])
             counts = counts + here if counts.size else here
         elif part.kind == "actions" and packed.actions is not None:
             actions.append(part)
+    left_out = sorted(bad)
+    if not any(entry["pairs"] for entry in entries):
+        raise LapaError(f"{packed.spec} has no episode that can be read: {bad[left_out[0]]}")
+    origin = packed.without(left_out) if isinstance(packed, Stream) else packed
     manifest = {
         "method": METHODS[method_of(plan.source)].name,
         "source": plan.source,
@@ -311,12 +356,14 @@ def finish(packed: Packed, labeller: LabelSource, plan: Plan, shards: list[Shard
         "window_seconds": labeller.window,
         "end": plan.end,
         "dataset": packed.spec,
-        "fingerprint": packed.fingerprint,
+        "fingerprint": origin.fingerprint,
+        "outline": origin.outline,
         "image_size": packed.image_size,
-        "pairs": sum(s.pairs for s in shards),
-        "episodes_too_short": int((pair_counts(packed, plan.window, plan.end) == 0).sum()),
+        "pairs": sum(entry["pairs"] for entry in entries),
+        "episodes_too_short": int((pairs_of == 0).sum()),
         "action_names": list(packed.action_names),
-        "skipped": list(packed.bad),
+        "skipped": [*packed.bad, *(bad[episode] for episode in left_out)],
+        "left_out": left_out,
     }
     if counts.size:
         manifest["code_counts"] = counts.tolist()  # [s][classes]
@@ -339,7 +386,8 @@ def help_with(out: Path, number: int, count: int, tell: Callable[[int], None] = 
     """
     keep_freed_memory()
     plan = _plan(read_json(out / PLAN, "plan of unfinished labels"))
-    packed = pack(plan.datasets, plan.image_size, skip_bad=plan.skip_bad, quiet=True)
+    opened = stream if plan.stream else pack
+    packed = opened(plan.datasets, plan.image_size, skip_bad=plan.skip_bad, quiet=True)
     labeller = open_source(plan.source, plan.precision, plan.compile)
     if (packed.fingerprint, labeller.hash) != (plan.fingerprint, plan.source_hash):
         raise LapaError(

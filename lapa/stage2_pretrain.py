@@ -7,16 +7,20 @@ by video diffusion. The vision encoder is frozen, the language model is not (pap
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lapa.contracts import Array, Labels, LapaError, Logs
+from lapa.data.buffer import Buffer
 from lapa.data.futures import Futures, futures
+from lapa.data.index import Index
 from lapa.data.labelled import MANIFEST
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
+from lapa.data.stream import Stream
 from lapa.data.transforms import ActionSpace, CodeSpace, Space
 from lapa.explorer.codes import future_frames
 from lapa.methods import METHODS
@@ -45,14 +49,19 @@ def _optimised_by(manifest: dict[str, Any]) -> str:
     return OPTIMISED[METHODS[manifest["method"]].policy]
 
 
-def check_labels(packed: Packed, labels: Labels, manifest: dict[str, Any], laq_hash: str | None = None) -> Array:
+def check_labels(packed: Index, labels: Labels, manifest: dict[str, Any], laq_hash: str | None = None) -> Array:
     """Rows of the labels as global frame indices, int64 [N].
 
-    Raises LapaError when the labels were made from other data, by another LAQ than `laq_hash`, or point outside.
+    A stream does not know its pixels: if one side was a stream, all but the pixels is compared. Raises LapaError when
+    the labels were made from other data, by another LAQ than `laq_hash`, or point outside.
     """
-    if manifest.get("fingerprint") != packed.fingerprint:
+    made_from = manifest.get("fingerprint")
+    streams = packed.fingerprint == packed.outline
+    if made_from not in (packed.fingerprint, packed.outline) and not (
+        streams and manifest.get("outline") == packed.outline
+    ):
         raise LapaError(
-            f"These labels were made from {manifest.get('dataset')} (fingerprint {manifest.get('fingerprint')}), "
+            f"These labels were made from {manifest.get('dataset')} (fingerprint {made_from}), "
             f"not from {packed.spec} ({packed.fingerprint}). Label this dataset (lapa label) or give the one that was "
             "labelled."
         )
@@ -72,32 +81,46 @@ def check_labels(packed: Packed, labels: Labels, manifest: dict[str, Any], laq_h
 
 
 def pretrain(
-    packed: Packed,
+    packed: Packed | Stream,
     labels: Labels,
     manifest: dict[str, Any],
     recipe: Recipe,
     out: Path,
     seed: int,
     source_hash: str | None = None,
+    megabytes: int = 1024,
 ) -> dict[str, Any]:
-    """Train a policy on the labels and save it to `out`. Returns the results kept in its config.json."""
+    """Train a policy on the labels and save it to `out`. Returns the results kept in its config.json.
+
+    A stream is read through a shuffle buffer; its frames in memory take `megabytes` at most (data/buffer.py)."""
+    if isinstance(packed, Stream):
+        packed = packed.without(manifest.get("left_out", []))
     frames = check_labels(packed, labels, manifest, source_hash)
     seed_everything(seed)
     how: Optimisation = getattr(recipe, _optimised_by(manifest))
     policy: VLA | VideoPlanner
-    targets: Array | Futures
-    if labels.kind == "frames":
-        policy = recipe.video_planner.build()
-        after = packed.starts[labels.episode] + labels.values[:, 0]
-        targets = futures(packed, frames, after, recipe.planner.frames)
-        monitor = watcher(policy, targets, frames, out, seed)
-    else:
-        policy, monitor = recipe.policy.build(), None
-        space, targets = classes_of(labels, manifest, recipe)
-        policy.adapt(space)
-    results = fit(policy, sampler(packed, frames, targets, how.batch_size), how, out, seed=seed,
-                  title=f"pretraining on {manifest['method']} labels", parameters=policy.trainable("all"),
-                  monitor=monitor, monitor_every=max(1, how.steps // 4))  # fmt: skip
+    monitor = None
+    with ExitStack() as stack:
+        if labels.kind != "frames":
+            policy = recipe.policy.build()
+            space, targets = classes_of(labels, manifest, recipe)
+            policy.adapt(space)
+            if isinstance(packed, Stream):
+                buffer = stack.enter_context(closing(label_buffer(packed, labels, seed, how.batch_size, megabytes)))
+                sample = stream_sampler(buffer, targets, how.batch_size)
+            else:
+                sample = sampler(packed, frames, targets, how.batch_size)
+        elif isinstance(packed, Stream):
+            raise LapaError("A policy that imagines frames (UniPi) needs a pack of the videos; leave out --stream.")
+        else:
+            policy = recipe.video_planner.build()
+            after = packed.starts[labels.episode] + labels.values[:, 0]
+            films = futures(packed, frames, after, recipe.planner.frames)
+            monitor = watcher(policy, films, frames, out, seed)
+            sample = sampler(packed, frames, films, how.batch_size)
+        results = fit(policy, sample, how, out, seed=seed, title=f"pretraining on {manifest['method']} labels",
+                      parameters=policy.trainable("all"), monitor=monitor,
+                      monitor_every=max(1, how.steps // 4))  # fmt: skip
     save_policy(
         policy,
         recipe,
@@ -166,13 +189,37 @@ def watcher(
     return monitor
 
 
+def label_buffer(stream: Stream, labels: Labels, seed: int, batch: int, megabytes: int) -> Buffer:
+    """A shuffle buffer of the frames that have a label.
+
+    Raises LapaError for labels that are not of the first frames of each episode, as `lapa label` writes them."""
+    counts = np.bincount(labels.episode, minlength=stream.episodes)
+    firsts = np.cumsum(counts) - counts
+    if not np.array_equal(labels.frame, np.arange(len(labels.frame)) - firsts[labels.episode]):
+        raise LapaError("These labels have gaps, so they need a pack of the videos; leave out --stream.")
+    return Buffer(stream, counts, np.zeros_like(counts), seed=seed, batch=batch, megabytes=megabytes)
+
+
+def stream_sampler(buffer: Buffer, targets: Array, size: int) -> Sampler:
+    """Batches from a shuffle buffer of labelled frames; targets int64 [N, positions] in the order of the labels."""
+    segments = buffer.segments
+    firsts = np.cumsum(segments.counts) - segments.counts
+
+    def load(samples: Array) -> Batch:
+        episode, frame, none = buffer.places(samples)
+        texts = [segments.stream.instructions[e] for e in episode]
+        return Batch(buffer.gather(samples, none), texts, targets[firsts[episode] + frame])
+
+    return Sampler(lambda rng: buffer.draw(rng, size), load, buffer.begin)
+
+
 def save_policy(
     policy: VLA | VideoPlanner,
     recipe: Recipe,
     results: Logs,
     out: Path,
     seed: int,
-    packed: Packed,
+    packed: Index,
     parents: dict[str, str],
     method: str,
 ) -> None:

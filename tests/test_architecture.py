@@ -34,7 +34,7 @@ LINES = [line.split() for line in """
     analysis
     collect convert export inspect report schedule settings intervals
     tune table
-    compare study
+    cache compare study
     ablation cells
     scores
     paper

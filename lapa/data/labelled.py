@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lapa.data.folders import existing_folder
 from lapa.training.checkpoint import replacing
 
 TABLE, MANIFEST = "labels.parquet", "manifest.json"
+BAD = b"lapa_damaged_episodes"  # in a shard's metadata, where there are some
 COLUMNS = {  # kind -> column, dtype
     "codes": ("codes", np.int64),
     "actions": ("action", np.float32),
@@ -28,17 +30,23 @@ COLUMNS = {  # kind -> column, dtype
 }
 
 
-def write_shard(path: Path, labels: Labels) -> None:
-    """Write one shard, whole or not at all. Raises LapaError when the shapes disagree."""
+def write_shard(path: Path, labels: Labels, bad: dict[int, str] | None = None) -> None:
+    """Write one shard, whole or not at all; `bad` are episodes that turned out to be damaged, with the reasons.
+
+    Raises LapaError when the shapes disagree."""
     table = _table(labels, path)
+    if bad:
+        table = table.replace_schema_metadata({BAD: json.dumps({str(e): bad[e] for e in sorted(bad)})})
     with replacing(path) as temporary:
         pq.write_table(table, temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # renamed only once it is on the disk
 
 
-def read_shard(path: Path) -> tuple[Labels, str]:
-    """One shard and its hash, 16 hex digits of the sha256. Raises LapaError when it is missing or damaged."""
+def read_shard(path: Path) -> tuple[Labels, str, dict[int, str]]:
+    """One shard, its hash (16 hex digits of the sha256), and the episodes that were damaged.
+
+    Raises LapaError when it is missing or damaged itself."""
     try:
         content = path.read_bytes()
         table = pq.read_table(pa.BufferReader(content))
@@ -46,12 +54,14 @@ def read_shard(path: Path) -> tuple[Labels, str]:
         raise LapaError(f"{path} is missing. Remove {path.parent.parent} and label anew.") from None
     except (pa.ArrowException, OSError) as error:
         raise LapaError(f"{path}: the labels cannot be read ({error}). Write them anew.") from None
-    return _labels(table, path), hashlib.sha256(content).hexdigest()[:16]
+    bad = {int(e): str(why) for e, why in json.loads((table.schema.metadata or {}).get(BAD, b"{}")).items()}
+    return _labels(table, path, bool(bad)), hashlib.sha256(content).hexdigest()[:16], bad
 
 
 def read_labels(path: str | Path) -> tuple[Labels, dict[str, Any]]:
     """Labels and manifest as written, in the order of episodes and frames.
 
+    Episodes are counted as a pack counts them: without those that turned out to be damaged, "left_out" in the manifest.
     Raises LapaError for a folder that is missing, unfinished or holds no labels, and for a shard that has changed.
     """
     folder = existing_folder(path, "Labels")
@@ -67,7 +77,7 @@ def read_labels(path: str | Path) -> tuple[Labels, dict[str, Any]]:
         raise LapaError(f"{folder / MANIFEST} cannot be read ({error}). Write the labels anew.") from None
     parts = []
     for shard in manifest.get("shards", []):
-        part, content = read_shard(folder / TABLE / shard["file"])
+        part, content, _ = read_shard(folder / TABLE / shard["file"])
         if content != shard["hash"]:
             raise LapaError(
                 f"{folder / TABLE / shard['file']} has changed since it was written. Write the labels anew."
@@ -75,11 +85,13 @@ def read_labels(path: str | Path) -> tuple[Labels, dict[str, Any]]:
         parts.append(part)
     if not parts:
         raise LapaError(f"{folder / MANIFEST} names no shards. Write the labels anew.")
-    return joined(parts), manifest
+    labels, left_out = joined(parts), np.array(manifest.get("left_out", []), np.int64)
+    return replace(labels, episode=labels.episode - np.searchsorted(left_out, labels.episode)), manifest
 
 
 def joined(parts: list[Labels]) -> Labels:
-    """Shards, one behind the other. They are of one kind and width."""
+    """Shards, one behind the other. They are of one kind and width, but for those without a row."""
+    parts = [part for part in parts if len(part.episode)] or parts
     columns = (np.concatenate([getattr(part, name) for part in parts]) for name in ("episode", "frame", "values"))
     return Labels(parts[0].kind, *columns)
 
@@ -102,7 +114,7 @@ def _table(labels: Labels, path: str | Path) -> pa.Table:
     )
 
 
-def _labels(table: pa.Table, path: Path) -> Labels:
+def _labels(table: pa.Table, path: Path, may_be_empty: bool) -> Labels:
     kinds = [kind for kind, (column, _) in COLUMNS.items() if column in table.column_names]
     if len(kinds) != 1 or not {"episode", "frame"} <= set(table.column_names):
         raise LapaError(
@@ -111,6 +123,8 @@ def _labels(table: pa.Table, path: Path) -> Labels:
         )
     column, dtype = COLUMNS[kinds[0]]
     values = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(dtype)
+    if may_be_empty and not table.num_rows:
+        return Labels(kinds[0], np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 0), dtype))
     if not table.num_rows or len(values) % table.num_rows:
         raise LapaError(f"{path}: {table.num_rows} rows do not share {len(values)} values evenly.")
     episode, frame = (table[name].to_numpy().astype(np.int64) for name in ("episode", "frame"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lapa.contracts import Array, LapaError
-from lapa.data.pack import Packed
+from lapa.data.index import Index
 
 
 class Mixture:
@@ -15,7 +15,7 @@ class Mixture:
     drawn by its weight first, then one of its rows. Raises LapaError when a weighted dataset has no row.
     """
 
-    def __init__(self, packed: Packed, episode: Array) -> None:
+    def __init__(self, packed: Index, episode: Array) -> None:
         self._size, self._shares = len(episode), None
         if packed.weights is None:
             return

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
 from lapa.contracts import Array, FramePairs, LapaError
-from lapa.data.pack import Packed
+from lapa.data.index import Index
+
+
+class Gathers(Protocol):
+    """What a batch takes from a pack."""
+
+    @property
+    def actions(self) -> Array | None: ...
+    def gather(self, index: Array) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class PairIndex:
     def __len__(self) -> int:
         return len(self.now)
 
-    def batch(self, packed: Packed, rows: Array) -> FramePairs:
+    def batch(self, packed: Gathers, rows: Array) -> FramePairs:
         """The pairs int64 [B] with their frames and, where the pack has actions, the sums over the window."""
         now, later = self.now[rows], self.later[rows]
         return FramePairs(
@@ -50,7 +58,7 @@ def window_offsets(fps: Array, seconds: float) -> Array:
     return np.clip(np.round(seconds * fps), 1, 2**40).astype(np.int64)
 
 
-def pair_counts(packed: Packed, seconds: float, end: Literal["drop", "clip"] = "drop") -> Array:
+def pair_counts(packed: Index, seconds: float, end: Literal["drop", "clip"] = "drop") -> Array:
     """How many pairs each episode has, int64 [E]: none where it is no longer than the window.
 
     Raises LapaError when no episode is long enough, saying how long the longest is.
@@ -65,7 +73,7 @@ def pair_counts(packed: Packed, seconds: float, end: Literal["drop", "clip"] = "
     return np.where(long, lengths if end == "clip" else lengths - offsets, 0)
 
 
-def window_pairs(packed: Packed, seconds: float, end: Literal["drop", "clip"] = "drop") -> PairIndex:
+def window_pairs(packed: Index, seconds: float, end: Literal["drop", "clip"] = "drop") -> PairIndex:
     """All pairs (t, t + window) of every episode that is longer than the window.
 
     Pairs that reach past the end are dropped, or end at the last frame with `end="clip"`. Raises LapaError
@@ -81,7 +89,7 @@ def window_pairs(packed: Packed, seconds: float, end: Literal["drop", "clip"] = 
     return PairIndex(now, later, episode, frame, later - now, float(seconds), int((counts == 0).sum()))
 
 
-def several_windows(packed: Packed, seconds: float, windows: int, end: Literal["drop", "clip"] = "drop") -> PairIndex:
+def several_windows(packed: Index, seconds: float, windows: int, end: Literal["drop", "clip"] = "drop") -> PairIndex:
     """The pairs of 1, 2, ... `windows` windows, one length after another. Lengths that fit no episode are left out.
 
     Raises LapaError when not even one window fits.
@@ -104,7 +112,7 @@ def following(pairs: PairIndex) -> Array:
     return np.where(goes_on, after, -1)
 
 
-def _too_short(packed: Packed, lengths: Array, seconds: float) -> str:
+def _too_short(packed: Index, lengths: Array, seconds: float) -> str:
     spans = (lengths - 1) / packed.fps
     best = int(np.argmax(spans))
     if lengths[best] < 2:

@@ -27,29 +27,36 @@ Value = list[bytes] | Array  # bytes, float32 [N] or int64 [N]
 def records(path: Path) -> Iterator[bytes | BadVideo]:
     """The records of a file, a BadVideo for one whose data are damaged. A damaged length or a missing end is the last
     thing yielded, for nothing tells where the next record begins."""
+    return (record for _, record in records_from(path))
+
+
+def records_from(path: Path, start: int = 0) -> Iterator[tuple[int, bytes | BadVideo]]:
+    """The same from byte `start` on, each with the byte at which it begins."""
+    at, number = start, 0
     try:
         with readable(path).open("rb") as file:
-            number, size = 0, os.fstat(file.fileno()).st_size
+            size = os.fstat(file.fileno()).st_size
+            file.seek(start)
             while head := file.read(12):
-                where = f"{printable(path)}: record {number}"
+                where = f"{printable(path)}: " + (f"the record at byte {at}" if start else f"record {number}")
                 if len(head) < 12:
-                    yield BadVideo(f"{where} breaks off; the file is cut short.")
+                    yield at, BadVideo(f"{where} breaks off; the file is cut short.")
                     return
                 (length,), (checksum,) = struct.unpack("<Q", head[:8]), struct.unpack("<I", head[8:])
                 if masked_crc(head[:8]) != checksum:
-                    yield BadVideo(f"{where} has a damaged length (checksum), so it and all that follows is lost.")
+                    yield at, BadVideo(f"{where} has a damaged length (checksum), so it and all that follows is lost.")
                     return
                 if length > size - file.tell() - 4:  # asked before memory is
-                    yield BadVideo(f"{where} breaks off; the file is cut short.")
+                    yield at, BadVideo(f"{where} breaks off; the file is cut short.")
                     return
                 data, tail = file.read(length), file.read(4)
                 good = masked_crc(data) == struct.unpack("<I", tail)[0]
-                yield data if good else BadVideo(f"{where} is damaged (checksum).")
-                number += 1
+                yield at, data if good else BadVideo(f"{where} is damaged (checksum).")
+                at, number = at + 16 + length, number + 1
     except BadVideo as bad:
-        yield bad
+        yield at, bad
     except OSError as error:
-        yield BadVideo(f"{printable(path)}: cannot be read ({error.strerror}).")
+        yield at, BadVideo(f"{printable(path)}: cannot be read ({error.strerror}).")
 
 
 def masked_crc(data: bytes) -> int:

@@ -82,10 +82,13 @@ class VideoReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = printable(path)
+        self.path, self._file = printable(path), path
+        self._open()
+
+    def _open(self) -> None:
         limit = {"max_pixels": str(LARGEST)}
         try:
-            self._container = av.open(str(readable(path)), options=limit)
+            self._container = av.open(str(readable(self._file)), options=limit)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise BadVideo(f"{self.path}: cannot be opened as a video ({_reason(error)}).") from None
         if not self._container.streams.video:
@@ -119,22 +122,69 @@ class VideoReader:
         return self.stated_fps
 
     def __iter__(self) -> Iterator[tuple[float, Array]]:
+        return self.since()
+
+    def since(self, start: float = -np.inf) -> Iterator[tuple[float, Array]]:
+        """From the first frame at `start` seconds or later: one seek, to the key frame before it. What lies between
+        is decoded and no more."""
         # One reformatter for the whole file: frame.to_ndarray makes a new one each time, 12 times slower.
         convert, size, end = VideoReformatter(), None, 0.0
         try:
-            for count, frame in enumerate(self._container.decode(self._stream)):
+            for count, frame in enumerate(self._decoded(start)):
                 time = float(frame.time if frame.time is not None else count / self.fps)
+                size = size or (frame.width, frame.height)  # a stream may change its size; frames must not
+                if time < start:
+                    continue
                 if frame.is_corrupt:
                     raise BadVideo(f"{self.path}: the frame at {time:.2f} s is damaged.")
-                size = size or (frame.width, frame.height)  # a stream may change its size; frames must not
                 rgb = convert.reformat(frame, width=size[0], height=size[1], format="rgb24", threads=1).to_ndarray()
                 yield time, np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90)) if frame.rotation else rgb
                 end = time + float((frame.duration or 0) * (frame.time_base or 0))
         except av.FFmpegError as error:
             raise BadVideo(f"{self.path}: breaks off while decoding ({_reason(error)}).") from None
+        self._check_end(end)
+
+    def _check_end(self, end: float) -> None:
         stated = self._stated_end()
         if stated - end > max(SLACK, 0.02 * stated):
             raise BadVideo(f"{self.path}: is cut short, it ends at {end:.2f} s of {stated:.2f} s.")
+
+    def _decoded(self, start: float) -> Iterator[VideoFrame]:
+        """Frames from a key frame on that is shown at `start` or before; from the first one where seeking fails."""
+        if start > 0:
+            for back in (0.0, 1.0, 5.0, 30.0):  # files with frames out of order may need an earlier key frame
+                try:
+                    self._container.seek(int((start - back) / float(self._stream.time_base or 1)), stream=self._stream)
+                except (av.FFmpegError, OSError):
+                    break
+                frames = self._container.decode(self._stream)
+                first = next(frames, None)
+                if first is not None and first.time is not None and first.time <= start:
+                    yield first
+                    yield from frames
+                    return
+            self._container.close()
+            self._open()
+        yield from self._container.decode(self._stream)
+
+    def times(self) -> Array:
+        """Seconds at which each frame is shown, float64 [n]: of the packets, without decoding. Where the container
+        does not tell, as AVI, frames are decoded after all. Raises BadVideo for a file that ends before its header
+        says. Reads to the end, so the reader is used up."""
+        try:
+            packets = [(p.pts, p.duration) for p in self._container.demux(self._stream) if p.size and not p.is_discard]
+        except av.FFmpegError as error:
+            raise BadVideo(f"{self.path}: breaks off while it is read ({_reason(error)}).") from None
+        if any(pts is None for pts, _ in packets):
+            self._container.close()
+            self._open()
+            return np.array([time for time, _ in self])
+        packets.sort()
+        base = self._stream.time_base or Fraction(1)
+        stamps = np.array([pts for pts, _ in packets], np.float64) * base.numerator / base.denominator
+        if len(packets):
+            self._check_end(float(stamps[-1] + float((packets[-1][1] or 0) * base)))
+        return stamps
 
     def _stated_end(self) -> float:
         """Seconds at which the pictures end by the header; 0 when it does not tell (sound may go on for longer)."""
@@ -170,6 +220,59 @@ def read_video(path: Path, size: int | None = None) -> Clip:
             raise BadVideo(f"{video.path}: has {count}; a pair of frames needs two.")
         fps, shown = _even(np.array(times), video.stated_fps, video.path)
         return Clip(np.stack([frames[i] for i in shown]), fps, (shape[0], shape[1]))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When a video's frames are shown: `times` float64 [n], in seconds; `shown` int64 [T], which of them is on show at
+    each step of an even rate; `size` (H, W) as they are seen."""
+
+    times: Array
+    shown: Array
+    fps: float
+    size: tuple[int, int]
+
+    def clip(self) -> Clip:
+        """What `read_video` gives, with a stand-in for the frames."""
+        return Clip(blank(len(self.shown), self.size), self.fps, self.size)
+
+
+def timing(path: Path) -> Timing:
+    """The timing of a video file, from its packets and its first frame. Raises BadVideo naming path and reason."""
+    with VideoReader(path) as video:
+        first = next(iter(video), None)  # which way up it is, only a frame tells
+    with VideoReader(path) as video:
+        times = video.times()
+        if len(times) < 2 or first is None:
+            count = "one frame" if len(times) else "no frames"
+            raise BadVideo(f"{video.path}: has {count}; a pair of frames needs two.")
+        fps, shown = _even(times, video.stated_fps, video.path)
+        return Timing(times, shown, fps, first[1].shape[:2])
+
+
+def video_frames(path: Path, when: Timing, size: int | None = None, start: int = 0) -> Iterator[Array]:
+    """The frames that `read_video` puts into its Clip, from step `start` on. Raises BadVideo on the way."""
+    step, early = start, 1e-4  # seconds: containers round
+    first = int(np.searchsorted(when.times, when.times[when.shown[start]] - early))
+    with VideoReader(path) as video:
+        for number, (time, frame) in enumerate(video.since(when.times[first] - early if start else -np.inf), first):
+            if number >= len(when.times) or abs(time - when.times[number]) > 2 * early:
+                raise BadVideo(
+                    f"{video.path}: the frame at {time:.3f} s is not where its container says. The file has changed, "
+                    "or cannot be opened in the middle; read it without --stream."
+                )
+            if step < len(when.shown) and when.shown[step] == number:
+                small = squared(frame, size)
+                while step < len(when.shown) and when.shown[step] == number:
+                    yield small
+                    step += 1
+    if step < len(when.shown):
+        raise BadVideo(f"{printable(path)}: is cut short, it has {step} of {len(when.shown)} frames.")
+
+
+def blank(length: int, size: tuple[int, int]) -> Array:
+    """A stand-in for frames, uint8 [length, H, W, 3], that holds no memory."""
+    return np.broadcast_to(np.uint8(0), (length, *size, 3))
 
 
 def squared(frame: Array, size: int | None) -> Array:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.captions import Captions
 from lapa.data.folders import existing_folder, files_below, listing_hash, printable
-from lapa.data.images import SUFFIXES, check_steps, number_of, read_frames
+from lapa.data.images import SUFFIXES, check_steps, frames_of, number_of, outline_of, read_frames
+from lapa.data.video import Clip
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,32 @@ class FrameFolder:
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield an Episode per folder, or a BadVideo in its place; and those of the captions."""
-        for name, images in self._clips.items():
-            images = sorted(images, key=number_of)
+        return self._each(lambda images, names: read_frames(images, names, self.fps, size))
+
+    def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
+        """See contracts.Seekable: the header of each folder's first image is read."""
+        return enumerate(self._each(lambda images, names: outline_of(images, names, self.fps)))
+
+    def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
+        """See contracts.Seekable."""
+        images, names = _in_order(list(self._clips.values())[number])
+        return frames_of(images, names, outline_of(images, names, self.fps).size, size, start)
+
+    def _each(self, read: Callable[[Sequence[Path], Sequence[str]], Clip]) -> Iterator[Episode | BadVideo]:
+        for name, unsorted in self._clips.items():
+            images, names = _in_order(unsorted)
             try:
                 instruction = self._captions.of(name if name != "." else self.root.name)
                 check_steps(images, printable(self.root / name))
-                clip = read_frames(images, [printable(image) for image in images], self.fps, size)
+                clip = read(images, names)
             except BadVideo as bad:
                 yield bad
             else:
                 yield Episode(printable(name), clip.frames, clip.fps, instruction, size=clip.size)
         yield from self._captions.problems(self._clips)
+
+
+def _in_order(images: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Images by their numbers, and their names for messages."""
+    images = sorted(images, key=number_of)
+    return images, [printable(image) for image in images]

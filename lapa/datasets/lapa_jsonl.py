@@ -10,17 +10,18 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import listing_hash, printable
-from lapa.data.images import check_steps, number_of, read_frames
+from lapa.data.images import check_steps, frames_of, number_of, outline_of, read_frames
 from lapa.data.json_files import read_json, read_lines
+from lapa.data.video import Clip
 
 ACTION = 7  # dimensions that the released code has names for: three of place, three of rotation, the gripper
 LONGEST = 4096  # characters of a path
@@ -60,6 +61,9 @@ class Row:
         return len(self.action or ())
 
 
+Read = Callable[[Sequence[Path], Sequence[str]], Clip]
+
+
 class LapaJsonl:
     """One episode per folder of images, in the order of their paths."""
 
@@ -88,30 +92,50 @@ class LapaJsonl:
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield an Episode per folder of images, or a BadVideo in its place; then the rows that are none."""
+        return self._each(lambda images, names: read_frames(images, names, self.fps, size))
+
+    def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
+        """See contracts.Seekable: the header of each folder's first image is read."""
+        return enumerate(self._each(lambda images, names: outline_of(images, names, self.fps)))
+
+    def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
+        """See contracts.Seekable."""
+        images, names = self._images(_in_order(sorted(self._clips.items())[number][1]))
+        return frames_of(images, names, outline_of(images, names, self.fps).size, size, start)
+
+    def _each(self, read: Read) -> Iterator[Episode | BadVideo]:
         for name, rows in sorted(self._clips.items()):
             try:
-                yield self._episode(name, sorted(rows, key=lambda row: number_of(row.image)), size)
+                yield self._episode(name, _in_order(rows), read)
             except BadVideo as bad:
                 yield bad
         yield from self._bad
 
-    def _episode(self, name: str, rows: list[Row], size: int | None) -> Episode:
+    def _episode(self, name: str, rows: list[Row], read: Read) -> Episode:
         where = f"{self.path}: {printable(name)}"
         check_steps([row.image for row in rows], where)
         if any(row.width != self._width for row in rows):
             most = f"of length {self._width}" if self._width else "missing"
             raise BadVideo(f"{where}: raw_actions are not {most} in every row, as in most of the file.")
-        images = [self._place(row.image) for row in rows]
-        clip = read_frames(images, [printable(image) for image in images], self.fps, size)
+        clip = read(*self._images(rows))
         actions = np.array([row.action for row in rows], np.float32) if self._width else None
         names = ACTION_NAMES if actions is not None and actions.shape[1] == ACTION else ()
         said = next((row.instruction for row in rows if row.instruction), "")
         return Episode(printable(name), clip.frames, self.fps, said, actions, action_names=names, size=clip.size)
 
+    def _images(self, rows: Sequence[Row]) -> tuple[list[Path], list[str]]:
+        """Where the images of rows lie, and their names for messages."""
+        images = [self._place(row.image) for row in rows]
+        return images, [printable(image) for image in images]
+
     def _place(self, image: Path) -> Path:
         """Where an image lies: the first place there is one, else where it was first looked for."""
         places = [root / image for root in self._roots]
         return next(filter(os.path.exists, places), places[0])
+
+
+def _in_order(rows: Sequence[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: number_of(row.image))
 
 
 def _read(path: Path) -> Iterator[Row | BadVideo]:

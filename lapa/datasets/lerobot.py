@@ -24,7 +24,7 @@ from lapa.data.folders import existing_folder, listing_hash, readable
 from lapa.data.images import read_image
 from lapa.data.json_files import read_json, read_lines
 from lapa.data.lerobot_format import INFO, TASKS
-from lapa.data.video import VideoReader, squared
+from lapa.data.video import VideoReader, blank, squared
 from lapa.plugins import choose
 
 TASKS_V2, EPISODES_V2 = "meta/tasks.jsonl", "meta/episodes.jsonl"
@@ -98,22 +98,44 @@ class LeRobotDataset:
             try:
                 if isinstance(pixels, BadVideo):
                     raise pixels
-                yield self._episode(place, pixels, rows.of(place))
+                yield self._episode(place, np.stack(pixels), rows.of(place))
             except LapaError as error:
                 yield BadVideo(str(error))
 
-    def _episode(self, place: Place, pixels: list[Array], columns: pa.Table) -> Episode:
-        shape = _shape(self._info["features"][self.camera])
+    def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
+        """See contracts.Seekable: of the tables alone."""
+        yield from ((-1, bad) for bad in self._bad)
+        rows = _Rows(["task_index", *self._names])
+        for number, place in enumerate(self._places):
+            try:
+                yield number, self._episode(place, blank(place.length, self._size() or (0, 0)), rows.of(place))
+            except LapaError as error:
+                yield number, BadVideo(str(error))
+
+    def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
+        """See contracts.Seekable."""
+        place = self._places[number]
+        if place.video:
+            with VideoReader(place.video) as video:
+                since = place.start + (start - 0.5) / self.fps if place.start + start else -np.inf
+                yield from span(video.since(since), place.video, place.start, start, place.length, self.fps, size)
+        else:
+            yield from self._images(place, _Rows([self.camera]), size, start)
+
+    def _size(self) -> tuple[int, int] | None:
+        return _height_width(_shape(self._info["features"][self.camera]))
+
+    def _episode(self, place: Place, frames: Array, columns: pa.Table) -> Episode:
         return Episode(
             id=f"episode_{place.index:06d}",
-            frames=np.stack(pixels),
+            frames=frames,
             fps=self.fps,
             instruction=self._instruction(columns, place),
             actions=self._matrix(columns, "action", place),
             state=self._matrix(columns, "observation.state", place),
             state_names=self._names["observation.state"],
             action_names=self._names["action"],
-            size=_height_width(shape),
+            size=self._size(),
         )
 
     def _instruction(self, columns: pa.Table, place: Place) -> str:
@@ -208,14 +230,40 @@ class LeRobotDataset:
     def _image_frames(self, size: int | None) -> Iterator[tuple[Place, list[Array] | BadVideo]]:
         images = _Rows([self.camera])
         for place in self._places:
-            where = f"{place.data}: {self.camera} of episode {place.index}, frame "
             try:
-                stored = [cell["bytes"] for cell in images.of(place)[self.camera].to_pylist()]
-                yield place, [squared(read_image(data, f"{where}{t}"), size) for t, data in enumerate(stored)]
+                yield place, list(self._images(place, images, size))
             except LapaError as error:
                 yield place, BadVideo(str(error))
-            except (KeyError, TypeError) as error:
-                yield place, BadVideo(f"{where}0: is no image inside the file ({error!r}).")
+
+    def _images(self, place: Place, rows: _Rows, size: int | None, start: int = 0) -> Iterator[Array]:
+        """The images of an episode that stores them in its rows, from `start` on."""
+        where = f"{place.data}: {self.camera} of episode {place.index}, frame "
+        try:
+            stored = [cell["bytes"] for cell in rows.of(place)[self.camera].to_pylist()]
+        except (KeyError, TypeError) as error:
+            raise BadVideo(f"{where}0: is no image inside the file ({error!r}).") from None
+        for t, data in enumerate(stored[start:], start):
+            yield squared(read_image(data, f"{where}{t}"), size)
+
+
+def span(
+    frames: Iterator[tuple[float, Array]], path: Path, begin: float, first: int, length: int, fps: float,
+    size: int | None,
+) -> Iterator[Array]:  # fmt: skip
+    """Of frames with their times, those at the steps first : length of a span from `begin` seconds on, uint8
+    [H, W, 3] each. A frame stands at the time step it is nearest to. Raises BadVideo when one is missing."""
+    step = first
+    while step < length:
+        time, frame = next(frames, (np.inf, None))
+        place = (time - begin) * fps
+        if frame is None or place > step + 0.5:
+            raise BadVideo(
+                f"{path}: has no frame at {begin + step / fps:.3f} s, step {step} of {length} of an episode. "
+                "The file is cut short or belongs elsewhere; copy it again."
+            )
+        if place > step - 0.5:  # else it lies before the span
+            yield squared(frame, size)
+            step += 1
 
 
 def cut(
@@ -231,18 +279,7 @@ def cut(
         with VideoReader(path) as video:
             frames = iter(video)
             for start, length in spans:
-                taken: list[Array] = []
-                while len(taken) < length:
-                    time, frame = next(frames, (np.inf, None))
-                    step = (time - start) * fps
-                    if frame is None or step > len(taken) + 0.5:
-                        raise BadVideo(
-                            f"{path}: has no frame at {start + len(taken) / fps:.3f} s, step {len(taken)} of "
-                            f"{length} of an episode. The file is cut short or belongs elsewhere; copy it again."
-                        )
-                    if step > len(taken) - 0.5:  # else it lies before the span
-                        taken.append(squared(frame, size))
-                yield taken
+                yield list(span(frames, path, start, 0, length, fps, size))
                 done += 1
     except BadVideo as bad:
         yield from [bad] * (len(spans) - done)

@@ -8,7 +8,7 @@ dataset_info.json. RLDS does not store a frame rate: `fps` has to say it, unless
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import numpy as np
 
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import existing_folder, listing_hash
-from lapa.data.images import number_of, read_frames
+from lapa.data.images import frames_of, number_of, outline_of, read_frames
 from lapa.data.json_files import parsed, read_json
-from lapa.data.tfrecord import Value, example, records
+from lapa.data.tfrecord import Value, example, records_from
+from lapa.data.video import Clip
 from lapa.plugins import choose
 
 # Control rates as Open X-Embodiment's overview lists them, by how the name begins.
@@ -59,6 +60,10 @@ class Feature:
     encoding: str
 
 
+Read = Callable[[list[bytes], list[str]], Clip | None]  # None: all of it is blank
+SHARD_BYTES = 1 << 44  # above the size of any shard
+
+
 class Rlds:
     """One episode per record, shard after shard; shards that were not downloaded are not missed."""
 
@@ -88,31 +93,67 @@ class Rlds:
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield an Episode per record, a BadVideo in place of a damaged one and for records that a shard lacks."""
-        for shard in self._shards:
+
+        def read(images: list[bytes], places: list[str]) -> Clip | None:
+            clip = read_frames(images, places, self.fps, size)
+            return None if _is_blank(clip.frames) else clip
+
+        return (episode for _, episode in self._each(read))
+
+    def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
+        """See contracts.Seekable: records are read, and the first image of each is decoded: the camera may be blank.
+        An episode's number is that of its shard and the byte at which its record begins."""
+
+        def read(images: list[bytes], places: list[str]) -> Clip | None:
+            outline = outline_of(images, places, self.fps)
+            return None if _is_blank(frames_of(images, places, outline.size, None)) else outline
+
+        return self._each(read)
+
+    def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
+        """See contracts.Seekable."""
+        shard, at = self._shards[number // SHARD_BYTES], number % SHARD_BYTES
+        _, record = next(records_from(shard, at), (at, BadVideo(f"{shard}: has no record at byte {at}.")))
+        try:
+            if isinstance(record, BadVideo):
+                raise record
+            images, places = self._images(example(record), f"{shard}: the record at byte {at}")
+        except ValueError as error:
+            raise BadVideo(f"{shard}: the record at byte {at} is no tf.train.Example ({error}).") from None
+        yield from frames_of(images, places, outline_of(images, places, self.fps).size, size, start)
+
+    def _each(self, read: Read) -> Iterator[tuple[int, Episode | BadVideo]]:
+        for nth, shard in enumerate(self._shards):
             count, whole = 0, True
-            for number, record in enumerate(records(shard)):
+            for number, (at, record) in enumerate(records_from(shard)):
                 count, whole = number + 1, not isinstance(record, BadVideo)
+                place = nth * SHARD_BYTES + at
                 try:
                     if isinstance(record, BadVideo):
                         raise record
-                    yield self._episode(
-                        example(record), f"{shard}: record {number}", f"{shard.name}:{number:05d}", size
+                    yield (
+                        place,
+                        self._episode(example(record), f"{shard}: record {number}", f"{shard.name}:{number:05d}", read),
                     )
                 except BadVideo as bad:
-                    yield bad
+                    yield place, bad
                 except ValueError as error:
-                    yield BadVideo(f"{shard}: record {number} is no tf.train.Example ({error}).")
+                    yield place, BadVideo(f"{shard}: record {number} is no tf.train.Example ({error}).")
             expected = self._lengths.get(_number(shard), count)
             if whole and count != expected:
-                yield BadVideo(f"{shard}: has {count} records, {INFO} says {expected}. Copy the file again.")
+                yield -1, BadVideo(f"{shard}: has {count} records, {INFO} says {expected}. Copy the file again.")
 
-    def _episode(self, found: dict[str, Value], where: str, name: str, size: int | None) -> Episode:
+    def _images(self, found: dict[str, Value], where: str) -> tuple[list[bytes], list[str]]:
+        """The images of an episode, and what to call them in messages."""
         images = found.get(f"steps/{self.camera}")
         if not isinstance(images, list) or not images:
             raise BadVideo(f"{where}: has no {self.camera}.")
-        places = [f"{where}, {self.camera}, step {step}" for step in range(len(images))]
-        clip = read_frames(images, places, self.fps, size)
-        if clip.frames.min() == clip.frames.max():
+        return images, [f"{where}, {self.camera}, step {step}" for step in range(len(images))]
+
+    def _episode(self, found: dict[str, Value], where: str, name: str, read: Read) -> Episode:
+        images, places = self._images(found, where)
+        clip = read(images, places)
+        if clip is None:
             raise BadVideo(f"{where}: {self.camera} is blank; this episode was filmed by other cameras.")
         return Episode(
             id=name,
@@ -174,6 +215,16 @@ class Rlds:
             return choose(wanted, self._features, f"feature for the instruction in {self.root}")
         usual = [f"{where}{name}" for name in TEXTS for where in ("", "observation/")]
         return next((name for name in usual if name in self._features), None)
+
+
+def _is_blank(frames: Iterable[Array]) -> bool:
+    """Has every pixel of every frame the same value? Looks no further than it must."""
+    values: set[int] = set()
+    for frame in frames:
+        values |= {int(frame.min()), int(frame.max())}
+        if len(values) > 1:
+            return False
+    return True
 
 
 def _text(row: bytes | Array) -> str:

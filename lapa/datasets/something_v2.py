@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import existing_folder, files_below, listing_hash, printable
 from lapa.data.json_files import read_json
-from lapa.data.video import read_video
+from lapa.data.video import Clip, read_video, timing, video_frames
 from lapa.plugins import choose
 
 SPLITS = ("train", "validation", "all")
@@ -36,6 +37,7 @@ class SomethingV2:
 
     def __init__(self, root: Path, split: str) -> None:
         self.root = root
+        self._timing = lru_cache(256)(timing)
         wanted = SPLITS[:2] if split == "all" else (split,)
         self._tables = [table for one in wanted for table in _tables(root, one)]
         self._bad: list[BadVideo] = []
@@ -59,9 +61,21 @@ class SomethingV2:
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield an Episode per clip, or a BadVideo in its place; then what is wrong with the lists."""
+        return self._each(lambda path: read_video(path, size))
+
+    def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
+        """See contracts.Seekable: the timestamps of every clip are read, and its first frame."""
+        return enumerate(self._each(lambda path: self._timing(path).clip()))
+
+    def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
+        """See contracts.Seekable."""
+        path, _ = self._clips[number]
+        return video_frames(path, self._timing(path), size, start)
+
+    def _each(self, read: Callable[[Path], Clip]) -> Iterator[Episode | BadVideo]:
         for path, said in self._clips:
             try:
-                clip = read_video(path, size)
+                clip = read(path)
             except BadVideo as bad:
                 yield bad
             else:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.captions import Captions
 from lapa.data.folders import existing_folder, files_below, listing_hash, printable
-from lapa.data.video import read_video
+from lapa.data.video import Clip, read_video, timing, video_frames
 
 SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif")
 
@@ -34,6 +35,7 @@ class VideoFolder:
 
     def __init__(self, root: Path, captions: Captions) -> None:
         self.root, self._captions = root, captions
+        self._timing = lru_cache(256)(timing)
         self._files = {p.relative_to(root).as_posix(): p for p in files_below(root, SUFFIXES)}
         if not self._files:
             raise LapaError(f"{root}: holds no video. Looked for {', '.join(SUFFIXES)} in it and its subfolders.")
@@ -47,9 +49,21 @@ class VideoFolder:
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield an Episode per file, or a BadVideo in its place; and those of the captions."""
+        return self._each(lambda file: read_video(file, size))
+
+    def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
+        """See contracts.Seekable: the timestamps of every file are read, and its first frame."""
+        return enumerate(self._each(lambda file: self._timing(file).clip()))
+
+    def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
+        """See contracts.Seekable."""
+        file = list(self._files.values())[number]
+        return video_frames(file, self._timing(file), size, start)
+
+    def _each(self, read: Callable[[Path], Clip]) -> Iterator[Episode | BadVideo]:
         for name, file in self._files.items():
             try:
-                instruction, clip = self._captions.of(name), read_video(file, size)
+                instruction, clip = self._captions.of(name), read(file)
             except BadVideo as bad:
                 yield bad
             else:

@@ -25,11 +25,15 @@ class Sampler:
     """Where batches come from, in two steps, so that a batch can be split and loaded ahead of time.
 
     draw(rng) -> rows [B]  everything random about the global batch: an array with one entry a sample, such as indices
-    load(rows) -> batch    what model.loss takes, of some of those rows; nothing random; called in another thread
+    load(rows) -> batch    what model.loss takes, of some of those rows; nothing random
+    begin(step)            makes ready what the step is drawn from, where that moves on with the steps
+
+    All are called in another thread, step after step.
     """
 
     draw: Callable[[np.random.Generator], Array]
     load: Callable[[Array], Any]
+    begin: Callable[[int], None] = lambda step: None
 
 
 def sequence(seed: int, step: int) -> np.random.SeedSequence:
@@ -46,6 +50,7 @@ def batches(
     """
 
     def load(step: int) -> list[tuple[Share, Any]]:
+        sampler.begin(step)
         rows = sampler.draw(np.random.default_rng(sequence(seed, step)))
         return [(share, sampler.load(rows[share.start : share.start + share.count])) for share in shares]
 

@@ -1,0 +1,360 @@
+"""What there is in a dataset: episodes, their lengths, rates, instructions and actions. All but the frames.
+
+Read either with the frames (data/pack.py) or alone and without decoding (data/stream.py), an index is the same tables:
+.npy files and a JSON in a folder of the cache, whose name is a hash of where the data came from and of the listing of
+the files there, so a dataset that changes is read anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from lapa.contracts import Array, BadVideo, Dataset, Episode, LapaError
+from lapa.data.spec import FORM, Spec, parse
+from lapa.data.video import blank
+
+META = "pack.json"
+NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)  # not a slice of the frames: that would keep them in memory
+VECTORS = {"actions": "action", "state": "state"}
+
+
+@dataclass(frozen=True)
+class Index:
+    """Episodes behind one another: N frames in E episodes; episode e is the frames starts[e] : starts[e + 1].
+
+    image_size is that of the frames when they are read. starts int64 [E + 1]; fps float64 [E]; sizes int64 [E, 2]
+    (height and width at the source); actions float32 [N, A] or None (row i leads from frame i to i + 1); state float32
+    [N, S] or None. `fingerprint` depends on the content alone, not on where the data lie. `bad` are the episodes that
+    were skipped, each with its reason.
+
+    source int64 [E] counts the datasets that were read behind one another; weights are their shares in training
+    (data/mixture.py), or None.
+    """
+
+    spec: str
+    image_size: int
+    starts: Array
+    ids: tuple[str, ...]
+    instructions: tuple[str, ...]
+    fps: Array
+    sizes: Array
+    actions: Array | None
+    state: Array | None
+    action_names: tuple[str, ...]
+    state_names: tuple[str, ...]
+    fingerprint: str
+    bad: tuple[str, ...]
+    source: Array
+    weights: tuple[float, ...] | None
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def episodes(self) -> int:
+        """The number of episodes."""
+        return len(self.ids)
+
+    @cached_property
+    def outline(self) -> str:
+        """A fingerprint of all but the pixels, the same for a pack and for a stream of the same data."""
+        texts = json.dumps([self.ids, self.instructions]).encode()
+        return "outline-" + digest_of(self.starts.tobytes(), self.fps.tobytes(), texts)
+
+    def episode_of(self, index: Array) -> Array:
+        """Frames int64 [B] -> their episodes int64 [B]."""
+        return np.searchsorted(self.starts, index, side="right") - 1
+
+    def listed(self, episode: int) -> Episode:
+        """An episode with a stand-in for its frames."""
+        span = slice(int(self.starts[episode]), int(self.starts[episode + 1]))
+        height, width = self.sizes[episode].tolist()
+        return Episode(
+            id=self.ids[episode],
+            frames=blank(span.stop - span.start, (height, width)),
+            fps=float(self.fps[episode]),
+            instruction=self.instructions[episode],
+            actions=None if self.actions is None else self.actions[span],
+            state=None if self.state is None else self.state[span],
+            state_names=self.state_names,
+            action_names=self.action_names,
+        )
+
+    def require_actions(self, purpose: str) -> Array:
+        """float32 [N, A]. Raises LapaError naming the dataset and the purpose when there are none."""
+        if self.actions is None:
+            lack = "has no actions" if self.source[-1] == 0 else "do not all have actions of the same dimensions"
+            raise LapaError(f"{self.spec} {lack}, and {purpose} needs them. Give a dataset with actions.")
+        return self.actions
+
+    def subset(self, episodes: Array) -> Self:
+        """The given episodes int64 [M], in that order. Raises LapaError out of range."""
+        episodes = np.asarray(episodes, np.int64)
+        if not len(episodes) or episodes.min() < 0 or episodes.max() >= self.episodes:
+            raise LapaError(f"{self.spec} has {self.episodes} episodes; cannot take {episodes.tolist()[:8]} of them.")
+        return self._only(episodes, np.concatenate([np.arange(self.starts[e], self.starts[e + 1]) for e in episodes]))
+
+    def _only(self, episodes: Array, frames: Array) -> Self:
+        """These episodes, and of all frames these: their own."""
+        return replace(
+            self,
+            starts=cumulate(np.diff(self.starts)[episodes]),
+            ids=tuple(self.ids[e] for e in episodes),
+            instructions=tuple(self.instructions[e] for e in episodes),
+            fps=self.fps[episodes],
+            sizes=self.sizes[episodes],
+            actions=None if self.actions is None else self.actions[frames],
+            state=None if self.state is None else self.state[frames],
+            fingerprint=digest_of(self.fingerprint.encode(), episodes.tobytes()),
+            source=self.source[episodes],
+        )
+
+
+class Listing:
+    """The tables of one dataset while its episodes are read; `save` writes them."""
+
+    def __init__(self, spec: str, skip_bad: bool) -> None:
+        self.spec, self._skip_bad = spec, skip_bad
+        self.lengths: list[int] = []
+        self.kept: list[Episode] = []  # without their frames
+        self.bad: list[str] = []
+        self._ids: set[str] = set()
+
+    def take(self, episode: Episode | BadVideo) -> bool:
+        """Enter an episode, or False for one that is bad. Raises BadVideo for it unless bad ones are to be skipped."""
+        try:
+            if isinstance(episode, BadVideo):
+                raise episode
+            if episode.id in self._ids:
+                raise BadVideo(f'{self.spec}: there is a second episode "{episode.id}".')
+            _check(episode, self.kept, self.spec)
+        except BadVideo as error:
+            if not self._skip_bad:
+                raise BadVideo(with_advice(str(error))) from None
+            self.bad.append(str(error))
+            return False
+        self._ids.add(episode.id)
+        self.lengths.append(len(episode.frames))
+        self.kept.append(replace(episode, frames=NO_FRAMES, size=episode.size or episode.frames.shape[1:3]))
+        return True
+
+    def save(self, work: Path, digest: Any, size: int, **about: Any) -> None:
+        """Write the tables to the folder `work`; `digest` has seen the frames. Raises LapaError when there are none."""
+        kept = self.kept
+        if not kept:
+            raise LapaError(f"{self.spec} has no episode that can be read" + (f": {self.bad[0]}" if self.bad else "."))
+        tables = {"starts": cumulate(self.lengths), "fps": np.array([e.fps for e in kept], np.float64)}
+        for key in VECTORS:
+            if getattr(kept[0], key) is not None:
+                tables[key] = np.concatenate([getattr(e, key) for e in kept]).astype(np.float32)
+        for key, table in tables.items():
+            np.save(work / f"{key}.npy", table, allow_pickle=False)
+            digest.update(key.encode() + table.tobytes())
+        np.save(work / "sizes.npy", np.array([e.size for e in kept], np.int64))  # told, not part of the content
+        texts = {
+            "ids": [e.id for e in kept],
+            "instructions": [e.instruction for e in kept],
+            "action_names": list(kept[0].action_names),
+            "state_names": list(kept[0].state_names),
+        }
+        digest.update(json.dumps([size, texts]).encode())
+        meta = {"image_size": size, "fingerprint": digest.hexdigest(), "bad": self.bad, **texts, **about}
+        (work / META).write_text(json.dumps(meta))
+
+
+def load(entry: Path, spec: str) -> tuple[Index, dict[str, Array]]:
+    """The index that is saved in a folder, and tables that are not part of every index. Raises LapaError when it is
+    damaged."""
+    try:
+        meta = json.loads((entry / META).read_text())
+        tables = {p.stem: np.load(p, allow_pickle=False) for p in entry.glob("*.npy")}
+        index = Index(
+            spec=spec,
+            image_size=int(meta["image_size"]),
+            starts=tables.pop("starts"),
+            ids=tuple(meta["ids"]),
+            instructions=tuple(meta["instructions"]),
+            fps=tables.pop("fps"),
+            sizes=tables.pop("sizes"),
+            actions=tables.pop("actions", None),
+            state=tables.pop("state", None),
+            action_names=tuple(meta["action_names"]),
+            state_names=tuple(meta["state_names"]),
+            fingerprint=meta["fingerprint"],
+            bad=tuple(meta["bad"]),
+            source=np.zeros(len(meta["ids"]), np.int64),
+            weights=None,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise damaged(entry, error) from None
+    return index, tables
+
+
+def damaged(entry: Path, error: Exception) -> LapaError:
+    """What to say of a folder of the cache that cannot be read."""
+    return LapaError(f"The cache entry {entry} is damaged ({error}). Remove that folder and try again.")
+
+
+def join(parts: Sequence[Index]) -> dict[str, Any]:
+    """The fields of an Index of several, one behind another."""
+    actions, state = (_join_vectors([getattr(p, key) for p in parts]) for key in VECTORS)
+    return {
+        "spec": " ".join(p.spec for p in parts),
+        "image_size": parts[0].image_size,
+        "starts": cumulate(np.concatenate([np.diff(p.starts) for p in parts])),
+        "ids": tuple(i for p in parts for i in p.ids),
+        "instructions": tuple(i for p in parts for i in p.instructions),
+        "fps": np.concatenate([p.fps for p in parts]),
+        "sizes": np.concatenate([p.sizes for p in parts]),
+        "actions": actions,
+        "state": state,
+        "action_names": () if actions is None else parts[0].action_names,
+        "state_names": () if state is None else parts[0].state_names,
+        "fingerprint": digest_of(*(p.fingerprint.encode() for p in parts)),
+        "bad": tuple(b for p in parts for b in p.bad),
+        "source": np.repeat(np.arange(len(parts)), [p.episodes for p in parts]),
+        "weights": None,
+    }
+
+
+def as_fields(index: Index) -> dict[str, Any]:
+    """The fields of an Index by name, for what is an Index and more."""
+    return {field.name: getattr(index, field.name) for field in fields(Index)}
+
+
+def parsed(specs: Sequence[str], image_size: int) -> list[Spec]:
+    """Datasets given as NAME:PATH[,option=value...]. Raises LapaError for none, and for weights of some only."""
+    if not specs:
+        raise LapaError(f"No dataset was given. {FORM}")
+    if image_size < 1:
+        raise LapaError(f"The image size must be at least 1 pixel, got {image_size}.")
+    found = [parse(spec) for spec in specs]
+    if len({spec.weight is not None for spec in found}) > 1:
+        raise LapaError(f"Give every dataset a weight or none: {' '.join(specs)}.")
+    return found
+
+
+def weights_of(specs: Sequence[Spec]) -> tuple[float, ...] | None:
+    """Their shares in training, if they have some."""
+    given = [spec.weight for spec in specs if spec.weight is not None]
+    return tuple(given) if given else None
+
+
+def entry_of(cache: Path | None, spec: Spec, dataset: Dataset, form: int, size: int | str) -> Path:
+    """The folder in the cache (`cache`, else $LAPA_CACHE, else ~/.cache/lapa) that holds this dataset in this way."""
+    folder = cache or cache_folder()
+    key = digest_of(json.dumps([form, spec.key, dataset.signature(), size]).encode())
+    return folder / f"{spec.name}-{size}-{key}"
+
+
+def cache_folder() -> Path:
+    """$LAPA_CACHE, else ~/.cache/lapa."""
+    return Path(os.environ.get("LAPA_CACHE") or "~/.cache/lapa").expanduser()
+
+
+def with_advice(reason: str) -> str:
+    """What to do about an episode that cannot be read."""
+    return f"{reason} Mend or remove it, or skip what cannot be read with --skip-bad."
+
+
+def cumulate(lengths: Sequence[int] | Array) -> Array:
+    """Lengths [E] -> where each begins and the last ends, int64 [E + 1]."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def digest_of(*parts: bytes) -> str:
+    """32 hex digits."""
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
+
+
+def _join_vectors(parts: list[Array | None]) -> Array | None:
+    present = [p for p in parts if p is not None]
+    same = len(present) == len(parts) and len({p.shape[1] for p in present}) == 1
+    return np.concatenate(present) if same else None
+
+
+def _check(episode: Episode, kept: list[Episode], spec: str) -> None:
+    """Refuse an episode that would do harm later: BadVideo naming the dataset, the episode and the place."""
+    where = f'{spec}: episode "{episode.id}"'
+    shape = episode.frames.shape
+    if episode.frames.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not len(episode.frames):
+        raise BadVideo(f"{where}: frames must be uint8 [T >= 1, H, W, 3], got {episode.frames.dtype} {shape}.")
+    if not (np.isfinite(episode.fps) and episode.fps > 0):
+        raise BadVideo(f"{where}: the frame rate must be above 0, got {episode.fps}.")
+    try:
+        (episode.id + episode.instruction).encode()
+    except UnicodeEncodeError:
+        raise BadVideo(f"{where}: its instruction holds what is no character.") from None
+    first = kept[0] if kept else episode
+    for key, word in VECTORS.items():
+        _check_vector(getattr(episode, key), getattr(first, key), len(episode.frames), where, word)
+
+
+def _check_vector(value: Array | None, first: Array | None, length: int, where: str, word: str) -> None:
+    if value is None or first is None:
+        if value is not first:
+            has, had = ("no", "have one") if value is None else (f"a {word}, the", "have none")
+            raise BadVideo(f"{where} has {has} {word if value is None else 'episodes before it'}; {had}.")
+        return
+    if value.ndim != 2 or len(value) != length:
+        raise BadVideo(f"{where}: {word} has the shape {value.shape}, expected [{length}, dimensions].")
+    if value.shape[1] != first.shape[1]:
+        raise BadVideo(f"{where}: {word} has {value.shape[1]} dimensions, {first.shape[1]} in the first episode.")
+    broken = np.argwhere(~np.isfinite(value))
+    if len(broken):
+        frame, dimension = broken[0]
+        raise BadVideo(
+            f"{where}: {word} is {value[frame, dimension]} at frame {frame}, dimension {dimension} "
+            f"({len(broken)} such values in this episode)."
+        )
+
+
+class Bar:
+    """Progress on stderr: a bar on a terminal, one line at the end elsewhere, nothing when quiet."""
+
+    def __init__(self, doing: str, done: str, spec: str, total: int, quiet: bool) -> None:
+        self._console, self._done, self._quiet = Console(stderr=True, highlight=False), f"{done} {spec}", quiet
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn(f"{doing} {{task.description}}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("episodes, {task.fields[rate]:.0f} frames/s"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task(spec, total=total or None, rate=0.0)
+        self._frames = 0
+
+    def __enter__(self) -> Bar:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.__exit__(*exception)
+
+    def step(self, frames: int) -> None:
+        """One more episode, of so many frames."""
+        self._frames += frames
+        elapsed = self._progress.tasks[self._task].elapsed or 0.0
+        self._progress.update(self._task, advance=1, rate=self._frames / max(elapsed, 1e-3))
+
+    def done(self, episodes: int, frames: int, bad: int) -> None:
+        """Say what came out."""
+        if not self._quiet:
+            skipped = f", {bad} skipped" if bad else ""
+            line = f"{self._done}: {episodes} episodes, {frames} frames{skipped}"
+            self._console.print(line, markup=False, soft_wrap=True)
