@@ -42,7 +42,8 @@ class Grounding(nn.Module):
         """images float [B, 3, H, W], texts, points float [B, 3, 2] on the board, relation int64 [B],
         content int64 [B, grid * grid]: what each token of the image shows."""
         images, texts, points, relation, content = batch
-        hidden = self.backbone(images, texts)
+        tokens = self.backbone.vision(images)
+        hidden = self.backbone.read(tokens, texts)
         logits = self.points(hidden).view(-1, 3, 2, CELLS).float()
         cells = (points * CELLS).long().clamp(0, CELLS - 1)
         located = F.cross_entropy(logits.flatten(0, 2), cells.flatten())
@@ -50,7 +51,7 @@ class Grounding(nn.Module):
         centres = (torch.arange(CELLS) + 0.5) / CELLS
         error = ((logits.detach().softmax(-1) @ centres) - points).norm(dim=-1).mean(0)
         logs = dict(zip(("error_a", "error_reference", "error_effector"), error.tolist(), strict=True))
-        shown = F.cross_entropy(self.content(self.backbone.vision(images)).flatten(0, 1).float(), content.flatten())
+        shown = F.cross_entropy(self.content(tokens).flatten(0, 1).float(), content.flatten())
         logs["content_loss"] = float(shown.detach())
         return located + 0.2 * named + shown, logs | {"relation_loss": float(named.detach())}
 

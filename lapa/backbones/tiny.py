@@ -176,11 +176,14 @@ class TinyVLM(nn.Module):
 
     def forward(self, images: Tensor, texts: list[str]) -> Tensor:
         """float [B, 3, H, W] in [0, 1], B strings -> readout [B, width]."""
-        words = tokenize(texts, self.config.words, self.config.vocabulary).to(images.device)
+        return self.read(self.vision(images), texts)
+
+    def read(self, tokens: Tensor, texts: list[str]) -> Tensor:
+        """The vision encoder's tokens [B, K, vision_width], B strings -> readout [B, width]."""
+        words = tokenize(texts, self.config.words, self.config.vocabulary).to(tokens.device)
         embedded = self.embed(words) + self.word_position[: words.shape[1]]
         x = torch.cat([embedded, (self.readout + self.word_position[-1]).expand(len(words), 1, -1)], 1)
         mask = torch.cat([words > 0, torch.ones_like(words[:, :1], dtype=torch.bool)], 1)
-        tokens = self.vision(images)
         for layer in self.layers[:-1]:
             x = layer(x, mask, tokens, self.image_keys_values)
         x = self.layers[-1](x, mask, tokens, self.image_keys_values, first=words.shape[1])  # the readout alone
