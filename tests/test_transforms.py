@@ -96,6 +96,27 @@ def test_expectation_of_a_sure_bin_is_its_centre(actions: np.ndarray, bins: int,
     assert (space.expect(evenly) <= np.array(high) + slack).all()
 
 
+@given(TABLES, st.integers(2, 12), st.data())
+def test_full_length_of_a_sure_bin_is_its_centre(actions: np.ndarray, bins: int, data: st.DataObject) -> None:
+    space = ActionSpace.fit(actions, bins)
+    classes = np.array([data.draw(st.integers(0, len(e) - 2)) for e in space.edges])
+    found = space.expect_full_length(np.eye(space.classes)[classes])
+    largest = np.nanmax(np.abs(space.centres()))
+    np.testing.assert_allclose(found, space.decode(classes), rtol=1e-5, atol=1e-6 * largest)
+
+
+def test_who_wavers_goes_on_at_full_length() -> None:
+    """Half up and left, half up and right: the mean is up, at less than half a step; at full length it is a step."""
+    bins = np.linspace(-1.5, 1.5, 4)
+    space = ActionSpace((tuple(bins), tuple(bins)))  # centres -1, 0, 1
+    wavering = np.array([[0.5, 0.0, 0.5], [0.0, 0.6, 0.4]])
+    mean, full = space.expect(wavering), space.expect_full_length(wavering)
+    np.testing.assert_allclose(mean, [0.0, 0.4], atol=1e-6)
+    np.testing.assert_allclose(full, [0.0, 1.0], atol=1e-6)  # root mean square 1.18, the outermost centre is 1
+    still = np.array([[0.0, 1.0, 0.0]] * 2)
+    np.testing.assert_array_equal(space.expect_full_length(still), [0.0, 0.0])
+
+
 def test_what_lies_outside_goes_to_the_outermost_bins() -> None:
     space = ActionSpace.fit(np.arange(9.0)[:, None], 4)
     np.testing.assert_array_equal(space.encode(np.array([[-100.0], [100.0]])), [[0], [3]])

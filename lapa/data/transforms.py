@@ -102,6 +102,21 @@ class ActionSpace:
         """float [..., A, classes] -> float32 [..., A], the expected centre: smoother than the likeliest bin."""
         return (probabilities * np.nan_to_num(self.centres())).sum(-1).astype(np.float32)
 
+    def expect_full_length(self, probabilities: Array) -> Array:
+        """float [..., A, classes] -> float32 [..., A]: the direction of `expect`, and the length that an action is
+        expected to have (root mean square, every dimension measured by its own bins), within the outermost centres.
+
+        Where a policy wavers, the mean of the ways that it wavers between is shorter than each of them, and a robot
+        that follows it comes to a halt before the obstacle.
+        """
+        centres = self.centres()
+        unit = np.maximum(np.sqrt(np.nanmean(centres**2, axis=1)), np.finfo(np.float32).tiny)
+        mean = (probabilities * np.nan_to_num(centres)).sum(-1)
+        wanted = (probabilities * np.nan_to_num(centres / unit[:, None]) ** 2).sum((-1, -2))
+        found = ((mean / unit) ** 2).sum(-1)
+        longer = mean * np.sqrt(wanted / np.maximum(found, np.finfo(np.float32).tiny))[..., None]
+        return np.clip(longer, np.nanmin(centres, 1), np.nanmax(centres, 1)).astype(np.float32)
+
 
 Space = CodeSpace | ActionSpace
 

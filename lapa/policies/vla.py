@@ -22,7 +22,7 @@ from lapa.plugins import configure
 from lapa.training.checkpoint import Artefact, load_strictly
 from lapa.training.loop import device, fast_dtype
 
-Decoding = Literal["expectation", "centre"]
+Decoding = Literal["expectation", "full_length", "centre"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Config:
     backbone_options: dict[str, Any] = field(default_factory=dict)
     head_width: int = 256
     decoding: Decoding = "expectation"
+    """bins to robot units: the expected action, the same at full length, or the centre of the likeliest bin"""
 
     def build(self, pretrained: bool = True) -> VLA:
         """A policy without a head; `adapt` gives it one. `pretrained=False` skips the backbone's own weights."""
@@ -136,6 +137,8 @@ class VLA(nn.Module):
         probabilities = shares.reshape(len(images), space.chunk, space.dimensions, -1)
         if self.config.decoding == "centre":
             return space.decode(probabilities.argmax(-1))
+        if self.config.decoding == "full_length":
+            return space.expect_full_length(probabilities)
         return space.expect(probabilities)
 
     def act(self, observation: Observation) -> Array:
