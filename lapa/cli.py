@@ -176,7 +176,6 @@ def quantize(
     preset: Preset = "laptop",
     steps: Steps = None,
     window: float | None = None,
-    labelled: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME:PATH")] = (),
     seed: Seed = 0,
     log: Log = "none",
     resume: Resume = False,
@@ -192,28 +191,22 @@ def quantize(
         out: folder of the artefact; pictures and metrics.jsonl appear there while it trains
         method: lapa fits LAQ on video without actions; vpt and unipi fit inverse dynamics on labelled trajectories
         window: seconds between the two frames (None: the preset's)
-        labelled: a few trajectories with actions that the codes shall tell too; needs --set objectives.actions=1
     """
     from lapa.run_folder import begin
     from lapa.stage1_latent_actions import fit_idm, fit_laq
 
     key = "quantize" if method == "lapa" else "fit_idm"
     recipe = _recipe(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps, log)
-    taught: dict[str, Any] = {"labelled": labelled} if labelled else {}
-    if method != "lapa" and (labelled or stream):
-        raise LapaError(
-            f"--labelled and --stream belong to --method lapa; {method} takes labelled trajectories as --dataset."
-        )
-    if stream:
-        taught["stream"] = stream
-    if begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset, **taught):
+    if method != "lapa" and stream:
+        raise LapaError(f"--stream belongs to --method lapa; {method} reads its few trajectories at once.")
+    read: dict[str, Any] = {"stream": stream} if stream else {}
+    if begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset, **read):
         return
     _watch(out)
     size = recipe.laq.image_size if method == "lapa" else recipe.idm.image_size
     if method == "lapa":
         packed = (_stream if stream else _pack)(dataset, size, skip_bad)
-        few = _pack(labelled, size, skip_bad) if labelled else None
-        results = fit_laq(packed, recipe, out, seed, few, stream or 0)
+        results = fit_laq(packed, recipe, out, seed, stream or 0)
     else:
         results = fit_idm(_pack(dataset, size, skip_bad), recipe, out, seed)
     _told(results)
@@ -556,7 +549,6 @@ def study(
     name: Annotated[Literal["quantizers", "options", "collapse"], tyro.conf.Positional],
     out: Path,
     dataset: Datasets = (),
-    labelled: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME:PATH")] = (),
     preset: Preset = "laptop",
     seeds: int | None = None,
     steps: Steps = None,
@@ -569,26 +561,24 @@ def study(
 
     Each cell is a `lapa quantize` with one seed. Its figures are of episodes that are held out: perplexity at each
     position, error over copying, and, where the dataset has actions and states, how much of action, displacement and
-    position the codes tell. --dataset are the videos (none: 1,500 episodes of Tabletop, and 20 labelled ones).
+    position the codes tell. --dataset are the videos (none: 1,500 episodes of Tabletop).
 
     Args:
-        name: quantizers: each quantizer with 8 and 16 codes; options: additions to stage 1, one at a time (frozen
-            features if you --set objectives.features_of=FOLDER); collapse: the preset itself with many seeds
+        name: quantizers: each quantizer with 8 and 16 codes; options: the paper's decoder, and frozen features if you
+            --set objectives.features_of=FOLDER, beside the preset; collapse: the preset itself with many seeds
         out: folder of all runs, results.json, table.md and study.png
-        labelled: a few trajectories with actions, for the rows of options that teach the codes with them
         seeds: seeds per setting (None: the study's)
         workers: runs side by side, one thread each (0: one per core)
         only: run only rows with this text in their name, given once or more; the table shows all that are done
         results: results.json of an earlier study; what it has is not run again
     """
     from lapa.plugins import choose
-    from lapa.study import LABELLED, STUDIES, TABLETOP, Setting, run_study
+    from lapa.study import STUDIES, TABLETOP, Setting, run_study
 
     usual = STUDIES[choose(name, STUDIES, "study")]
     options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
     setting = Setting(name, dataset or (TABLETOP,), seeds if seeds is not None else usual.seeds,
-                      steps if steps is not None else usual.steps, options,
-                      labelled if dataset else labelled or (LABELLED,), only)  # fmt: skip
+                      steps if steps is not None else usual.steps, options, only)  # fmt: skip
     run_study(setting, out, workers, results)
     print((out / "table.md").read_text(), end="")
     print(f"Table, figures and picture are in {out}.")

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from lapa.contracts import Array, FramePairs, LapaError, Logs
+from lapa.contracts import Array, FramePairs, Logs
 from lapa.data.buffer import Buffer, excerpt
-from lapa.data.lessons import Lessons, Pool
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
-from lapa.data.pairs import PairIndex, pair_counts, several_windows, window_offsets, window_pairs
+from lapa.data.pairs import PairIndex, pair_counts, window_offsets, window_pairs
 from lapa.data.stream import Stream
 from lapa.explorer.codes import gallery, reconstructions
 from lapa.models.idm import InverseDynamics
@@ -41,33 +40,26 @@ def fit_laq(
     recipe: Recipe,
     out: Path,
     seed: int,
-    labelled: Packed | None = None,
     megabytes: int = 1024,
 ) -> dict[str, Any]:
     """Train LAQ on the pairs of the window and save it to `out`. Returns the results kept in its config.json.
 
     A stream is read through a shuffle buffer; its frames in memory take `megabytes` at most (data/buffer.py).
     Every `recipe.hold_out`th episode is held out and the figures are of those, or else of training pairs.
-    What the videos have of actions is not looked at but by the probe; those of `labelled` are, if objectives.actions.
+    What the videos have of actions is not looked at but by the probe.
     """
     if isinstance(packed, Stream):
-        return _fit_from_stream(packed, recipe, out, seed, labelled, megabytes)
+        return _fit_from_stream(packed, recipe, out, seed, megabytes)
     pairs = window_pairs(packed, recipe.window, recipe.end)
     held_out = _held_out(pairs.episode, recipe)
     pool = np.flatnonzero(held_out) if held_out.any() else np.arange(len(pairs))
     watched = np.random.default_rng(seed).choice(pool, min(WATCHED, len(pool)), replace=False)
-    lessons = _lessons(packed, recipe, labelled)
     look = Look(packed, pairs, watched, bool(held_out.any()))
-    data = {part.spec: part.fingerprint for part in (packed, labelled) if part}
-    return _fit(look, Sampler(lessons.draw, lessons.load), lessons.actions, data, recipe, out, seed)
+    sampler = _sampler(packed, pairs, recipe.quantize, np.flatnonzero(~held_out))
+    return _fit(look, sampler, {packed.spec: packed.fingerprint}, recipe, out, seed)
 
 
-def _fit_from_stream(
-    stream: Stream, recipe: Recipe, out: Path, seed: int, labelled: Packed | None, megabytes: int
-) -> dict[str, Any]:
-    ask = recipe.objectives
-    if labelled or ask.windows > 1 or ask.additivity:
-        raise LapaError("Several windows, additivity and --labelled need a pack of the videos; leave out --stream.")
+def _fit_from_stream(stream: Stream, recipe: Recipe, out: Path, seed: int, megabytes: int) -> dict[str, Any]:
     counts = pair_counts(stream, recipe.window, recipe.end)
     reach = window_offsets(stream.fps, recipe.window)
     held_out = _held_out(np.arange(stream.episodes), recipe) & (counts > 0)
@@ -82,7 +74,7 @@ def _fit_from_stream(
                     megabytes=left)  # fmt: skip
     with closing(buffer):
         sampler = Sampler(lambda rng: buffer.draw(rng, recipe.quantize.batch_size), buffer.pairs, buffer.begin)
-        return _fit(look, sampler, None, {stream.spec: stream.fingerprint}, recipe, out, seed)
+        return _fit(look, sampler, {stream.spec: stream.fingerprint}, recipe, out, seed)
 
 
 @dataclass(frozen=True)
@@ -95,13 +87,11 @@ class Look:
     held_out: bool
 
 
-def _fit(
-    look: Look, sampler: Sampler, actions: Array | None, data: dict[str, str], recipe: Recipe, out: Path, seed: int
-) -> dict[str, Any]:
+def _fit(look: Look, sampler: Sampler, data: dict[str, str], recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:
     packed, pairs, watched = look.packed, look.pairs, look.rows
     seed_everything(seed)
     laq = recipe.laq.build()
-    learner = Taught(laq, recipe.objectives, actions) if recipe.objectives.any or actions is not None else laq
+    learner = Taught(laq, recipe.objectives) if recipe.objectives.features else laq
 
     def monitor(step: int, book: Logbook) -> Logs:
         results = watch(laq, packed, pairs, watched)
@@ -136,18 +126,6 @@ def _fit(
         return results
 
     return on_first_rank(finish)
-
-
-def _lessons(packed: Packed, recipe: Recipe, labelled: Packed | None) -> Lessons:
-    """What LAQ learns from: all pairs but those of held-out episodes, and the labelled ones."""
-    ask = recipe.objectives
-
-    def pool(part: Packed, every_row: bool) -> Pool:
-        pairs = several_windows(part, recipe.window, ask.windows, recipe.end)
-        return Pool(part, pairs, np.flatnonzero(every_row | ~_held_out(pairs.episode, recipe)))
-
-    few = pool(labelled, True) if labelled else None
-    return Lessons(pool(packed, False), recipe.quantize.batch_size, few, ask.labelled_every, bool(ask.additivity))
 
 
 def _held_out(episode: Array, recipe: Recipe) -> Array:

@@ -20,9 +20,8 @@ from lapa.plugins import choose
 from lapa.schedule import Step, run, seconds
 from lapa.training.checkpoint import read_json, replacing, write_json
 
-# The dataset when none is given: videos and, for rows that need them, twenty labelled trajectories.
-TABLETOP, LABELLED = "tabletop:sim,episodes=1500,seed=1", "tabletop:sim,episodes=20,seed=2"
-LABELS, FEATURES = "--labelled", "objectives.features_of"
+TABLETOP = "tabletop:sim,episodes=1500,seed=1"  # the dataset when none is given
+FEATURES = "objectives.features_of"
 GOAL = 0.9  # of |C|: what the perplexity of every position is to reach
 COLLAPSED = 0.25  # of |C|: a run with a position below has collapsed
 
@@ -73,15 +72,9 @@ SIZES = tuple(row(f"|C| {size}", f"laq.codebook_size={size}") for size in (8, 16
 
 OPTIONS = (
     Row("the preset"),
-    row("pairs of 1 to 3 windows", "objectives.windows=3"),
-    row("frames augmented alike", "objectives.augment=1"),
-    row("true actions of the labelled", "objectives.actions=1", needs=LABELS),
-    row("reversal", "objectives.reversal=1"),
-    row("reversal, additivity", "objectives.reversal=1", "objectives.additivity=1"),
     row("frozen features beside pixels", "objectives.features=1", needs=FEATURES),
     row("frozen features alone", "objectives.features=1", "objectives.pixels=false", needs=FEATURES),
     row("paper's decoder", "laq.decoder=transformer"),
-    row("additive decoder", "laq.decoder=additive"),
 )
 
 STUDIES: dict[str, Study] = {
@@ -95,8 +88,8 @@ STUDIES: dict[str, Study] = {
 class Setting:
     """What all rows of a study share. `options` are further options of `lapa quantize`, such as --preset.
 
-    Rows that need an option which is not there, such as --labelled, are left out. With `only`, no cells are started
-    but those of rows with one of these texts in their name.
+    Rows that need one which is not there are left out. With `only`, no cells are started but those of rows with one of
+    these texts in their name.
     """
 
     study: str
@@ -104,7 +97,6 @@ class Setting:
     seeds: int
     steps: int
     options: tuple[str, ...] = ()
-    labelled: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -140,12 +132,11 @@ class Cell:
 def cells(setting: Setting, folder: Path) -> list[Cell]:
     """The runs of a study, the first seed of every row first: what is there early already compares all rows."""
     data = tuple(word for spec in setting.datasets for word in ("--dataset", spec))
-    few = tuple(word for spec in setting.labelled for word in ("--labelled", spec))
-    given = " ".join((*few, *setting.options))
+    given = " ".join(setting.options)
     rows = [r for r in STUDIES[setting.study].rows if r.needs in given]
     made = []
     for seed, each in itertools.product(range(setting.seeds), rows):
-        command = ("quantize", *data, *(few if each.needs == LABELS else ()), *setting.options, *each.options,
+        command = ("quantize", *data, *setting.options, *each.options,
                    "--steps", str(setting.steps), "--seed", str(seed), "--resume")  # fmt: skip
         made.append(Cell(each.name, seed, command, folder / slug(each.name) / f"seed{seed}"))
     return made

@@ -24,12 +24,13 @@ from lapa.data import spec as spec_module
 from lapa.data.captions import words
 from lapa.data.labelled import read_labels, read_shard, write_shard
 from lapa.data.lerobot_format import CAMERA, LeRobotWriter
-from lapa.data.lessons import Lessons, Pool
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.data.video import VideoReader
 from lapa.plugins import find
+from lapa.stage1_latent_actions import _sampler
+from lapa.training.loop import Optimisation
 
 REAL_CLIPS = Path(__file__).parents[2] / "shared/data/real_clips"
 SIZE = 16
@@ -626,14 +627,11 @@ def test_weights_that_mean_nothing(tmp_path: Path, specs: list[str]) -> None:
         pack([spec.format(robot) for spec in specs], SIZE, quiet=True)
 
 
-@pytest.mark.parametrize("chained", [False, True])
-def test_stage_1_draws_by_weight(tmp_path: Path, chained: bool) -> None:
+def test_stage_1_draws_by_weight(tmp_path: Path) -> None:
     small = f"lerobot:{a_dataset(tmp_path / 'small', [an_episode(0, 8)])},weight=9"
     large = f"lerobot:{a_dataset(tmp_path / 'large', [an_episode(s, 30) for s in (1, 2)])},weight=1"
     packed = pack([small, large], SIZE, quiet=True)
     pairs = window_pairs(packed, 0.2)
-    lessons = Lessons(Pool(packed, pairs, np.arange(len(pairs))), 20_000, chained=chained)
-    rows = lessons.draw(np.random.default_rng(0))
+    how = Optimisation(steps=1, batch_size=20_000, learning_rate=1.0)
+    rows = _sampler(packed, pairs, how, np.arange(len(pairs))).draw(np.random.default_rng(0))
     assert (pairs.episode[rows] == 0).mean() == pytest.approx(0.9, abs=0.01)
-    if chained:
-        np.testing.assert_array_equal(pairs.later[rows[::2]], pairs.now[rows[1::2]])

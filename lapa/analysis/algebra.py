@@ -7,7 +7,7 @@ what is read off other pairs: 0 is exact, 1 is chance, 2 is the opposite. Measur
     code        the codebook's entry for it, which is all that the decoder gets
     motion      the displacement that the code means, by a linear probe fitted on other episodes
 
-(a, c) spans two windows, twice what LAQ was trained on unless objectives.windows says otherwise: its code has no
+(a, c) spans two windows, twice what LAQ was trained on: its code has no
 entry for so long a motion, so motion is also compared by direction alone. "constant" is the share of the difference's
 energy that is the same for all pairs of a dataset: it cannot turn round, and where datasets differ in it, codes do.
 """

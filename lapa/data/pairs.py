@@ -89,21 +89,6 @@ def window_pairs(packed: Index, seconds: float, end: Literal["drop", "clip"] = "
     return PairIndex(now, later, episode, frame, later - now, float(seconds), int((counts == 0).sum()))
 
 
-def several_windows(packed: Index, seconds: float, windows: int, end: Literal["drop", "clip"] = "drop") -> PairIndex:
-    """The pairs of 1, 2, ... `windows` windows, one length after another. Lengths that fit no episode are left out.
-
-    Raises LapaError when not even one window fits.
-    """
-    parts = [window_pairs(packed, seconds, end)]
-    spans = (np.diff(packed.starts) - 1) / packed.fps
-    parts += [window_pairs(packed, k * seconds, end) for k in range(2, windows + 1) if k * seconds <= spans.max()]
-    columns = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("now", "later", "episode", "frame", "offset")
-    }
-    return PairIndex(**columns, seconds=float(seconds), dropped=parts[0].dropped)
-
-
 def following(pairs: PairIndex) -> Array:
     """int64 [P]: for each pair the row of the pair that starts where it ends, -1 where there is none."""
     rows = np.arange(len(pairs))

@@ -36,7 +36,7 @@ class Config:
         laq = LAQ.from_pretrained(self.path)
         twins = Twins(laq, getattr(torch, self.precision))
         if self.compile:
-            laq.difference = freeze(laq)  # type: ignore[method-assign]
+            laq.difference = freeze(laq)  # type: ignore[method-assign, assignment]
         return LatentSource(laq, artefact.hash, window, twins=twins, whole_batches=self.compile)
 
 

@@ -43,9 +43,8 @@ class LAQConfig:
     normalise             centre and scale the difference over the batch (BatchNorm without parameters) before
                           the quantizer. Not in the paper; what all pairs share, such as the temporal layers'
                           first-or-second-frame offset, then cannot drown what tells them apart.
-    decoder               "transformer": the paper's. "additive": the same, but the codes are added to the patches
-                          (as in Genie) rather than attended to. "unet": convolutions that change x_t in place; learns
-                          motion on a small budget, where the paper's decoder blurs whatever moves.
+    decoder               "transformer": the paper's. "unet": convolutions that change x_t in place; learns motion on a
+                          small budget, where the paper's decoder blurs whatever moves.
     unet_width            channels of the "unet" at half resolution.
     released_layout       compute with the memory-layout quirks of the released code, which its checkpoints need
                           (models/released_layout.py).
@@ -65,12 +64,12 @@ class LAQConfig:
     normalise: bool = False
     quantizer: str = "nsvq"
     quantizer_options: dict[str, Any] = field(default_factory=dict)
-    decoder: Literal["transformer", "additive", "unet"] = "transformer"
+    decoder: Literal["transformer", "unet"] = "transformer"
     unet_width: int = 32
     released_layout: bool = False
 
     def __post_init__(self) -> None:
-        plugins.choose(self.decoder, ("transformer", "additive", "unet"), "LAQ decoder")
+        plugins.choose(self.decoder, ("transformer", "unet"), "LAQ decoder")
         if self.image_size % self.patch_size:
             raise LapaError(f"LAQ: patch_size {self.patch_size} does not divide image_size {self.image_size}.")
         grid, (rows, cols) = self.image_size // self.patch_size, self.code_grid
@@ -247,21 +246,17 @@ def shrink(channels: int, grid: int, rows: int, cols: int) -> nn.Sequential:
 
 
 class PatchDecoder(nn.Module):
-    """The paper's decoder: the patches of x_t attend to each other and, by cross-attention, to the codes (or have
-    them added); a linear layer turns each into the pixels of x_{t+H}."""
+    """The paper's decoder: the patches of x_t attend to each other and, by cross-attention, to the codes; a linear
+    layer turns each into the pixels of x_{t+H}."""
 
     def __init__(self, c: LAQConfig) -> None:
         super().__init__()
         self.patch_size = c.patch_size
-        self.cross, self.code_grid = c.decoder == "transformer", c.code_grid
-        self.transformer = Transformer(c.dim, c.spatial_depth, c.heads, c.dim_head, over="space", cross=self.cross)
+        self.transformer = Transformer(c.dim, c.spatial_depth, c.heads, c.dim_head, over="space", cross=True)
         self.to_pixels = nn.Linear(c.dim, 3 * c.patch_size**2)
 
     def forward(self, tokens: torch.Tensor, codes: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """x_t as tokens [B, 1, h, w, dim], codes [B, s, dim] -> pixels [B, 3, H, W]."""
-        if not self.cross:  # each patch gets the code of its part of the frame
-            maps = rearrange(codes, "b (r c) d -> b d r c", r=self.code_grid[0])
-            tokens = tokens + rearrange(F.interpolate(maps, tuple(tokens.shape[2:4])), "b d h w -> b 1 h w d")
         patches = self.to_pixels(self.transformer(tokens, bias=bias, context=codes))
         p = self.patch_size
         return rearrange(patches, "b 1 h w (c p q) -> b c (h p) (w q)", p=p, q=p)
