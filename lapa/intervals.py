@@ -41,7 +41,13 @@ def success(wins: Array) -> Interval:
 
 
 def difference(one: Array, other: Array) -> Interval:
-    """95% interval of the success of `one` less that of `other`, bool [S, E] on the same episodes."""
+    """95% interval of the success of `one` less that of `other`, bool [S, E] on the same episodes.
+
+    Where all episodes end alike for both there is nothing to resample: as many more or fewer as Wilson's allows for none.
+    """
+    if (one == other).all():
+        most = wilson(0, one.size)[1]
+        return -most, most
     first, second = resampled(np.stack([one, other])).T
     return _middle(first - second)
 

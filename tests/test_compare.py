@@ -178,6 +178,7 @@ def test_nothing_solved_is_not_certainty() -> None:
     low, high = intervals.success(np.zeros((3, 500), bool))
     assert low == 0
     assert 0.001 < high < 0.004, "Wilson's for 0 of 1,500"
+    assert intervals.difference(np.zeros((3, 500), bool), np.zeros((3, 500), bool)) == (-high, high)
 
 
 def test_a_difference_is_taken_on_the_same_episodes() -> None:
