@@ -43,7 +43,7 @@ def success(wins: Array) -> Interval:
 def difference(one: Array, other: Array) -> Interval:
     """95% interval of the success of `one` less that of `other`, bool [S, E] on the same episodes.
 
-    Where all episodes end alike for both there is nothing to resample: as many more or fewer as Wilson's allows for none.
+    Where both solve the very same episodes there is nothing to resample: Wilson's interval of none, either way.
     """
     if (one == other).all():
         most = wilson(0, one.size)[1]
