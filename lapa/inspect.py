@@ -36,6 +36,7 @@ from lapa.training.metrics import MEANING
 
 WATCHED = 2000  # pairs on which a LAQ is judged
 SHOWN = 6  # pairs and scenes in a picture
+PLANNED = 5000  # pairs on which the probe of plans is fitted, and plans are drawn
 PROBES = ("action", "displacement", "position")
 STAGES = {"laq": "quantize", "idm": "fit_idm"}
 
@@ -135,7 +136,7 @@ def inspect_runs(
         of = f"_{name.replace('/', '_')}" if len(laqs) > 1 else ""
         made["runs"][name]["on_dataset"] = _look(run, laq, packed, specs, out, of, window, seed)
     if specs:
-        made["plans"] = _plans(runs, laqs, specs, out)
+        made["plans"] = _plans(runs, laqs, specs, out, skip_bad)
     return _write(out, made)
 
 
@@ -176,16 +177,18 @@ def _gallery(
     gallery(laq, scenes, path, title, codes=codes, motion=motion, looks=looks)
 
 
-def _plans(runs: Mapping[str, Run], laqs: Mapping[str, Run], specs: Sequence[str], out: Path) -> dict[str, Any]:
-    """Where each policy of stage 2 means to go, for those whose LAQ is among the runs and datasets with a state that
-    says where the effector is; {policy's name: figures}."""
+def _plans(
+    runs: Mapping[str, Run], laqs: Mapping[str, Run], specs: Sequence[str], out: Path, skip_bad: bool
+) -> dict[str, Any]:
+    """Where each policy of stage 2 means to go on the first dataset, {policy's name: figures}: of those whose LAQ is
+    among the runs, if the dataset's state says where the effector is."""
     made: dict[str, Any] = {}
     sources = [open_laq(run.path) for run in laqs.values()]
     latent = {n: r for n, r in runs.items() if r.finished and (r.about.get("space") or {}).get("kind") == "codes"}
     for name, run in latent.items():
         parents = run.about.get("provenance", {}).get("parents", {}).values()
         for source in (s for s in sources if s.hash in parents):
-            reading = read(source, specs[0])
+            reading = read(source, specs[0], PLANNED, skip_bad=skip_bad)
             if not in_picture(reading.packed):
                 print(f"No plans of {run.path}: {specs[0]} has no states effector_x, effector_y in the picture.")
                 continue

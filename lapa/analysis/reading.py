@@ -105,14 +105,14 @@ def open_policy(path: Path, source: Source) -> Dreamer:
     return policy
 
 
-def read(source: Source, spec: str, most: int = 20_000, seed: int = 0) -> Reading:
+def read(source: Source, spec: str, most: int = 20_000, seed: int = 0, skip_bad: bool = False) -> Reading:
     """The codes of a dataset's pairs, of `most` at random if there are more.
 
     Says so on the console when the LAQ was trained on these very videos: then the figures flatter it.
     """
     if spec in source.trained_on:
         print(f"Note: this LAQ was trained on {spec}; give other episodes, such as another seed.")
-    packed = pack([spec], source.laq.config.image_size)
+    packed = pack([spec], source.laq.config.image_size, skip_bad=skip_bad)
     pairs = window_pairs(packed, source.window)
     rows = np.arange(len(pairs))
     if len(rows) > most:
