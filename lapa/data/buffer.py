@@ -26,7 +26,8 @@ from lapa.data.stream import Stream
 SEGMENTS = 64  # that there should be in the buffer: they are what a batch is mixed from
 FEWEST = 8  # that there must be
 SHORTEST = 16  # samples in a segment, if that is what gives SEGMENTS
-LONGEST = 128  # samples in a segment: longer ones gain little, however far it is from one key frame to the next
+LONGEST = 256  # samples in a segment: longer ones gain little, however far it is from one key frame to the next
+SHOWN = 64  # samples in a segment of an excerpt: many short ones show more
 AHEAD = 8  # segments decoded before they are needed
 SALT = 0x5E6  # apart from the generators of the steps
 TRIES = 100  # damaged segments in a row
@@ -100,8 +101,11 @@ class Buffer:
         self.slots = room // (longest + furthest) - AHEAD
         if self.slots < FEWEST:
             least = (FEWEST + AHEAD) * (longest + furthest) * 3 * stream.image_size**2
-            raise LapaError(f"--stream {megabytes}: this takes at least {least / 2**20 + 1:.0f} MB, for segments of "
-                            f"{longest + furthest} frames of {stream.image_size} pixels.")  # fmt: skip
+            raise LapaError(
+                f"{megabytes} MB are too few to stream into: segments of {longest + furthest} frames of "
+                f"{stream.image_size} pixels take at least {least / 2**20 + 1:.0f} MB. Give --stream a third more than "
+                "that."
+            )
         self.segments, self.seed = Segments(stream, counts, reach, longest), seed
         # As many samples move on in a step as are drawn: each is drawn once, on average.
         mean = float((counts * np.minimum(counts, longest)).sum() / counts.sum())
@@ -191,24 +195,24 @@ def excerpt(stream: Stream, counts: Array, reach: Array, *, seed: int, samples: 
 
     Fewer where there are not as many or they would take more than `megabytes`. Damage as in a Buffer.
     """
-    segments = Segments(stream, counts, reach, LONGEST)
+    segments = Segments(stream, counts, reach, SHOWN)
     rng = np.random.default_rng([seed, SALT])
     room = max(1, megabytes * 2**20 // (3 * stream.image_size**2))
     found: list[Segment] = []
     covered: set[tuple[int, int]] = set()
-    for _ in range(max(TRIES, 4 * samples // LONGEST)):
+    for _ in range(max(TRIES, 4 * samples // SHOWN)):
         episode, first, _ = segments.draw(rng)
-        block = first // LONGEST * LONGEST  # of a grid that is not shifted, so that no two overlap
+        block = first // SHOWN * SHOWN  # of a grid that is not shifted, so that no two overlap
         if (episode, block) in covered:
             continue
         covered.add((episode, block))
         try:
-            found.append(segments.read(episode, block, min(LONGEST, int(counts[episode]) - block)))
+            found.append(segments.read(episode, block, min(SHOWN, int(counts[episode]) - block)))
         except BadVideo as error:
             if not stream.skip_bad:
                 raise BadVideo(with_advice(str(error))) from None
         held = sum(len(segment.frames) for segment in found)
-        if sum(segment.count for segment in found) >= samples or held + LONGEST + int(reach.max()) > room:
+        if sum(segment.count for segment in found) >= samples or held + SHOWN + int(reach.max()) > room:
             break
     if not found:
         raise LapaError(f"{stream.spec}: none of the segments that were tried can be read.")
