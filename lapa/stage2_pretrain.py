@@ -182,7 +182,8 @@ def watcher(
             read = planner.read(begin, film).cpu().numpy()
             logs["watched/action_agreement"] = r2(read.reshape(len(read), -1), acted.reshape(len(read), -1))
         picture = out / "pictures" / "futures.png"
-        future_frames(begin[moving], true[moving], film[moving], [texts[i] for i in moving], picture, f"Step {step}")
+        title = f"The next frames, real and imagined; step {step}"
+        future_frames(begin[moving], true[moving], film[moving], [texts[i] for i in moving], picture, title)
         book.picture("futures", picture)
         return logs
 

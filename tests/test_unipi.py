@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from lapa.models.video_diffusion import VideoDiffusion, VideoDiffusionConfig
 from lapa.policies.video_planner import VideoPlanner
 from lapa.policies.vla import Batch
 from lapa.recipe import Recipe
+from lapa.report import write_report
 from lapa.stage1_latent_actions import fit_idm
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
@@ -209,3 +212,15 @@ def test_the_commands(made: Path, robot: Path, small: list[str], tmp_path: Path,
     cli.main(["evaluate", "--policy", policy, "--episodes", "3", "--out", str(tmp_path / "eval")])
     assert "unipi: " in capsys.readouterr().out
     assert [read_run(Path(folder)).steps for folder in (latent, policy)] == [3, 2], "lapa inspect knows whose steps"
+
+
+def test_the_report_shows_the_futures(made: Path, tmp_path: Path) -> None:
+    """Where there is a row of UniPi, and only there."""
+    row = {"success": 0.2, "interval": [0.1, 0.3], "episodes": 50, "families": {}}
+    (tmp_path / "pictures").mkdir()
+    shutil.copy(made / "latent/pictures/futures.png", tmp_path / "pictures/futures.png")
+    for methods, images in (({"unipi": row}, 1), ({"vpt": row}, 0)):
+        (tmp_path / "results.json").write_text(json.dumps({"methods": methods}))
+        page = write_report(tmp_path).read_text()
+        assert page.count("data:image/png;base64,") == images
+        assert ("The futures that UniPi imagines" in page) == bool(images)

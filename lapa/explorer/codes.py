@@ -165,8 +165,8 @@ def future_frames(
             first = _tiles(_frames(begin[None]), 96)[0] if name == "real" else _words(text, 96)
             rows.append([name, first, *(tile for frame in frames for tile in _tiles(frame[None], 96))])
     steps = [f"in {k} step{'s' if k > 1 else ''}" for k in range(1, real.shape[1] + 1)]
-    note = f"Change: the frame minus the present one, {AMPLIFY} times as strong; grey is none."
-    _save(_sheet(title, note, ["", "now", *steps, *(f"change {step}" for step in steps)], rows), path)
+    note = f"Change: each frame minus the present one, {AMPLIFY} times as strong; grey is none."
+    _save(_sheet(title, note, ["", "now", *steps, *("change" for _ in steps)], rows), path)
 
 
 def _words(text: str, size: int) -> Array:
