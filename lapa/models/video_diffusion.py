@@ -39,8 +39,11 @@ class VideoDiffusionConfig:
     """residual blocks at a quarter of the resolution"""
     steps: int = 6
     """steps from noise to frames"""
-    scale: float = 2.0
+    scale: float = 0.5
     """what differences of pixels in [0, 1] are multiplied by: noise has a standard deviation of 1"""
+    lean: float = 2.0
+    """training draws s = u^(1 / lean), u even in [0, 1]: above 1 it leans towards noise, where the future is hidden and
+    only the condition tells it"""
 
     def __post_init__(self) -> None:
         if not 1 <= self.executed <= self.frames:
@@ -61,7 +64,7 @@ class VideoDiffusion(nn.Module):
         Logs: error_over_copy, relative to saying that nothing changes, over all levels of noise.
         """
         change = ((future - now[:, None]) * self.config.scale).flatten(1, 2)
-        noisiness = torch.special.ndtr(noise_like(now[:, :1, :1, :1]))  # even in [0, 1]
+        noisiness = torch.special.ndtr(noise_like(now[:, :1, :1, :1])) ** (1 / self.config.lean)
         told = self.unet(change.lerp(noise_like(change), noisiness), now, noisiness, condition).float()
         loss = F.mse_loss(told, change)
         return loss, {"error_over_copy": float(loss.detach() / change.square().mean().clamp_min(1e-8))}
