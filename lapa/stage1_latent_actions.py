@@ -107,7 +107,7 @@ def _fit(look: Look, sampler: Sampler, data: dict[str, str], recipe: Recipe, out
     def finish() -> dict[str, Any]:
         results = watch(laq, packed, pairs, watched)
         results["training_perplexity"] = laq.watcher.perplexity()
-        results["watched_on"] = "held-out episodes" if look.held_out else "training pairs"
+        results["watched_on"] = f"{len(watched):,} pairs of {'held-out episodes' if look.held_out else 'training'}"
         scenes = packed.gather(
             pairs.now[np.random.default_rng(seed + 1).choice(len(pairs), min(6, len(pairs)), replace=False)]
         )
