@@ -257,7 +257,7 @@ def label(
             f"  codes at position {position}: {used} of {len(counts)} used; {shares}{' ..' if len(counts) > 16 else ''}"
         )
     if manifest["skipped"]:
-        print(f"  {len(manifest['skipped'])} damaged videos were skipped; manifest.json lists them")
+        print(f"  damaged videos that were skipped: {len(manifest['skipped'])}; manifest.json lists them")
     if "r2_of_true_actions" in manifest:
         print(f"  R^2 of the dataset's own actions: {manifest['r2_of_true_actions']:.3f}")
     _next(f"lapa pretrain {_again(dataset)} --labels {out} --out runs/latent")

@@ -11,6 +11,7 @@ import pytest
 from made import encoded, frame_folders, jsonl, pictures, something, video
 
 from lapa.contracts import Array, BadVideo, Episode, LapaError
+from lapa.data.captions import words
 from lapa.data.spec import open_dataset, parse, with_camera
 from lapa.data.video import read_video
 from lapa.datasets.lapa_jsonl import plain
@@ -168,6 +169,17 @@ def test_where_instructions_come_from(tmp_path: Path) -> None:
     other = tmp_path / "hf.csv"
     other.write_text("file_name,text\nin/put_cup_02.mp4,\n")
     assert [e.instruction for e in good(f"{spec},captions=hf.csv").values()][2] == "", "the table says: none"
+
+
+@pytest.mark.parametrize(
+    ("stem", "said"),
+    [
+        ("pick_up-the_Cup_003", "pick up the Cup"), ("wave", "wave"), ("007", ""), ("IMG_0042", ""), ("clip_3", ""),
+        ("PXL_20231005_101112", ""), ("VID-20231005-WA0003", ""), ("video of a cup", "video of a cup"),
+    ],
+)  # fmt: skip
+def test_a_camera_names_no_task(stem: str, said: str) -> None:
+    assert words(stem) == said
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from lapa.data.json_files import read_lines
 TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl", "clips.csv")  # the first there is
 FILE = ("file", "file_name", "video", "path")  # names of the column, the first there is
 TEXT = ("instruction", "caption", "text")
+UNNAMED = re.compile(r"(img|vid|mvi|mov|dsc[fn]?|pxl|gopr|g[hx]|video|clip|movie)?( ?(wa)?\d+)*", re.IGNORECASE)
 
 
 class Captions:
@@ -84,8 +85,9 @@ class Captions:
 
 
 def words(stem: str) -> str:
-    """A file name as an instruction: "pick_up-the_Cup_003" -> "pick up the Cup"."""
-    return re.sub(r"(^| )\d+$", "", re.sub(r"[\W_]+", " ", printable(stem)).strip())
+    """A file name as an instruction: "pick_up-the_Cup_003" -> "pick up the Cup"; nothing for a camera's "IMG_0042"."""
+    said = re.sub(r"[\W_]+", " ", printable(stem)).strip()
+    return "" if UNNAMED.fullmatch(said) else re.sub(r" \d+$", "", said)
 
 
 def _given(root: Path, table: str) -> Path:

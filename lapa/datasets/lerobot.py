@@ -79,6 +79,9 @@ class LeRobotDataset:
         self._names = {key: _names(features.get(key)) for key in ("action", "observation.state")}
         self._tasks = _read_tasks_v2(root / TASKS_V2) if self._old else _read_tasks(root / TASKS)
         self._places = self._places_v2() if self._old else self._places_v3()
+        told, held = self._info.get("total_episodes"), len(self._places)
+        if isinstance(told, int) and told > held and not self._bad:
+            self._bad.append(BadVideo(f"{root / INFO}: tells of {told} episodes, meta/episodes of {held}."))
         if not self._places:
             raise LapaError(str(self._bad[0]) if self._bad else f"{root}: the dataset has no episode.")
 
