@@ -46,7 +46,8 @@ def _datasets(
 Datasets = Annotated[tuple[str, ...], tyro.conf.arg(name="", constructor=_datasets)]
 Seed = Annotated[int, tyro.conf.arg(help="seed of everything random")]
 Preset = Annotated[
-    str, tyro.conf.arg(help="named settings: laptop, video (real clips) or paper; `lapa list` shows them")
+    str,
+    tyro.conf.arg(help="named settings: laptop, table (longer), video (real clips) or paper; `lapa list` shows them"),
 ]
 Steps = Annotated[int | None, tyro.conf.arg(help="optimizer steps (None: the preset's)")]
 Options = Annotated[
