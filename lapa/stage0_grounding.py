@@ -24,50 +24,77 @@ from lapa.training.checkpoint import provenance, save_artefact
 from lapa.training.distributed import on_first_rank
 from lapa.training.loop import Optimisation, Sampler, fit
 
-CELLS = 24  # positions are classified into 24 cells per axis
+CELLS = 32  # an answer is a distribution over 32 cells per axis
+ANSWERS = ("a", "reference", "effector", "destination", "effector_to_a", "a_to_reference", "a_to_destination")
 RELATIONS = [(family, way) for family in lang.FAMILIES for way in ("", *lang.DIRECTIONS)]
 
 
 class Grounding(nn.Module):
-    """The backbone with a head that answers: three points (A, reference, effector) and a relation."""
+    """The backbone with a head that answers: four points, three ways between them, a relation, what each token shows.
+
+    All of it can be read off one still picture and the sentence. What to do about it, such as which way the effector
+    should go, is not asked: that is a policy's business (docs/experiments.md says where the line is).
+    """
 
     def __init__(self, backbone: tiny.TinyVLM) -> None:
         super().__init__()
         self.backbone = backbone
-        self.points = nn.Linear(backbone.width, 3 * 2 * CELLS)
+        self.answers = nn.Linear(backbone.width, len(ANSWERS) * 2 * CELLS)
         self.relation = nn.Linear(backbone.width, len(RELATIONS))
         self.content = nn.Linear(backbone.config.vision_width, len(lang.OBJECTS) + 2)
 
     def loss(self, batch: tuple[Tensor, list[str], Tensor, Tensor, Tensor]) -> tuple[Tensor, Logs]:
-        """images float [B, 3, H, W], texts, points float [B, 3, 2] on the board, relation int64 [B],
+        """images float [B, 3, H, W], texts, points float [B, 4, 2] on the board, relation int64 [B],
         content int64 [B, grid * grid]: what each token of the image shows."""
         images, texts, points, relation, content = batch
         tokens = self.backbone.vision(images)
         hidden = self.backbone.read(tokens, texts)
-        logits = self.points(hidden).view(-1, 3, 2, CELLS).float()
-        cells = (points * CELLS).long().clamp(0, CELLS - 1)
-        located = F.cross_entropy(logits.flatten(0, 2), cells.flatten())
+        ways = points[:, [0, 1, 3]] - points[:, [2, 0, 0]]
+        places = torch.cat([points, (ways.sign() * ways.abs().sqrt() + 1) / 2], 1)  # the shorter, the more exactly
+        logits = self.answers(hidden).view(-1, len(ANSWERS), 2, CELLS).float()
+        located = F.cross_entropy(logits.flatten(0, 2), _shares(places).flatten(0, 2))
         named = F.cross_entropy(self.relation(hidden).float(), relation)
-        centres = (torch.arange(CELLS) + 0.5) / CELLS
-        error = ((logits.detach().softmax(-1) @ centres) - points).norm(dim=-1).mean(0)
-        logs = dict(zip(("error_a", "error_reference", "error_effector"), error.tolist(), strict=True))
         shown = F.cross_entropy(self.content(tokens).flatten(0, 1).float(), content.flatten())
-        logs["content_loss"] = float(shown.detach())
-        return located + 0.2 * named + shown, logs | {"relation_loss": float(named.detach())}
+        return located + 0.2 * named + shown, {
+            **_errors(logits.detach(), points, ways),
+            "content_loss": float(shown.detach()),
+            "relation_loss": float(named.detach()),
+        }
+
+
+def _centres() -> Tensor:
+    return (torch.arange(CELLS) + 0.5) / CELLS
+
+
+def _shares(places: Tensor) -> Tensor:
+    """[...] -> [..., CELLS]: a place between two centres belongs to both, by its distance from each, so that the mean
+    of the answer is the place itself and not that of its cell. Places beyond [0, 1] are at its ends."""
+    inside = places.clamp(0.5 / CELLS, 1 - 0.5 / CELLS)
+    return (1 - (inside[..., None] - _centres()).abs() * CELLS).clamp(0.0)
+
+
+def _errors(logits: Tensor, points: Tensor, ways: Tensor) -> Logs:
+    """Mean distance of the answers from the truth, in board units."""
+    found = logits.softmax(-1) @ _centres()
+    scaled = 2 * found[:, 4:] - 1
+    distance = (torch.cat([found[:, :4], scaled * scaled.abs()], 1) - torch.cat([points, ways], 1)).norm(dim=-1)
+    return {f"error_{name}": value for name, value in zip(ANSWERS, distance.mean(0).tolist(), strict=True)}
 
 
 def scenes(rng: np.random.Generator, count: int, size: int) -> tuple[Array, list[str], Array, Array, Array]:
     """Random static scenes of a random look with a sentence about each.
 
-    -> images uint8 [count, size, size, 3], texts, points float32 [count, 3, 2], relation int64 [count],
-    content int64 [count, (size / 4)^2].
+    -> images uint8 [count, size, size, 3], texts, points float32 [count, 4, 2] (A, what the sentence refers to, the
+    effector, and where the sentence would have A be), relation int64 [count], content int64 [count, (size / 4)^2].
     """
     kinds = np.argsort(rng.random((count, len(lang.OBJECTS))), axis=1)[:, : world.BLOCKS]
     blocks = rng.uniform(0.08, 0.92, (count, world.BLOCKS, 2))
-    state = world.Scenes(kinds, blocks, rng.uniform(0.02, 0.98, (count, 2)), rng.integers(2**31, size=count))
+    anywhere, near = rng.uniform(0.02, 0.98, (count, 2)), blocks[:, 0] + rng.normal(scale=0.12, size=(count, 2))
+    effector = np.where(rng.random((count, 1)) < 0.5, anywhere, near.clip(0.02, 0.98))
+    state = world.Scenes(kinds, blocks, effector, rng.integers(2**31, size=count))
     for _ in range(4):  # contacts push overlapping blocks apart
         state = world.step(state, np.zeros((count, 2)))
-    texts, points, relation = [], np.zeros((count, 3, 2), np.float32), np.zeros(count, np.int64)
+    texts, points, relation = [], np.zeros((count, 4, 2), np.float32), np.zeros(count, np.int64)
     points[:, 2] = state.effector
     for i in range(count):
         family = lang.FAMILIES[rng.integers(len(lang.FAMILIES))]
@@ -80,10 +107,18 @@ def scenes(rng: np.random.Generator, count: int, size: int) -> tuple[Array, list
         points[i, 0] = state.blocks[i, 0]
         uses_b = family in ("block2block", "block2side", "separate")
         points[i, 1] = state.blocks[i, 1] if uses_b else lang.PLACES[place] if place else state.blocks[i, 0]
+        points[i, 3] = _destination(family, points[i, 0], points[i, 1], np.array(lang.DIRECTIONS.get(way, (0.0, 0.0))))
         relation[i] = RELATIONS.index((family, way))
     look = list(LOOKS)[rng.integers(len(LOOKS))]
     images = render(state, look, size, tick=int(rng.integers(900)))
     return images, texts, points, relation, _content(state, size // 4)
+
+
+def _destination(family: str, a: Array, reference: Array, direction: Array) -> Array:
+    """Where the sentence would have A be, float [2] on the board."""
+    if family == "separate":
+        return reference + world.FAR * world.unit(a - reference)
+    return reference + direction * {"block2side": world.SIDE_OFFSET, "block2relative": world.MOVE}.get(family, 0.0)
 
 
 def _content(state: world.Scenes, grid: int) -> Array:
