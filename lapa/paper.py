@@ -63,7 +63,7 @@ def _train(plan: Plan, cell: Cell, common: Common, recipe: Recipe, known: Mappin
         ("--seed", str(cell.seed), *options), cell.name, guess=guesses(recipe, common),
     )  # fmt: skip
     start, needs = pretrained(plan, cell.row.method, chain)
-    way: tuple[str, ...] = ("--episodes", str(_at_most(cell.row.episodes, common.validation)))
+    way: tuple[str, ...] = ("--episodes", str(common.validation))
     cost = chain.guess.tune_films if _films(cell) else chain.guess.tune
     if cell.row.method.name in ("vpt", "actionvla"):
         cost *= 2.3  # they speak actions: more ways to try
@@ -81,12 +81,11 @@ def _train(plan: Plan, cell: Cell, common: Common, recipe: Recipe, known: Mappin
 def _evaluate(plan: Plan, cell: Cell, split: str, common: Common) -> str:
     scripted = cell.row.method is None
     actor = ("--row", cell.row.name) if scripted else ("--policy", plan.path(cell.tuned))
-    episodes = _at_most(cell.row.episodes, common.episodes)
     guess = guesses(Recipe(), common)
     cost = guess.scripted if scripted else guess.evaluate_films if _films(cell) else guess.evaluate
     return plan.add(
         cell.score(split),
-        ("evaluate", *actor, "--name", cell.row.name, "--look", HOME, "--split", split, "--episodes", str(episodes),
+        ("evaluate", *actor, "--name", cell.row.name, "--look", HOME, "--split", split, "--episodes", str(common.episodes),
          "--seed", str(cell.seed)),
         "results.json", () if scripted else (cell.tuned,), cost,
     )  # fmt: skip
@@ -94,10 +93,6 @@ def _evaluate(plan: Plan, cell: Cell, split: str, common: Common) -> str:
 
 def _films(cell: Cell) -> bool:
     return cell.row.method is not None and cell.row.method.policy == "video_planner"
-
-
-def _at_most(limit: int, wanted: int) -> int:
-    return min(limit or wanted, wanted)
 
 
 def recipe_of(options: Sequence[str]) -> Recipe:
@@ -121,19 +116,18 @@ def guesses(recipe: Recipe, common: Common) -> Guess:
     start, videos, few = 4.0, common.videos / 6000, recipe.finetune.steps
     ways = 0.012 * few + 0.05 * few + 0.05 * 4 * few  # head, all, all-long
     films, few_films = recipe.pretrain_planner.steps, recipe.finetune_planner.steps
-    shown = 0.24 * min(common.episodes, 200)  # seconds to judge a policy that imagines
     return Guess(
         laq=start + 10 * videos + 0.125 * recipe.quantize.steps,
         idm=start + 0.06 * recipe.fit_idm.steps,
         labels=start + 64 * videos,
         no_labels=start + 2 * videos,
-        pretrain=start + 0.09 * recipe.pretrain.steps,
-        pretrain_films=start + 0.2 * films,
+        pretrain=start + 0.075 * recipe.pretrain.steps,
+        pretrain_films=start + 0.13 * films,
         finetune=start + ways / 3,
         tune=start + ways + 3 * 0.02 * common.validation,
-        tune_films=start + 0.2 * 6 * few_films + 3 * 0.24 * min(common.validation, 200),
+        tune_films=start + 0.13 * 6 * few_films + 3 * 0.12 * common.validation,
         evaluate=start + 0.02 * common.episodes,
-        evaluate_films=start + shown,
+        evaluate_films=start + 0.12 * common.episodes,
         scripted=start + 0.004 * common.episodes,
     )
 

@@ -45,7 +45,7 @@ class Recipe:
     """optimisation of the inverse dynamics model"""
     policy: VLAConfig = VLAConfig()
     """the policy (stages 2 and 3)"""
-    pretrain: Optimisation = Optimisation(steps=1000, batch_size=128, learning_rate=1e-3)
+    pretrain: Optimisation = Optimisation(steps=2000, batch_size=128, learning_rate=1e-3)
     """optimisation of stage 2"""
     finetune: Optimisation = Optimisation(steps=150, batch_size=64, learning_rate=2e-3)
     """optimisation of stage 3"""
@@ -85,7 +85,7 @@ ZERO_IS_FINE = ("warmup",)  # of the whole numbers; all the others count somethi
 
 PRESETS: dict[str, Recipe] = {
     "laptop": Recipe(),
-    # An evening's table on Tabletop: four times the steps, which is what ActionVLA lacked (docs/experiments.md).
+    # An evening's table on Tabletop: twice the steps again (docs/experiments.md).
     "table": Recipe(
         policy=VLAConfig(decoding="full_length"),
         pretrain=Optimisation(steps=4000, batch_size=128, learning_rate=1e-3),

@@ -88,7 +88,7 @@ def test_every_command_is_one_that_lapa_reads(tmp_path: Path) -> None:
 
 
 def test_unipi_shares_its_films_and_inverse_dynamics(tmp_path: Path) -> None:
-    """Budgets share what it learnt from video, VPT the model that reads actions; and it may be judged on less."""
+    """Budgets share what it learnt from video, and VPT the model that reads actions."""
     steps = {step.name: step for step in steps_of(asked("in-domain", ("unipi", "vpt")), tmp_path, {})}
     assert [name for name in steps if "/unipi/" in name and name.endswith(("labels", "latent"))] == [
         "seed0/unipi/sim/labels", "seed0/unipi/sim/latent",
@@ -96,8 +96,6 @@ def test_unipi_shares_its_films_and_inverse_dynamics(tmp_path: Path) -> None:
     tuned = steps["seed0/unipi/sim+20/tuned"]
     assert tuned.needs == ("seed0/unipi/sim/latent", "seed0/vpt/20/fit")
     assert tuned.command[tuned.command.index("--idm") + 1] == str(tmp_path / "seed0/vpt/20/fit")
-    assert "seed0/unipi/sim+5/tuned" not in steps
-    assert steps["seed0/unipi/sim+20/seen"].command[-6:-4] == ("--episodes", "200")
 
 
 def test_an_ablation_changes_the_backbone_alone(tmp_path: Path) -> None:
