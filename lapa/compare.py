@@ -59,7 +59,7 @@ class Guess:
     idm: float = 30
     labels: float = 60
     no_labels: float = 5
-    pretrain: float = 135
+    pretrain: float = 150
     pretrain_films: float = 300
     finetune: float = 10
     tune: float = 60
