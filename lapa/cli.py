@@ -688,7 +688,7 @@ def ground(
     seed: Seed = 0,
     resume: Resume = False,
 ) -> None:
-    """Stage 0: rebuild the weights of the tiny backbone that ship with lapa (about ten minutes on one core).
+    """Stage 0: rebuild the weights of the tiny backbone that ship with lapa (about seven minutes on one core).
 
     Args:
         out: folder of the artefact; lapa/backbones/weights is where the package looks
