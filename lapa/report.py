@@ -133,6 +133,8 @@ def answer(results: Results) -> str:
     parts = [f"With {few}, LAPA solves {_percent(lapa)} of the episodes"]
     if scratch:
         parts.append(f"Scratch, which saw no video, {_percent(scratch)}")
+    if vpt := methods.get("vpt"):
+        parts.append(f"VPT, which guesses the videos' actions, {_percent(vpt)}")
     if bound:
         parts.append(f"ActionVLA, which was told the true actions of all video, {_percent(bound)}")
     return "; ".join(parts) + "." + (_verdict(lapa, scratch, bound) if scratch else "")
