@@ -189,8 +189,10 @@ class LeRobotDataset:
             for row in rows:
                 try:
                     index, length, *at = (_whole(row, name, file) for name in wanted if "timestamp" not in name)
-                    data, video = (dict(zip(parts, at[i : i + 2], strict=False)) for i in (0, 2))
-                    film = self._path("video_path", video_key=self.camera, **video) if self._is_video else None
+                    data, video = dict(zip(parts, at[:2], strict=True)), {}
+                    if self._is_video:
+                        video = dict(zip(parts, at[2:], strict=True))
+                    film = self._path("video_path", video_key=self.camera, **video) if video else None
                     start = _seconds(row[wanted[-1]], file) if self._is_video else 0.0
                     places.append(Place(index, length, self._path("data_path", **data), film, start))
                 except BadVideo as bad:
