@@ -51,10 +51,13 @@ class Recipe:
     """optimisation of stage 3"""
     trainable: Literal["head", "all"] = "head"
     """what stage 3 trains: the new head alone (best below some 50 trajectories), or all but the vision encoder"""
-    head: Literal["own", "new"] = "own"
-    """in stage 3: does a policy that speaks actions already (VPT, ActionVLA) keep its head and bins or grow new ones"""
+    head: Literal["read", "own", "new"] = "read"
+    """stage 3: keep the head and read off the labels what its classes mean ("read", trains nothing); as in the paper
+    drop a latent head, but keep one that speaks actions (VPT, ActionVLA; "own"); or always grow a new one ("new")"""
+    clusters: int = 16
+    """classes that robot actions are put into, each a whole action (k-means); 0: bins of each dimension (the paper)"""
     bins: int = 32
-    """equal-mass bins per action dimension"""
+    """equal-mass bins per action dimension, without clusters"""
     chunk: int = 1
     """actions predicted at once"""
     planner: VideoDiffusionConfig = VideoDiffusionConfig()
@@ -81,7 +84,7 @@ class Recipe:
         return content
 
 
-ZERO_IS_FINE = ("warmup",)  # of the whole numbers; all the others count something that there must be
+ZERO_IS_FINE = ("warmup", "clusters")  # of the whole numbers; all the others count something that there must be
 
 PRESETS: dict[str, Recipe] = {
     "laptop": Recipe(),
@@ -96,7 +99,9 @@ PRESETS: dict[str, Recipe] = {
             quantizer_options={"balance": 0.03},
         ),
         quantize=Optimisation(steps=3000, batch_size=32, learning_rate=2e-3, clip=10.0, warmup=50),
-        policy=VLAConfig(),  # full length has been tried on the two dimensions of Tabletop alone
+        policy=VLAConfig(),  # full length and clusters have been tried on the two dimensions of Tabletop alone
+        head="own",
+        clusters=0,
     ),
     # The released settings (paper.md section 1): 343.8M parameters; shape-tested here, trained on GPUs.
     "paper": Recipe(
@@ -113,6 +118,8 @@ PRESETS: dict[str, Recipe] = {
             steps=2000, batch_size=128, learning_rate=2e-5, betas=(0.9, 0.999), warmup=1, schedule="constant"
         ),
         trainable="all",
+        head="own",
+        clusters=0,
         bins=256,
     ),
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Stage 2b, `lapa pretrain`: a policy learns to predict the labels from x_t and the instruction, by cross-entropy.
 
-Codes are classes as they are; actions (VPT, ActionVLA) are put into equal-mass bins first. Frames (UniPi) are imagined,
-by video diffusion. The vision encoder is frozen, the language model is not (paper section 3.2).
+Codes are classes as they are; actions (VPT, ActionVLA) are put into clusters or equal-mass bins first. Frames (UniPi)
+are imagined, by video diffusion. The vision encoder is frozen, the language model is not (paper section 3.2).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lapa.data.labelled import MANIFEST
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
 from lapa.data.stream import Stream
-from lapa.data.transforms import ActionSpace, CodeSpace, Space
+from lapa.data.transforms import ActionSpace, CodeSpace, Space, Vocabulary
 from lapa.explorer.codes import future_frames
 from lapa.methods import METHODS
 from lapa.models.laq import as_pixels
@@ -138,8 +138,20 @@ def classes_of(labels: Labels, manifest: dict[str, Any], recipe: Recipe) -> tupl
     """What the head predicts, and the labels as classes int64 [N, positions]."""
     if labels.kind == "codes":
         return CodeSpace(labels.values.shape[1], int(manifest["classes"])), labels.values
-    space = ActionSpace.fit(labels.values, recipe.bins, names=tuple(manifest.get("action_names") or ()))
-    return space, space.encode(labels.values)
+    return classes_of_actions(labels.values[:, None], recipe, tuple(manifest.get("action_names") or ()))
+
+
+def classes_of_actions(
+    actions: Array, recipe: Recipe, names: tuple[str, ...]
+) -> tuple[ActionSpace | Vocabulary, Array]:
+    """A space for chunks of actions [N, chunk, A], clusters or bins as the recipe says, and the actions as classes
+    int64 [N, positions]."""
+    if recipe.clusters:
+        words = Vocabulary.clusters(actions, recipe.clusters, names)
+        return words, words.encode(actions)
+    chunk, dimensions = actions.shape[1:]
+    bins = ActionSpace.fit(actions[:, 0], recipe.bins, chunk, names)
+    return bins, bins.encode(actions).reshape(-1, chunk * dimensions)
 
 
 def sampler(packed: Packed, frames: Array, targets: Array | Futures, size: int) -> Sampler:

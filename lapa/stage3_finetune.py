@@ -1,7 +1,10 @@
-"""Stage 3, `lapa finetune`: the latent head is dropped, a new head learns the robot's discretised actions from a
-few labelled trajectories (paper section 3.3). A policy that already speaks actions (VPT, ActionVLA) keeps its head
-and its bins, unless the recipe says that it gets new ones (another robot's actions, say). UniPi goes on learning to
-imagine and is given the inverse dynamics that reads actions off its frames.
+"""Stage 3, `lapa finetune`: from what a policy says to robot actions, learnt from a few labelled trajectories.
+
+The recipe's `head` says how. In the paper (section 3.3; "own", "new") the latent head is dropped and a new one learns
+the robot's discretised actions; a policy that already speaks actions (VPT, ActionVLA) keeps its own, or gets a new one
+as well (another robot's actions, say). With "read" nothing is trained: all keep their heads, and what a code, or an
+action class, means for this robot is read off the labels by linear regression, which a handful of trajectories
+suffices for. UniPi goes on learning to imagine and is given the inverse dynamics that reads actions off its frames.
 """
 
 from __future__ import annotations
@@ -13,17 +16,19 @@ import numpy as np
 from lapa.contracts import Array, LapaError, Logs
 from lapa.data.futures import Futures, futures
 from lapa.data.pack import Packed
-from lapa.data.transforms import ActionSpace
+from lapa.data.transforms import CodeSpace, Vocabulary
 from lapa.hub import local
 from lapa.models.idm import InverseDynamics
 from lapa.plugins import find
 from lapa.policies.video_planner import VideoPlanner
 from lapa.policies.vla import VLA
 from lapa.recipe import Recipe
-from lapa.stage2_pretrain import sampler, save_policy, watcher
+from lapa.stage2_pretrain import classes_of_actions, sampler, save_policy, watcher
 from lapa.training.checkpoint import load_artefact, read_json
-from lapa.training.loop import Optimisation, fit, seed_everything
+from lapa.training.loop import Optimisation, device, fit, seed_everything
+from lapa.training.metrics import r2
 
+AT_ONCE = 256  # frames that a policy is asked about at once
 OPTIMISED = {"vla": "finetune", "video_planner": "finetune_planner"}  # policy -> setting of the recipe
 
 
@@ -57,12 +62,19 @@ def finetune(
         raise LapaError("--idm is for a policy that imagines frames (UniPi); this one predicts actions. Leave it out.")
     else:
         frames, monitor = acting_frames(packed, recipe.chunk), None
-        if recipe.head == "new" or not isinstance(policy.space, ActionSpace):
-            policy.space = None
-            policy.adapt(ActionSpace.fit(actions[frames], recipe.bins, recipe.chunk, packed.action_names))
+        chunks = np.stack([actions[frames + k] for k in range(recipe.chunk)], 1)
+        if recipe.head == "read" and policy.space is not None:
+            results = _read(policy, packed, frames, chunks)
+            save_policy(policy, recipe, results, out, seed, packed, parents, method)
+            return results
         space = policy.space
-        assert isinstance(space, ActionSpace)
-        targets = np.concatenate([space.encode(actions[frames + k]) for k in range(space.chunk)], axis=1)
+        if recipe.head == "new" or space is None or isinstance(space, CodeSpace):
+            policy.space = None
+            space, targets = classes_of_actions(chunks, recipe, packed.action_names)
+            policy.adapt(space)
+        elif space.dimensions == actions.shape[1]:
+            wanted = np.stack([actions[frames + k] for k in range(space.chunk)], 1)
+            targets = space.encode(wanted).reshape(len(wanted), space.positions)
     if policy.dimensions != actions.shape[1]:
         raise LapaError(
             f"{packed.spec} has {actions.shape[1]} action dimensions; the policy speaks {policy.dimensions}."
@@ -71,6 +83,21 @@ def finetune(
                   parameters=policy.trainable(recipe.trainable), monitor=monitor)  # fmt: skip
     save_policy(policy, recipe, results, out, seed, packed, parents, method)
     return results
+
+
+def _read(policy: VLA, packed: Packed, frames: Array, chunks: Array) -> Logs:
+    """Keep the head; what its classes mean is told by the labels. Returns how well they are told, on themselves."""
+    texts = [packed.instructions[e] for e in packed.episode_of(frames)]
+    parts = range(0, len(frames), AT_ONCE)
+    policy = policy.to(device()).eval()
+    said = [policy.probabilities(packed.gather(frames[i : i + AT_ONCE]), texts[i : i + AT_ONCE]) for i in parts]
+    meaning = Vocabulary.read(np.concatenate(said), chunks, packed.action_names)
+    policy.read_as(meaning)
+    acted = meaning.decide(np.concatenate(said), "expectation")
+    fit = r2(acted.reshape(len(chunks), -1), chunks.reshape(len(chunks), -1))
+    print(f"What {meaning.positions} x {meaning.classes} classes mean was read off {len(frames):,} labelled frames "
+          f"(R^2 of their actions {fit:.2f}); nothing was trained.", flush=True)  # fmt: skip
+    return {"labels": float(len(frames)), "r2_of_labels": fit}
 
 
 def _start(path: Path | None, recipe: Recipe) -> tuple[VLA | VideoPlanner, dict[str, str], str]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from lapa.contracts import Benchmark, LapaError
 from lapa.data.pack import Packed
-from lapa.data.transforms import ActionSpace
+from lapa.data.transforms import CodeSpace
 from lapa.evaluate import share
 from lapa.plugins import choose
 from lapa.policies import Policy
@@ -28,23 +28,28 @@ TRIED = "tried"  # below the output folder, until the choice is made
 SCORE = "validation.json"
 
 
+Says = Literal["", "classes", "actions"]  # before stage 3: nothing of use here, classes such as codes, or actions
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """A way to finetune: what trains, own or new head, and factors of the recipe's steps and learning rate.
+    """A way to finetune: what trains, which head (Recipe), and factors of the recipe's steps and learning rate.
 
     No steps at all: the pretrained policy as it is.
     """
 
     name: str
     trainable: Literal["head", "all"] = "head"
-    head: Literal["own", "new"] = "own"
+    head: Literal["read", "own", "new"] = "own"
     steps: float = 1.0
     rate: float = 1.0
 
     @property
-    def speaks(self) -> bool:
-        """Does this mean something only to a policy that speaks actions before stage 3?"""
-        return self.head == "new" or not self.steps
+    def needs(self) -> Says:
+        """What a policy must say before stage 3, at least, for this to mean something."""
+        if self.head == "read":
+            return "classes"
+        return "actions" if self.head == "new" or not self.steps else ""
 
     def of(self, recipe: Recipe, setting: str = "finetune") -> Recipe:
         """The recipe with this way of finetuning; `setting` is what of the recipe optimises the policy in stage 3."""
@@ -57,6 +62,7 @@ class Candidate:
 CANDIDATES = {
     each.name: each
     for each in (
+        Candidate("read", head="read"),
         Candidate("head"),
         Candidate("all", "all", rate=0.25),
         Candidate("all-long", "all", steps=4.0, rate=0.5),
@@ -68,13 +74,14 @@ CANDIDATES = {
 }
 
 
-def candidates(speaks: bool, only: Sequence[str] = ()) -> list[Candidate]:
-    """What is tried for a policy that does or does not speak actions yet, in order. Raises LapaError for an unknown
+def candidates(says: Says, only: Sequence[str] = ()) -> list[Candidate]:
+    """What is tried for a policy that says this before stage 3, in order. Raises LapaError for an unknown
     name, and when nothing is left."""
     named = [CANDIDATES[choose(name, CANDIDATES, "way to finetune")] for name in only or CANDIDATES]
-    found = [each for each in named if speaks or not each.speaks]
+    rank = {"": 0, "classes": 1, "actions": 2}
+    found = [each for each in named if rank[each.needs] <= rank[says]]
     if not found:
-        raise LapaError(f"{', '.join(only)}: this policy has no action head yet, so there is none to keep or replace.")
+        raise LapaError(f"{', '.join(only)}: this policy has no such head yet, so there is none to keep or replace.")
     return found
 
 
@@ -103,7 +110,7 @@ def tune(
     a tie. Returns {"chosen": NAME, "validation": {NAME: {"success", "interval", "episodes"}}}; config.json keeps it
     as "tuning". Raises LapaError as `candidates` and `finetune` do.
     """
-    tried = [(each, out / TRIED / each.name) for each in candidates(_speaks(policy_path), only)]
+    tried = [(each, out / TRIED / each.name) for each in candidates(_says(policy_path), only)]
     scores: dict[str, dict[str, Any]] = {}
     for each, folder in tried:
         _make(each, packed, policy_path, recipe, folder, seed, idm_path)
@@ -119,8 +126,9 @@ def tune(
     return tuning
 
 
-def _speaks(path: Path | None) -> bool:
-    return path is not None and isinstance(getattr(Policy.from_pretrained(path), "space", None), ActionSpace)
+def _says(path: Path | None) -> Says:
+    space = getattr(Policy.from_pretrained(path), "space", None) if path is not None else None
+    return "" if space is None else "classes" if isinstance(space, CodeSpace) else "actions"
 
 
 def _make(

@@ -1,17 +1,24 @@
-"""Robot actions <-> classes: equal-mass bins, each transform beside its inverse.
+"""Robot actions <-> classes, each transform beside its inverse, saved with the policy, so that the robot gets its own
+units back from the same numbers that made the classes.
 
-The edges are quantiles of the finetuning data (paper section 4.1, after RT-2 and OpenVLA), saved with the policy, so
-the robot gets its own units back from the same numbers that made the classes.
+Three spaces: latent codes (nothing but numbers), equal-mass bins of every action dimension (paper section 4.1, after
+RT-2 and OpenVLA), and a vocabulary, in which each class means a whole action. A vocabulary is made from actions, by
+clustering them, or read off a policy that has its classes already, such as latent codes.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from scipy.cluster.vq import kmeans2, vq
 
 from lapa.contracts import Array, LapaError
+
+Decoding = Literal["expectation", "full_length", "centre"]
+Rows = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -44,14 +51,7 @@ class ActionSpace:
     @staticmethod
     def fit(actions: Array, bins: int, chunk: int = 1, names: tuple[str, ...] = ()) -> ActionSpace:
         """Quantile edges of float [N, A] actions. Raises LapaError on non-finite or too few actions."""
-        actions = np.asarray(actions, dtype=np.float64)
-        if actions.ndim != 2 or len(actions) < 2:
-            raise LapaError(f"Action bins need at least two actions [N, A]; got shape {actions.shape}.")
-        if not np.isfinite(actions).all():
-            row, dimension = np.argwhere(~np.isfinite(actions))[0]
-            raise LapaError(
-                f"Action bins need finite actions; row {row}, dimension {dimension} is {actions[row, dimension]}."
-            )
+        actions = _checked(actions)
         edges = []
         for column in actions.T:
             values = np.unique(column)
@@ -98,27 +98,163 @@ class ActionSpace:
         """int64 [..., A] -> float32 [..., A], the bins' centres."""
         return self.centres()[np.arange(self.dimensions), classes].astype(np.float32)
 
+    def decide(self, probabilities: Array, decoding: Decoding) -> Array:
+        """float [B, positions, classes] -> float32 [B, chunk, A], the actions that a policy takes who says this."""
+        shares = probabilities.reshape(len(probabilities), self.chunk, self.dimensions, -1)
+        if decoding == "centre":
+            return self.decode(shares.argmax(-1))
+        return self.expect_full_length(shares) if decoding == "full_length" else self.expect(shares)
+
     def expect(self, probabilities: Array) -> Array:
         """float [..., A, classes] -> float32 [..., A], the expected centre: smoother than the likeliest bin."""
         return (probabilities * np.nan_to_num(self.centres())).sum(-1).astype(np.float32)
 
     def expect_full_length(self, probabilities: Array) -> Array:
-        """float [..., A, classes] -> float32 [..., A]: the direction of `expect`, and the length that an action is
-        expected to have (root mean square, every dimension measured by its own bins), within the outermost centres.
-
-        Where a policy wavers, the mean of the ways that it wavers between is shorter than each of them, and a robot
-        that follows it comes to a halt before the obstacle.
-        """
+        """float [..., A, classes] -> float32 [..., A], the expected centre at its `full_length`, every dimension
+        measured by its own bins, within the outermost centres."""
         centres = self.centres()
-        unit = np.maximum(np.sqrt(np.nanmean(centres**2, axis=1)), np.finfo(np.float32).tiny)
-        mean = (probabilities * np.nan_to_num(centres)).sum(-1)
-        wanted = (probabilities * np.nan_to_num(centres / unit[:, None]) ** 2).sum((-1, -2))
-        found = ((mean / unit) ** 2).sum(-1)
-        longer = mean * np.sqrt(wanted / np.maximum(found, np.finfo(np.float32).tiny))[..., None]
+        unit = _lengths(centres)
+        squared = (probabilities * np.nan_to_num(centres / unit[:, None]) ** 2).sum((-1, -2))
+        longer = full_length((probabilities * np.nan_to_num(centres)).sum(-1), squared, unit)
         return np.clip(longer, np.nanmin(centres, 1), np.nanmax(centres, 1)).astype(np.float32)
 
 
-Space = CodeSpace | ActionSpace
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes that mean an action each; what a policy does is what they mean, weighted by its probabilities.
+
+    positions, classes   as the policy predicts them
+    means    [positions * classes][chunk * A]: `chunk` actions in the robot's units
+    squares  [positions * classes][chunk]: their squared lengths, every dimension measured by its `unit`
+    unit     [A]: root mean square of each dimension in the data
+    reach    [A][2]: the smallest and the largest value of each dimension in the data, which no action exceeds
+    """
+
+    positions: int
+    classes: int
+    means: Rows
+    squares: Rows
+    unit: tuple[float, ...]
+    reach: Rows
+    names: tuple[str, ...] = ()
+    kind: str = "vocabulary"
+
+    @staticmethod
+    def clusters(actions: Array, classes: int, names: tuple[str, ...] = ()) -> Vocabulary:
+        """The centres of k-means of float [N, A] or chunks [N, chunk, A], always the same for the same actions; fewer
+        if there are fewer different ones. Raises LapaError on non-finite or too few actions."""
+        actions = _chunks(actions)
+        unit = _lengths(actions.reshape(-1, actions.shape[-1]).T)
+        scaled = (actions / unit).reshape(len(actions), -1)
+        classes = min(classes, len(np.unique(scaled, axis=0)))
+        some = scaled[np.random.default_rng(0).permutation(len(scaled))[:CLUSTERED]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a cluster that nothing is near to: it does no harm
+            centres, _ = kmeans2(some, classes, iter=50, minit="++", rng=0)
+        means = centres.reshape(classes, *actions.shape[1:]) * unit
+        return Vocabulary._of(1, means, ((means / unit) ** 2).sum(-1), actions, unit, names)
+
+    @staticmethod
+    def read(probabilities: Array, actions: Array, names: tuple[str, ...] = (), prior: float = 1.0) -> Vocabulary:
+        """What the classes of a policy mean, told by its probabilities float [N, positions, classes] for frames whose
+        actions float [N, A] or chunks [N, chunk, A] are known: ridge regression; `prior` is how many frames without
+        motion every class is taken to have been seen with. Raises LapaError on non-finite or too few actions."""
+        actions = _chunks(actions)
+        rows, positions, _ = probabilities.shape
+        unit = _lengths(actions.reshape(-1, actions.shape[-1]).T)
+        said = probabilities.reshape(rows, -1).astype(np.float64)
+        known = np.concatenate([actions.reshape(rows, -1), ((actions / unit) ** 2).sum(-1)], 1)
+        told = np.linalg.solve(said.T @ said + prior * np.eye(said.shape[1]), said.T @ known)
+        means = told[:, : -actions.shape[1]].reshape(-1, *actions.shape[1:])
+        return Vocabulary._of(positions, means, told[:, -actions.shape[1] :], actions, unit, names)
+
+    @staticmethod
+    def _of(
+        positions: int, means: Array, squares: Array, actions: Array, unit: Array, names: tuple[str, ...]
+    ) -> Vocabulary:
+        low, high = actions.min((0, 1)), actions.max((0, 1))
+        return Vocabulary(positions, len(means) // positions, _rows(means.reshape(len(means), -1)), _rows(squares),
+                          tuple(unit.tolist()), _rows(np.stack([low, high], 1)), names)  # fmt: skip
+
+    @property
+    def dimensions(self) -> int:
+        """A."""
+        return len(self.unit)
+
+    @property
+    def chunk(self) -> int:
+        """Actions that a class means, one after the other."""
+        return len(self.squares[0])
+
+    def encode(self, actions: Array) -> Array:
+        """float [N, A] or chunks [N, chunk, A] -> int64 [N, 1], the class whose meaning is nearest."""
+        unit = np.array(self.unit)
+        scaled = (np.asarray(actions, np.float64).reshape(len(actions), self.chunk, -1) / unit).reshape(
+            len(actions), -1
+        )
+        means = (np.array(self.means).reshape(-1, self.chunk, self.dimensions) / unit).reshape(len(self.means), -1)
+        return vq(scaled, means)[0].astype(np.int64)[:, None]
+
+    def decide(self, probabilities: Array, decoding: Decoding) -> Array:
+        """float [B, positions, classes] -> float32 [B, chunk, A], the actions that a policy takes who says this."""
+        if decoding == "centre":
+            probabilities = np.eye(self.classes)[probabilities.argmax(-1)]
+        said = probabilities.reshape(len(probabilities), -1)
+        actions = (said @ np.array(self.means)).reshape(len(said), self.chunk, -1)
+        if decoding == "full_length":
+            actions = full_length(actions, said @ np.array(self.squares), np.array(self.unit))
+        low, high = np.array(self.reach).T
+        return np.clip(actions, low, high).astype(np.float32)
+
+
+CLUSTERED = 20_000  # actions that k-means looks at, at most
+
+
+def full_length(mean: Array, squared: Array, unit: Array) -> Array:
+    """The direction of the mean [..., A] at the length that an action is expected to have, the root of `squared` [...],
+    every dimension measured by its unit [A].
+
+    Where a policy wavers, the mean of the ways that it wavers between is shorter than each of them, and a robot
+    that follows it comes to a halt before the obstacle.
+    """
+    tiny = np.finfo(np.float32).tiny
+    found = ((mean / unit) ** 2).sum(-1)
+    longer: Array = mean * np.sqrt(np.maximum(squared, 0.0) / np.maximum(found, tiny))[..., None]
+    return longer
+
+
+def _lengths(values: Array) -> Array:
+    """[A, N] -> float64 [A], the root mean square of what is there, never quite 0."""
+    lengths: Array = np.maximum(np.sqrt(np.nanmean(values**2, axis=1)), np.finfo(np.float32).tiny)
+    return lengths
+
+
+def _rows(table: Array) -> Rows:
+    return tuple(tuple(row) for row in table.tolist())
+
+
+def _checked(actions: Array) -> Array:
+    """Finite float64 [N, A], at least two."""
+    actions = np.asarray(actions, dtype=np.float64)
+    if actions.ndim != 2 or len(actions) < 2:
+        raise LapaError(f"Action classes need at least two actions [N, A]; got shape {actions.shape}.")
+    if not np.isfinite(actions).all():
+        row, dimension = np.argwhere(~np.isfinite(actions))[0]
+        raise LapaError(
+            f"Action classes need finite actions; row {row}, dimension {dimension} is {actions[row, dimension]}."
+        )
+    return actions
+
+
+def _chunks(actions: Array) -> Array:
+    """[N, A] or [N, chunk, A] -> finite float64 [N, chunk, A]."""
+    actions = np.asarray(actions, dtype=np.float64)
+    actions = actions[:, None] if actions.ndim == 2 else actions
+    _checked(actions.reshape(len(actions), -1))
+    return actions
+
+
+Space = CodeSpace | ActionSpace | Vocabulary
 
 
 def space_from_json(content: dict[str, Any]) -> Space:
@@ -127,6 +263,11 @@ def space_from_json(content: dict[str, Any]) -> Space:
         kind, fields = content["kind"], {k: v for k, v in content.items() if k != "kind"}
         if kind == "codes":
             return CodeSpace(**fields)
+        if kind == "vocabulary":
+            for name in ("means", "squares", "reach"):
+                fields[name] = _rows(np.array(fields[name]))
+            fields["unit"], fields["names"] = tuple(fields["unit"]), tuple(fields["names"])
+            return Vocabulary(**fields)
         edges = tuple(tuple(float(x) for x in e) for e in fields.pop("edges"))
         return ActionSpace(edges, tuple(fields.pop("names")), **fields)
     except (KeyError, TypeError, ValueError) as error:

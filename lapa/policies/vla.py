@@ -1,7 +1,8 @@
 """The vision-language-action policy: backbone, readout, one MLP head over classes.
 
-In stage 2 the classes are latent codes (LAPA) or binned actions (ActionVLA, VPT); in stage 3 `adapt` drops the latent
-head and grows an action head. One loss, the cross-entropy, serves both.
+In stage 2 the classes are latent codes (LAPA) or discretised actions (ActionVLA, VPT). In stage 3 `adapt` drops the
+head and grows one for the robot's actions, or `read_as` keeps it and says what its classes mean for the robot. One
+loss, the cross-entropy, serves both stages.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapa.contracts import Array, LapaError, Logs, Observation
-from lapa.data.transforms import ActionSpace, CodeSpace, Space, space_from_json
+from lapa.data.transforms import ActionSpace, CodeSpace, Decoding, Space, Vocabulary, space_from_json
 from lapa.models.laq import as_pixels
 from lapa.plugins import configure
 from lapa.training.checkpoint import Artefact, load_strictly
 from lapa.training.loop import device, fast_dtype
 
-Decoding = Literal["expectation", "full_length", "centre"]
+IMPOSSIBLE = -1e4  # a logit
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Config:
     backbone_options: dict[str, Any] = field(default_factory=dict)
     head_width: int = 256
     decoding: Decoding = "expectation"
-    """bins to robot units: the expected action, the same at full length, or the centre of the likeliest bin"""
+    """classes to robot units: the expected action, the same at full length, or what the likeliest class means"""
 
     def build(self, pretrained: bool = True) -> VLA:
         """A policy without a head; `adapt` gives it one. `pretrained=False` skips the backbone's own weights."""
@@ -71,7 +72,7 @@ class VLA(nn.Module):
     @property
     def dimensions(self) -> int:
         """A, once it speaks actions."""
-        return self.space.dimensions if isinstance(self.space, ActionSpace) else 0
+        return 0 if self.space is None or isinstance(self.space, CodeSpace) else self.space.dimensions
 
     def adapt(self, space: Space) -> None:
         """Drop the head and grow a new one for `space`. A head that already speaks this very space stays."""
@@ -83,6 +84,17 @@ class VLA(nn.Module):
             nn.Linear(self.config.head_width, space.positions * space.classes),
         )  # fmt: skip
         self.space = space
+
+    @torch.no_grad()
+    def read_as(self, meaning: Vocabulary) -> None:
+        """Keep the head as it is: its classes mean these actions from now on."""
+        assert self.space is not None
+        assert (meaning.positions, meaning.classes) == (self.space.positions, self.space.classes)
+        if isinstance(self.space, ActionSpace):  # bins that a dimension has not stay impossible
+            last = self.head[-1]  # type: ignore[index]
+            absent = torch.from_numpy(np.isnan(self.space.centres())).repeat(self.space.chunk, 1).flatten()
+            last.weight[absent], last.bias[absent] = 0.0, IMPOSSIBLE
+        self.space = meaning
 
     def trainable(self, which: Literal["head", "all"]) -> Iterator[nn.Parameter]:
         """Freeze all but the head, or all but the vision encoder, and return what trains."""
@@ -107,6 +119,13 @@ class VLA(nn.Module):
             logits = logits.masked_fill(absent.repeat(self.space.chunk, 1), -torch.inf)
         return logits
 
+    @torch.no_grad()
+    def probabilities(self, images: Array | Tensor, texts: Sequence[str]) -> Array:
+        """-> float32 [B, positions, classes], in the arithmetic of training."""
+        with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):
+            found: Array = self.logits(images, texts).softmax(-1).cpu().numpy()
+        return found
+
     def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
         """Cross-entropy of the classes. Logs: accuracy, and the perplexity of the mean prediction."""
         logits = self.logits(batch.images, batch.texts)
@@ -129,17 +148,9 @@ class VLA(nn.Module):
     def act_batch(self, observations: Sequence[Observation]) -> Array:
         """B observations -> float32 [B, chunk, A] in the robot's units."""
         space = self.space
-        if not isinstance(space, ActionSpace):
+        if space is None or isinstance(space, CodeSpace):
             raise LapaError("This policy predicts latent codes, not robot actions; finetune it first (lapa finetune).")
-        images, texts = seen(observations)
-        with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):  # as in training
-            shares = self.logits(images, texts).softmax(-1).cpu().numpy()
-        probabilities = shares.reshape(len(images), space.chunk, space.dimensions, -1)
-        if self.config.decoding == "centre":
-            return space.decode(probabilities.argmax(-1))
-        if self.config.decoding == "full_length":
-            return space.expect_full_length(probabilities)
-        return space.expect(probabilities)
+        return space.decide(self.probabilities(*seen(observations)), self.config.decoding)
 
     def act(self, observation: Observation) -> Array:
         """One observation -> float32 [chunk, A] in the robot's units."""
