@@ -90,7 +90,7 @@ def resumed_equals_unbroken(stage: Stage, folder: Path) -> Path:
 def test_every_method_resumes_to_the_same_bits(
     name: str, trainable: Any, packed: Packed, tiny: Recipe, tmp_path: Path
 ) -> None:
-    method, recipe = METHODS[name], replace(tiny, trainable=trainable)
+    method, recipe = METHODS[name], replace(tiny, trainable=trainable, head="own")
     start = reader = None
     if method.source:
         source = method.source
@@ -115,6 +115,45 @@ def test_every_method_resumes_to_the_same_bits(
         ]
         assert frozen
         assert all(torch.equal(weights(policy)[k], weights(start)[k]) for k in frozen)
+
+
+@pytest.mark.parametrize("clusters", [0, 16])
+@pytest.mark.parametrize("name", ["lapa", "actionvla"])
+def test_reading_the_labels_trains_nothing(
+    name: str, clusters: int, packed: Packed, tiny: Recipe, made: Path, tmp_path: Path
+) -> None:
+    """`head=read`: the same weights, and actions that are what its classes mean, weighted by its probabilities."""
+    recipe, start = replace(tiny, clusters=clusters, chunk=2), made / "latent"
+    if name == "actionvla":
+        manifest = label(packed, "ground_truth", tmp_path / "labels")
+        start = tmp_path / "latent"
+        pretrain(packed, read_labels(tmp_path / "labels")[0], manifest, recipe, start, 7)
+    results = finetune(packed, start, recipe, tmp_path / "policy", 7)
+    one, two = weights(start), weights(tmp_path / "policy")
+    kept = [key for key in one if not key.startswith("head.2.")]  # impossible bins are put down there for good
+    assert all(torch.equal(one[key], two[key]) for key in kept)
+    assert all(torch.equal(one[key], two[key]) for key in one) or (name, clusters) == ("actionvla", 0)
+    policy = lapa.Policy.from_pretrained(tmp_path / "policy")
+    frames = packed.gather(np.arange(6))
+    texts = [packed.instructions[0]] * 6
+    before = lapa.Policy.from_pretrained(start).probabilities(frames, texts)
+    np.testing.assert_allclose(policy.probabilities(frames, texts), before, atol=1e-6)
+    acted = policy.act_batch([{"image": f, "instruction": t} for f, t in zip(frames, texts, strict=True)])
+    assert acted.shape == (6, 2, 2)
+    means = np.array(policy.space.means).reshape(-1, 2, 2)
+    found = (before.reshape(6, -1)[:, :, None, None] * means[None]).sum(1)
+    low, high = np.array(policy.space.reach).T
+    np.testing.assert_allclose(acted, np.clip(found, low, high), atol=1e-5)
+    assert results["labels"] == len(packed) - 2 * packed.episodes
+    assert results["r2_of_labels"] > 0, "better than always the mean"
+
+
+def test_who_says_nothing_yet_gets_a_head(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    finetune(packed, None, tiny, tmp_path, 7)
+    config = load_artefact(tmp_path, "policy").config
+    assert config["recipe"]["head"] == "read"
+    assert config["space"]["classes"] == 16, "clusters of the labelled actions"
+    assert steps_logged(tmp_path) == [1, 2, 3, 4]
 
 
 def test_another_seed_is_another_model(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Robot actions <-> bins, against quantiles written out by hand."""
+"""Robot actions <-> classes: bins against quantiles written by hand, vocabularies against what they were made of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lapa.contracts import LapaError
-from lapa.data.transforms import ActionSpace, CodeSpace, space_from_json
+from lapa.data.transforms import ActionSpace, CodeSpace, Space, Vocabulary, space_from_json
 
 NUMBERS = st.floats(-1e3, 1e3, allow_nan=False, width=32)
 TABLES = st.integers(2, 40).flatmap(lambda n: arrays(np.float32, (n, 2), elements=NUMBERS))
@@ -145,10 +145,89 @@ def test_chunks_count_as_positions() -> None:
     np.testing.assert_array_equal(classes[:, 2], space.encode(chunks[:, 2]))
 
 
+# --- classes that mean an action each -------------------------------------------------------------
+
+MEANINGS = np.array([[1.0, 0.0], [0.0, 20.0], [-1.0, 0.0], [0.5, -20.0]])  # the second dimension has larger units
+
+
+def seen_often(times: int, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of meanings, and actions that mean them."""
+    rng = np.random.default_rng(0)
+    which = rng.permutation(np.repeat(np.arange(4), times))
+    return which, MEANINGS[which] * (1 + noise * rng.normal(size=(len(which), 1)))
+
+
+def test_clusters_are_the_actions_there_are() -> None:
+    which, actions = seen_often(50)
+    words = Vocabulary.clusters(actions, 4, ("x", "y"))
+    assert (words.positions, words.classes, words.chunk, words.dimensions) == (1, 4, 1, 2)
+    classes = words.encode(actions)
+    assert classes.shape == (200, 1)
+    assert len(set(zip(which, classes[:, 0], strict=True))) == 4, "one class for each"
+    for decoding in ("expectation", "full_length", "centre"):
+        np.testing.assert_allclose(words.decide(np.eye(4)[classes], decoding)[:, 0], actions, atol=1e-6)
+    assert words == Vocabulary.clusters(actions, 4, ("x", "y")), "always the same"
+    assert Vocabulary.clusters(actions, 16).classes == 4, "no more than there are different actions"
+
+
+def test_what_codes_mean_is_read_off_soft_predictions() -> None:
+    """Nobody says which code an action had: the policy's own doubtful predictions tell."""
+    rng = np.random.default_rng(1)
+    which, actions = seen_often(500)
+    doubt = rng.dirichlet(np.ones(4), 2000)
+    said = 0.6 * np.eye(4)[which] + 0.4 * doubt
+    read = Vocabulary.read(said[:, None], said @ MEANINGS, ("x", "y"))
+    np.testing.assert_allclose(np.array(read.means) / MEANINGS.max(0), MEANINGS / MEANINGS.max(0), atol=0.1)
+    acted = read.decide(np.eye(4)[which][:, None], "centre")[:, 0]
+    np.testing.assert_allclose(acted / MEANINGS.max(0), actions / MEANINGS.max(0), atol=0.1)
+    few = Vocabulary.read(np.eye(4)[[0, 0, 0, 1]][:, None], MEANINGS[[0, 0, 0, 1]])
+    np.testing.assert_allclose(few.means, MEANINGS * [[0.75], [0.5], [0], [0]], err_msg="one frame without motion each")
+
+
+def test_several_positions_add_up() -> None:
+    """Two codes, one for each dimension; chunks of two actions, the second half the first."""
+    rng = np.random.default_rng(2)
+    codes = rng.integers(0, 3, (3000, 2))
+    first = (codes - 1) * [1.0, 5.0]
+    chunks = np.stack([first, first / 2], 1)
+    read = Vocabulary.read(np.eye(3)[codes], chunks)
+    assert (read.positions, read.classes, read.chunk) == (2, 3, 2)
+    assert len(read.means) == 6
+    np.testing.assert_allclose(read.decide(np.eye(3)[codes[:50]], "expectation"), chunks[:50], atol=0.02)
+
+
+def test_a_wavering_vocabulary_goes_on_at_full_length_and_not_farther() -> None:
+    _, actions = seen_often(50)
+    words = Vocabulary.clusters(actions, 4)
+    order = [int(words.encode(m[None])[0, 0]) for m in MEANINGS]
+    said = np.zeros((1, 1, 4))
+    said[0, 0, order[0]], said[0, 0, order[1]] = 0.8, 0.2
+    mean, full = (words.decide(said, decoding)[0, 0] for decoding in ("expectation", "full_length"))
+    np.testing.assert_allclose(mean, [0.8, 4.0], atol=1e-6)
+    squared = 0.8 * 1 / 0.5625 + 0.2 * 400 / 200  # the dimensions' mean squares are 0.5625 and 200
+    np.testing.assert_allclose(full, mean * np.sqrt(squared / (0.64 / 0.5625 + 16 / 200)), rtol=1e-5)
+    assert np.linalg.norm(full) > np.linalg.norm(mean)
+    np.testing.assert_array_equal(words.decide(9 * said, "expectation")[0, 0], [1, 20], "no farther than any did")
+
+
+def test_vocabularies_of_nothing_are_refused() -> None:
+    with pytest.raises(LapaError, match="at least two actions"):
+        Vocabulary.clusters(np.zeros((1, 2)), 4)
+    with pytest.raises(LapaError, match="row 1, dimension 0 is nan"):
+        Vocabulary.read(np.ones((2, 1, 1)), np.array([[0.0], [np.nan]]))
+    still = Vocabulary.clusters(np.zeros((9, 2)), 4)
+    np.testing.assert_array_equal(still.decide(np.ones((1, 1, 1)), "full_length"), np.zeros((1, 1, 2)))
+
+
 @pytest.mark.parametrize(
-    "space", [CodeSpace(4, 8), ActionSpace.fit(np.random.default_rng(0).normal(size=(50, 3)), 8, 2, ("x", "y", "z"))]
+    "space",
+    [
+        CodeSpace(4, 8),
+        ActionSpace.fit(np.random.default_rng(0).normal(size=(50, 3)), 8, 2, ("x", "y", "z")),
+        Vocabulary.clusters(np.random.default_rng(0).normal(size=(50, 2, 3)), 8, ("x", "y", "z")),
+    ],
 )
-def test_json_round_trip(space: CodeSpace | ActionSpace) -> None:
+def test_json_round_trip(space: Space) -> None:
     assert space_from_json(json.loads(json.dumps(asdict(space)))) == space
 
 

@@ -97,12 +97,12 @@ def test_ways_differ_as_they_say(packed: Packed, tiny: Recipe, actionvla: Path, 
     nearer = sum(float((before[k] - own[k]).square().sum()) for k in before if k.startswith("head."))
     farther = sum(float((before[k] - new[k]).square().sum()) for k in before if k.startswith("head."))
     assert nearer < farther / 4, "a new head has forgotten, its own has not"
-    spaces = [json.loads((p / "config.json").read_text())["space"]["edges"] for p in (actionvla, tmp_path / "head")]
+    spaces = [json.loads((p / "config.json").read_text())["space"]["means"] for p in (actionvla, tmp_path / "head")]
     assert spaces[0] == spaces[1]
 
 
 def test_a_killed_search_goes_on(packed: Packed, tiny: Recipe, actionvla: Path, tmp_path: Path) -> None:
-    shares = [0.5, 0.25, 0.75, 0.5, 0.0, 0.25, 0.5]
+    shares = [0.5, 0.25, 0.75, 0.5, 0.0, 0.25, 0.5, 0.0]
     whole = tune(packed, actionvla, tiny, tmp_path / "whole", 7, Judge(shares), 8)
     with pytest.raises(IndexError):  # breaks off after three scores
         tune(packed, actionvla, tiny, tmp_path / "broken", 7, Judge(shares[:3]), 8)
@@ -112,13 +112,14 @@ def test_a_killed_search_goes_on(packed: Packed, tiny: Recipe, actionvla: Path, 
     assert same(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_a_policy_without_actions_has_fewer_ways() -> None:
-    assert [each.name for each in candidates(False)] == ["head", "all", "all-long"]
-    assert len(candidates(True)) == len(CANDIDATES)
-    with pytest.raises(LapaError, match="no action head yet"):
-        candidates(False, ["new-head"])
+def test_a_policy_that_says_less_has_fewer_ways() -> None:
+    assert [each.name for each in candidates("")] == ["head", "all", "all-long"]
+    assert [each.name for each in candidates("classes")] == ["read", "head", "all", "all-long"]
+    assert len(candidates("actions")) == len(CANDIDATES)
+    with pytest.raises(LapaError, match="no such head yet"):
+        candidates("classes", ["new-head"])
     with pytest.raises(LapaError, match='Did you mean "all-long"'):
-        candidates(True, ["all-lomg"])
+        candidates("actions", ["all-lomg"])
 
 
 def test_the_command(small: list[str], robot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
