@@ -316,6 +316,7 @@ def finetune(
     out: Path,
     policy: Path | None = None,
     idm: Path | None = None,
+    head: Literal["read", "own", "new"] | None = None,
     trainable: Literal["head", "all"] | None = None,
     preset: Preset = "laptop",
     steps: Steps = None,
@@ -333,6 +334,9 @@ def finetune(
         out: folder of the artefact
         policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
         idm: for unipi alone: folder made by `lapa quantize --method unipi`, which reads actions off imagined frames
+        head: read: keep the head, and read off the labels what its classes, such as latent codes, mean as actions
+            (trains nothing, best for a few trajectories); own: train a new head in place of a latent one, as the paper
+            does, or go on with one that speaks actions; new: train a new one (None: the preset's)
         trainable: head: the new head alone (best below some 50 trajectories), for unipi the video diffusion; all: all
             but the vision encoder (None: the preset's)
     """
@@ -340,7 +344,8 @@ def finetune(
     from lapa.stage3_finetune import finetune as train
     from lapa.stage3_finetune import optimised_by
 
-    options = (*set, *([f"trainable={trainable}"] if trainable else []))
+    told = {"head": head, "trainable": trainable}
+    options = (*set, *(f"{name}={value}" for name, value in told.items() if value))
     recipe = _recipe(preset, options, optimised_by(policy), steps, log)
     read_by = {"idm": idm} if idm else {}
     if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy, **read_by):
@@ -369,10 +374,10 @@ def tune(
 ) -> None:
     """Stage 3 in several ways, each scored on validation scenes of a benchmark; the best becomes the policy.
 
-    --dataset are labelled robot trajectories. Tried are: the head alone (head); all but the vision encoder, gently
-    (all) or four times as long (all-long); and for a policy that speaks actions already, the same with a new head
-    (new-head, all-new-head, all-long-new-head) and no finetuning (as-it-is). Steps and learning rate are the preset's
-    times a factor (lapa/tune.py).
+    --dataset are labelled robot trajectories. Tried are: reading off them what a pretrained head's classes mean (read);
+    training the head alone (head), all but the vision encoder, gently (all) or four times as long (all-long); and for a
+    policy that speaks actions already, the same with a new head (new-head, all-new-head, all-long-new-head) and no
+    finetuning (as-it-is). Steps and learning rate are the preset's times a factor (lapa/tune.py).
 
     Args:
         out: folder of the best policy

@@ -77,7 +77,8 @@ def finetune(
             targets = space.encode(wanted).reshape(len(wanted), space.positions)
     if policy.dimensions != actions.shape[1]:
         raise LapaError(
-            f"{packed.spec} has {actions.shape[1]} action dimensions; the policy speaks {policy.dimensions}."
+            f"{packed.spec} has {actions.shape[1]} action dimensions; the policy speaks {policy.dimensions}. "
+            "Give it a new head (--head new)."
         )
     results = fit(policy, sampler(packed, frames, targets, how.batch_size), how, out, seed=seed, title="finetuning",
                   parameters=policy.trainable(recipe.trainable), monitor=monitor)  # fmt: skip
@@ -95,8 +96,11 @@ def _read(policy: VLA, packed: Packed, frames: Array, chunks: Array) -> Logs:
     policy.read_as(meaning)
     acted = meaning.decide(np.concatenate(said), "expectation")
     fit = r2(acted.reshape(len(chunks), -1), chunks.reshape(len(chunks), -1))
-    print(f"What {meaning.positions} x {meaning.classes} classes mean was read off {len(frames):,} labelled frames "
-          f"(R^2 of their actions {fit:.2f}); nothing was trained.", flush=True)  # fmt: skip
+    print(
+        f"What {meaning.positions} x {meaning.classes} classes mean was read off {len(frames):,} labelled frames "
+        f"(R^2 of their actions {fit:.2f}). Nothing was trained; --head own or new trains one.",
+        flush=True,
+    )
     return {"labels": float(len(frames)), "r2_of_labels": fit}
 
 

@@ -185,7 +185,7 @@ def test_a_robot_of_other_dimensions(refuses: Refuses, made: Path, small: list[s
             frames = rng.integers(0, 256, (6, 24, 24, 3), np.uint8)
             writer.add(Episode(str(i), frames, 5.0, "push", rng.normal(size=(6, 3)).astype(np.float32)))
     data = ("--dataset", f"lerobot:{tmp_path / 'arm'}")
-    refuses("finetune", *data, "--policy", made / "policy", "--steps", 1, *small, "--out", tmp_path / "out",
+    refuses("finetune", *data, "--policy", made / "policy", "--head", "own", *small, "--out", tmp_path / "out",
             says=("has 3 action dimensions; the policy speaks 2",))  # fmt: skip
     run("finetune", *data, "--policy", made / "latent", "--steps", 1, *small, "--out", tmp_path / "arm_policy")
     refuses("evaluate", "--policy", tmp_path / "arm_policy", "--episodes", 2, "--out", tmp_path / "eval",

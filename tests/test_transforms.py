@@ -193,6 +193,8 @@ def test_several_positions_add_up() -> None:
     read = Vocabulary.read(np.eye(3)[codes], chunks)
     assert (read.positions, read.classes, read.chunk) == (2, 3, 2)
     assert len(read.means) == 6
+    with pytest.raises(LapaError, match="2 classes mean an action together"):
+        read.encode(chunks)
     np.testing.assert_allclose(read.decide(np.eye(3)[codes[:50]], "expectation"), chunks[:50], atol=0.02)
 
 

@@ -187,7 +187,13 @@ class Vocabulary:
         return len(self.squares[0])
 
     def encode(self, actions: Array) -> Array:
-        """float [N, A] or chunks [N, chunk, A] -> int64 [N, 1], the class whose meaning is nearest."""
+        """float [N, A] or chunks [N, chunk, A] -> int64 [N, 1], the class whose meaning is nearest. Raises LapaError if
+        it takes several classes together to mean an action."""
+        if self.positions > 1:
+            raise LapaError(
+                f"Here {self.positions} classes mean an action together, so it cannot be put into one. Finetune with "
+                "--head read or --head new."
+            )
         unit = np.array(self.unit)
         scaled = (np.asarray(actions, np.float64).reshape(len(actions), self.chunk, -1) / unit).reshape(
             len(actions), -1
