@@ -1,9 +1,8 @@
-"""`lapa ablate`: one setting of LAPA turned through its values, from video to success on Tabletop (paper section 4.6,
-Figure 5).
+"""`lapa ablate`: one setting turned through its values, from video to success on Tabletop (paper 4.6, Figure 5).
 
 A row changes some settings of the preset; a cell is a row with a seed and runs the whole chain, quantize, label,
-pretrain, finetune and evaluate, on test scenes. Rows that agree on stage 1 share it. Beside the success stands what
-the codes tell, so that one sees which figure of stage 1 predicts it.
+pretrain, finetune and evaluate, on test scenes. Rows that agree on the labels of stage 2 share them. Beside the success
+stands what the codes tell, so that one sees which figure of stage 1 predicts it, and what stage 2 took.
 """
 
 from __future__ import annotations
@@ -18,23 +17,26 @@ from lapa.compare import Guess, Plan, datasets
 from lapa.contracts import LapaError
 from lapa.explorer.dots import Panel, dots
 from lapa.plugins import choose
-from lapa.schedule import run
+from lapa.schedule import run, seconds
 from lapa.settings import SETTINGS
 from lapa.study import slug
 from lapa.training.checkpoint import read_json, replacing, write_json
 
 HOME = SETTINGS["in-domain"]
 PROBES = ("action_r2", "position_r2")
+FOUND = (*PROBES, "error_over_copy", "perplexity")  # of a LAQ
 
 
 @dataclass(frozen=True)
 class Row:
-    """One value. laq: settings of stages 1 to 3; policy: of stages 2 and 3 alone; share: of the videos."""
+    """One value. laq: settings of stages 1 to 3; policy: of stages 2 and 3 alone; share: of the videos; true_actions:
+    stage 2 predicts those (ActionVLA), not codes."""
 
     name: str
     laq: tuple[str, ...] = ()
     policy: tuple[str, ...] = ()
     share: float = 1.0
+    true_actions: bool = False
 
 
 def _backbone(width: int, depth: int) -> tuple[str, ...]:
@@ -50,6 +52,11 @@ ABLATIONS: dict[str, tuple[Row, ...]] = {
     "policy": (
         Row("grounded, width 128, depth 3"),
         *(Row(f"width {w}, depth {d}", policy=_backbone(w, d)) for w, d in ((64, 2), (128, 3), (256, 4))),
+    ),
+    "compute": tuple(
+        Row(f"{name}, {n:,} steps", policy=(f"pretrain.steps={n}",), true_actions=name == "ActionVLA")
+        for name in ("LAPA", "ActionVLA")
+        for n in (125, 250, 500, 1000, 2000)
     ),
 }
 
@@ -79,10 +86,14 @@ def plan(asked: Asked, folder: Path) -> Plan:
         labelled = datasets([HOME.label_spec(asked.labels, seed)])
         common = ("--seed", str(seed), *asked.options, *_set(row.laq))
         mine = f"{slug(row.name)}/seed{seed}"
-        codes = f"laq/seed{seed}" if asked.name == "policy" else mine  # all sizes of policy learn from the same codes
-        laq = made.add(f"{codes}/laq", ("quantize", *videos, *common, "--resume"), "config.json", (), guess.laq)
-        labels = made.add(f"{codes}/labels", ("label", *videos, "--source", made.path(laq)), "manifest.json", (laq,),
-                          guess.labels * row.share)  # fmt: skip
+        stage1, source, cost = _stage1(row, seed), "ground_truth", guess.no_labels
+        needs: tuple[str, ...] = ()
+        if not row.true_actions:
+            needs = (
+                made.add(f"{stage1}/laq", ("quantize", *videos, *common, "--resume"), "config.json", (), guess.laq),
+            )
+            source, cost = made.path(needs[0]), guess.labels * row.share
+        labels = made.add(f"{stage1}/labels", ("label", *videos, "--source", source), "manifest.json", needs, cost)
         learn = (*common, *_set(row.policy), "--resume")
         latent = made.add(f"{mine}/latent", ("pretrain", *videos, "--labels", made.path(labels), *learn),
                           "config.json", (labels,), guess.pretrain)  # fmt: skip
@@ -91,6 +102,13 @@ def plan(asked: Asked, folder: Path) -> Plan:
         made.add(f"{mine}/eval", ("evaluate", "--policy", made.path(policy), "--episodes", str(asked.episodes),
                                   "--seed", str(seed)), "results.json", (policy,), guess.evaluate)  # fmt: skip
     return made
+
+
+def _stage1(row: Row, seed: int) -> str:
+    """Where the labels of stage 2 are made: once for all rows that agree on them."""
+    if row.true_actions:
+        return f"truth/seed{seed}"
+    return f"{slug(row.name)}/seed{seed}" if row.laq or row.share != 1 else f"laq/seed{seed}"
 
 
 def run_ablation(asked: Asked, out: Path, workers: int = 0) -> dict[str, Any]:
@@ -123,30 +141,39 @@ def _cell(asked: Asked, row: Row, seed: int, out: Path) -> dict[str, Any] | None
     where = out / slug(row.name) / f"seed{seed}"
     if not (where / "eval/results.json").exists():
         return None
-    stage1 = out / "laq" / f"seed{seed}" if asked.name == "policy" else where
     score = read_json(where / "eval/results.json", "evaluation")
-    laq = read_json(stage1 / "laq/config.json", "LAQ")["results"]
+    policy = read_json(where / "latent/config.json", "policy")
+    stage2 = policy["recipe"]["pretrain"]
+    found: dict[str, Any] = {}
+    if not row.true_actions:
+        laq = read_json(out / _stage1(row, seed) / "laq/config.json", "LAQ")["results"]
+        found = {name: laq[name] for name in FOUND}
     return {
         "row": row.name, "seed": seed, "success": score["success"], "interval": score["interval"],
         "families": {name: part["success"] for name, part in score["families"].items()},
-        "accuracy": read_json(where / "latent/config.json", "policy")["results"].get("accuracy"),
-        **{name: laq[name] for name in (*PROBES, "error_over_copy", "perplexity")},
+        "accuracy": policy["results"].get("accuracy"), "samples": stage2["steps"] * stage2["batch_size"],
+        "seconds": seconds(out).get(f"{slug(row.name)}/seed{seed}/latent"), **found,
     }  # fmt: skip
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:
-    """Markdown: means over seeds, lowest and highest in brackets."""
-    lines = ["| | seeds | success | action R² | position R² | error / copy | perplexity |", "|---" * 7 + "|"]
+    """Markdown: means over seeds, lowest and highest in brackets; samples and seconds are those of stage 2."""
+    heads = ["", "seeds", "success", "action R²", "position R²", "error / copy", "perplexity", "samples", "seconds"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name in dict.fromkeys(cell["row"] for cell in cells):
         mine = [cell for cell in cells if cell["row"] == name]
         figures = [_spread([100 * c["success"] for c in mine], "{:.1f}%")]
-        figures += [_spread([c[key] for c in mine], "{:.2f}") for key in (*PROBES, "error_over_copy")]
-        figures += [", ".join(f"{sum(p) / len(p):.1f}" for p in zip(*(c["perplexity"] for c in mine), strict=True))]
+        codes = [c for c in mine if PROBES[0] in c]
+        figures += [_spread([c[key] for c in codes], "{:.2f}") for key in FOUND[:-1]]
+        figures += [", ".join(f"{sum(p) / len(p):.1f}" for p in zip(*(c["perplexity"] for c in codes), strict=True))]
+        figures += [f"{mine[0]['samples']:,}", _spread([c["seconds"] for c in mine if c["seconds"]], "{:.0f}")]
         lines.append(" | ".join(["| " + name.replace("|", "\\|"), str(len(mine)), *figures]) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _spread(values: Sequence[float], form: str) -> str:
+    if not values:
+        return ""
     mean, low, high = (form.format(v) for v in (sum(values) / len(values), min(values), max(values)))
     return mean if len(values) == 1 else f"{mean} ({low} to {high})"
 
@@ -155,7 +182,7 @@ def _picture(asked: Asked, cells: Sequence[dict[str, Any]], path: Path) -> None:
     rows = list(dict.fromkeys(cell["row"] for cell in cells))
 
     def values(key: str) -> list[list[float]]:
-        return [[float(c[key]) for c in cells if c["row"] == name] for name in rows]
+        return [[float(c[key]) for c in cells if c["row"] == name and key in c] for name in rows]
 
     panels = [
         Panel("success on test scenes", {"": values("success")}, (0.0, 1.0)),

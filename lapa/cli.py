@@ -47,7 +47,7 @@ Datasets = Annotated[tuple[str, ...], tyro.conf.arg(name="", constructor=_datase
 Seed = Annotated[int, tyro.conf.arg(help="seed of everything random")]
 Preset = Annotated[
     str,
-    tyro.conf.arg(help="named settings: laptop, table (longer), video (real clips) or paper; `lapa list` shows them"),
+    tyro.conf.arg(help="named settings: laptop, video (real clips) or paper; `lapa list` shows them"),
 ]
 Steps = Annotated[int | None, tyro.conf.arg(help="optimizer steps (None: the preset's)")]
 Options = Annotated[
@@ -591,7 +591,7 @@ def study(
 
 
 def ablate(
-    name: Annotated[Literal["codes", "positions", "window", "videos", "policy"], tyro.conf.Positional],
+    name: Annotated[Literal["codes", "positions", "window", "videos", "policy", "compute"], tyro.conf.Positional],
     out: Path,
     seeds: int = 3,
     videos: int = 6000,
@@ -607,7 +607,8 @@ def ablate(
 
     Args:
         name: codes: |C| 4 to 64; positions: s 1, 2, 4; window: 0.2 to 1 s; videos: 1 to 100% of them; policy: sizes of
-            the backbone, without grounding, for only one size has grounded weights
+            the backbone, without grounding, for only one size has grounded weights; compute: steps of pretraining, 125
+            to 2,000, of LAPA and of ActionVLA
         out: folder of all runs, results.json, table.md and ablation.png
         seeds: training seeds, from 0 on; data, models and test scenes differ between them
         videos: episodes of video

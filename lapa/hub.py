@@ -18,7 +18,7 @@ REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 FILES = ("config.json", "model.safetensors")
 KINDS = {"laq": "latent action quantization model (LAQ)", "policy": "policy", "idm": "inverse dynamics model"}
 STAGES = {"laq": ("window", "laq", "objectives", "quantize"), "idm": ("window", "idm", "fit_idm"),
-          "policy": ("policy", "pretrain", "finetune", "trainable", "bins", "chunk"),
+          "policy": ("policy", "pretrain", "finetune", "head", "trainable", "clusters", "bins", "chunk"),
           "video_planner": ("policy", "planner", "pretrain_planner", "finetune_planner", "trainable")}  # fmt: skip
 USE = {
     "laq": 'laq = lapa.LAQ.from_pretrained("{repo}")\ncodes = laq.encode(now, later)  # int64 [B, s]',

@@ -88,8 +88,6 @@ ZERO_IS_FINE = ("warmup", "clusters")  # of the whole numbers; all the others co
 
 PRESETS: dict[str, Recipe] = {
     "laptop": Recipe(),
-    # An evening's table on Tabletop: twice the steps again (docs/experiments.md).
-    "table": Recipe(pretrain=Optimisation(steps=4000, batch_size=128, learning_rate=1e-3)),
     # Real clips: more pixels, the paper's window for robot video, and more codes for more kinds of motion.
     "video": Recipe(
         window=0.6,

@@ -374,9 +374,15 @@ def test_ablations_share_what_does_not_differ(tmp_path: Path) -> None:
     videos = ablation.plan(ablation.Asked("videos", seeds=1, videos=1000), tmp_path).steps
     told = [word for step in videos.values() for word in step.command if word.startswith("tabletop:")]
     assert {spec.split(",")[1] for spec in told} == {f"episodes={n}" for n in (10, 30, 100, 300, 1000, 20)}
+    compute = ablation.plan(ablation.Asked("compute", seeds=1), tmp_path).steps
+    assert len(compute) == 2 + 1 + 10 * 3, "one set of labels for each method"
+    assert compute["actionvla_125_steps/seed0/latent"].needs == ("truth/seed0/labels",)
+    assert "ground_truth" in compute["truth/seed0/labels"].command
     for row in (row for rows in ablation.ABLATIONS.values() for row in rows):
         changed = [override(preset("laptop"), option) != preset("laptop") for option in (*row.laq, *row.policy)]
-        assert all(changed) or row.name in ("|C| 16", "s 1", "0.2 s"), "those are the preset's own"
+        assert all(changed) or row.name in ("|C| 16", "s 1", "0.2 s", "LAPA, 2,000 steps", "ActionVLA, 2,000 steps"), (
+            "those are the preset's own"
+        )
     with pytest.raises(LapaError, match="at least one seed"):
         ablation.Asked("codes", seeds=0)
 
@@ -391,13 +397,15 @@ def test_an_ablation_runs_resumes_and_is_drawn(
                 after({})
 
     monkeypatch.setattr(ablation, "run", in_this_process)
-    rows = (ablation.Row("small", ("laq.codebook_size=4",)), ablation.Row("few videos", share=0.2))
+    rows = (ablation.Row("small", ("laq.codebook_size=4",)), ablation.Row("few videos", share=0.2),
+            ablation.Row("true actions", true_actions=True))  # fmt: skip
     monkeypatch.setitem(ablation.ABLATIONS, "codes", rows)
     short = [w for stage in ("quantize", "pretrain", "finetune") for w in ("--set", f"{stage}.steps=2")]
     words = ["ablate", "codes", *small, *short, "--seeds", "1", "--videos", "100", "--labels", "2", "--episodes", "5"]
     cli.main([*words, "--out", str(tmp_path)])
     written = json.loads((tmp_path / "results.json").read_text())
-    assert [run["row"] for run in written["cells"]] == ["small", "few videos"]
+    assert [run["row"] for run in written["cells"]] == ["small", "few videos", "true actions"]
+    assert [("action_r2" in run, run["samples"]) for run in written["cells"]] == [(True, 16), (True, 16), (False, 16)]
     for run in written["cells"]:
         score = json.loads((tmp_path / slug(run["row"]) / "seed0/eval/results.json").read_text())
         assert run["success"] == score["success"]
