@@ -35,6 +35,7 @@ PAPER: dict[str, dict[str, tuple[float | None, float | None]]] = {
                   "actionvla": (64.8, 54.0)},
     "cross-embodiment": {"scratch": (34.4, None), "unipi": (0.7, None), "vpt": (45.8, None), "lapa": (52.1, None)},
 }  # fmt: skip
+LEVELS = (25, 50, 75, 90)  # of success, per cent
 GAP = {"in-domain": (76, 79), "cross-task": (92, 89), "cross-env": (37, 37)}  # LAPA's share, per cent
 
 
@@ -52,6 +53,8 @@ def markdown(results: Results) -> str:
         _gaps(table),
         "## By label budget",
         *_budgets(table),
+        "## Labelled trajectories needed",
+        _needed(table),
         "## LAPA and the others on the same episodes",
         _paired(results["paired"]),
         "## By task family, seen",
@@ -149,6 +152,21 @@ def _budgets(table: Results) -> list[str]:
             ]
             parts += [f"### {setting}, {split}", _grid(["", *(f"{b} labels" for b in columns)], rows)]
     return parts
+
+
+def _needed(table: Results) -> str:
+    """Where several budgets were tried: the smallest one whose mean success reaches a level."""
+    rows = []
+    for setting, splits in table.items():
+        for split, budgets in splits.items():
+            for name in _methods(budgets.values()):
+                tried = [(int(b), budgets[b][name]["success"]) for b in sorted(budgets, key=int) if name in budgets[b]]
+                if len(tried) > 1 and name not in ("no_op", "random", "expert"):
+                    reached = [[str(b) for b, success in tried if success >= level / 100] for level in LEVELS]
+                    told = ", ".join(str(b) for b, _ in tried)
+                    rows.append([setting, split, NAMES[name], *(r[0] if r else "more" for r in reached), told])
+    heads = ["setting", "split", "method", *(f"for {level}%" for level in LEVELS), "tried"]
+    return _grid(heads, rows) if rows else "Needs several budgets."
 
 
 def _paired(paired: Results) -> str:

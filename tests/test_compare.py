@@ -275,6 +275,8 @@ def test_the_layout_of_the_table(tmp_path: Path) -> None:
     assert "paper 49.6" in lapa[2]
     assert "paper 33.6" in lapa[3]
     assert "; paper 76%" in text
+    assert "| in-domain | seen | LAPA | 5 | 5 | more | more | 5, 20 |" in text
+    assert "| in-domain | seen | Scratch | more | more | more | more | 5, 20 |" in text
     assert "+20.0 (" in text
     assert "head 50.0, all 25.0" in text
     assert so_far(results).row_count == 4
