@@ -344,7 +344,7 @@ def test_a_table_from_nothing(
     assert cell["outcomes"] == "".join("01"[o["success"]] for o in scores["outcomes"])
     assert scores["settings"]["validation"] is False
     tuned = json.loads((out / "seed0/actionvla/sim+3/tuned/config.json").read_text())
-    assert len(tuned["tuning"]["validation"]) == 7, "a policy that speaks actions may keep its head"
+    assert len(tuned["tuning"]["validation"]) == 8, "a policy that speaks actions may keep its head"
     assert len(cell["validation"]) == 3
     assert "action_r2" in results["sources"]["seed0/lapa/sim/fit"]
 

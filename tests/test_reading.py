@@ -415,20 +415,23 @@ def test_the_memory_bound_holds(tmp_path: Path, kilobytes: int, monkeypatch: pyt
     buffer = buffer_of(streamed, kilobytes)
     most, reading, lock, read = [0], [0], Lock(), Segments.read
 
-    def counted(self: Segments, episode: int, first: int, count: int) -> Any:
+    def counted(self: Segments, episode: int, first: int, count: int, into: np.ndarray) -> Any:
         with lock:
             reading[0] += count + 5
             most[0] = max(most[0], buffer.frames_held + reading[0])
         try:
-            return read(self, episode, first, count)
+            return read(self, episode, first, count, into)
         finally:
             with lock:
                 reading[0] -= count + 5
 
     monkeypatch.setattr(Segments, "read", counted)
+    held = buffer._frames
     batches_of(buffer, range(20))
     bound = kilobytes * 1024 // (16 * 16 * 3)
     assert most[0] <= bound
+    assert held.nbytes <= kilobytes * 1024
+    assert all(np.shares_memory(held, future.result().frames) for future in buffer._held.values()), "taken once"
     assert most[0] > bound / 4, "and it is made use of"
 
 

@@ -76,11 +76,15 @@ class Segments:
         first = max(block, 0)
         return episode, first, min(block + self.longest, count) - first
 
-    def read(self, episode: int, first: int, count: int) -> Segment:
-        """Decode a segment. Raises BadVideo when it is damaged."""
+    def read(self, episode: int, first: int, count: int, into: Array | None = None) -> Segment:
+        """Decode a segment, into uint8 [at least n, size, size, 3] if given. Raises BadVideo when it is damaged."""
         stop = min(first + count - 1 + int(self.reach[episode]), int(self.last[episode])) + 1
+        size, read = self.stream.image_size, 0
+        into = np.empty((stop - first, size, size, 3), np.uint8) if into is None else into
         with closing(self.stream.frames(episode, first)) as frames:
-            return Segment(episode, first, count, np.stack(list(islice(frames, stop - first))))
+            for read, frame in enumerate(islice(frames, stop - first), 1):
+                into[read - 1] = frame
+        return Segment(episode, first, count, into[:read])
 
 
 class Buffer:
@@ -107,6 +111,8 @@ class Buffer:
                 "that."
             )
         self.segments, self.seed = Segments(stream, counts, reach, longest), seed
+        # Taken once: blocks of all sizes that come and go by the thousand would leave holes in the heap.
+        self._frames = np.empty((self.slots + AHEAD, longest + furthest, *2 * (stream.image_size,), 3), np.uint8)
         # As many samples move on in a step as are drawn: each is drawn once, on average.
         mean = float((counts * np.minimum(counts, longest)).sum() / counts.sum())
         self.pace = min(batch / mean, float(self.slots))
@@ -120,7 +126,8 @@ class Buffer:
         self._first = int(step * self.pace)
         last = self._first + self.slots
         for tick in [tick for tick in self._held if not self._first <= tick < last + AHEAD]:
-            self._held.pop(tick).cancel()
+            if not (gone := self._held.pop(tick)).cancel():
+                gone.exception()  # it writes where another will: let it end
         for tick in range(self._first, last + AHEAD):
             if tick not in self._held:
                 self._held[tick] = self._pool.submit(self._decoded, tick)
@@ -178,7 +185,7 @@ class Buffer:
         rng = np.random.default_rng([self.seed, tick, SALT])
         for _ in range(TRIES):
             try:
-                return self.segments.read(*self.segments.draw(rng))
+                return self.segments.read(*self.segments.draw(rng), self._frames[tick % len(self._frames)])
             except BadVideo as error:
                 if not self.segments.stream.skip_bad:
                     raise BadVideo(with_advice(str(error))) from None
