@@ -29,6 +29,7 @@ from lapa.training.loop import Optimisation, device, fit, seed_everything
 from lapa.training.metrics import r2
 
 AT_ONCE = 256  # frames that a policy is asked about at once
+LITTLE = 0.3  # R^2 below which the user hears that reading is not enough
 OPTIMISED = {"vla": "finetune", "video_planner": "finetune_planner"}  # policy -> setting of the recipe
 
 
@@ -101,6 +102,9 @@ def _read(policy: VLA, packed: Packed, frames: Array, chunks: Array) -> Logs:
         f"(R^2 of their actions {fit:.2f}). Nothing was trained; --head own or new trains one.",
         flush=True,
     )
+    if fit < LITTLE:
+        print("That is little: what the policy predicts hardly tells these actions. Try --head own, or let `lapa tune` "
+              "choose.", flush=True)  # fmt: skip
     return {"labels": float(len(frames)), "r2_of_labels": fit}
 
 

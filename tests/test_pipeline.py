@@ -120,7 +120,13 @@ def test_every_method_resumes_to_the_same_bits(
 @pytest.mark.parametrize("clusters", [0, 16])
 @pytest.mark.parametrize("name", ["lapa", "actionvla"])
 def test_reading_the_labels_trains_nothing(
-    name: str, clusters: int, packed: Packed, tiny: Recipe, made: Path, tmp_path: Path
+    name: str,
+    clusters: int,
+    packed: Packed,
+    tiny: Recipe,
+    made: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """`head=read`: the same weights, and actions that are what its classes mean, weighted by its probabilities."""
     recipe, start = replace(tiny, clusters=clusters, chunk=2), made / "latent"
@@ -146,6 +152,7 @@ def test_reading_the_labels_trains_nothing(
     np.testing.assert_allclose(acted, np.clip(found, low, high), atol=1e-5)
     assert results["labels"] == len(packed) - 2 * packed.episodes
     assert results["r2_of_labels"] > 0, "better than always the mean"
+    assert ("That is little" in capsys.readouterr().out) == (results["r2_of_labels"] < 0.3)
 
 
 def test_who_says_nothing_yet_gets_a_head(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
