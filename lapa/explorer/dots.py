@@ -37,11 +37,11 @@ def dots(rows: Sequence[str], panels: Sequence[Panel], path: Path, title: str) -
         many = len(panel.series)
         for j, (name, values) in enumerate(panel.series.items()):
             colour, shift = COLOURS[j % len(COLOURS)], 0.5 * ((j + 0.5) / many - 0.5)
-            for y, seeds in enumerate(values):
-                if not seeds:
-                    continue
+            there = [y for y, seeds in enumerate(values) if seeds]
+            for y in there:
+                seeds = values[y]
                 axes.plot(seeds, [y + shift] * len(seeds), "o", ms=4.2, mfc="none" if many > 1 else colour,
-                          mec=colour, mew=1.1, alpha=0.85, clip_on=False, label=name if not y else None)  # fmt: skip
+                          mec=colour, mew=1.1, alpha=0.85, clip_on=False, label=name if y == there[0] else None)  # fmt: skip
                 axes.plot([fmean(seeds)], [y + shift], "|", ms=9, mew=1.8, color=colour, clip_on=False)
         if panel.goal is not None:
             axes.axvline(panel.goal, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
@@ -57,7 +57,7 @@ def dots(rows: Sequence[str], panels: Sequence[Panel], path: Path, title: str) -
         axes.grid(color=FAINT, linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
-        if many > 1:
+        if many > 1 and axes.lines:
             below = axes.transAxes + ScaledTranslation(0, -0.28, figure.dpi_scale_trans)  # inches: clear of the ticks
             axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper left", borderaxespad=0, handletextpad=0.2,
                         bbox_to_anchor=(0, 0), bbox_transform=below)  # fmt: skip
