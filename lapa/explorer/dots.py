@@ -40,8 +40,10 @@ def dots(rows: Sequence[str], panels: Sequence[Panel], path: Path, title: str) -
             there = [y for y, seeds in enumerate(values) if seeds]
             for y in there:
                 seeds = values[y]
-                axes.plot(seeds, [y + shift] * len(seeds), "o", ms=4.2, mfc="none" if many > 1 else colour,
-                          mec=colour, mew=1.1, alpha=0.85, clip_on=False, label=name if y == there[0] else None)  # fmt: skip
+                axes.plot(
+                    seeds, [y + shift] * len(seeds), "o", ms=4.2, mfc="none" if many > 1 else colour, mec=colour,
+                    mew=1.1, alpha=0.85, clip_on=False, label=name if y == there[0] else None,
+                )  # fmt: skip
                 axes.plot([fmean(seeds)], [y + shift], "|", ms=9, mew=1.8, color=colour, clip_on=False)
         if panel.goal is not None:
             axes.axvline(panel.goal, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
