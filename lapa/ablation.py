@@ -39,6 +39,9 @@ class Row:
     true_actions: bool = False
 
 
+TRUE = Row("", true_actions=True)
+
+
 def _backbone(width: int, depth: int) -> tuple[str, ...]:
     """Another size has no grounded weights, so all of them start from random ones."""
     return (f'policy.backbone_options={{"width":{width},"depth":{depth},"grounded":false}}',)
@@ -182,13 +185,16 @@ def _picture(asked: Asked, cells: Sequence[dict[str, Any]], path: Path) -> None:
     rows = list(dict.fromkeys(cell["row"] for cell in cells))
 
     def values(key: str) -> list[list[float]]:
-        return [[float(c[key]) for c in cells if c["row"] == name and key in c] for name in rows]
+        return [[float(c[key]) for c in cells if c["row"] == name and c.get(key) is not None] for name in rows]
 
-    panels = [
-        Panel("success on test scenes", {"": values("success")}, (0.0, 1.0)),
-        Panel("what the codes tell, R²", {k.removesuffix("_r2"): values(k) for k in PROBES}, (-0.1, 1.0)),
-        Panel("error / copy", {"": values("error_over_copy")}),
-    ]
+    panels = [Panel("success on test scenes", {"": values("success")}, (0.0, 1.0))]
+    if len({_stage1(row, 0) for row in ABLATIONS[asked.name]} - {_stage1(TRUE, 0)}) > 1:
+        panels += [
+            Panel("what the codes tell, R²", {k.removesuffix("_r2"): values(k) for k in PROBES}, (-0.1, 1.0)),
+            Panel("error / copy", {"": values("error_over_copy")}),
+        ]
+    else:  # the same codes for all
+        panels += [Panel("stage 2, seconds of a core", {"": values("seconds")})]
     title = f"lapa ablate {asked.name}: {asked.videos:,} videos, {asked.labels} labelled trajectories"
     dots(rows, panels, path, title)
 
