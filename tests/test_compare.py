@@ -345,7 +345,7 @@ def test_a_table_from_nothing(
     assert scores["settings"]["validation"] is False
     tuned = json.loads((out / "seed0/actionvla/sim+3/tuned/config.json").read_text())
     assert len(tuned["tuning"]["validation"]) == 8, "a policy that speaks actions may keep its head"
-    assert len(cell["validation"]) == 3
+    assert len(cell["validation"]) == 4
     assert "action_r2" in results["sources"]["seed0/lapa/sim/fit"]
 
     # Again: nothing. Elsewhere with these results: nothing, and the same table. A lost evaluation: that one.
