@@ -16,7 +16,7 @@ import numpy as np
 from lapa.contracts import Array, LapaError, Logs
 from lapa.data.futures import Futures, futures
 from lapa.data.pack import Packed
-from lapa.data.transforms import CodeSpace, Vocabulary
+from lapa.data.transforms import ActionSpace, Vocabulary
 from lapa.hub import local
 from lapa.models.idm import InverseDynamics
 from lapa.plugins import find
@@ -62,20 +62,21 @@ def finetune(
     elif idm_path is not None:
         raise LapaError("--idm is for a policy that imagines frames (UniPi); this one predicts actions. Leave it out.")
     else:
-        frames, monitor = acting_frames(packed, recipe.chunk), None
-        chunks = np.stack([actions[frames + k] for k in range(recipe.chunk)], 1)
+        monitor = None
+        own = policy.space if recipe.head == "own" and isinstance(policy.space, ActionSpace | Vocabulary) else None
+        chunk = own.chunk if own else recipe.chunk
+        frames = acting_frames(packed, chunk)
+        chunks = np.stack([actions[frames + k] for k in range(chunk)], 1)
         if recipe.head == "read" and policy.space is not None:
             results = _read(policy, packed, frames, chunks)
             save_policy(policy, recipe, results, out, seed, packed, parents, method)
             return results
-        space = policy.space
-        if recipe.head == "new" or space is None or isinstance(space, CodeSpace):
+        if own is None:
             policy.space = None
             space, targets = classes_of_actions(chunks, recipe, packed.action_names)
             policy.adapt(space)
-        elif space.dimensions == actions.shape[1]:
-            wanted = np.stack([actions[frames + k] for k in range(space.chunk)], 1)
-            targets = space.encode(wanted).reshape(len(wanted), space.positions)
+        elif own.dimensions == actions.shape[1]:
+            targets = own.encode(chunks).reshape(len(chunks), own.positions)
     if policy.dimensions != actions.shape[1]:
         raise LapaError(
             f"{packed.spec} has {actions.shape[1]} action dimensions; the policy speaks {policy.dimensions}. "

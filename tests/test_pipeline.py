@@ -155,6 +155,14 @@ def test_reading_the_labels_trains_nothing(
     assert ("That is little" in capsys.readouterr().out) == (results["r2_of_labels"] < 0.3)
 
 
+def test_a_policy_that_keeps_its_head_keeps_its_chunk(packed: Packed, tiny: Recipe, made: Path, tmp_path: Path) -> None:
+    """Also where the recipe has a shorter one: targets reach as far as the policy's chunks, and not into the next
+    episode or past the last."""
+    finetune(packed, made / "policy", replace(tiny, head="own"), tmp_path, 7)
+    assert lapa.Policy.from_pretrained(tmp_path).space.chunk == 3
+    assert steps_logged(tmp_path) == [1, 2, 3, 4]
+
+
 def test_who_says_nothing_yet_gets_a_head(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
     finetune(packed, None, tiny, tmp_path, 7)
     config = load_artefact(tmp_path, "policy").config
