@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -86,6 +86,7 @@ class Observation(TypedDict):
 
     image: Array  # uint8 [H, W, 3], any size
     instruction: str
+    dataset: NotRequired[int]  # whose actions are wanted from a policy of several robots (docs/datasets.md)
 
 
 Actions = Array  # float32 [chunk, A] in the robot's units

@@ -60,6 +60,9 @@ class Recipe:
     """equal-mass bins per action dimension, without clusters"""
     chunk: int = 1
     """actions predicted at once"""
+    scale: Literal["joint", "each"] = "joint"
+    """actions of several datasets: as they are, in one space, or each dataset's brought to -1..1 by its own 1st and
+    99th percentile first, for robots of different units or speeds"""
     planner: VideoDiffusionConfig = VideoDiffusionConfig()
     """video diffusion of the UniPi baseline, on the policy's backbone (stages 2 and 3)"""
     pretrain_planner: Optimisation = Optimisation(steps=1800, batch_size=64, learning_rate=2e-3, warmup=50)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lapa.data.labelled import MANIFEST
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
 from lapa.data.stream import Stream
-from lapa.data.transforms import ActionSpace, CodeSpace, Space, Vocabulary
+from lapa.data.transforms import ActionSpace, CodeSpace, Scales, Space, Vocabulary
 from lapa.explorer.codes import future_frames
 from lapa.methods import METHODS
 from lapa.models.laq import as_pixels
@@ -103,6 +104,10 @@ def pretrain(
     with ExitStack() as stack:
         if labels.kind != "frames":
             policy = recipe.policy.build()
+            if recipe.scale == "each" and manifest["source"] == "ground_truth":  # others speak one robot's units
+                source = packed.source[labels.episode]
+                policy.scales = Scales.of(labels.values, source)
+                labels = replace(labels, values=policy.scales.normalise(labels.values, source))
             space, targets = classes_of(labels, manifest, recipe)
             policy.adapt(space)
             if isinstance(packed, Stream):

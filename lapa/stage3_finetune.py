@@ -16,7 +16,7 @@ import numpy as np
 from lapa.contracts import Array, LapaError, Logs
 from lapa.data.futures import Futures, futures
 from lapa.data.pack import Packed
-from lapa.data.transforms import ActionSpace, Vocabulary
+from lapa.data.transforms import ActionSpace, Scales, Vocabulary
 from lapa.hub import local
 from lapa.models.idm import InverseDynamics
 from lapa.plugins import find
@@ -67,6 +67,10 @@ def finetune(
         chunk = own.chunk if own else recipe.chunk
         frames = acting_frames(packed, chunk)
         chunks = np.stack([actions[frames + k] for k in range(chunk)], 1)
+        source, each = packed.source[packed.episode_of(frames)], recipe.scale == "each"
+        each = policy.scales is not None if own else each  # its classes mean what they meant
+        policy.scales = Scales.of(actions[frames], source) if each else None
+        chunks = policy.scales.normalise(chunks, source) if policy.scales else chunks
         if recipe.head == "read" and policy.space is not None:
             results = _read(policy, packed, frames, chunks)
             save_policy(policy, recipe, results, out, seed, packed, parents, method)

@@ -217,11 +217,12 @@ def test_a_jsonl_as_the_released_code_takes_it(labels: Path, robot: Path, tmp_pa
 
 
 class Hub(BaseHTTPRequestHandler):
-    """A stand-in for the hub's HTTP API: makes repositories, takes commits, serves files. Nothing of huggingface_hub
-    is replaced: its own client speaks to this."""
+    """A stand-in for the hub's HTTP API: makes repositories, takes weights by git's large file storage and commits,
+    serves files. Nothing of huggingface_hub is replaced: its own client speaks to this."""
 
     protocol_version = "HTTP/1.1"
     repos: dict[str, dict[str, bytes]]
+    stored: dict[str, bytes]  # large files by their sha256
 
     def log_message(self, *_: object) -> None:
         pass
@@ -251,19 +252,36 @@ class Hub(BaseHTTPRequestHandler):
         elif path == "/api/validate-yaml":
             self._answer({"errors": [], "warnings": []})
         elif found := re.fullmatch(r"/api/models/(.+)/preupload/main", path):
-            files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
-                     for f in json.loads(body)["files"]]  # fmt: skip
+            asked = json.loads(body)["files"]
+            modes = {f["path"]: "lfs" if f["path"].endswith(".safetensors") else "regular" for f in asked}
+            files = [{"path": p, "uploadMode": m, "shouldIgnore": False, "oid": None} for p, m in modes.items()]
             self._answer({"files": files})
+        elif found := re.fullmatch(r"/(.+)\.git/info/lfs/objects/batch", path):
+            wanted = [o for o in json.loads(body)["objects"] if o["oid"] not in self.stored]
+            hrefs = {o["oid"]: f"http://{self.headers['Host']}/store/{o['oid']}" for o in wanted}
+            objects = [{**o, "actions": {"upload": {"href": hrefs[o["oid"]]}}} for o in wanted]
+            self._answer({"transfer": "basic", "objects": objects})
         elif found := re.fullmatch(r"/api/models/(.+)/commit/main", path):
             for line in map(json.loads, body.decode().splitlines()):
+                value, files = line["value"], self.repos[found[1]]
                 if line["key"] == "file":
-                    value = line["value"]
-                    self.repos[found[1]][value["path"]] = base64.b64decode(value["content"])
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    files[value["path"]] = self.stored[value["oid"]]
             sha = self._sha(found[1])
             url = f"http://{self.headers['Host']}/{found[1]}/commit/{sha}"
             self._answer({"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
         else:
             self._answer({"error": f"POST {path}"}, 404)
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        name = self.path.removeprefix("/store/")
+        if hashlib.sha256(content).hexdigest() == name:
+            self.stored[name] = content
+            self._answer()
+        else:
+            self._answer({"error": f"PUT {self.path}"}, 422)
 
     def do_GET(self) -> None:
         path = urlsplit(unquote(self.path)).path
@@ -290,7 +308,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[tuple[str, dict[str, dict[str, bytes]]]]:
     repos: dict[str, dict[str, bytes]] = {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("ThisHub", (Hub,), {"repos": repos}))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("ThisHub", (Hub,), {"repos": repos, "stored": {}}))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", repos
@@ -300,7 +318,9 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, dict[str, dict[str, bytes]]]]:
 
 
 def in_a_process(script: str, cwd: Path, address: str, *arguments: object) -> list[str]:
-    """The lines that `script` prints, in a new process: huggingface_hub reads where the hub is when it is imported."""
+    """The lines that `script` prints, in a new process: huggingface_hub reads where the hub is when it is imported.
+
+    Xet, the hub's own storage, has a service of its own that is not stood in for: large files go by LFS."""
     start = """
 import os, sys, lapa
 from lapa.hub import push_to_hub
@@ -310,7 +330,8 @@ def told(do, *arguments):
     except lapa.LapaError as error:
         print("LapaError", error)
 """
-    env = {**os.environ, "HF_HOME": str(cwd / "hf"), "HF_TOKEN": "hf_right", "HF_ENDPOINT": address}
+    env = {**os.environ, "HF_HOME": str(cwd / "hf"), "HF_TOKEN": "hf_right", "HF_ENDPOINT": address,
+           "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
     command = [sys.executable, "-c", start + script, *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

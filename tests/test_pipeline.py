@@ -163,6 +163,33 @@ def test_a_policy_that_keeps_its_head_keeps_its_chunk(packed: Packed, tiny: Reci
     assert steps_logged(tmp_path) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("head", ["read", "own", "new"])
+def test_each_robot_keeps_its_own_units(head: str, robot: Path, tiny: Recipe, tmp_path: Path) -> None:
+    """The same episodes twice, the second time in other units: in stages 2 and 3 they are one robot's, and the policy
+    acts in the units that it is asked for."""
+    two = pack([f"lerobot:{robot}"] * 2, 24, quiet=True)
+    assert two.actions is not None
+    one = two.actions[: len(two) // 2]
+    two = replace(two, actions=np.concatenate([one, 100 * one + 3]))
+    recipe = replace(tiny, scale="each", head=head)
+    manifest = label(two, "ground_truth", tmp_path / "labels")
+    pretrain(two, read_labels(tmp_path / "labels")[0], manifest, recipe, tmp_path / "latent", 7)
+    finetune(two, tmp_path / "latent", recipe, tmp_path / "policy", 7)
+    assert lapa.Policy.from_pretrained(tmp_path / "latent").scales.datasets == 2
+    policy = lapa.Policy.from_pretrained(tmp_path / "policy")
+    seen = {"image": two.gather(np.arange(1))[0], "instruction": two.instructions[0]}
+    first, second = policy.act(seen), policy.act({**seen, "dataset": 1})
+    assert np.abs(first).max() <= np.abs(one).max() + 1e-3
+    np.testing.assert_allclose(second, 100 * first + 3, rtol=1e-4)
+    np.testing.assert_array_equal(policy.act({**seen, "dataset": 0}), first)
+    with pytest.raises(LapaError, match='"dataset" counts the 2 this policy was finetuned on from 0 on; got 2'):
+        policy.act({**seen, "dataset": 2})
+    only = pack([f"lerobot:{robot}"], 24, quiet=True)  # whoever keeps such a head scales another dataset as well
+    finetune(only, tmp_path / "latent", replace(recipe, scale="joint"), tmp_path / "joint", 7)
+    scales = lapa.Policy.from_pretrained(tmp_path / "joint").scales
+    assert (scales.datasets if scales else 0) == (1 if head == "own" else 0)
+
+
 def test_who_says_nothing_yet_gets_a_head(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
     finetune(packed, None, tiny, tmp_path, 7)
     config = load_artefact(tmp_path, "policy").config

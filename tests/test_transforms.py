@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lapa.contracts import LapaError
-from lapa.data.transforms import ActionSpace, CodeSpace, Space, Vocabulary, space_from_json
+from lapa.data.transforms import (
+    ActionSpace,
+    CodeSpace,
+    Scales,
+    Space,
+    Vocabulary,
+    scales_from_json,
+    space_from_json,
+)
 
 NUMBERS = st.floats(-1e3, 1e3, allow_nan=False, width=32)
 TABLES = st.integers(2, 40).flatmap(lambda n: arrays(np.float32, (n, 2), elements=NUMBERS))
@@ -210,6 +219,29 @@ def test_a_wavering_vocabulary_goes_on_at_full_length_and_not_farther() -> None:
     np.testing.assert_allclose(full, mean * np.sqrt(squared / (0.64 / 0.5625 + 16 / 200)), rtol=1e-5)
     assert np.linalg.norm(full) > np.linalg.norm(mean)
     np.testing.assert_array_equal(words.decide(9 * said, "expectation")[0, 0], [1, 20], "no farther than any did")
+
+
+def test_scales_are_each_datasets_own_percentiles() -> None:
+    rng = np.random.default_rng(0)
+    source = np.repeat([0, 1], [2000, 300])
+    actions = rng.uniform(-1, 1, (2300, 3)) * np.where(source == 0, 0.02, 30.0)[:, None] + source[:, None]
+    actions[:, 2] = 0.5  # does not vary
+    scales = Scales.of(actions, source)
+    assert scales_from_json(json.loads(json.dumps(asdict(scales)))) == scales
+    scaled = scales.normalise(actions, source)
+    for dataset in (0, 1):
+        mine = scaled[source == dataset]
+        np.testing.assert_allclose(np.quantile(mine[:, :2], [0.01, 0.99], axis=0), [[-1, -1], [1, 1]], atol=1e-5)
+        np.testing.assert_array_equal(mine[:, 2], 0)
+    np.testing.assert_allclose(scales.restore(scaled, source), actions, rtol=1e-4, atol=1e-4)
+    chunks = np.stack([actions, actions[::-1]], 1)
+    np.testing.assert_allclose(scales.restore(scales.normalise(chunks, source), source), chunks, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("content", [{}, [], {"low": [[0.0]], "high": [[1.0, 2.0]]}, {"low": [["a"]], "high": [[1.0]]}])
+def test_scales_of_something_else(content: Any) -> None:
+    with pytest.raises(LapaError, match=r"scales in config\.json are not ones lapa wrote"):
+        scales_from_json(content)
 
 
 def test_vocabularies_of_nothing_are_refused() -> None:

@@ -3,7 +3,8 @@ units back from the same numbers that made the classes.
 
 Three spaces: latent codes (nothing but numbers), equal-mass bins of every action dimension (paper section 4.1, after
 RT-2 and OpenVLA), and a vocabulary, in which each class means a whole action. A vocabulary is made from actions, by
-clustering them, or read off a policy that has its classes already, such as latent codes.
+clustering them, or read off a policy that has its classes already, such as latent codes. Before that, the actions of
+robots that differ in units or speed can be brought to one scale, each by its own statistics.
 """
 
 from __future__ import annotations
@@ -213,6 +214,44 @@ class Vocabulary:
         return np.clip(actions, low, high).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Scales:
+    """One range of actions per dataset: its 1st and 99th percentile in each dimension, which become -1 and 1 (as
+    OpenVLA and Octo do). low, high [D][A], in the units of each of the D datasets."""
+
+    low: Rows
+    high: Rows
+
+    @staticmethod
+    def of(actions: Array, source: Array) -> Scales:
+        """From float [N, A] actions of the datasets int64 [N], which count from 0 and each have some. Raises LapaError
+        on non-finite or too few actions."""
+        ranges = [np.quantile(_checked(actions[source == i]), (0.01, 0.99), axis=0) for i in range(source.max() + 1)]
+        return Scales(_rows(np.stack([low for low, _ in ranges])), _rows(np.stack([high for _, high in ranges])))
+
+    @property
+    def datasets(self) -> int:
+        """D."""
+        return len(self.low)
+
+    def normalise(self, actions: Array, source: Array) -> Array:
+        """float [N, ..., A] in the units of the datasets int64 [N] -> float32, the same shape, mostly in -1 to 1."""
+        middle, half = self._ranges(source, actions.ndim)
+        return ((actions - middle) / half).astype(np.float32)
+
+    def restore(self, actions: Array, source: Array) -> Array:
+        """The inverse of `normalise`."""
+        middle, half = self._ranges(source, actions.ndim)
+        return (actions * half + middle).astype(np.float32)
+
+    def _ranges(self, source: Array, axes: int) -> tuple[Array, Array]:
+        """Middle and half width, float64 [N, 1, .., A]; a dimension that does not vary keeps its size."""
+        low, high = np.array(self.low)[source], np.array(self.high)[source]
+        shape = (len(source), *(1,) * (axes - 2), low.shape[-1])
+        half = np.where(high > low, (high - low) / 2, 1.0)
+        return ((low + high) / 2).reshape(shape), half.reshape(shape)
+
+
 CLUSTERED = 20_000  # actions that k-means looks at, at most
 
 
@@ -261,6 +300,19 @@ def _chunks(actions: Array) -> Array:
 
 
 Space = CodeSpace | ActionSpace | Vocabulary
+
+
+def scales_from_json(content: dict[str, Any] | None) -> Scales | None:
+    """Inverse of `dataclasses.asdict` after JSON. Raises LapaError on anything else."""
+    if content is None:
+        return None
+    try:
+        low, high = np.array(content["low"], np.float64), np.array(content["high"], np.float64)
+        if low.ndim != 2 or low.shape != high.shape or not np.isfinite([low, high]).all():
+            raise ValueError(f"shapes {low.shape} and {high.shape}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise LapaError(f"The policy's scales in config.json are not ones lapa wrote ({error}).") from None
+    return Scales(_rows(low), _rows(high))
 
 
 def space_from_json(content: dict[str, Any]) -> Space:

@@ -17,7 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapa.contracts import Array, LapaError, Logs, Observation
-from lapa.data.transforms import ActionSpace, CodeSpace, Decoding, Space, Vocabulary, space_from_json
+from lapa.data.transforms import (
+    ActionSpace,
+    CodeSpace,
+    Decoding,
+    Scales,
+    Space,
+    Vocabulary,
+    scales_from_json,
+    space_from_json,
+)
 from lapa.models.laq import as_pixels
 from lapa.plugins import configure
 from lapa.training.checkpoint import Artefact, load_strictly
@@ -56,6 +65,7 @@ class Config:
         """Open a saved policy strictly."""
         policy = artefact.settings(Config).build(pretrained=False)
         policy.adapt(space_from_json(artefact.config.get("space") or {}))
+        policy.scales = scales_from_json(artefact.config.get("scales"))
         load_strictly(policy, artefact.tensors, artefact.path)
         return policy.to(device()).eval()
 
@@ -67,6 +77,7 @@ class VLA(nn.Module):
         super().__init__()
         self.config, self.backbone = config, backbone
         self.space: Space | None = None
+        self.scales: Scales | None = None  # of the datasets it speaks the actions of, if each has its own
         self.head: nn.Module = nn.Identity()
 
     @property
@@ -146,11 +157,21 @@ class VLA(nn.Module):
 
     @torch.no_grad()
     def act_batch(self, observations: Sequence[Observation]) -> Array:
-        """B observations -> float32 [B, chunk, A] in the robot's units."""
+        """B observations -> float32 [B, chunk, A] in the robot's units; of a policy with `scales` in those of the
+        observation's "dataset" (0, the first, where it says none)."""
         space = self.space
         if space is None or isinstance(space, CodeSpace):
             raise LapaError("This policy predicts latent codes, not robot actions; finetune it first (lapa finetune).")
-        return space.decide(self.probabilities(*seen(observations)), self.config.decoding)
+        actions = space.decide(self.probabilities(*seen(observations)), self.config.decoding)
+        if self.scales is None:
+            return actions
+        asked = np.array([o.get("dataset", 0) for o in observations])
+        if wrong := [n for n in asked.tolist() if n not in range(self.scales.datasets)]:
+            raise LapaError(
+                f'An observation\'s "dataset" counts the {self.scales.datasets} this policy was finetuned on from 0 '
+                f"on; got {wrong[0]}."
+            )
+        return self.scales.restore(actions, asked)
 
     def act(self, observation: Observation) -> Array:
         """One observation -> float32 [chunk, A] in the robot's units."""
@@ -158,7 +179,8 @@ class VLA(nn.Module):
 
     def description(self) -> dict[str, Any]:
         """What config.json needs to open this policy again."""
-        return {"policy": "vla", "model": asdict(self.config), "space": asdict(self.space) if self.space else None}
+        told = {"space": self.space, "scales": self.scales}
+        return {"policy": "vla", "model": asdict(self.config), **{k: v and asdict(v) for k, v in told.items()}}
 
 
 def seen(observations: Sequence[Observation]) -> tuple[Array, list[str]]:
