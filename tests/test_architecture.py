@@ -39,6 +39,7 @@ LINES = [line.split() for line in """
     scores
     paper
     demo
+    commands
     cli
     __main__
 """.strip().splitlines()]  # fmt: skip

@@ -49,7 +49,9 @@ def read_shard(path: Path) -> tuple[Labels, str, dict[int, str]]:
     Raises LapaError when it is missing or damaged itself."""
     try:
         content = path.read_bytes()
-        table = pq.read_table(pa.BufferReader(content))
+        # In this thread alone: one of Arrow's that lets go of `content` while Python ends would abort the process
+        # (apache/arrow issue 34314).
+        table = pq.read_table(pa.BufferReader(content), use_threads=False, pre_buffer=False)
     except FileNotFoundError:
         raise LapaError(f"{path} is missing. Remove {path.parent.parent} and label anew.") from None
     except (pa.ArrowException, OSError) as error:

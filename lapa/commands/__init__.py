@@ -1,0 +1,1 @@
+"""The commands of `lapa`, by what they are for."""

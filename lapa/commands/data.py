@@ -1,0 +1,175 @@
+"""Data in and out: `lapa cache`, `collect`, `convert`, `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lapa.commands.options import Datasets, Preset, SkipBad, at_least_one, print_next
+from lapa.contracts import LapaError
+
+
+def cache(
+    dataset: Datasets,
+    preset: Preset = "laptop",
+    image_size: int | None = None,
+    workers: int = 0,
+    estimate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Read datasets ahead of time, with all cores: the small frames that other commands would make one by one.
+
+    Says first how much disk it takes, and refuses what does not fit. Killed, the same command goes on where it was.
+    quantize, label and pretrain can also do without it: see their --stream.
+
+    Args:
+        dataset: what to read, given once or more
+        preset: the settings you will train with: they say which sizes of frames are needed
+        image_size: pixels a side, in place of the preset's
+        workers: processes (0: one per core)
+        estimate: say how much disk it takes, and stop
+    """
+    from lapa.cache import estimate as measure
+    from lapa.cache import make, require_room
+    from lapa.recipe import preset as named
+
+    if workers < 0:
+        raise LapaError(f"--workers must not be below 0, got {workers}.")
+    recipe = named(preset)
+    sizes = [image_size] if image_size else sorted({recipe.laq.image_size, recipe.policy_image_size})
+    wanted = [measure(spec, size, skip_bad) for size in sizes for spec in at_least_one(dataset)]
+    for one in wanted:
+        said = "cannot be told before it is read" if one.frames is None else f"{one.frames:,} frames"
+        said += f", {one.bytes / 1e6:,.1f} MB" if one.frames is not None else ""
+        print(f"{one.spec} at {one.image_size} pixels: {said}" + (", in the cache already" if one.there else ""))
+    free = require_room(wanted)
+    need = sum(one.bytes for one in wanted if not one.there)
+    where = wanted[0].entry.parent
+    print(f"{need / 1e6:,.1f} MB to be written; {free / 1e6:,.0f} MB are free in {where}.")
+    if estimate:
+        return
+    for one in wanted:
+        if not one.there:
+            make(one, workers, skip_bad)
+            print(f"{one.spec} at {one.image_size} pixels is in {one.entry}.")
+
+
+def collect(
+    dataset: Datasets,
+    out: Path,
+    without_actions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Write a dataset to disk as a LeRobot v3.0 dataset (parquet + mp4), such as Tabletop demonstrations.
+
+    Example: lapa collect --dataset tabletop:sim,episodes=200,seed=1 --out data/sim
+
+    Args:
+        out: new folder
+        without_actions: leave the actions out: mere video, as LAPA's premise has it
+    """
+    from lapa.collect import collect as write
+
+    made = write(at_least_one(dataset), out, skip_bad, without_actions)
+    print(f"Wrote {made['episodes']} episodes, {made['frames']} frames, to {out} ({made['with']} actions).")
+    print_next(f"lapa inspect --dataset lerobot:{out} --out runs/inspect")
+
+
+def convert(
+    form: tyro.conf.Positional[Literal["laq-official"]],
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+    image_size: int | None = None,
+    patch_size: int | None = None,
+    heads: int | None = None,
+    dim_head: int | None = None,
+    codes: int | None = None,
+    window: float | None = None,
+    reverse: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Turn a LAQ checkpoint of the authors' released code into an artefact, or with --reverse the other way round.
+
+    Example: lapa convert laq-official vae.100000.pt runs/laq --image-size 256
+
+    Args:
+        form: laq-official: the state dict that the released LAQ trainer saves
+        source: checkpoint file (with --reverse: folder of the artefact)
+        out: new folder of the artefact (with --reverse: new checkpoint file)
+        image_size: pixels a side of the images it was trained on; the weights do not tell
+        patch_size: pixels a side of a patch (None: read off the weights; if given, checked, as the next three)
+        heads: attention heads
+        dim_head: width of a head
+        codes: s; weights of 4 and of 16 codes differ in nothing but the image size
+        window: seconds between the two frames it was trained on (None: the paper preset's)
+        reverse: write a state dict that the released code loads
+    """
+    from lapa.convert import from_released, to_released
+
+    if reverse:
+        config = to_released(source, out)
+    elif image_size is None:
+        raise LapaError("Give --image-size, the pixels a side of the training images (256 in the released settings).")
+    else:
+        config = from_released(source, out, image_size, patch_size, heads, dim_head, codes, window)
+    print(
+        f"{config.codes} codes of {config.codebook_size} kinds; images of {config.image_size} pixels in patches of "
+        f"{config.patch_size}; dim {config.dim}; {config.spatial_depth} spatial and {config.temporal_depth} temporal "
+        f"layers with {config.heads} heads of {config.dim_head}."
+    )
+    print(f"{'The released checkpoint' if reverse else 'LAQ'} is in {out}.")
+    if not reverse:
+        print_next(f"lapa label --dataset VIDEOS --source {out} --out runs/labels")
+
+
+def export(
+    form: tyro.conf.Positional[Literal["lerobot", "jsonl", "hub"]],
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LABELS|RUN")],
+    out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT|USER/NAME")],
+    dataset: Datasets = (),
+    image_size: int | None = None,
+    fps: float | None = None,
+    license: str | None = None,
+    private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Hand results on: labels as a LeRobot dataset or as the released code's jsonl, a model to the hub.
+
+    Examples: lapa export lerobot runs/labels data/labelled; lapa export hub runs/laq me/laq --license apache-2.0
+    --dataset says where the labelled videos are now (none: where they were when they were labelled).
+
+    Args:
+        form: lerobot: the labelled videos as a LeRobot v3.0 dataset with latent_action; jsonl: images and rows for the
+            released LAPA training script; hub: upload a LAQ or a policy with a model card
+        source: folder of `lapa label`; for hub, of `lapa quantize`, `pretrain` or `finetune`
+        out: new folder; for hub, the repository
+        image_size: make the frames squares of so many pixels a side (None: as they are at the source)
+        fps: lerobot: the one rate to write, where the videos have several
+        license: hub: the licence of the weights, such as apache-2.0; mind that of the videos
+        private: hub: for your eyes only
+    """
+    if form == "hub":
+        from lapa.hub import push_to_hub
+
+        if not license:
+            raise LapaError("Say which licence the weights have, such as --license apache-2.0.")
+        print(f"{source} is at {push_to_hub(source, out, license, private)}")
+        print_next(f'lapa.LAQ.from_pretrained("{out}"), or lapa.Policy, in Python')
+        return
+    from lapa.export import ROWS, export_jsonl, export_lerobot, open_labelled
+
+    if image_size is not None and image_size < 1:
+        raise LapaError(f"--image-size is at least 1, got {image_size}.")
+    labelled = open_labelled(source, dataset)
+    if form == "lerobot":
+        export_lerobot(labelled, Path(out), image_size, fps)
+        print(f"Wrote {labelled.packed.episodes} episodes with latent_action to {out}; frames without a label have -1.")
+        print_next(f"lapa inspect --dataset lerobot:{out} --out runs/inspect")
+        return
+    if fps is not None:
+        raise LapaError("--fps belongs to `lapa export lerobot`; a jsonl has a row per frame.")
+    rows = export_jsonl(labelled, Path(out), image_size)
+    classes, width = labelled.manifest["classes"], labelled.codes.shape[1]
+    print(f"Wrote {rows} rows to {out}/{ROWS}, and the images beside it; {labelled.without} frames have no label.")
+    print(f"For the released script: delta_vocab_size={classes}, n_tokens_per_delta={width}; image tokens come from "
+          "its VQGAN (docs/export.md).")  # fmt: skip

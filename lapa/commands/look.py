@@ -1,0 +1,98 @@
+"""What only looks: `lapa inspect`, `analyse`, `list`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lapa.commands.options import Datasets, Seed, SkipBad
+from lapa.contracts import LapaError
+
+
+def inspect(
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN|NAME:PATH ...]")] = (),
+    dataset: Datasets = (),
+    out: Path | None = None,
+    window: float | None = None,
+    image_size: int = 96,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Look at runs (curves, results; also while they train), at a dataset, or at what a LAQ makes of a dataset.
+
+    Examples: lapa inspect video_folder:clips/; lapa inspect runs/laq; lapa inspect runs/a runs/b; lapa inspect runs/laq
+    --dataset video_folder:clips/, where any dataset will do, not only the one that the LAQ was trained on.
+    A dataset, given by itself or with --dataset, is always read to its end, and what cannot be read is listed.
+
+    Args:
+        runs: folders of lapa quantize, pretrain or finetune, to compare if there are several; with --dataset the code
+            gallery and the probe table of each LAQ among them; or datasets
+        out: folder for pictures and inspect.json (None: RUN/inspect for one run, else runs/inspect)
+        window: seconds between the two frames (None: what the LAQ was trained with)
+        image_size: pixels a side of the contact sheet's frames where no LAQ sets it
+    """
+    from lapa.inspect import inspect_dataset, inspect_runs
+
+    named = [run for run in runs if ":" in run and not Path(run).exists()]
+    folders, datasets = [Path(run) for run in runs if run not in named], (*named, *dataset)
+    where = out or (folders[0] / "inspect" if len(folders) == 1 else Path("runs/inspect"))
+    if folders:
+        inspect_runs(folders, datasets, where, window=window, skip_bad=skip_bad)
+    elif datasets:
+        inspect_dataset(datasets, where, image_size)
+    else:
+        raise LapaError("Give the folder of a run, such as runs/laq, or --dataset NAME:PATH, or both.")
+
+
+def analyse(
+    what: Annotated[Literal["transplant", "algebra", "information", "rollout", "language"], tyro.conf.Positional],
+    run: Annotated[Path, tyro.conf.Positional],
+    dataset: Datasets = (),
+    policy: Path | None = None,
+    out: Path | None = None,
+    episodes: int = 500,
+    seed: Seed = 0,
+) -> None:
+    """One question about what was learnt, answered with a figure, its baseline and a picture.
+
+    Example: lapa analyse transplant runs/laq. What figures mean: docs/analysis.md. Give as --dataset videos that the
+    LAQ was not trained on; without it they are 300 episodes of each look of Tabletop (for rollout, of sim).
+
+    Args:
+        what: transplant: do codes read off one look of Tabletop move the robot of another the same way? algebra: do
+            codes add up, and turn round when the video is played backwards? information: do codes tell the action, or
+            the object? rollout: how long do drawings of policy and decoder stay true? language: does the policy listen?
+        run: folder of a LAQ (for language, of a policy made by `lapa finetune`)
+        policy: for rollout: folder made by `lapa pretrain` from this LAQ's labels
+        out: folder for WHAT.png and WHAT.json (None: RUN/analysis)
+        episodes: for language: test episodes for each kind of instruction
+    """
+    from lapa.analysis.command import answer
+
+    answer(what, run, dataset, policy, out or run / "analysis", episodes, seed)
+
+
+def show_list(preset: str | None = None) -> None:
+    """Name every method, preset and plug-in.
+
+    Args:
+        preset: print all settings of this preset; each can be changed with --set NAME=VALUE
+    """
+    from lapa import plugins
+    from lapa.methods import METHODS
+    from lapa.recipe import PRESETS
+    from lapa.recipe import preset as named
+
+    if preset:
+        print(json.dumps(named(preset).to_json(), indent=1))
+        return
+    print("methods")
+    for row in METHODS.values():
+        print(f"  {row.name:<18}{row.note}")
+    print("presets\n  " + "  ".join(PRESETS))
+    for kind in plugins.KINDS:
+        print(kind)
+        for name in plugins.names(kind):
+            print(f"  {name:<18}{plugins.describe(kind, name)}")

@@ -1,0 +1,252 @@
+"""What puts methods beside one another: `lapa demo`, `evaluate`, `compare`, `study`, `ablate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from lapa.commands.options import Datasets, Names, Options, Preset, Seed, Steps, at_least_one, print_table, split_names
+from lapa.contracts import LapaError
+
+
+def demo(
+    out: Path = Path("runs/demo"),
+    videos: int = 6000,
+    labels: int = 20,
+    episodes: int = 500,
+    seed: Seed = 0,
+    workers: int = 0,
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Watch LAPA learn from videos without actions and compare it with its baselines; ten minutes on two cores.
+
+    Makes the data, fits LAQ, labels, pretrains, finetunes and evaluates every method, and writes a report. Interrupt it
+    at any time and run it again: it goes on from the last finished step.
+
+    Args:
+        out: folder of everything the demo makes
+        videos: episodes of video without actions
+        labels: labelled trajectories for finetuning
+        episodes: test episodes per method
+        workers: steps run side by side, one thread each (0: one per core)
+        quick: rehearse the whole path in about two minutes on a hundredth of the work; the figures mean nothing
+    """
+    from lapa.demo import DemoSettings, run_demo
+
+    run_demo(DemoSettings(videos, labels, episodes, seed, quick), out, workers)
+
+
+def evaluate(
+    out: Path,
+    policy: Path | None = None,
+    row: Literal["no_op", "random", "expert"] | None = None,
+    name: str | None = None,
+    benchmark: str = "tabletop",
+    look: str = "sim",
+    split: str = "seen",
+    instruction: Literal["right", "shuffled", "empty"] = "right",
+    episodes: int = 500,
+    video: int = 0,
+    seed: Seed = 0,
+    validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Roll a policy (or a scripted row) out on a benchmark: success per family with 95% intervals.
+
+    Args:
+        out: folder for results.json, success.png and animations
+        policy: folder made by `lapa finetune`
+        row: a scripted row in place of a policy
+        name: name in the results (None: the policy's method)
+        benchmark: a plug-in of lapa/benchmarks
+        look: tabletop: sim, real or hand
+        split: tabletop: seen, or unseen (held-out objects and phrases)
+        instruction: what the policy is told: the right words, those of another scene, or none (does it listen?)
+        episodes: test episodes
+        video: write the first so many episodes as animations
+        validation: use the validation scenes, for choosing settings
+    """
+    from lapa import plugins
+    from lapa.evaluate import evaluate as score
+    from lapa.policies import Policy
+    from lapa.training.checkpoint import load_artefact
+
+    if (policy is None) == (row is None):
+        raise LapaError("Give either --policy FOLDER or --row no_op|random|expert.")
+    if episodes < 1 or video < 0:
+        raise LapaError(f"--episodes must be at least 1 and --video at least 0, got {episodes} and {video}.")
+    settings = {"look": look, "split": split, "validation": validation, "instruction": instruction}
+    world = plugins.find("benchmarks", benchmark)(**settings).build()
+    about: dict[str, Any] = {"benchmark": benchmark, "settings": settings}
+    if policy:
+        artefact = load_artefact(policy, "policy")
+        about |= {"policy": str(policy), "hash": artefact.hash}
+    actor = Policy.from_pretrained(policy) if policy else str(row)
+    named = name or (str(artefact.config.get("method")) if policy else str(row))
+    results = score(named, actor, world, episodes, seed, out, video, about)
+    low, high = results["interval"]
+    words = "" if instruction == "right" else f", {instruction} instructions"
+    print(f"{named}: {results['success']:.1%} of {episodes} episodes (95%: {low:.1%} to {high:.1%}){words}.")
+    for family, part in results["families"].items():
+        print(f"  {family:<16} {part['success']:.1%}  ({part['interval'][0]:.1%} to {part['interval'][1]:.1%})")
+    print(f"Results, picture and animations are in {out}.")
+
+
+def compare(
+    dataset: Datasets,
+    out: Path,
+    labelled: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME:PATH")] = (),
+    settings: Names = (),
+    methods: Names = (),
+    seeds: int = 3,
+    budgets: Names = (),
+    videos: int = 6000,
+    episodes: int = 500,
+    validation: int = 200,
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    results: Path | None = None,
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    benchmark: str = "tabletop",
+    preset: Preset = "laptop",
+    seed: Seed = 0,
+    workers: int = 0,
+    set: Options = (),
+) -> None:
+    """The paper's table on Tabletop (--settings), or several methods on your own data (--dataset, --labelled). Resumes.
+
+    Examples: lapa compare --settings all --methods all --seeds 3 --out runs/paper; lapa compare --settings in-domain
+    --methods lapa,vpt --budgets 20 --seeds 1 --out runs/part;
+    lapa compare --dataset video_folder:clips/ --labelled lerobot:robot/ --out runs/mine. The first runs for hours; stop
+    it at any time, and the same command goes on.
+
+    --dataset are your videos for stages 1 and 2.
+
+    Args:
+        out: folder of everything; for a table results.json, table.md and curves.png
+        labelled: your labelled trajectories for stage 3, given once or more
+        settings: in-domain, cross-task, cross-env, cross-embodiment, or all
+        methods: table: its rows (none: all of them); your data: methods (none: scratch,vpt,lapa,actionvla)
+        seeds: table: training seeds, from 0 on; data, models and test scenes differ between them
+        budgets: table: numbers of labelled trajectories (none: 5,10,20,50,100; cross-task 100)
+        videos: table: episodes of video
+        episodes: test episodes a method (table: and a seed and split)
+        validation: table: validation episodes for each way to finetune
+        only: table: run only cells with this text in their title, such as "lapa", "cross-env 20 " or "seed 0"
+        results: table: results.json of an earlier table; what it has is not run again
+        quick: table: rehearse on a hundredth of the work; the figures mean nothing
+        dry_run: table: say what would be run, and how long it would take
+        benchmark: your data: a plug-in of lapa/benchmarks
+        seed: your data: seed of everything random
+        workers: steps run side by side, one thread each (0: one per core)
+    """
+    options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
+    if settings:
+        if dataset or labelled:
+            raise LapaError("Give either --settings, or --dataset and --labelled.")
+        from lapa.cells import Common, parse
+        from lapa.paper import run_paper
+
+        common = Common(videos, episodes, validation, options)
+        asked = parse(split_names(settings), split_names(methods) or ("all",), seeds, split_names(budgets), only,
+                      common.quick() if quick else common)  # fmt: skip
+        if run_paper(asked, out, workers, results, dry_run) is not None:
+            print((out / "table.md").read_text(), end="")
+            print(f"Table, figures and picture are in {out}.")
+        return
+    from lapa.compare import Setting, gap_closed, gather, plan
+    from lapa.explorer.codes import success_bars
+    from lapa.schedule import run
+    from lapa.training.checkpoint import write_json
+
+    if not labelled:
+        raise LapaError("Give --settings all for the paper's table, or --dataset and --labelled for your own data.")
+    named = split_names(methods)
+    if not named or "all" in named:
+        named = ("scratch", "vpt", "lapa", "actionvla")
+    setting = Setting(at_least_one(dataset), labelled, benchmark, episodes, seed, options)
+    scripted = ("no_op", "random", "expert")
+    seconds = run(plan(named, setting, out, scripted), out, workers)
+    scores = gather([*scripted[:2], *named, scripted[2]], out)
+    write_json(out / "results.json", {"methods": scores, "seconds": seconds, "settings": dataclasses.asdict(setting)})
+    success_bars(scores, out / "success.png")
+    print_table(scores)
+    closed = gap_closed(scores)
+    if closed is not None:
+        print(f"LAPA closes {closed:.0%} of the gap from Scratch to ActionVLA.")
+    print(f"Table and picture are in {out}.")
+
+
+def study(
+    name: Annotated[Literal["quantizers", "options", "collapse"], tyro.conf.Positional],
+    out: Path,
+    dataset: Datasets = (),
+    preset: Preset = "laptop",
+    seeds: int | None = None,
+    steps: Steps = None,
+    workers: int = 0,
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    results: Path | None = None,
+    set: Options = (),
+) -> None:
+    """Settings of stage 1 side by side on your data: what do the codes tell, are all in use? Resumes.
+
+    Each cell is a `lapa quantize` with one seed. Its figures are of episodes that are held out: perplexity at each
+    position, error over copying, and, where the dataset has actions and states, how much of action, displacement and
+    position the codes tell. --dataset are the videos (none: 1,500 episodes of Tabletop).
+
+    Args:
+        name: quantizers: each quantizer with 8 and 16 codes; options: the paper's decoder, and frozen features if you
+            --set objectives.features_of=FOLDER, beside the preset; collapse: the preset itself with many seeds
+        out: folder of all runs, results.json, table.md and study.png
+        seeds: seeds per setting (None: the study's)
+        workers: runs side by side, one thread each (0: one per core)
+        only: run only rows with this text in their name, given once or more; the table shows all that are done
+        results: results.json of an earlier study; what it has is not run again
+    """
+    from lapa.plugins import choose
+    from lapa.study import STUDIES, TABLETOP, Setting, run_study
+
+    usual = STUDIES[choose(name, STUDIES, "study")]
+    options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
+    setting = Setting(name, dataset or (TABLETOP,), seeds if seeds is not None else usual.seeds,
+                      steps if steps is not None else usual.steps, options, only)  # fmt: skip
+    run_study(setting, out, workers, results)
+    print((out / "table.md").read_text(), end="")
+    print(f"Table, figures and picture are in {out}.")
+
+
+def ablate(
+    name: Annotated[Literal["codes", "positions", "window", "videos", "policy", "compute"], tyro.conf.Positional],
+    out: Path,
+    seeds: int = 3,
+    videos: int = 6000,
+    labels: int = 20,
+    episodes: int = 500,
+    preset: Preset = "laptop",
+    workers: int = 0,
+    set: Options = (),
+) -> None:
+    """One setting of LAPA turned through its values, from video to success on Tabletop, beside what the codes tell.
+
+    Resumes. A cell takes about six minutes of a core. Data and scenes are those of `lapa compare --settings in-domain`.
+
+    Args:
+        name: codes: |C| 4 to 64; positions: s 1, 2, 4; window: 0.2 to 1 s; videos: 1 to 100% of them; policy: sizes of
+            the backbone, without grounding, for only one size has grounded weights; compute: steps of pretraining, 125
+            to 2,000, of LAPA and of ActionVLA
+        out: folder of all runs, results.json, table.md and ablation.png
+        seeds: training seeds, from 0 on; data, models and test scenes differ between them
+        videos: episodes of video
+        labels: labelled trajectories
+        episodes: test episodes a seed
+        workers: steps run side by side, one thread each (0: one per core)
+    """
+    from lapa.ablation import Asked, run_ablation
+
+    options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
+    run_ablation(Asked(name, seeds, videos, labels, episodes, options), out, workers)
+    print((out / "table.md").read_text(), end="")
+    print(f"Table, figures and picture are in {out}.")

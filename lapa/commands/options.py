@@ -1,0 +1,154 @@
+"""Options that several commands share, how they open data and recipes, and how they speak."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from lapa.contracts import LapaError
+
+if TYPE_CHECKING:
+    from lapa.data.pack import Packed
+    from lapa.data.stream import Stream
+    from lapa.recipe import Recipe
+
+
+def _datasets(
+    dataset: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME:PATH[,OPTION=VALUE]")
+    ] = (),
+    camera: str | None = None,
+) -> tuple[str, ...]:
+    """The options that say what to read.
+
+    Args:
+        dataset: what to read, given once or more: docs/datasets.md, `lapa list`
+        camera: camera of every --dataset that has several; the same as ,camera=NAME behind each
+    """
+    from lapa.data.spec import with_camera
+
+    return with_camera(dataset, camera) if camera else dataset
+
+
+Datasets = Annotated[tuple[str, ...], tyro.conf.arg(name="", constructor=_datasets)]
+Seed = Annotated[int, tyro.conf.arg(help="seed of everything random")]
+Preset = Annotated[
+    str,
+    tyro.conf.arg(help="named settings: laptop, video (real clips) or paper; `lapa list` shows them"),
+]
+Steps = Annotated[int | None, tyro.conf.arg(help="optimizer steps (None: the preset's)")]
+Options = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(
+        name="set",
+        metavar="NAME=VALUE",
+        help="change one setting of the preset, such as laq.codebook_size=32; repeatable",
+    ),
+]
+Log = Annotated[
+    Literal["none", "trackio", "wandb"],
+    tyro.conf.arg(help="also log to trackio or W&B; JSONL and TensorBoard are always written"),
+]
+Resume = Annotated[
+    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="go on from the checkpoint in --out; done already is fine")
+]
+Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
+Memory = Annotated[
+    int | None,
+    tyro.conf.arg(
+        metavar="MB",
+        help="read videos while training, without a pack on disk, with so many MB of frames in memory, such as 1000",
+    ),
+]
+SkipBad = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="list and skip videos that cannot be read")]
+
+
+def at_least_one(dataset: tuple[str, ...]) -> tuple[str, ...]:
+    """The datasets. Raises LapaError where none was given."""
+    if not dataset:
+        raise LapaError("Give at least one --dataset NAME:PATH, such as video_folder:clips/ or lerobot:data/.")
+    return dataset
+
+
+def split_names(given: tuple[str, ...]) -> tuple[str, ...]:
+    """ "lapa,vpt" or "lapa" "vpt" -> the two names."""
+    return tuple(name for part in given for name in part.split(",") if name)
+
+
+def open_pack(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Packed:
+    """Pack the datasets (data/pack.py) and tell what was found."""
+    from lapa.data.pack import pack
+
+    return _opened(pack, dataset, image_size, skip_bad)
+
+
+def open_stream(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Stream:
+    """The datasets as a stream (data/stream.py), and tell what was found."""
+    from lapa.data.stream import stream
+
+    return _opened(stream, dataset, image_size, skip_bad)
+
+
+def _opened(read: Callable[..., Any], dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Any:
+    from lapa.training.distributed import once_a_machine
+
+    found = once_a_machine(lambda: read(at_least_one(dataset), image_size, skip_bad=skip_bad))
+    for reason in found.bad:
+        print(f"skipped: {reason}", file=sys.stderr)
+    bad = f", {len(found.bad)} skipped" if found.bad else ""
+    print(f"{found.spec}: {found.episodes} episodes, {len(found)} frames{bad}.")
+    return found
+
+
+def recipe_of(preset: str, options: tuple[str, ...], stage: str, steps: int | None, log: str) -> Recipe:
+    """The preset with `--set` options, `--steps` and `--log` applied."""
+    from lapa.recipe import override
+    from lapa.recipe import preset as named
+    from lapa.training.logbook import require
+
+    short = ([f"{stage}.steps={steps}"] if steps is not None else []) + (
+        [f"{stage}.log={log}"] if log != "none" else []
+    )
+    recipe = named(preset)
+    for option in (*options, *short):
+        recipe = override(recipe, option)
+    require(getattr(recipe, stage).log)  # now, and not after minutes of reading videos
+    return recipe
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """A figure a line, with what it means."""
+    from lapa.training.metrics import MEANING
+
+    for name, value in results.items():
+        values = value if isinstance(value, list) else [value]
+        shown = ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values)
+        print(f"  {name:<20} {shown:<16} {MEANING.get(name, '')}".rstrip())
+
+
+def print_table(results: dict[str, Any]) -> None:
+    """The success of each method."""
+    from lapa.compare import told
+
+    for name, row in results.items():
+        print(f"  {name:<10} {told(row)}")
+
+
+def print_watch(out: Path) -> None:
+    """How to follow the run that starts now."""
+    print(f"Watch: tensorboard --logdir {out}, or lapa inspect {out}")
+
+
+def again(dataset: tuple[str, ...]) -> str:
+    """The same --dataset options, for the next command."""
+    return " ".join(f"--dataset {spec}" for spec in dataset)
+
+
+def print_next(command: str) -> None:
+    """The command that comes next."""
+    print(f"Next: {command}")

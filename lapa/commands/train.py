@@ -1,0 +1,297 @@
+"""What trains a model or makes its labels: `lapa quantize`, `label`, `pretrain`, `finetune`, `tune`, `ground`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from lapa.commands.options import (
+    Datasets,
+    Log,
+    Memory,
+    Options,
+    Preset,
+    Resume,
+    Seed,
+    SkipBad,
+    Steps,
+    again,
+    open_pack,
+    open_stream,
+    print_next,
+    print_results,
+    print_watch,
+    recipe_of,
+)
+from lapa.contracts import LapaError
+
+
+def quantize(
+    dataset: Datasets,
+    out: Path,
+    method: Literal["lapa", "vpt", "unipi"] = "lapa",
+    preset: Preset = "laptop",
+    steps: Steps = None,
+    window: float | None = None,
+    seed: Seed = 0,
+    log: Log = "none",
+    resume: Resume = False,
+    stream: Memory = None,
+    skip_bad: SkipBad = False,
+    set: Options = (),
+) -> None:
+    """Stage 1: LAPA learns latent actions from video (LAQ); VPT and UniPi fit inverse dynamics, one for both.
+
+    --dataset are the videos, for vpt and unipi the labelled trajectories.
+
+    Args:
+        out: folder of the artefact; pictures and metrics.jsonl appear there while it trains
+        method: lapa fits LAQ on video without actions; vpt and unipi fit inverse dynamics on labelled trajectories
+        window: seconds between the two frames (None: the preset's)
+    """
+    from lapa.run_folder import begin
+    from lapa.stage1_latent_actions import fit_idm, fit_laq
+
+    key = "quantize" if method == "lapa" else "fit_idm"
+    recipe = recipe_of(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps, log)
+    if method != "lapa" and stream:
+        raise LapaError(f"--stream belongs to --method lapa; {method} reads its few trajectories at once.")
+    read: dict[str, Any] = {"stream": stream} if stream else {}
+    if begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset, **read):
+        return
+    print_watch(out)
+    size = recipe.laq.image_size if method == "lapa" else recipe.idm.image_size
+    if method == "lapa":
+        packed = (open_stream if stream else open_pack)(dataset, size, skip_bad)
+        results = fit_laq(packed, recipe, out, seed, stream or 0)
+    else:
+        results = fit_idm(open_pack(dataset, size, skip_bad), recipe, out, seed)
+    print_results(results)
+    print(f"{'LAQ' if method == 'lapa' else 'The inverse dynamics model'} is in {out}.")
+    print(f"Look: lapa inspect {out}" + (f" {again(dataset)}" if method == "lapa" else ""))
+    source = "future_frames" if method == "unipi" else out
+    print_next(f"lapa label {again(dataset if method == 'lapa' else ('VIDEOS',))} --source {source} --out runs/labels")
+
+
+def label(
+    dataset: Datasets,
+    source: str,
+    out: Path,
+    end: Literal["drop", "clip"] = "drop",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    compile: bool = False,
+    workers: int = 0,
+    engine: Literal["local", "ray"] = "local",
+    shard: int = 0,
+    stream: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Stage 2a: label every frame of the videos. Interrupt it at any time and run it again: it goes on.
+
+    Args:
+        source: folder made by `lapa quantize`, ground_truth (the dataset's own actions, for ActionVLA) or future_frames
+            (the frames to come, for UniPi)
+        out: new folder for labels.parquet (a folder of shards) and manifest.json
+        end: frames whose later frame would lie past the end of the episode: drop them, or clip to the last frame
+        precision: arithmetic of a LAQ; bfloat16 is several times as fast at the paper's size; about 2% of codes differ
+        compile: compile a LAQ first: a minute at the start, then about a tenth faster on a CPU; for long jobs
+        workers: processes on this machine (0: this one); with ray, tasks (0: one per GPU of the cluster, else per core)
+        engine: ray labels on the Ray cluster of RAY_ADDRESS, whose machines share the disk (pip install 'lapa[scale]')
+        shard: pairs written at once, at least; what a killed process has to do again (0: up to 4,096)
+        stream: decode the videos while labelling, without a pack on disk; the same labels
+    """
+    from lapa.stage2_label import label as write
+    from lapa.stage2_label import source_image_size
+
+    packed = (open_stream if stream else open_pack)(dataset, source_image_size(source), skip_bad)
+    manifest = write(packed, source, out, end, precision, compile=compile, shard=shard, workers=workers,
+                     engine=engine, datasets=dataset, skip_bad=skip_bad)  # fmt: skip
+    print(f"Labelled {manifest['pairs']} frames ({manifest['kind']}) in {out}.")
+    for position, counts in enumerate(manifest.get("code_counts", [])):
+        used = sum(map(bool, counts))
+        shares = " ".join(f"{count / manifest['pairs']:.0%}" for count in counts[:16])
+        print(
+            f"  codes at position {position}: {used} of {len(counts)} used; {shares}{' ..' if len(counts) > 16 else ''}"
+        )
+    if manifest["skipped"]:
+        print(f"  damaged videos that were skipped: {len(manifest['skipped'])}; manifest.json lists them")
+    if "r2_of_true_actions" in manifest:
+        print(f"  R^2 of the dataset's own actions: {manifest['r2_of_true_actions']:.3f}")
+    print_next(f"lapa pretrain {again(dataset)} --labels {out} --out runs/latent")
+
+
+def pretrain(
+    dataset: Datasets,
+    labels: Path,
+    out: Path,
+    preset: Preset = "laptop",
+    steps: Steps = None,
+    seed: Seed = 0,
+    log: Log = "none",
+    resume: Resume = False,
+    source: Path | None = None,
+    stream: Memory = None,
+    skip_bad: SkipBad = False,
+    set: Options = (),
+) -> None:
+    """Stage 2b: a policy learns to predict the labels from the frame and the instruction.
+
+    --dataset are the videos that were labelled, given as they were for `lapa label`.
+
+    Args:
+        labels: folder made by `lapa label`
+        out: folder of the artefact
+        source: refuse labels that were not made by the label source in this folder (None: the folder that the labels
+            name, if it is still there)
+    """
+    from lapa.data.labelled import read_labels
+    from lapa.run_folder import begin
+    from lapa.stage2_pretrain import optimised_by
+    from lapa.stage2_pretrain import pretrain as train
+    from lapa.training.checkpoint import read_json
+
+    recipe = recipe_of(preset, set, optimised_by(labels), steps, log)
+    streamed = {"stream": stream} if stream else {}
+    if begin(out, recipe, seed, resume, "policy", dataset=dataset, labels=labels, **streamed):
+        return
+    print_watch(out)
+    found, manifest = read_labels(labels)
+    # The source that made the labels, if it is still there, must not have been trained again since.
+    made_by = source or Path(str(manifest["source"]))
+    known = source is not None or (made_by / "config.json").exists()
+    wanted = str(read_json(made_by / "config.json", "finished label source")["hash"]) if known else None
+    packed = (open_stream if stream else open_pack)(dataset, int(manifest["image_size"]), skip_bad)
+    print_results(train(packed, found, manifest, recipe, out, seed, wanted, stream or 0))
+    print(f"The pretrained policy is in {out}.")
+    idm = " --idm IDM" if manifest["kind"] == "frames" else ""
+    print_next(f"lapa finetune --dataset ROBOT --policy {out}{idm} --out runs/policy")
+
+
+def finetune(
+    dataset: Datasets,
+    out: Path,
+    policy: Path | None = None,
+    idm: Path | None = None,
+    head: Literal["read", "own", "new"] | None = None,
+    trainable: Literal["head", "all"] | None = None,
+    preset: Preset = "laptop",
+    steps: Steps = None,
+    seed: Seed = 0,
+    log: Log = "none",
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
+    set: Options = (),
+) -> None:
+    """Stage 3: a few labelled trajectories turn a pretrained policy into a robot policy.
+
+    --dataset are those trajectories.
+
+    Args:
+        out: folder of the artefact
+        policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
+        idm: for unipi alone: folder made by `lapa quantize --method unipi`, which reads actions off imagined frames
+        head: read: keep the head, and read off the labels what its classes, such as latent codes, mean as actions
+            (trains nothing, best for a few trajectories); own: train a new head in place of a latent one, as the paper
+            does, or go on with one that speaks actions; new: train a new one (None: the preset's)
+        trainable: head: the new head alone (best below some 50 trajectories), for unipi the video diffusion; all: all
+            but the vision encoder (None: the preset's)
+    """
+    from lapa.run_folder import begin
+    from lapa.stage3_finetune import finetune as train
+    from lapa.stage3_finetune import optimised_by
+
+    told = {"head": head, "trainable": trainable}
+    options = (*set, *(f"{name}={value}" for name, value in told.items() if value))
+    recipe = recipe_of(preset, options, optimised_by(policy), steps, log)
+    read_by = {"idm": idm} if idm else {}
+    if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy, **read_by):
+        return
+    print_watch(out)
+    print_results(train(open_pack(dataset, recipe.policy_image_size, skip_bad), policy, recipe, out, seed, idm))
+    print(f"The robot policy is in {out}.")
+    print_next(f"lapa evaluate --policy {out} --benchmark tabletop --episodes 500 --out runs/eval")
+
+
+def tune(
+    dataset: Datasets,
+    out: Path,
+    policy: Path | None = None,
+    idm: Path | None = None,
+    benchmark: str = "tabletop",
+    look: str = "sim",
+    episodes: int = 200,
+    only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    like: Path | None = None,
+    preset: Preset = "laptop",
+    seed: Seed = 0,
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
+    set: Options = (),
+) -> None:
+    """Stage 3 in several ways, each scored on validation scenes of a benchmark; the best becomes the policy.
+
+    --dataset are labelled robot trajectories. Tried are: reading off them what a pretrained head's classes mean (read);
+    training the head alone (head), all but the vision encoder, gently (all) or four times as long (all-long); and for a
+    policy that speaks actions already, the same with a new head (new-head, all-new-head, all-long-new-head) and no
+    finetuning (as-it-is). Steps and learning rate are the preset's times a factor (lapa/tune.py).
+
+    Args:
+        out: folder of the best policy
+        policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
+        idm: for unipi alone: folder made by `lapa quantize --method unipi`, which reads actions off imagined frames
+        benchmark: a plug-in of lapa/benchmarks
+        look: tabletop: sim, real or hand
+        episodes: validation episodes for each way
+        only: try only this way, given once or more
+        like: finetune the way that an earlier `lapa tune` chose in this folder, without a search
+    """
+    from lapa import plugins
+    from lapa.run_folder import begin
+    from lapa.tune import chosen
+    from lapa.tune import tune as search
+
+    if like and only:
+        raise LapaError("Give either --like or --only.")
+    if episodes < 1:
+        raise LapaError(f"--episodes must be at least 1, got {episodes}.")
+    recipe = recipe_of(preset, set, "finetune", None, "none")
+    read_by = {"idm": idm} if idm else {}
+    scenes = plugins.find("benchmarks", benchmark)(look=look, validation=True).build()
+    ways = (chosen(like),) if like else only
+    if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy, ways=ways, episodes=episodes,
+             **read_by):  # fmt: skip
+        return
+    packed = open_pack(dataset, recipe.policy_image_size, skip_bad)
+    found = search(packed, policy, recipe, out, seed, scenes, episodes, ways, idm)
+    print(f"Chosen: {found['chosen']}. The robot policy is in {out}.")
+    print_next(f"lapa evaluate --policy {out} --benchmark {benchmark} --episodes 500 --out runs/eval")
+
+
+def ground(
+    out: Path,
+    steps: int = 4000,
+    batch_size: int = 128,
+    learning_rate: float = 1.5e-3,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> None:
+    """Stage 0: rebuild the weights of the tiny backbone that ship with lapa (about seven minutes on one core).
+
+    Args:
+        out: folder of the artefact; lapa/backbones/weights is where the package looks
+        steps: optimizer steps
+        batch_size: scenes a step
+        learning_rate: peak learning rate of Adam
+    """
+    from lapa.recipe import Recipe
+    from lapa.run_folder import begin
+    from lapa.stage0_grounding import ground as train
+    from lapa.training.loop import Optimisation
+
+    how = Optimisation(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=100)
+    if begin(out, Recipe(), seed, resume, "backbone", how=how):
+        return
+    print_results(train(out, how, seed))
+    print(f"The grounded backbone is in {out}.")
