@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from lapa.schedule import Step, run
 from lapa.training.checkpoint import read_json, write_json
 
 METHODS = ("scratch", "vpt", "lapa", "actionvla")
-SHOWN = ("no_op", "random", "scratch", "vpt", "lapa", "actionvla", "expert")
+SCRIPTED = ("no_op", "random", "expert")
+SHOWN = ("no_op", "random", "scratch", "unipi", "vpt", "lapa", "actionvla", "expert")  # in this order
 VIDEO_SEED, LABEL_SEED = 1, 2  # of the training data, added to 10 times the demo's seed
 
 
@@ -37,22 +39,23 @@ class DemoSettings:
     quick: bool = False
 
 
-def run_demo(settings: DemoSettings, out: Path, workers: int = 0) -> dict[str, Any]:
+def run_demo(settings: DemoSettings, out: Path, workers: int = 0, unipi: bool = False) -> dict[str, Any]:
     """Run what is missing, write `out/results.json` and `out/report.html`, return the results.
 
-    Raises LapaError when `out` holds a demo with other settings.
+    `unipi` adds that method, to a finished demo too. Raises LapaError when `out` holds a demo with other settings.
     """
+    methods = (*METHODS, *(("unipi",) if unipi else ()))
     out.mkdir(parents=True, exist_ok=True)
     asked = out / "settings.json"
     if asked.exists() and read_json(asked, "settings of the demo") != asdict(settings):
         raise LapaError(f"{out} holds a demo with other settings (settings.json). Remove it, or give another --out.")
     write_json(asked, asdict(settings))
     os.environ.setdefault("LAPA_CACHE", str((out / "cache").absolute()))
-    steps = demo_plan(settings, out)
+    steps = demo_plan(settings, out, methods)
     print(f"{len(steps)} steps into {out}; each is a lapa command you could type, with its log in {out}/logs.")
     seconds = run(steps, out, workers)
     results = {
-        "methods": gather(SHOWN, out),
+        "methods": gather([name for name in SHOWN if name in (*methods, *SCRIPTED)], out),
         "probe": read_json(out / "fit/lapa/config.json", "LAQ")["results"],
         "seconds": {k: round(v, 1) for k, v in seconds.items()},
         "settings": {**asdict(settings), "recipe": read_json(out / "policy/lapa/config.json", "policy")["recipe"],
@@ -65,7 +68,7 @@ def run_demo(settings: DemoSettings, out: Path, workers: int = 0) -> dict[str, A
     return results
 
 
-def demo_plan(settings: DemoSettings, out: Path) -> list[Step]:
+def demo_plan(settings: DemoSettings, out: Path, methods: Sequence[str] = METHODS) -> list[Step]:
     """Make the data, then the plan of `lapa compare`."""
     videos, labels, episodes = settings.videos, settings.labels, settings.episodes
     tiny: tuple[str, ...] = ()
@@ -90,7 +93,7 @@ def demo_plan(settings: DemoSettings, out: Path) -> list[Step]:
         (f"lerobot:{out}/data/videos",), (f"lerobot:{out}/data/labelled",), "tabletop", episodes, settings.seed, tiny
     )
     made = tuple(step.name for step in steps)
-    return steps + plan(METHODS, setting, out, ("no_op", "random", "expert"), made)
+    return steps + plan(methods, setting, out, SCRIPTED, made)
 
 
 def pictures(results: dict[str, Any], out: Path) -> None:
@@ -109,6 +112,8 @@ def pictures(results: dict[str, Any], out: Path) -> None:
     for i in range(min(4, results["settings"]["episodes"])):
         for kind in ("gif", "json"):
             shutil.copy(out / f"eval/lapa/episode_{i}.{kind}", folder / f"episode_{i}.{kind}")
+    if "unipi" in results["methods"]:
+        shutil.copy(out / "policy/unipi/pictures/futures.png", folder / "futures.png")
     packed = pack([f"lerobot:{out}/data/videos"], preset("laptop").laq.image_size, quiet=True)
     contact_sheet(packed, folder / "contact_sheet.png")
     _rollout(packed, out, folder / "rollout.png")

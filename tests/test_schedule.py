@@ -156,3 +156,10 @@ def test_demo_interrupted_and_finished(tmp_path: Path, capsys: pytest.CaptureFix
     before = (out / "fit/lapa/config.json").read_text()
     cli.main(command)
     assert (out / "fit/lapa/config.json").read_text() == before, "all done: nothing is trained again"
+
+    cli.main([*command, "--unipi"])
+    assert (out / "fit/lapa/config.json").read_text() == before, "UniPi is added"
+    assert list(json.loads((out / "results.json").read_text())["methods"])[3] == "unipi"
+    longer = (out / "report.html").read_text()
+    assert "The futures that UniPi imagines" in longer
+    assert "futures.png" not in longer, "the picture is in the page and not missing"

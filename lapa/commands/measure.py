@@ -19,6 +19,7 @@ def demo(
     episodes: int = 500,
     seed: Seed = 0,
     workers: int = 0,
+    unipi: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Watch LAPA learn from videos without actions and compare it with its baselines; ten minutes on two cores.
@@ -32,11 +33,12 @@ def demo(
         labels: labelled trajectories for finetuning
         episodes: test episodes per method
         workers: steps run side by side, one thread each (0: one per core)
+        unipi: the UniPi baseline as well, about five minutes more; a finished demo gets it added
         quick: rehearse the whole path in about two minutes on a hundredth of the work; the figures mean nothing
     """
     from lapa.demo import DemoSettings, run_demo
 
-    run_demo(DemoSettings(videos, labels, episodes, seed, quick), out, workers)
+    run_demo(DemoSettings(videos, labels, episodes, seed, quick), out, workers, unipi)
 
 
 def evaluate(
