@@ -221,6 +221,33 @@ def test_a_wavering_vocabulary_goes_on_at_full_length_and_not_farther() -> None:
     np.testing.assert_array_equal(words.decide(9 * said, "expectation")[0, 0], [1, 20], "no farther than any did")
 
 
+@pytest.mark.parametrize("decoding", ["expectation", "full_length", "centre"])
+@pytest.mark.parametrize("way", ["bins", "clusters", "read"])
+def test_a_gripper_is_open_or_closed(way: str, decoding: Any) -> None:
+    """Also for who wavers; and the motion beside it is the same as without a gripper."""
+    rng = np.random.default_rng(0)
+    motion = rng.normal(size=(400, 2)) * [0.02, 0.1]
+    actions = np.concatenate([motion, np.where(motion[:, :1] > 0, 0.04, 0.0)], 1)
+    said = rng.dirichlet(np.ones(8), 400)[:, None]
+    make = {
+        "bins": lambda a: ActionSpace.fit(a, 8),
+        "clusters": lambda a: Vocabulary.clusters(a, 8),
+        "read": lambda a: Vocabulary.read(said, a),
+    }[way]
+    space, without = make(actions), make(motion)
+    wavering = rng.dirichlet(np.ones(space.classes), (50, space.positions))
+    if way == "bins":
+        wavering[:, np.isnan(space.centres())] = 0.0  # as the policy's head does
+    acted = space.decide(wavering, decoding)
+    np.testing.assert_allclose(np.unique(acted[..., 2]), [0.0, 0.04], atol=1e-6)
+    assert space_from_json(json.loads(json.dumps(asdict(space)))) == space
+    if way == "bins":  # each dimension has probabilities of its own
+        beside = without.decide(wavering[:, :2], decoding)
+        np.testing.assert_allclose(acted[..., :2], beside, rtol=1e-5)
+    elif way == "read":
+        np.testing.assert_allclose(acted[..., :2], without.decide(wavering, decoding), rtol=1e-4, atol=1e-7)
+
+
 def test_scales_are_each_datasets_own_percentiles() -> None:
     rng = np.random.default_rng(0)
     source = np.repeat([0, 1], [2000, 300])

@@ -80,6 +80,11 @@ class ActionSpace:
         """The largest number of bins of any dimension."""
         return max(len(e) for e in self.edges) - 1
 
+    @property
+    def _switches(self) -> Array:
+        """Dimensions with two values, such as a gripper's, bool [A]: nothing lies between them."""
+        return np.array([len(edges) == 3 for edges in self.edges])
+
     def centres(self) -> Array:
         """Middle of each bin's edges, float64 [A, classes]; NaN where a dimension has fewer bins."""
         table = np.full((self.dimensions, self.classes), np.nan)
@@ -102,9 +107,11 @@ class ActionSpace:
     def decide(self, probabilities: Array, decoding: Decoding) -> Array:
         """float [B, positions, classes] -> float32 [B, chunk, A], the actions that a policy takes who says this."""
         shares = probabilities.reshape(len(probabilities), self.chunk, self.dimensions, -1)
+        likeliest = self.decode(shares.argmax(-1))
         if decoding == "centre":
-            return self.decode(shares.argmax(-1))
-        return self.expect_full_length(shares) if decoding == "full_length" else self.expect(shares)
+            return likeliest
+        expected = self.expect_full_length(shares) if decoding == "full_length" else self.expect(shares)
+        return np.where(self._switches, likeliest, expected)
 
     def expect(self, probabilities: Array) -> Array:
         """float [..., A, classes] -> float32 [..., A], the expected centre: smoother than the likeliest bin."""
@@ -112,9 +119,9 @@ class ActionSpace:
 
     def expect_full_length(self, probabilities: Array) -> Array:
         """float [..., A, classes] -> float32 [..., A], the expected centre at its `full_length`, every dimension
-        measured by its own bins, within the outermost centres."""
+        measured by its own bins (switches are none of the length), within the outermost centres."""
         centres = self.centres()
-        unit = _lengths(centres)
+        unit = np.where(self._switches, np.inf, _lengths(centres))
         squared = (probabilities * np.nan_to_num(centres / unit[:, None]) ** 2).sum((-1, -2))
         longer = full_length((probabilities * np.nan_to_num(centres)).sum(-1), squared, unit)
         return np.clip(longer, np.nanmin(centres, 1), np.nanmax(centres, 1)).astype(np.float32)
@@ -129,6 +136,8 @@ class Vocabulary:
     squares  [positions * classes][chunk]: their squared lengths, every dimension measured by its `unit`
     unit     [A]: root mean square of each dimension in the data
     reach    [A][2]: the smallest and the largest value of each dimension in the data, which no action exceeds
+    switches [A]: whether a dimension has two values in the data, such as a gripper's: it takes the nearer one, and is
+             none of the length
     """
 
     positions: int
@@ -138,6 +147,7 @@ class Vocabulary:
     unit: tuple[float, ...]
     reach: Rows
     names: tuple[str, ...] = ()
+    switches: tuple[bool, ...] = ()
     kind: str = "vocabulary"
 
     @staticmethod
@@ -153,7 +163,7 @@ class Vocabulary:
             warnings.simplefilter("ignore", UserWarning)  # of a cluster that nothing is near to: it does no harm
             centres, _ = kmeans2(some, classes, iter=50, minit="++", rng=0)
         means = centres.reshape(classes, *actions.shape[1:]) * unit
-        return Vocabulary._of(1, means, ((means / unit) ** 2).sum(-1), actions, unit, names)
+        return Vocabulary._of(1, means, _squares(means, unit, _two_valued(actions)), actions, unit, names)
 
     @staticmethod
     def read(probabilities: Array, actions: Array, names: tuple[str, ...] = (), prior: float = 1.0) -> Vocabulary:
@@ -164,7 +174,7 @@ class Vocabulary:
         rows, positions, _ = probabilities.shape
         unit = _lengths(actions.reshape(-1, actions.shape[-1]).T)
         said = probabilities.reshape(rows, -1).astype(np.float64)
-        known = np.concatenate([actions.reshape(rows, -1), ((actions / unit) ** 2).sum(-1)], 1)
+        known = np.concatenate([actions.reshape(rows, -1), _squares(actions, unit, _two_valued(actions))], 1)
         told = np.linalg.solve(said.T @ said + prior * np.eye(said.shape[1]), said.T @ known)
         means = told[:, : -actions.shape[1]].reshape(-1, *actions.shape[1:])
         return Vocabulary._of(positions, means, told[:, -actions.shape[1] :], actions, unit, names)
@@ -175,7 +185,8 @@ class Vocabulary:
     ) -> Vocabulary:
         low, high = actions.min((0, 1)), actions.max((0, 1))
         return Vocabulary(positions, len(means) // positions, _rows(means.reshape(len(means), -1)), _rows(squares),
-                          tuple(unit.tolist()), _rows(np.stack([low, high], 1)), names)  # fmt: skip
+                          tuple(unit.tolist()), _rows(np.stack([low, high], 1)), names,
+                          tuple(_two_valued(actions).tolist()))  # fmt: skip
 
     @property
     def dimensions(self) -> int:
@@ -207,11 +218,13 @@ class Vocabulary:
         if decoding == "centre":
             probabilities = np.eye(self.classes)[probabilities.argmax(-1)]
         said = probabilities.reshape(len(probabilities), -1)
-        actions = (said @ np.array(self.means)).reshape(len(said), self.chunk, -1)
+        actions = expected = (said @ np.array(self.means)).reshape(len(said), self.chunk, -1)
+        switches, (low, high) = np.array(self.switches or [False] * self.dimensions), np.array(self.reach).T
         if decoding == "full_length":
-            actions = full_length(actions, said @ np.array(self.squares), np.array(self.unit))
-        low, high = np.array(self.reach).T
-        return np.clip(actions, low, high).astype(np.float32)
+            unit = np.where(switches, np.inf, self.unit)
+            actions = full_length(actions, said @ np.array(self.squares), unit)
+        nearer = np.where(expected > (low + high) / 2, high, low)
+        return np.where(switches, nearer, np.clip(actions, low, high)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -257,15 +270,26 @@ CLUSTERED = 20_000  # actions that k-means looks at, at most
 
 def full_length(mean: Array, squared: Array, unit: Array) -> Array:
     """The direction of the mean [..., A] at the length that an action is expected to have, the root of `squared` [...],
-    every dimension measured by its unit [A].
+    every dimension measured by its unit [A]; one with an infinite unit is none of it and stays.
 
     Where a policy wavers, the mean of the ways that it wavers between is shorter than each of them, and a robot
     that follows it comes to a halt before the obstacle.
     """
     tiny = np.finfo(np.float32).tiny
     found = ((mean / unit) ** 2).sum(-1)
-    longer: Array = mean * np.sqrt(np.maximum(squared, 0.0) / np.maximum(found, tiny))[..., None]
-    return longer
+    longer = mean * np.sqrt(np.maximum(squared, 0.0) / np.maximum(found, tiny))[..., None]
+    return np.where(np.isinf(unit), mean, longer)
+
+
+def _two_valued(actions: Array) -> Array:
+    """[N, chunk, A] -> bool [A]."""
+    return np.array([len(np.unique(column)) == 2 for column in actions.reshape(-1, actions.shape[-1]).T])
+
+
+def _squares(actions: Array, unit: Array, switches: Array) -> Array:
+    """[N, chunk, A] -> squared lengths [N, chunk] in units, but for the switches."""
+    squares: Array = ((actions / np.where(switches, np.inf, unit)) ** 2).sum(-1)
+    return squares
 
 
 def _lengths(values: Array) -> Array:
@@ -324,7 +348,8 @@ def space_from_json(content: dict[str, Any]) -> Space:
         if kind == "vocabulary":
             for name in ("means", "squares", "reach"):
                 fields[name] = _rows(np.array(fields[name]))
-            fields["unit"], fields["names"] = tuple(fields["unit"]), tuple(fields["names"])
+            for name in ("unit", "names", "switches"):
+                fields[name] = tuple(fields.get(name, ()))
             return Vocabulary(**fields)
         edges = tuple(tuple(float(x) for x in e) for e in fields.pop("edges"))
         return ActionSpace(edges, tuple(fields.pop("names")), **fields)
