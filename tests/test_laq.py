@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lapa.contracts import FramePairs, LapaError
-from lapa.models.laq import LAQ, LAQConfig, as_pixels, shrink
+from lapa.models.laq import LAQ, LAQConfig, as_pixels, contrast, shrink
 from lapa.models.transformer import PEG, Attention, PositionBias
 
 TINY = LAQConfig(
@@ -91,6 +91,32 @@ def test_normalised_difference_has_no_common_part() -> None:
     torch.testing.assert_close(d.std((0, 1), correction=0), torch.ones(4), atol=1e-2, rtol=0)
 
 
+def test_a_symmetric_difference_turns_round_exactly() -> None:
+    a, b = (as_pixels(frames(seed=i), 32, "cpu") for i in (0, 1))
+    for symmetric in (True, False):
+        model = replace(TINY, symmetric=symmetric).build()
+        for parameter in model.parameters():  # the layers that tell first from second start at zero
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        there, back = model.compare(a, b), model.compare(b, a)
+        assert torch.allclose(there, -back, atol=1e-6) == symmetric
+        assert there.std() > 1e-3
+
+
+def test_contrast_knows_no_colours() -> None:
+    pixels = torch.full((3, 3, 32, 32), 0.4)
+    pixels[1, :, 10:14, 20:24] = 0.9
+    pixels[2, 0, 10:14, 20:24] = 0.1  # a dark one, in one channel
+    flat, light, dark = contrast(pixels)
+    assert flat.max() < 1e-6, "nothing stands out of an empty image"
+    torch.testing.assert_close(light, dark)
+    assert light.max() == 1
+    assert light[:, 10:14, 20:24].mean() > 10 * light.mean()
+    torch.testing.assert_close(contrast(1 - pixels), contrast(pixels))
+    model = replace(TINY, sees="contrast").build()
+    night = 0.6 * pixels[[0, 1]] + 0.1
+    assert torch.allclose(model.compare(pixels[[0, 0]], pixels[[0, 1]]), model.compare(night[[0, 0]], night), atol=1e-5)
+
+
 def test_still_frames_do_not_divide_by_zero() -> None:
     batch = pairs()
     _, logs = TINY.build().loss(replace(batch, later=batch.now))
@@ -146,6 +172,8 @@ def test_config_is_json() -> None:
         ({"codes": 11}, "grid of 11x1, which does not fit the 8x8 patches"),
         ({"codes": 81}, "8x8"),
         ({"decoder": "unett"}, 'Did you mean "unet"'),
+        ({"sees": "contrasts"}, 'Did you mean "contrast"'),
+        ({"sees": "contrast", "decoder": "transformer"}, "take laq.decoder=unet"),
     ],
 )
 def test_config_refuses(change: dict, message: str) -> None:

@@ -43,6 +43,11 @@ class LAQConfig:
     normalise             centre and scale the difference over the batch (BatchNorm without parameters) before
                           the quantizer. Not in the paper; what all pairs share, such as the temporal layers'
                           first-or-second-frame offset, then cannot drown what tells them apart.
+    sees                  what the encoder compares, "pixels" or "contrast": how far each pixel stands out from its
+                          neighbourhood, in whatever colour (`contrast`). What robots, lights and tables look like can
+                          then hardly enter the codes.
+    symmetric             a pair turned round gives the opposite difference exactly: what frames share, such as the
+                          look of the scene, cancels.
     decoder               "transformer": the paper's. "unet": convolutions that change x_t in place; learns motion on a
                           small budget, where the paper's decoder blurs whatever moves.
     unet_width            channels of the "unet" at half resolution.
@@ -62,6 +67,8 @@ class LAQConfig:
     codebook_size: int = 8
     quant_dim: int = 32
     normalise: bool = False
+    sees: Literal["pixels", "contrast"] = "pixels"
+    symmetric: bool = False
     quantizer: str = "nsvq"
     quantizer_options: dict[str, Any] = field(default_factory=dict)
     decoder: Literal["transformer", "unet"] = "transformer"
@@ -70,6 +77,7 @@ class LAQConfig:
 
     def __post_init__(self) -> None:
         plugins.choose(self.decoder, ("transformer", "unet"), "LAQ decoder")
+        plugins.choose(self.sees, ("pixels", "contrast"), "input of the LAQ encoder")
         if self.image_size % self.patch_size:
             raise LapaError(f"LAQ: patch_size {self.patch_size} does not divide image_size {self.image_size}.")
         grid, (rows, cols) = self.image_size // self.patch_size, self.code_grid
@@ -77,6 +85,11 @@ class LAQConfig:
             raise LapaError(
                 f"LAQ: codes {self.codes} lie in a grid of {rows}x{cols}, which does not fit the {grid}x{grid} patches "
                 f"of an image. Choose fewer, a number with nearer factors, or more patches."
+            )
+        if self.sees == "contrast" and self.decoder == "transformer":
+            raise LapaError(
+                "LAQ: the transformer decoder draws with the encoder's patch embedding, which must see pixels for "
+                "that; with laq.sees=contrast take laq.decoder=unet."
             )
         if self.decoder == "unet" and self.image_size % 4:
             raise LapaError(f"LAQ: the unet decoder needs image_size divisible by 4, not {self.image_size}.")
@@ -186,10 +199,17 @@ class LAQ(nn.Module):
 
     def compare(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
         """Pixels of two frames -> e_{t+H} - e_t, [B, s, quant_dim]."""
-        video = self._embed(torch.stack([now, later], dim=1))
+        frames = [contrast(x) if self.config.sees == "contrast" else x for x in (now, later)]
+        video = torch.stack(frames, dim=1)
+        if not self.config.symmetric:
+            return self._compare(video)
+        there, back = self._compare(torch.cat([video, video.flip(1)])).chunk(2)
+        return (there - back) / 2
+
+    def _compare(self, video: torch.Tensor) -> torch.Tensor:
+        video = self._embed(video)
         video = self.spatial(video, bias=self.position_bias(*video.shape[2:4]))
-        video = self.temporal(video)
-        maps = rearrange(self.project_in(video), "b t h w d -> (b t) d h w")
+        maps = rearrange(self.project_in(self.temporal(video)), "b t h w d -> (b t) d h w")
         e = rearrange(self.cnn(maps), "(b t) d h w -> t b (h w) d", t=2)
         return e[1] - e[0]
 
@@ -225,6 +245,16 @@ class LAQ(nn.Module):
         if not 0 <= int(low) <= int(high) < self.quantizer.size:
             raise LapaError(f"LAQ: codes run from 0 to {self.quantizer.size - 1}; got {low} to {high}.")
         return codes.long()
+
+
+def contrast(pixels: torch.Tensor, around: int = 9) -> torch.Tensor:
+    """How far each pixel stands out from the mean of the `around` x `around` pixels about it: squared, which leaves
+    little of texture, and the strongest of each image 1. float [B, 3, H, W] -> the same shape in [0, 1], gray."""
+    edge = around // 2
+    local = F.avg_pool2d(F.pad(pixels, (edge,) * 4, mode="replicate"), around, stride=1)
+    stands_out = (pixels - local).abs().mean(1, keepdim=True)
+    strongest = stands_out.amax((2, 3), keepdim=True).clamp_min(1e-3)  # an empty image stays empty
+    return (stands_out / strongest).square().expand_as(pixels)
 
 
 def shrink(channels: int, grid: int, rows: int, cols: int) -> nn.Sequential:
