@@ -37,7 +37,7 @@ from lapa.training.metrics import MEANING
 WATCHED = 2000  # pairs on which a LAQ is judged
 SHOWN = 6  # pairs and scenes in a picture
 PLANNED = 5000  # pairs on which the probe of plans is fitted, and plans are drawn
-PROBES = ("action", "displacement", "position")
+PROBES = ("action", "displacement", "position", "dataset")
 STAGES = {"laq": "quantize", "idm": "fit_idm"}
 
 

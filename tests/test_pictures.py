@@ -131,6 +131,13 @@ def test_probe_of_codes_that_are_actions_and_of_codes_that_are_places(packed: Pa
     assert metrics.probe(places, 12, packed, pairs, rows)["position_r2"] > 0.9
     blind = replace(packed, actions=None, state=None)
     assert metrics.probe(bins, 12, blind, pairs, rows) == {}
+    two = replace(packed, source=np.arange(packed.episodes) % 2)
+    origin = two.source[pairs.episode[rows]]
+    assert "dataset_r2" not in told, "one dataset"
+    for codes, apart in ((bins, False), (bins + 12 * origin[:, None], True)):
+        found = metrics.probe(codes, 24, two, pairs, rows)
+        assert (found["dataset_r2"] > 0.9) == (found["dataset_mlp_r2"] > 0.9) == apart
+        assert found["action_r2"] == pytest.approx(told["action_r2"], abs=0.1)
     assert metrics.probe(bins[:7], 12, packed, pairs, rows[:7]) == {}, "one short episode held out stops no training"
 
 

@@ -27,6 +27,8 @@ from lapa.commands.options import (
 )
 from lapa.contracts import LapaError
 
+APART = 0.5  # R^2 of the dataset, told by the codes, above which the user hears of it
+
 
 def quantize(
     dataset: Datasets,
@@ -69,6 +71,10 @@ def quantize(
     else:
         results = fit_idm(open_pack(dataset, size, skip_bad), recipe, out, seed)
     print_results(results)
+    if results.get("dataset_mlp_r2", 0) > APART:
+        print("The codes tell which dataset a pair is from: each has an alphabet of its own; what is learnt on one is "
+              "lost on another. Try --set laq.sees=contrast --set laq.symmetric=true, and more --steps: "
+              "docs/analysis.md.")  # fmt: skip
     print(f"{'LAQ' if method == 'lapa' else 'The inverse dynamics model'} is in {out}.")
     print(f"Look: lapa inspect {out}" + (f" {again(dataset)}" if method == "lapa" else ""))
     source = "future_frames" if method == "unipi" else out

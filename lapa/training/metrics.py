@@ -24,7 +24,8 @@ MEANING = {  # of the figures of stage 1
     "action_r2": "what the robot did; 1 is told in full",
     "displacement_r2": "how far the effector went; 1 is told in full",
     "position_r2": "where the effector was; near 0 is good",
-    "action_mlp_r2": "the same three, read by a small network",
+    "dataset_r2": "which dataset it is; near 0, they share the codes",
+    "action_mlp_r2": "the same, read by a small network",
     "perplexity": "codes in effective use, by position; 1 has collapsed",
     "training_perplexity": "the same, in the last 50 training batches",
 }
@@ -159,7 +160,8 @@ def probe(codes: Array, classes: int, packed: Packed, pairs: PairIndex, rows: Ar
     action_r2        the sum of the robot's actions over the window
     displacement_r2  how far the effector moved over the window
     position_r2      where the effector was; high means that the codes say where and not what
-    action_mlp_r2, displacement_mlp_r2, position_mlp_r2   the same for an MLP in place of a linear function
+    dataset_r2       which of several datasets the pair is from; high means that each has an alphabet of its own
+    action_mlp_r2, displacement_mlp_r2, ...   the same for an MLP in place of a linear function
 
     The effector is the columns of the state whose name starts with "effector", else the whole state.
     """
@@ -175,6 +177,9 @@ def probe(codes: Array, classes: int, packed: Packed, pairs: PairIndex, rows: Ar
         columns = effector_columns(packed.state_names, packed.state.shape[1])
         before, after = packed.state[now][:, columns], packed.state[later][:, columns]
         targets |= {"displacement": after - before, "position": before}
+    source = packed.source[pairs.episode[rows]]
+    if np.ptp(source):
+        targets["dataset"] = np.eye(source.max() + 1)[source]
     linear = {f"{name}_r2": linear_r2(features, target, seed) for name, target in targets.items()}
     return linear | {f"{name}_mlp_r2": mlp_r2(features, target, seed) for name, target in targets.items()}
 
