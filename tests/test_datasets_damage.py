@@ -7,6 +7,7 @@ suite are tried by LAPA_FIRST_DAMAGE=1000.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -23,12 +24,15 @@ import made
 import numpy as np
 import pytest
 
-from lapa.contracts import Episode, LapaError
+from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.data.index import Index
 from lapa.data.lerobot_format import LeRobotWriter
 from lapa.data.pack import pack
+from lapa.data.stream import stream
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 TIMES = 150  # damages of each kind of dataset
+STREAMED = 50  # of each, with --stream
 REAL = 60  # of each that is cut from real data, where there are such
 FIRST = int(os.environ.get("LAPA_FIRST_DAMAGE", 0))  # any other number gives other damages
 SLOW, LARGE = 20, 1.5e9  # seconds and bytes that no damage may take: about a hundred times what it should
@@ -117,21 +121,43 @@ UNREAD = ("observation.images.top", "labels.json", "stats.json", "features.txt")
 Held = dict[str, tuple[object, ...]]
 
 
-def held(spec: str, cache: Path) -> tuple[Held, list[str]]:
+Reading = Callable[[str, Path], tuple[Held, list[str]]]  # spec, cache ->
+
+
+def packed(spec: str, cache: Path) -> tuple[Held, list[str]]:
     """What a command gets of a dataset: episodes by id with all that is in them, and what it says of the others."""
     try:
-        packed = pack([spec], 16, skip_bad=True, cache=cache, quiet=True)
+        found = pack([spec], 16, skip_bad=True, cache=cache, quiet=True)
     except LapaError as error:
         return {}, [str(error)]
     finally:
         shutil.rmtree(cache, ignore_errors=True)
-    episodes = {}
-    for number, name in enumerate(packed.ids):
-        rows = np.arange(packed.starts[number], packed.starts[number + 1])
-        vectors = [None if v is None else v[rows].tobytes() for v in (packed.actions, packed.state)]
-        about = (packed.instructions[number], packed.fps[number], tuple(packed.sizes[number]))
-        episodes[name] = (packed.gather(rows).tobytes(), *vectors, *about)
-    return episodes, list(packed.bad)
+    rows = [np.arange(a, b) for a, b in itertools.pairwise(found.starts)]
+    return {name: all_of(found, i, found.gather(rows[i])) for i, name in enumerate(found.ids)}, list(found.bad)
+
+
+def streamed(spec: str, cache: Path) -> tuple[Held, list[str]]:
+    """The same with --stream: only what the files say of themselves is read first, the frames when they are wanted."""
+    try:
+        found = stream([spec], 16, skip_bad=True, cache=cache, quiet=True)
+    except LapaError as error:
+        return {}, [str(error)]
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+    episodes, told = {}, list(found.bad)
+    for number, name in enumerate(found.ids):
+        try:
+            episodes[name] = all_of(found, number, np.stack(list(found.frames(number))))
+        except BadVideo as error:
+            told.append(str(error))
+    return episodes, told
+
+
+def all_of(index: Index, number: int, frames: np.ndarray) -> tuple[object, ...]:
+    rows = slice(index.starts[number], index.starts[number + 1])
+    vectors = [None if v is None else v[rows].tobytes() for v in (index.actions, index.state)]
+    about = (index.instructions[number], index.fps[number], tuple(index.sizes[number]))
+    return (frames.tobytes(), *vectors, *about)
 
 
 def test_a_thousand_damages() -> None:
@@ -140,9 +166,11 @@ def test_a_thousand_damages() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's about damaged files
+@pytest.mark.parametrize("held", [packed, streamed])
 @pytest.mark.parametrize("name", KINDS)
-def test_damage_stays_where_it_is(name: str, tmp_path: Path) -> None:
+def test_damage_stays_where_it_is(name: str, held: Reading, tmp_path: Path) -> None:
     reader, make, options, owner, times = KINDS[name]
+    times = times if held is packed else min(times, STREAMED)
     if name.startswith("real") and not SHARED.exists():
         pytest.skip(f"{SHARED} is not on this machine")
     whole = tmp_path / "whole"
@@ -161,13 +189,13 @@ def test_damage_stays_where_it_is(name: str, tmp_path: Path) -> None:
         where = root / file.relative_to(whole)
         must_tell = way(where, np.random.default_rng([zlib.crc32(name.encode()), number]))
         touched = "" if where == root else owner(where)
-        problem = wrong(f"{reader}:{root / inside}{options}", root, clean, touched, must_tell and file.name)
+        problem = wrong(held, f"{reader}:{root / inside}{options}", root, clean, touched, must_tell and file.name)
         failed += [f"{number}, {way.__name__} of {file.relative_to(whole)}: {problem}"] if problem else []
         shutil.rmtree(root)
     assert not failed, "\n".join([f"{len(failed)} of {times} damages of {name}", *failed])
 
 
-def wrong(spec: str, root: Path, clean: Held, touched: str | None, must_name: str | bool) -> str:
+def wrong(held: Reading, spec: str, root: Path, clean: Held, touched: str | None, must_name: str | bool) -> str:
     """What is wrong with how damage was met, or nothing.
 
     touched: what the ids of the episodes begin with that the damage may change ("": of none, None: of any); must_name:
