@@ -458,3 +458,22 @@ def test_every_command_says_what_comes_next(
     assert results["method"] == "lapa"
     assert len(results["outcomes"]) == 5
     assert (tmp_path / "eval/episode_0.gif").exists()
+
+
+@pytest.mark.parametrize(("told", "warns"), [(0.9, True), (0.1, False)])
+def test_codes_that_tell_the_dataset(
+    told: float,
+    warns: bool,
+    robot: Path,
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    probe = lambda features, targets, seed=0: told if set(targets.ravel()) == {0.0, 1.0} else 0.5  # noqa: E731
+    monkeypatch.setattr("lapa.training.metrics.mlp_r2", probe)
+    two = [word for _ in range(2) for word in ("--dataset", f"lerobot:{robot}")]
+    run("quantize", *two, "--steps", 1, *small, "--set", "hold_out=2", "--out", tmp_path)
+    said = capsys.readouterr().out
+    assert f"dataset_mlp_r2       {told}" in said
+    assert ("--set laq.sees=contrast --set laq.symmetric=true" in said) == warns
