@@ -7,7 +7,6 @@ suite are tried by LAPA_FIRST_DAMAGE=1000.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import resource
@@ -25,10 +24,9 @@ import numpy as np
 import pytest
 
 from lapa.contracts import BadVideo, Episode, LapaError
-from lapa.data.index import Index
 from lapa.data.lerobot_format import LeRobotWriter
-from lapa.data.pack import pack
-from lapa.data.stream import stream
+from lapa.data.pack import Packed, pack
+from lapa.data.stream import Stream, stream
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 TIMES = 150  # damages of each kind of dataset
@@ -121,43 +119,30 @@ UNREAD = ("observation.images.top", "labels.json", "stats.json", "features.txt")
 Held = dict[str, tuple[object, ...]]
 
 
-Reading = Callable[[str, Path], tuple[Held, list[str]]]  # spec, cache ->
+Read = Callable[..., Packed | Stream]
 
 
-def packed(spec: str, cache: Path) -> tuple[Held, list[str]]:
-    """What a command gets of a dataset: episodes by id with all that is in them, and what it says of the others."""
+def held(read: Read, spec: str, cache: Path) -> tuple[Held, list[str]]:
+    """What a command gets of a dataset, from a pack or a stream: episodes by id with all that is in them, and what it
+    says of the others. Of a stream only what the files say of themselves is read before the frames are wanted."""
     try:
-        found = pack([spec], 16, skip_bad=True, cache=cache, quiet=True)
-    except LapaError as error:
-        return {}, [str(error)]
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
-    rows = [np.arange(a, b) for a, b in itertools.pairwise(found.starts)]
-    return {name: all_of(found, i, found.gather(rows[i])) for i, name in enumerate(found.ids)}, list(found.bad)
-
-
-def streamed(spec: str, cache: Path) -> tuple[Held, list[str]]:
-    """The same with --stream: only what the files say of themselves is read first, the frames when they are wanted."""
-    try:
-        found = stream([spec], 16, skip_bad=True, cache=cache, quiet=True)
+        found = read([spec], 16, skip_bad=True, cache=cache, quiet=True)
     except LapaError as error:
         return {}, [str(error)]
     finally:
         shutil.rmtree(cache, ignore_errors=True)
     episodes, told = {}, list(found.bad)
     for number, name in enumerate(found.ids):
+        rows = np.arange(found.starts[number], found.starts[number + 1])
         try:
-            episodes[name] = all_of(found, number, np.stack(list(found.frames(number))))
+            frames = found.gather(rows) if isinstance(found, Packed) else np.stack(list(found.frames(number)))
         except BadVideo as error:
             told.append(str(error))
+            continue
+        vectors = [None if v is None else v[rows].tobytes() for v in (found.actions, found.state)]
+        about = (found.instructions[number], found.fps[number], tuple(found.sizes[number]))
+        episodes[name] = (frames.tobytes(), *vectors, *about)
     return episodes, told
-
-
-def all_of(index: Index, number: int, frames: np.ndarray) -> tuple[object, ...]:
-    rows = slice(index.starts[number], index.starts[number + 1])
-    vectors = [None if v is None else v[rows].tobytes() for v in (index.actions, index.state)]
-    about = (index.instructions[number], index.fps[number], tuple(index.sizes[number]))
-    return (frames.tobytes(), *vectors, *about)
 
 
 def test_a_thousand_damages() -> None:
@@ -166,17 +151,17 @@ def test_a_thousand_damages() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's about damaged files
-@pytest.mark.parametrize("held", [packed, streamed])
+@pytest.mark.parametrize("read", [pack, stream])
 @pytest.mark.parametrize("name", KINDS)
-def test_damage_stays_where_it_is(name: str, held: Reading, tmp_path: Path) -> None:
+def test_damage_stays_where_it_is(name: str, read: Read, tmp_path: Path) -> None:
     reader, make, options, owner, times = KINDS[name]
-    times = times if held is packed else min(times, STREAMED)
+    times = times if read is pack else min(times, STREAMED)
     if name.startswith("real") and not SHARED.exists():
         pytest.skip(f"{SHARED} is not on this machine")
     whole = tmp_path / "whole"
     inside = make(whole).relative_to(whole)
     files = sorted(f for f in whole.rglob("*") if f.is_file() and not set(f.parts) & set(UNREAD))
-    clean, bad = held(f"{reader}:{whole / inside}{options}", tmp_path / "cache")
+    clean, bad = held(read, f"{reader}:{whole / inside}{options}", tmp_path / "cache")
     assert len(clean) > 1
     assert not bad
     pairs = [(file, way) for file in files for way in damage.ways(file)] + [(whole, way) for way in damage.BESIDE]
@@ -189,13 +174,13 @@ def test_damage_stays_where_it_is(name: str, held: Reading, tmp_path: Path) -> N
         where = root / file.relative_to(whole)
         must_tell = way(where, np.random.default_rng([zlib.crc32(name.encode()), number]))
         touched = "" if where == root else owner(where)
-        problem = wrong(held, f"{reader}:{root / inside}{options}", root, clean, touched, must_tell and file.name)
+        problem = wrong(read, f"{reader}:{root / inside}{options}", root, clean, touched, must_tell and file.name)
         failed += [f"{number}, {way.__name__} of {file.relative_to(whole)}: {problem}"] if problem else []
         shutil.rmtree(root)
     assert not failed, "\n".join([f"{len(failed)} of {times} damages of {name}", *failed])
 
 
-def wrong(held: Reading, spec: str, root: Path, clean: Held, touched: str | None, must_name: str | bool) -> str:
+def wrong(read: Read, spec: str, root: Path, clean: Held, touched: str | None, must_name: str | bool) -> str:
     """What is wrong with how damage was met, or nothing.
 
     touched: what the ids of the episodes begin with that the damage may change ("": of none, None: of any); must_name:
@@ -203,7 +188,7 @@ def wrong(held: Reading, spec: str, root: Path, clean: Held, touched: str | None
     """
     begun, memory = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        found, told = held(spec, root.parent / "cache")
+        found, told = held(read, spec, root.parent / "cache")
     except Exception as error:
         return f"a traceback, {error!r} at {traceback.extract_tb(error.__traceback__)[-1]}"
     if time.perf_counter() - begun > SLOW:
