@@ -82,7 +82,7 @@ class ActionSpace:
 
     @property
     def _switches(self) -> Array:
-        """Dimensions with two values, such as a gripper's, bool [A]: nothing lies between them."""
+        """Dimensions with two bins, as two values (a gripper's) make them, bool [A]: nothing lies between them."""
         return np.array([len(edges) == 3 for edges in self.edges])
 
     def centres(self) -> Array:
