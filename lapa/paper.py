@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def steps_of(asked: Asked, out: Path, known: Mapping[str, Any]) -> list[Step]:
     for cell in cells(asked):
         missing = [split for split in SPLITS if cell.score(split) not in known]
         if cell.row.method and missing:
-            _train(plan, cell, asked.common, recipe, known)
+            _train(plan, cell, asked.common, recipe)
         for split in missing:
             goals.append(_evaluate(plan, cell, split, asked.common))
     wanted, queue = set(), list(goals)
@@ -53,8 +53,8 @@ def steps_of(asked: Asked, out: Path, known: Mapping[str, Any]) -> list[Step]:
     return [step for step in plan.steps.values() if step.name in wanted or step.marker.exists()]
 
 
-def _train(plan: Plan, cell: Cell, common: Common, recipe: Recipe, known: Mapping[str, Any]) -> None:
-    """Stages 1 to 3. The first seed searches for the best way to finetune, the others finetune that way."""
+def _train(plan: Plan, cell: Cell, common: Common, recipe: Recipe) -> None:
+    """Stages 1 to 3; the way to finetune is searched for on validation scenes, for each cell."""
     assert cell.row.method
     options = (*common.options, *(() if cell.row.grounded else ("--set", ungrounded(recipe))))
     labelled = datasets([cell.setting.label_spec(cell.budget, cell.seed)])
@@ -63,19 +63,11 @@ def _train(plan: Plan, cell: Cell, common: Common, recipe: Recipe, known: Mappin
         ("--seed", str(cell.seed), *options), cell.name, guess=guesses(recipe, common),
     )  # fmt: skip
     start, needs = pretrained(plan, cell.row.method, chain)
-    way: tuple[str, ...] = ("--episodes", str(common.validation))
     cost = chain.guess.tune_films if _films(cell) else chain.guess.tune
     if cell.row.method.name in ("vpt", "actionvla"):
         cost *= 2.3  # they speak actions: more ways to try
-    first = replace(cell, seed=0)
-    if cell.seed:
-        cost = chain.guess.finetune
-        if (done := known.get(first.score(SPLITS[0]))) is not None:
-            way = ("--only", done["way"])
-        else:
-            _train(plan, first, common, recipe, known)
-            way, needs = ("--like", plan.path(first.tuned)), (*needs, first.tuned)
-    plan.add(cell.tuned, ("tune", *labelled, *start, *way, *chain.common, "--resume"), "config.json", needs, cost)
+    search = ("--episodes", str(common.validation))
+    plan.add(cell.tuned, ("tune", *labelled, *start, *search, *chain.common, "--resume"), "config.json", needs, cost)
 
 
 def _evaluate(plan: Plan, cell: Cell, split: str, common: Common) -> str:

@@ -92,6 +92,16 @@ def finetune(
     return results
 
 
+def as_it_is(
+    packed: Packed, policy_path: Path, recipe: Recipe, out: Path, seed: int, idm_path: Path | None = None
+) -> None:
+    """Save the policy at `policy_path` to `out` untrained; one that imagines frames is given `idm_path` to act by."""
+    policy, parents, method = _start(policy_path, recipe)
+    if isinstance(policy, VideoPlanner):
+        parents |= _give_reader(policy, idm_path)
+    save_policy(policy, recipe, {}, out, seed, packed, parents, method)
+
+
 def _read(policy: VLA, packed: Packed, frames: Array, chunks: Array) -> Logs:
     """Keep the head; what its classes mean is told by the labels. Returns how well they are told, on themselves."""
     texts = [packed.instructions[e] for e in packed.episode_of(frames)]

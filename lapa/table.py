@@ -94,10 +94,11 @@ def so_far(results: Results) -> Table:
 def _how(results: Results) -> str:
     common = results["common"]
     return (
-        f"Success in per cent, its 95% interval in brackets (bootstrap over training seeds and test episodes; over "
-        f"episodes alone where there is one seed). {common['videos']:,} videos; {common['episodes']} test episodes a "
-        f"seed; the way to finetune chosen on {common['validation']} validation episodes of the first seed. Options: "
-        f"`{' '.join(common['options'])}`. Cells with fewer seeds or episodes than the others say so."
+        f"Success in per cent, its 95% interval in brackets (bootstrap over training seeds and test episodes, what "
+        f"seeds differ by widened for how few they are; over episodes alone where there is one seed: such an interval "
+        f"does not know how much another training would differ). {common['videos']:,} videos; {common['episodes']} "
+        f"test episodes a seed; the way to finetune chosen on {common['validation']} validation episodes, for each seed. "
+        f"Options: `{' '.join(common['options'])}`. Cells with fewer seeds or episodes than the others say so."
     )
 
 
@@ -179,8 +180,9 @@ def _paired(paired: Results) -> str:
                     low, high = found["interval"]
                     rows.append([setting, split, budget, f"{NAMES[one]} - {NAMES[other]}",
                                  f"{100 * found['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
-                                 "yes" if low > 0 or high < 0 else "no", f"{found['episodes']}"])  # fmt: skip
-    heads = ["setting", "split", "labels", "difference", "points", "zero outside", "episodes"]
+                                 "yes" if low > 0 or high < 0 else "no", f"{len(found['seeds'])}",
+                                 f"{found['episodes']}"])  # fmt: skip
+    heads = ["setting", "split", "labels", "difference", "points", "zero outside", "seeds", "episodes"]
     return _grid(heads, rows) if rows else "Needs LAPA and another method."
 
 
@@ -199,16 +201,22 @@ def _families(results: Results) -> str:
 
 
 def _ways(cells: Results) -> str:
-    rows = []
+    """Validation is of the policies of each seed; what was tried is the same for all seeds of a row."""
+    rows: dict[tuple[Any, ...], list[Results]] = {}
     for cell in cells.values():
-        if cell["split"] == SPLITS[0] and cell["seed"] == 0 and "way" in cell:
-            scores = cell.get("validation", {})
-            told = ", ".join(f"{way} {100 * score:.1f}" for way, score in scores.items())
-            labels = f"{cell['budget']} {cell['family']}".strip()
-            shown = [NAMES[cell["method"]], cell.get("videos", "none"), labels, cell["way"], told]
-            rows.append((cell.get("videos", ""), cell["budget"], shown))
-    heads = ["method", "videos", "labels", "chosen", "validation success of each, seed 0"]
-    return _grid(heads, [row for *_, row in sorted(rows, key=lambda r: r[:2])]) if rows else ""
+        if cell["split"] == SPLITS[0] and "way" in cell:
+            row = (cell.get("videos", ""), cell["budget"], cell["family"], list(NAMES).index(cell["method"]))
+            rows.setdefault(row, []).append(cell)
+    lines = []
+    for (videos, budget, family, _), found in sorted(rows.items()):
+        found = sorted(found, key=lambda cell: cell["seed"])
+        scores = [cell["validation"] for cell in found if "validation" in cell]
+        ways = scores[0] if scores else ()
+        told = ", ".join(f"{way} {100 * sum(s.get(way, 0) for s in scores) / len(scores):.1f}" for way in ways)
+        chosen = ", ".join(cell["way"] for cell in found)
+        lines.append([NAMES[found[0]["method"]], videos or "none", f"{budget} {family}".strip(), chosen, told])
+    heads = ["method", "videos", "labels", "chosen, seed by seed", "validation success of each, mean over seeds"]
+    return _grid(heads, lines) if lines else ""
 
 
 # The pieces

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lapa.contracts import Benchmark, LapaError
 from lapa.data.pack import Packed
@@ -19,16 +19,18 @@ from lapa.data.transforms import CodeSpace
 from lapa.evaluate import share
 from lapa.plugins import choose
 from lapa.policies import Policy
+from lapa.policies.video_planner import VideoPlanner
 from lapa.recipe import Recipe
 from lapa.run_folder import begin
-from lapa.stage3_finetune import finetune, optimised_by
+from lapa.stage3_finetune import as_it_is, finetune, optimised_by
 from lapa.training.checkpoint import finished, load_artefact, read_json, save_artefact, write_json
 
 TRIED = "tried"  # below the output folder, until the choice is made
 SCORE = "validation.json"
 
 
-Says = Literal["", "classes", "actions"]  # before stage 3: nothing of use here, classes such as codes, or actions
+Says = Literal["nothing", "classes", "actions", "frames"]
+"""What a policy says before stage 3: nothing of use here, classes such as codes, actions, or (UniPi) frames."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,11 @@ class Candidate:
     steps: float = 1.0
     rate: float = 1.0
 
-    @property
-    def needs(self) -> Says:
-        """What a policy must say before stage 3, at least, for this to mean something."""
-        if self.head == "read":
-            return "classes"
-        return "actions" if self.head == "new" or not self.steps else ""
+    def suits(self, says: Says) -> bool:
+        """Does this mean anything for a policy that says this?"""
+        if not self.steps:
+            return says in ("actions", "frames")
+        return says in {"read": ("classes", "actions"), "new": ("actions",)}.get(self.head, get_args(Says))
 
     def of(self, recipe: Recipe, setting: str = "finetune") -> Recipe:
         """The recipe with this way of finetuning; `setting` is what of the recipe optimises the policy in stage 3."""
@@ -78,19 +79,10 @@ def candidates(says: Says, only: Sequence[str] = ()) -> list[Candidate]:
     """What is tried for a policy that says this before stage 3, in order. Raises LapaError for an unknown
     name, and when nothing is left."""
     named = [CANDIDATES[choose(name, CANDIDATES, "way to finetune")] for name in only or CANDIDATES]
-    rank = {"": 0, "classes": 1, "actions": 2}
-    found = [each for each in named if rank[each.needs] <= rank[says]]
+    found = [each for each in named if each.suits(says)]
     if not found:
         raise LapaError(f"{', '.join(only)}: this policy has no such head yet, so there is none to keep or replace.")
     return found
-
-
-def chosen(path: Path) -> str:
-    """The way to finetune that an earlier search chose. Raises LapaError when `path` holds none."""
-    config = read_json(path / "config.json", "finished search (lapa tune)")
-    if "tuning" not in config:
-        raise LapaError(f"{path} was not made by `lapa tune`.")
-    return str(config["tuning"]["chosen"])
 
 
 def tune(
@@ -127,8 +119,11 @@ def tune(
 
 
 def _says(path: Path | None) -> Says:
-    space = getattr(Policy.from_pretrained(path), "space", None) if path is not None else None
-    return "" if space is None else "classes" if isinstance(space, CodeSpace) else "actions"
+    policy = Policy.from_pretrained(path) if path is not None else None
+    if isinstance(policy, VideoPlanner):
+        return "frames"
+    space = getattr(policy, "space", None)
+    return "nothing" if space is None else "classes" if isinstance(space, CodeSpace) else "actions"
 
 
 def _make(
@@ -147,9 +142,7 @@ def _make(
         finetune(packed, policy_path, wanted, folder, seed, idm_path)
     else:
         assert policy_path is not None
-        whole = load_artefact(policy_path, "policy")
-        kept = {key: value for key, value in whole.config.items() if key not in ("kind", "format", "hash")}
-        save_artefact(folder, "policy", kept, whole.tensors)
+        as_it_is(packed, policy_path, wanted, folder, seed, idm_path)
 
 
 def _score(folder: Path, benchmark: Benchmark, episodes: int, seed: int) -> dict[str, Any]:

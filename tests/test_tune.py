@@ -19,7 +19,7 @@ from lapa.recipe import Recipe
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
-from lapa.tune import CANDIDATES, candidates, chosen, tune
+from lapa.tune import CANDIDATES, Says, candidates, tune
 
 
 class Judge:
@@ -74,7 +74,8 @@ def test_the_best_way_is_what_is_saved(
     shares = [0.5] * len(ways)
     shares[best] = 0.75
     told = tune(packed, actionvla, tiny, tmp_path / "tuned", 7, Judge(shares), 8)
-    assert told["chosen"] == ways[best] == chosen(tmp_path / "tuned")
+    assert told["chosen"] == ways[best]
+    assert json.loads((tmp_path / "tuned/config.json").read_text())["tuning"] == told
     assert {way: score["success"] for way, score in told["validation"].items()} == dict(zip(ways, shares, strict=True))
     assert not (tmp_path / "tuned/tried").exists()
     way = CANDIDATES[ways[best]]
@@ -112,30 +113,36 @@ def test_a_killed_search_goes_on(packed: Packed, tiny: Recipe, actionvla: Path, 
     assert same(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_a_policy_that_says_less_has_fewer_ways() -> None:
-    assert [each.name for each in candidates("")] == ["head", "all", "all-long"]
-    assert [each.name for each in candidates("classes")] == ["read", "head", "all", "all-long"]
-    assert len(candidates("actions")) == len(CANDIDATES)
-    with pytest.raises(LapaError, match="no such head yet"):
+@pytest.mark.parametrize(
+    ("says", "ways"),
+    [
+        ("nothing", ["head", "all", "all-long"]),
+        ("classes", ["read", "head", "all", "all-long"]),
+        ("frames", ["head", "all", "all-long", "as-it-is"]),
+        ("actions", list(CANDIDATES)),
+    ],
+)
+def test_a_policy_is_tried_in_the_ways_that_suit_it(says: Says, ways: list[str]) -> None:
+    assert [each.name for each in candidates(says)] == ways
+
+
+def test_ways_that_are_refused() -> None:
+    with pytest.raises(LapaError, match="new-head: this policy has no such head"):
         candidates("classes", ["new-head"])
     with pytest.raises(LapaError, match='Did you mean "all-long"'):
         candidates("actions", ["all-lomg"])
 
 
 def test_the_command(small: list[str], robot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A tie goes to the first way; another run takes its choice over; --resume finds nothing to do."""
+    """One way alone is not scored; --resume finds nothing to do."""
     data = ["--dataset", f"lerobot:{robot}", "--set", "finetune.steps=2", *small]
     cli.main(["tune", *data, "--episodes", "2", "--out", str(tmp_path / "searched")])
     assert "of 2 validation episodes" in capsys.readouterr().out
-    found = chosen(tmp_path / "searched")
-    like = ["tune", *data, "--seed", "1", "--like", str(tmp_path / "searched"), "--out", str(tmp_path / "like")]
-    cli.main(like)
+    one = ["tune", *data, "--seed", "1", "--only", "all", "--out", str(tmp_path / "one")]
+    cli.main(one)
     assert "validation" not in capsys.readouterr().out
-    config = json.loads((tmp_path / "like/config.json").read_text())
-    assert config["tuning"] == {"chosen": found, "validation": {}}
+    config = json.loads((tmp_path / "one/config.json").read_text())
+    assert config["tuning"] == {"chosen": "all", "validation": {}}
     assert config["method"] == "scratch"
-    cli.main([*like, "--resume"])
+    cli.main([*one, "--resume"])
     assert "finished already" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        cli.main([*like[:-1], str(tmp_path / "both"), "--only", "head"])
-    assert "Give either --like or --only" in capsys.readouterr().err

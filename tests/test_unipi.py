@@ -28,7 +28,7 @@ from lapa.report import write_report
 from lapa.stage1_latent_actions import fit_idm
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
-from lapa.stage3_finetune import finetune
+from lapa.stage3_finetune import as_it_is, finetune
 from lapa.training.checkpoint import load_artefact, read_json
 from lapa.training.loop import Optimisation, Sampler, fit
 
@@ -172,6 +172,15 @@ def test_one_action_a_plan(made: Path, packed: Packed, tiny: Recipe, tmp_path: P
     assert policy.act({"image": packed.gather(np.arange(1))[0], "instruction": "push"}).shape == (1, 2)
     with pytest.raises(LapaError, match="executes 1 to 2 actions of 2 frames, not 3"):
         VideoDiffusionConfig(frames=2, executed=3)
+
+
+def test_as_it_is(made: Path, packed: Packed, tmp_path: Path) -> None:
+    """One of the ways that `lapa tune` tries: it is given the inverse dynamics, and nothing is trained."""
+    as_it_is(packed, made / "latent", Recipe(), tmp_path / "policy", 0, made / "idm")
+    latent, policy = (load_artefact(folder, "policy").tensors for folder in (made / "latent", tmp_path / "policy"))
+    assert all(torch.equal(policy[name], tensor) for name, tensor in latent.items())
+    acting = lapa.Policy.from_pretrained(tmp_path / "policy")
+    assert acting.act({"image": packed.gather(np.arange(1))[0], "instruction": "push"}).shape[-1] == 2
 
 
 def test_what_is_frozen(made: Path) -> None:

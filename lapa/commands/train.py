@@ -229,7 +229,6 @@ def tune(
     look: str = "sim",
     episodes: int = 200,
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    like: Path | None = None,
     preset: Preset = "laptop",
     seed: Seed = 0,
     resume: Resume = False,
@@ -251,26 +250,21 @@ def tune(
         look: tabletop: sim, real or hand
         episodes: validation episodes for each way
         only: try only this way, given once or more
-        like: finetune the way that an earlier `lapa tune` chose in this folder, without a search
     """
     from lapa import plugins
     from lapa.run_folder import begin
-    from lapa.tune import chosen
     from lapa.tune import tune as search
 
-    if like and only:
-        raise LapaError("Give either --like or --only.")
     if episodes < 1:
         raise LapaError(f"--episodes must be at least 1, got {episodes}.")
     recipe = recipe_of(preset, set, "finetune", None, "none")
     read_by = {"idm": idm} if idm else {}
     scenes = plugins.find("benchmarks", benchmark)(look=look, validation=True).build()
-    ways = (chosen(like),) if like else only
-    if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy, ways=ways, episodes=episodes,
+    if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy, ways=only, episodes=episodes,
              **read_by):  # fmt: skip
         return
     packed = open_pack(dataset, recipe.policy_image_size, skip_bad)
-    found = search(packed, policy, recipe, out, seed, scenes, episodes, ways, idm)
+    found = search(packed, policy, recipe, out, seed, scenes, episodes, only, idm)
     print(f"Chosen: {found['chosen']}. The robot policy is in {out}.")
     print_next(f"lapa evaluate --policy {out} --benchmark {benchmark} --episodes 500 --out runs/eval")
 

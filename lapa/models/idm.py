@@ -1,7 +1,8 @@
 """The inverse dynamics model of the VPT baseline: two adjacent frames -> the action between them.
 
 The paper uses a ResNet18 and an MLP; this is the same idea at a size that twenty trajectories can feed: residual
-convolutions over both frames and their difference, pooled to a grid, then an MLP. Targets are standardised.
+convolutions over both frames and their difference, pooled to a grid, then an MLP. Targets are standardised. Both frames
+are shifted alike while training: a motion is the same wherever it happens, and ten trajectories do not go everywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.models.laq import Images, as_pixels
 from lapa.training.checkpoint import load_artefact, load_strictly
-from lapa.training.distributed import Dropout, device
+from lapa.training.distributed import Dropout, device, noise_like
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,22 @@ class IDMConfig:
     """residual stages, each halving the image"""
     dropout: float = 0.1
     """dropout before the MLP"""
+    shift: float = 0.17
+    """training: both frames are shifted alike by up to this share of the image, their edges repeated (0: not at all)"""
+
+
+def shifted(images: Tensor, most: int) -> Tensor:
+    """float [B, C, H, W], each image moved by its own whole number of pixels, up to `most` a way; edges repeat."""
+    count, channels, height, width = images.shape
+    uniform = torch.special.ndtr(noise_like(images.new_empty(count, 2)))
+    start = (uniform * (2 * most + 1)).long().clamp(max=2 * most)  # [B, 2], top left corner in the padded image
+    rows, columns = (
+        start[:, i, None] + torch.arange(n, device=images.device) for i, n in enumerate((height, width))
+    )  # fmt: skip
+    padded = F.pad(images, (most,) * 4, mode="replicate")
+    each = torch.arange(count, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    return padded[each, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 class _Residual(nn.Module):
@@ -82,7 +99,10 @@ class InverseDynamics(nn.Module):
         """Mean squared error of the standardised action."""
         if batch.actions is None:
             raise LapaError("Inverse dynamics needs actions; the dataset has none.")
-        predicted = self(self._pixels(batch.now), self._pixels(batch.later)).float()
+        now, later = self._pixels(batch.now), self._pixels(batch.later)
+        if self.training and (most := round(self.config.shift * self.config.image_size)):
+            now, later = shifted(torch.cat([now, later], 1), most).chunk(2, 1)
+        predicted = self(now, later).float()
         target = (torch.as_tensor(batch.actions, device=predicted.device) - self.mean) / self.scale
         loss = F.mse_loss(predicted, target)
         return loss, {"mse": float(loss.detach())}
