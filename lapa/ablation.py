@@ -2,7 +2,7 @@
 
 A row changes some settings of the preset; a cell is a row with a seed and runs the whole chain, quantize, label,
 pretrain, finetune and evaluate, on test scenes. Rows that agree on the labels of stage 2 share them. Beside the success
-stands what the codes tell, so that one sees which figure of stage 1 predicts it, and what stage 2 took.
+stands what the codes tell, so that one sees which figure of stage 1 predicts it, and what stages 1 and 2 took.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from lapa.compare import Guess, Plan, datasets
 from lapa.contracts import LapaError
+from lapa.explorer.compute import compute_curves
 from lapa.explorer.dots import Panel, dots
 from lapa.plugins import choose
 from lapa.schedule import run, seconds
@@ -148,20 +149,24 @@ def _cell(asked: Asked, row: Row, seed: int, out: Path) -> dict[str, Any] | None
     policy = read_json(where / "latent/config.json", "policy")
     stage2 = policy["recipe"]["pretrain"]
     found: dict[str, Any] = {}
+    spent, stage1 = seconds(out), _stage1(row, seed)
     if not row.true_actions:
-        laq = read_json(out / _stage1(row, seed) / "laq/config.json", "LAQ")["results"]
+        laq = read_json(out / stage1 / "laq/config.json", "LAQ")["results"]
         found = {name: laq[name] for name in FOUND}
     return {
         "row": row.name, "seed": seed, "success": score["success"], "interval": score["interval"],
         "families": {name: part["success"] for name, part in score["families"].items()},
         "accuracy": policy["results"].get("accuracy"), "samples": stage2["steps"] * stage2["batch_size"],
-        "seconds": seconds(out).get(f"{slug(row.name)}/seed{seed}/latent"), **found,
+        "seconds": spent.get(f"{slug(row.name)}/seed{seed}/latent"),
+        "seconds_of_stage_1": sum(spent.get(f"{stage1}/{step}", 0) for step in ("laq", "labels")), **found,
     }  # fmt: skip
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:
-    """Markdown: means over seeds, lowest and highest in brackets; samples and seconds are those of stage 2."""
-    heads = ["", "seeds", "success", "action R²", "position R²", "error / copy", "perplexity", "samples", "seconds"]
+    """Markdown: means over seeds, lowest and highest in brackets; samples are those of stage 2, seconds of a core those
+    of stage 2 and of what comes before it (LAQ and the labels)."""
+    heads = ["", "seeds", "success", "action R²", "position R²", "error / copy", "perplexity", "samples", "seconds",
+             "before"]  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name in dict.fromkeys(cell["row"] for cell in cells):
         mine = [cell for cell in cells if cell["row"] == name]
@@ -169,7 +174,8 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
         codes = [c for c in mine if PROBES[0] in c]
         figures += [_spread([c[key] for c in codes], "{:.2f}") for key in FOUND[:-1]]
         figures += [", ".join(f"{sum(p) / len(p):.1f}" for p in zip(*(c["perplexity"] for c in codes), strict=True))]
-        figures += [f"{mine[0]['samples']:,}", _spread([c["seconds"] for c in mine if c["seconds"]], "{:.0f}")]
+        figures += [f"{mine[0]['samples']:,}"]
+        figures += [_spread([c[key] for c in mine if c[key]], "{:.0f}") for key in ("seconds", "seconds_of_stage_1")]
         lines.append(" | ".join(["| " + name.replace("|", "\\|"), str(len(mine)), *figures]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -182,6 +188,9 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 
 def _picture(asked: Asked, cells: Sequence[dict[str, Any]], path: Path) -> None:
+    title = f"lapa ablate {asked.name}: {asked.videos:,} videos, {asked.labels} labelled trajectories"
+    if asked.name == "compute":
+        return compute_curves(cells, path, title)
     rows = list(dict.fromkeys(cell["row"] for cell in cells))
 
     def values(key: str) -> list[list[float]]:
@@ -195,7 +204,6 @@ def _picture(asked: Asked, cells: Sequence[dict[str, Any]], path: Path) -> None:
         ]
     else:  # the same codes for all
         panels += [Panel("stage 2, seconds of a core", {"": values("seconds")})]
-    title = f"lapa ablate {asked.name}: {asked.videos:,} videos, {asked.labels} labelled trajectories"
     dots(rows, panels, path, title)
 
 

@@ -97,7 +97,7 @@ def _how(results: Results) -> str:
         f"Success in per cent, its 95% interval in brackets (bootstrap over training seeds and test episodes, what "
         f"seeds differ by widened for how few they are; over episodes alone where there is one seed: such an interval "
         f"does not know how much another training would differ). {common['videos']:,} videos; {common['episodes']} "
-        f"test episodes a seed; the way to finetune chosen on {common['validation']} validation episodes, for each seed. "
+        f"test episodes a seed; the way to finetune chosen on {common['validation']} validation episodes a seed. "
         f"Options: `{' '.join(common['options'])}`. Cells with fewer seeds or episodes than the others say so."
     )
 

@@ -390,11 +390,15 @@ def test_ablations_share_what_does_not_differ(tmp_path: Path) -> None:
 def test_an_ablation_with_the_same_codes_shows_what_they_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
     monkeypatch.setattr(ablation, "dots", lambda rows, panels, *_: drawn.extend(panel.title for panel in panels))
-    cells = [{"row": "LAPA, 125 steps", "success": 0.5, "seconds": 12.0, "action_r2": 0.9, "error_over_copy": 0.4}]
-    for name in ("compute", "policy", "videos"):
+    cells = [{"row": f"LAPA, {n} steps", "success": n / 1000, "seconds": n / 10, "seconds_of_stage_1": 200.0,
+              "action_r2": 0.9, "error_over_copy": 0.4} for n in (125, 250)]  # fmt: skip
+    for name in ("policy", "videos"):
         ablation._picture(ablation.Asked(name), cells, tmp_path / "x.png")
-    same = ["success on test scenes", "stage 2, seconds of a core"]
-    assert drawn == [*same, *same, "success on test scenes", "what the codes tell, R²", "error / copy"]
+    assert drawn == ["success on test scenes", "stage 2, seconds of a core",
+                     "success on test scenes", "what the codes tell, R²", "error / copy"]  # fmt: skip
+    ablation._picture(ablation.Asked("compute"), cells, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.size[0] > 600
 
 
 def test_an_ablation_runs_resumes_and_is_drawn(
