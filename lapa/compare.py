@@ -56,7 +56,7 @@ class Guess:
     """Seconds that each step takes one slow core; `films` are of a policy that imagines video."""
 
     laq: float = 140
-    idm: float = 30
+    idm: float = 90
     labels: float = 60
     no_labels: float = 5
     pretrain: float = 150

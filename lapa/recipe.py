@@ -41,7 +41,7 @@ class Recipe:
     """optimisation of LAQ"""
     idm: IDMConfig = IDMConfig()
     """inverse dynamics model of the VPT baseline (stage 1)"""
-    fit_idm: Optimisation = Optimisation(steps=500, batch_size=64, learning_rate=2e-3)
+    fit_idm: Optimisation = Optimisation(steps=1500, batch_size=64, learning_rate=2e-3)
     """optimisation of the inverse dynamics model"""
     policy: VLAConfig = VLAConfig(decoding="full_length")
     """the policy (stages 2 and 3)"""
