@@ -250,7 +250,11 @@ def _futures(pictures: Path) -> str:
     return (
         "<p>UniPi has no codes: it draws the next frames by video diffusion from the present one and the instruction, "
         "and the inverse dynamics reads off the drawing what the robot must do.</p>"
-        + _figure(pictures / "futures.png", "Above what happened, below what was imagined, and what changes.")
+        + _figure(
+            pictures / "futures.png",
+            "Above what happened, below what was imagined, and what changes. "
+            "These frames are of its own training data: no video is held out from a policy.",
+        )
     )
 
 
