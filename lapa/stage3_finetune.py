@@ -29,6 +29,7 @@ from lapa.training.loop import Optimisation, device, fit, seed_everything
 from lapa.training.metrics import r2
 
 AT_ONCE = 256  # frames that a policy is asked about at once
+FOLDS = 10  # parts of the labelled trajectories of which each is left out once
 LITTLE = 0.3  # R^2 below which the user hears that reading is not enough
 OPTIMISED = {"vla": "finetune", "video_planner": "finetune_planner"}  # policy -> setting of the recipe
 
@@ -103,24 +104,41 @@ def as_it_is(
 
 
 def _read(policy: VLA, packed: Packed, frames: Array, chunks: Array) -> Logs:
-    """Keep the head; what its classes mean is told by the labels. Returns how well they are told, on themselves."""
-    texts = [packed.instructions[e] for e in packed.episode_of(frames)]
+    """Keep the head; what its classes mean is told by the labels. Returns how well: R^2 of the labelled actions, and of
+    those of trajectories that were left out in turn."""
+    episode = packed.episode_of(frames)
+    texts = [packed.instructions[e] for e in episode]
     parts = range(0, len(frames), AT_ONCE)
     policy = policy.to(device()).eval()
-    said = [policy.probabilities(packed.gather(frames[i : i + AT_ONCE]), texts[i : i + AT_ONCE]) for i in parts]
-    meaning = Vocabulary.read(np.concatenate(said), chunks, packed.action_names)
+    said = np.concatenate(
+        [policy.probabilities(packed.gather(frames[i : i + AT_ONCE]), texts[i : i + AT_ONCE]) for i in parts]
+    )
+    meaning = Vocabulary.read(said, chunks, packed.action_names)
     policy.read_as(meaning)
-    acted = meaning.decide(np.concatenate(said), "expectation")
-    fit = r2(acted.reshape(len(chunks), -1), chunks.reshape(len(chunks), -1))
+    fit = _agreement(meaning.decide(said, "expectation"), chunks)
+    results = {"labels": float(len(frames)), "r2_of_labels": fit}
+    told = f"R^2 of their actions {fit:.2f}"
+    fold = np.unique(episode, return_inverse=True)[1] % FOLDS
+    if fold.any():  # more than one trajectory
+        unseen = np.empty(chunks.shape, np.float32)
+        for k in np.unique(fold):
+            others = Vocabulary.read(said[fold != k], chunks[fold != k])
+            unseen[fold == k] = others.decide(said[fold == k], "expectation")
+        fit = results["r2_left_out"] = _agreement(unseen, chunks)
+        told += f"; {fit:.2f} of trajectories left out in turn"
     print(
         f"What {meaning.positions} x {meaning.classes} classes mean was read off {len(frames):,} labelled frames "
-        f"(R^2 of their actions {fit:.2f}). Nothing was trained; --head own or new trains one.",
+        f"({told}). Nothing was trained; --head own or new trains one.",
         flush=True,
     )
     if fit < LITTLE:
         print("That is little: what the policy predicts hardly tells these actions. Try --head own, or let `lapa tune` "
               "choose.", flush=True)  # fmt: skip
-    return {"labels": float(len(frames)), "r2_of_labels": fit}
+    return results
+
+
+def _agreement(acted: Array, chunks: Array) -> float:
+    return r2(acted.reshape(len(chunks), -1), chunks.reshape(len(chunks), -1))
 
 
 def _start(path: Path | None, recipe: Recipe) -> tuple[VLA | VideoPlanner, dict[str, str], str]:

@@ -152,7 +152,8 @@ def test_reading_the_labels_trains_nothing(
     np.testing.assert_allclose(acted, np.clip(found, low, high), atol=1e-5)
     assert results["labels"] == len(packed) - 2 * packed.episodes
     assert results["r2_of_labels"] > 0, "better than always the mean"
-    assert ("That is little" in capsys.readouterr().out) == (results["r2_of_labels"] < 0.3)
+    assert ("That is little" in capsys.readouterr().out) == (results["r2_left_out"] < 0.3)
+    assert results["r2_left_out"] < results["r2_of_labels"], "what was not seen is told less well"
 
 
 def test_a_policy_that_keeps_its_head_keeps_its_chunk(packed: Packed, tiny: Recipe, made: Path, tmp_path: Path) -> None:
