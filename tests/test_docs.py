@@ -15,9 +15,13 @@ import numpy as np
 import pytest
 
 from lapa import cli, plugins
+from lapa.cells import ROWS, Asked
 from lapa.data.spec import parse
 from lapa.methods import METHODS
 from lapa.recipe import PRESETS
+from lapa.scores import build
+from lapa.settings import SETTINGS, SPLITS
+from lapa.table import NAMES, markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -110,6 +114,30 @@ def test_inline_commands_name_what_exists() -> None:
 def test_the_table_of_methods_is_the_code() -> None:
     rows = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
     assert rows == set(METHODS)
+
+
+def test_the_published_table_is_what_its_outcomes_say() -> None:
+    """From the outcomes of the cells to every figure in paper.json, from those to paper.md and to the README."""
+    folder = ROOT / "docs/results"
+    results = json.loads((folder / "paper.json").read_text())
+    found = build(results["cells"], Asked(tuple(SETTINGS), tuple(ROWS)))
+    assert found["table"] == results["table"]
+    assert found["paired"] == results["paired"]
+    assert markdown(results) == (folder / "paper.md").read_text()
+    head, _, *rows = re.search(r"(^\| success, seen.*?)\n\n", README, re.MULTILINE | re.DOTALL)[1].splitlines()  # type: ignore[index]
+    columns = [re.match(r"([\w-]+), (\d+) labels", cell) for cell in re.split(r" *\| *", head)[2:-1]]
+    shown = {name: key for key, name in NAMES.items()}
+    told = 0
+    for row in rows:
+        name, *cells = re.split(r" *\| *", row.strip("| "))
+        key = shown.get(name.strip("*").removesuffix(" (upper bound)"))
+        for column, cell in zip(columns, cells, strict=False):
+            assert column
+            for split, figure in zip(SPLITS, cell.split(" / "), strict=True) if key and cell else ():
+                success = results["table"][column[1]][split][column[2]][key]["success"]
+                assert figure == f"{100 * success:.0f}%", f"{name}, {column[0]}, {split}"
+                told += 1
+    assert told >= 32
 
 
 @pytest.mark.parametrize(
