@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from lapa import cli
 from lapa.contracts import LapaError, Logs
@@ -283,6 +284,10 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
+def without_offsets(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"saved_offsets", b"saved-offsets"))
+
+
 def bare(path: Path) -> None:
     write_tensors(path, {"model.layers.0.weight": torch.zeros(4, 5)})
 
@@ -291,6 +296,7 @@ def bare(path: Path) -> None:
     ("damage", "message"),
     [
         (cut, "is damaged.*Remove that folder; the run then goes on from the checkpoint before"),
+        (without_offsets, "is damaged.*saved_offsets"),
         (bare, r"do not fit the model: missing .*layers"),
         (Path.unlink, "do not fit the model: missing"),
     ],
@@ -306,6 +312,37 @@ def test_a_damaged_checkpoint(damage: Callable[[Path], None], message: str, tmp_
     assert same(fit(tmp_path), fit(tmp_path / "unbroken"))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"), PermissionError(13, "Permission denied"), OSError(5, "I/O error"),
+        RuntimeError("Connection closed by peer"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_good_checkpoint_is_not_called_damaged(
+    error: Exception, inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the user would remove it. torch wraps what is raised while it reads the tensors."""
+
+    def fails(*arguments: Any) -> None:
+        raise error
+
+    broken_off(tmp_path, 3)
+    monkeypatch.setattr(HuggingFaceStorageReader, "read_data" if inside else "read_metadata", fails)
+    with pytest.raises(type(error), match=str(error.args[-1])):
+        fit(tmp_path)
+
+
+def test_a_checkpoint_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_off(tmp_path, 3)
+    shard = tmp_path / "checkpoints/step_000003/shard-00001.safetensors"
+    shard.unlink()
+    shard.symlink_to(shard.name)  # leads to itself; root may read a file of any mode
+    with pytest.raises(OSError, match="symbolic links.*shard-00001"):
+        fit(tmp_path)
+
+
 def test_another_seed_cannot_go_on(tmp_path: Path) -> None:
     broken_off(tmp_path, 3)
     with pytest.raises(LapaError, match="written with --seed 3, not 4"):
@@ -317,6 +354,8 @@ def test_what_a_kill_leaves_is_no_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     (folder / "step_000003").rename(folder / ".step_000003.tmp")  # killed before the last rename
     (folder / "step_000004").mkdir()
+    (folder / ".best.1-2.tmp").symlink_to("step_000003")  # killed before the link was renamed
+    (folder / ".best.1-3.tmp").symlink_to("step_000001")  # whose checkpoint is gone
     assert Checkpoints(tmp_path, 3, 2).steps() == [2]
     assert same(fit(tmp_path), fit(tmp_path / "unbroken"))
     assert not list(folder.glob(".*"))
