@@ -143,6 +143,10 @@ def test_clipping_is_torchs() -> None:
     torch.manual_seed(0)
     for one, other in zip(*(m.parameters() for m in models), strict=True):
         other.grad = None if one.grad is None else one.grad.clone()
+    before = [p.grad for p in models[1].parameters()]
+    kept = [g if g is None else g.clone() for g in before]
+    distributed.clip_gradients(list(models[1].parameters()), 0.0)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(before, kept, strict=True)), "0 is off"
     norm = nn.utils.clip_grad_norm_(models[0].parameters(), 0.5)
     assert distributed.clip_gradients(list(models[1].parameters()), 0.5) == norm
     for one, other in zip(*(m.parameters() for m in models), strict=True):
@@ -154,12 +158,44 @@ def test_clipping_is_torchs() -> None:
     [
         (replace(HOW, accumulate=3), "cannot be split evenly"),
         (replace(HOW, recompute=True), "no layers that can be recomputed"),
-        (replace(HOW, steps=0), "at least one step"),
     ],
 )
 def test_settings_refused(how: Optimisation, message: str, tmp_path: Path) -> None:
     with pytest.raises(LapaError, match=message):
         fit(tmp_path, how)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps is a whole number from 1 on; got 0"),
+        ({"batch_size": 0}, "batch_size is a whole number from 1 on; got 0"),
+        ({"batch_size": 8.0}, "batch_size is a whole number"),
+        ({"batch_size": True}, "batch_size is a whole number"),
+        ({"accumulate": 0}, "accumulate is a whole number from 1 on"),
+        ({"keep": 0}, "keep is a whole number from 1 on"),
+        ({"warmup": -1}, "warmup is a whole number from 0 on"),
+        ({"learning_rate": -1e-3}, "learning_rate is a number from 0 on"),
+        ({"learning_rate": "1e-3"}, "learning_rate is a number from 0 on; got '1e-3'"),
+        ({"weight_decay": float("nan")}, "weight_decay is a number"),
+        ({"clip": -1.0}, "clip is a number from 0 on"),
+        ({"ema": 1.0}, "ema is a number from 0 up to, not including, 1"),
+        ({"betas": (0.9,)}, "betas are two numbers.*got .0.9,."),
+        ({"betas": (0.9, 1.0)}, "betas are two numbers"),
+        ({"betas": (0.9, "0.99")}, "betas are two numbers"),
+        ({"betas": 0.9}, "betas are two numbers"),
+        ({"schedule": "cosin"}, 'no value of schedule "cosin". Did you mean "cosine"'),
+        ({"precision": None}, "no value of precision"),
+        ({"compile": 1}, "compile is true or false"),
+    ],
+)
+def test_values_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(LapaError, match=message):
+        replace(HOW, **change)
+
+
+def test_no_clipping(tmp_path: Path) -> None:
+    assert same(fit(tmp_path / "off", replace(HOW, clip=0.0)), fit(tmp_path / "high", replace(HOW, clip=1e9)))
 
 
 def test_compile_compiles_the_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +375,7 @@ def test_a_checkpoint_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.M
     shard = tmp_path / "checkpoints/step_000003/shard-00001.safetensors"
     shard.unlink()
     shard.symlink_to(shard.name)  # leads to itself; root may read a file of any mode
-    with pytest.raises(OSError, match="symbolic links.*shard-00001"):
+    with pytest.raises(OSError, match=r"symbolic links.*shard-00001"):
         fit(tmp_path)
 
 

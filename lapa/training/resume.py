@@ -114,12 +114,11 @@ class Checkpoints:
             with _alone_is_fine():
                 dcp.load(target, storage_reader=reader)
         except (CheckpointException, *DAMAGE) as error:
-            reasons = [each for each, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
-            for reason in reasons:
+            for reason in _reasons(error):
                 if not isinstance(reason, DAMAGE):  # no memory, no connection: the checkpoint may well be good
                     raise reason from None
             raise LapaError(
-                f"{path} is damaged ({_first_line(reasons[0])}). Remove that folder; the run then goes on from the "
+                f"{path} is damaged ({_first_line(_reasons(error)[0])}). Remove that folder; the run then goes on from the "
                 "checkpoint before it, and ends with the same result."
             ) from None
         return int(about["step"]), dict(about["logs"])
@@ -151,6 +150,11 @@ def _alone_is_fine() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         yield
+
+
+def _reasons(error: BaseException) -> list[BaseException]:
+    """What was raised on the ranks; torch wraps what comes up while tensors are read."""
+    return [each for each, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
 
 
 def _first_line(error: BaseException) -> str:
