@@ -209,6 +209,8 @@ def test_a_robot_of_other_dimensions(refuses: Refuses, made: Path, small: list[s
         ("quantize --dataset tabletop:sim --set quantize.steps=many", "steps is a int, such as "),
         ("quantize --dataset tabletop:sim --set quantize.steps=0", "steps is at least 1"),
         ("quantize --dataset tabletop:sim --set quantize.betas=[0.9]", '"quantize.betas=[0.9]": betas are two numbers'),
+        ("ground --depth 0", "width and depth are at least 1, got 128 and 0"),
+        ("ground --width 30", "width 30 must be divisible by heads 4"),
         ("ground --batch-size 0", "batch_size is a whole number from 1 on; got 0"),
         ("quantize --dataset tabletop:sim --set quantize=3", "is a group; name one of steps,"),
         ("quantize --dataset tabletop:sim --set window.frames=3", "window has no settings below it"),
