@@ -2,7 +2,8 @@
 
 Randomness is a function of (seed, step): the batch of step k is drawn from a generator seeded with both, and torch is
 reseeded with both before each micro-batch. Nothing random is carried from step to step, so a run that is killed and
-resumed from its last checkpoint ends with the same bits as an unbroken one.
+resumed from its last checkpoint ends, on a CPU, with the same bits as an unbroken one. A GPU adds in no fixed order
+(index_add_, cumsum, convolutions going backward), so there no two runs are alike to the bit, resumed or not.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ class Optimisation:
     ema: float = 0.0
     """decay of the moving average of the weights that the artefact then holds, such as 0.999; 0: off"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """arithmetic of the model (training/precision.py); auto is bfloat16 where the processor has instructions for it.
-    The weights that are optimised and saved are float32 either way"""
+    """arithmetic of the model (training/precision.py); auto is bfloat16 where the GPU, or without one the CPU,
+    has instructions for it. The weights that are optimised and saved are float32 either way"""
     compile: bool = False
     """torch.compile the layers: minutes at the start, quicker steps"""
     recompute: bool = False

@@ -1,4 +1,4 @@
-"""Checkpoints: what a run goes on from, bit for bit, on any number of processes.
+"""Checkpoints: what a run goes on from, on a CPU bit for bit, on any number of processes.
 
 `out/checkpoints/step_000120/` holds one safetensors file for each process that wrote it (weights, optimizer, EMA) and
 `state.json` (step, seed, what was watched). The step is the position in the data and in every schedule, and with the
@@ -118,8 +118,8 @@ class Checkpoints:
                 if not isinstance(reason, DAMAGE):  # no memory, no connection: the checkpoint may well be good
                     raise reason from None
             raise LapaError(
-                f"{path} is damaged ({_first_line(_reasons(error)[0])}). Remove that folder; the run then goes on from the "
-                "checkpoint before it, and ends with the same result."
+                f"{path} is damaged ({_first_line(error)}). Remove that folder; the run then goes on from the "
+                "checkpoint before it, as if it had been killed there."
             ) from None
         return int(about["step"]), dict(about["logs"])
 
@@ -158,6 +158,7 @@ def _reasons(error: BaseException) -> list[BaseException]:
 
 
 def _first_line(error: BaseException) -> str:
+    error = _reasons(error)[0]
     return str(error).partition("\n")[0] or type(error).__name__
 
 
