@@ -100,7 +100,7 @@ class VideoPlanner(nn.Module):
     @torch.no_grad()
     def imagine(self, images: Array | Tensor, texts: Sequence[str]) -> Tensor:
         """-> the next frames, float32 [B, K, 3, size, size] in [0, 1]. The same image and text give the same frames.
-        In the arithmetic that is fast here (`fast_dtype`), whatever that of training."""
+        In the arithmetic that is fast here, whatever that of training."""
         now = self._pixels(images)
         noise = torch.stack([self._noise(pixels, text) for pixels, text in zip(now.cpu(), texts, strict=True)])
         with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):
