@@ -44,7 +44,7 @@ TRUE = Row("", true_actions=True)
 
 
 def _backbone(width: int, depth: int) -> tuple[str, ...]:
-    """Another size has no grounded weights, so all of them start from random ones."""
+    """Grounded weights ship for one size alone, so all of them start from random ones."""
     return (f'policy.backbone_options={{"width":{width},"depth":{depth},"grounded":false}}',)
 
 

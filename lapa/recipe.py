@@ -173,4 +173,7 @@ def _replaced(node: Any, path: list[str], value: str, option: str) -> Any:
     least = 1 if isinstance(parsed, int) and name not in ZERO_IS_FINE else 0
     if isinstance(parsed, int | float) and not isinstance(parsed, bool) and not least <= parsed < float("inf"):
         raise LapaError(f'"{option}": {name} is at least {least}.')
-    return replace(node, **{name: parsed})
+    try:
+        return replace(node, **{name: parsed})
+    except LapaError as error:
+        raise LapaError(f'"{option}": {error}') from None

@@ -2,7 +2,7 @@
 
 Static Tabletop scenes in all three looks, every object and every phrase, no motion and no action: the readout must
 tell where the block is that the sentence moves, where the block or place is that it refers to, where the robot is, and
-which relation the sentence names. The weights ship with lapa; this rebuilds them.
+which relation the sentence names. The weights ship with lapa; this rebuilds them, or makes a backbone of another size.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ class Grounding(nn.Module):
     def loss(self, batch: tuple[Tensor, list[str], Tensor, Tensor, Tensor]) -> tuple[Tensor, Logs]:
         """images float [B, 3, H, W], texts, points float [B, 4, 2] on the board, relation int64 [B],
         content int64 [B, grid * grid]: what each token of the image shows."""
-        images, texts, points, relation, content = batch
-        tokens = self.backbone.vision(images)
+        images, texts, *answers = batch
+        where = self.relation.weight.device
+        points, relation, content = (answer.to(where) for answer in answers)
+        tokens = self.backbone.vision(images.to(where))
         hidden = self.backbone.read(tokens, texts)
         ways = points[:, [0, 1, 3]] - points[:, [2, 0, 0]]
         places = torch.cat([points, (ways.sign() * ways.abs().sqrt() + 1) / 2], 1)  # the shorter, the more exactly
@@ -62,20 +64,20 @@ class Grounding(nn.Module):
         }
 
 
-def _centres() -> Tensor:
-    return (torch.arange(CELLS) + 0.5) / CELLS
+def _centres(where: torch.device) -> Tensor:
+    return (torch.arange(CELLS, device=where) + 0.5) / CELLS
 
 
 def _shares(places: Tensor) -> Tensor:
     """[...] -> [..., CELLS]: a place between two centres belongs to both, by its distance from each, so that the mean
     of the answer is the place itself and not that of its cell. Places beyond [0, 1] are at its ends."""
     inside = places.clamp(0.5 / CELLS, 1 - 0.5 / CELLS)
-    return (1 - (inside[..., None] - _centres()).abs() * CELLS).clamp(0.0)
+    return (1 - (inside[..., None] - _centres(places.device)).abs() * CELLS).clamp(0.0)
 
 
 def _errors(logits: Tensor, points: Tensor, ways: Tensor) -> Logs:
     """Mean distance of the answers from the truth, in board units."""
-    found = logits.softmax(-1) @ _centres()
+    found = logits.softmax(-1) @ _centres(logits.device)
     scaled = 2 * found[:, 4:] - 1
     distance = (torch.cat([found[:, :4], scaled * scaled.abs()], 1) - torch.cat([points, ways], 1)).norm(dim=-1)
     return {f"error_{name}": value for name, value in zip(ANSWERS, distance.mean(0).tolist(), strict=True)}
@@ -135,7 +137,7 @@ def _content(state: world.Scenes, grid: int) -> Array:
 
 def ground(out: Path, how: Optimisation, seed: int, config: tiny.Config | None = None) -> Logs:
     """Train a backbone from random weights and write it to `out` as a "backbone" artefact."""
-    config = replace(config or tiny.Config(), grounded=False)
+    config = replace(config or tiny.Config(), grounded=False, weights="")
     torch.manual_seed(seed)
     model = Grounding(config.build())
 

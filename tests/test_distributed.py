@@ -189,6 +189,13 @@ def test_a_batch_that_cannot_be_split_is_refused() -> None:
         distributed.shares(8, 3)
 
 
+def test_one_row_cannot_be_normalised() -> None:
+    norm = distributed.BatchNorm(4)
+    with pytest.raises(LapaError, match="needs at least two rows"):
+        norm(torch.ones(1, 4))
+    assert norm.eval()(torch.ones(1, 4)).shape == (1, 4)
+
+
 def test_noise_and_dropout_do_not_depend_on_the_split() -> None:
     x, dropout = torch.ones(8, 3, 2), distributed.Dropout(0.5)
     for draw in (distributed.noise_like, dropout):

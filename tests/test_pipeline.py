@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lapa
+from lapa import cli
 from lapa.backbones.tiny import Config as TinyVLM
 from lapa.contracts import FramePairs, LapaError
 from lapa.data.labelled import read_labels
@@ -25,7 +26,7 @@ from lapa.models.idm import InverseDynamics
 from lapa.models.laq import as_pixels
 from lapa.policies.vla import Batch
 from lapa.recipe import Recipe
-from lapa.stage0_grounding import scenes
+from lapa.stage0_grounding import Grounding, scenes
 from lapa.stage1_latent_actions import fit_idm, fit_laq
 from lapa.stage2_label import WORDS, label
 from lapa.stage2_pretrain import pretrain
@@ -462,6 +463,47 @@ def test_shipped_weights_ground() -> None:
 
     assert error(grounded=True) < 0.1
     assert error(grounded=False) > 0.2
+
+
+def test_a_backbone_of_another_size_is_grounded_and_starts_a_policy(
+    tiny: Recipe, robot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "ground"
+    command = ["ground", "--steps", "2", "--batch-size", "4", "--depth", "1", "--out", str(out), "--width"]
+    cli.main([*command, "32"])
+    options = {"width": 32, "depth": 1, "weights": str(out)}
+    assert json.dumps(options, separators=(",", ":")) in capsys.readouterr().out
+    recipe = replace(tiny, policy=replace(tiny.policy, backbone_options=options))
+    made = weights(out)
+    start = recipe.policy.build().backbone.state_dict()
+    assert start.keys() == made.keys()
+    assert all(torch.equal(start[name], made[name]) for name in made)
+
+    finetune(pack([f"lerobot:{robot}"], 48, quiet=True), None, recipe, tmp_path / "policy", 0)
+    with pytest.raises(LapaError, match="have width 32, depth 1; the backbone is to have width 128, depth 3"):
+        TinyVLM(weights=str(out)).build()
+    with pytest.raises(SystemExit):
+        cli.main([*command, "64", "--resume"])
+    assert "other settings (width 32 -> 64)" in capsys.readouterr().err
+    shutil.rmtree(out)
+    assert lapa.Policy.from_pretrained(tmp_path / "policy"), "it has weights of its own"
+    with pytest.raises(LapaError, match=r"There is no folder .*ground"):
+        recipe.policy.build()
+
+
+def test_the_shipped_weights_have_one_size() -> None:
+    with pytest.raises(LapaError, match=r"have width 128; .* width 64\. Say the same .* lapa ground"):
+        TinyVLM(width=64).build()
+
+
+def test_grounding_computes_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch comes on the CPU. The device "meta" stands for a GPU: it knows shapes alone and meets no other tensor."""
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: [0.0] * len(tensor))
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda tensor: 0.0)
+    images, texts, *answers = scenes(np.random.default_rng(0), 2, 48)
+    model = Grounding(TinyVLM(grounded=False, width=32, depth=1).build()).to("meta")
+    loss, _ = model.loss((as_pixels(images, 48, "cpu"), texts, *map(torch.from_numpy, answers)))
+    assert loss.device.type == "meta"
 
 
 def test_the_decoding_is_chosen_by_name(tiny: Recipe) -> None:

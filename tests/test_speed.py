@@ -19,7 +19,7 @@ from lapa.backbones.tiny import ImageAttention
 from lapa.contracts import FramePairs
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.training.loop import Optimisation, Sampler, fit
-from lapa.training.precision import AdamW, Twins
+from lapa.training.precision import AdamW, Twins, fast_dtype
 
 TINY = LAQConfig(
     image_size=32, patch_size=8, dim=32, spatial_depth=1, temporal_depth=1, heads=2, dim_head=16, codes=4,
@@ -106,9 +106,12 @@ def test_gradients_of_several_batches_add_up_in_float32() -> None:
     assert torch.equal(thrice["project_in.weight"], 3 * once["project_in.weight"])
 
 
-@pytest.mark.parametrize("chunk", [7, 1 << 19])
-def test_adamw_is_that_of_torch(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("chunk", "on_a_cpu"), [(7, True), (1 << 19, True), (1 << 19, False)])
+def test_adamw_is_that_of_torch(chunk: int, on_a_cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the twins follow the weights, in the branch for GPUs as well, where the weights are updated all at once."""
     monkeypatch.setattr("lapa.training.precision.CHUNK", chunk)
+    if not on_a_cpu:
+        monkeypatch.setattr(nn.Parameter, "is_cpu", False)
     torch.manual_seed(0)
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
     theirs.load_state_dict(ours.state_dict())
@@ -125,7 +128,22 @@ def test_adamw_is_that_of_torch(chunk: int, monkeypatch: pytest.MonkeyPatch) -> 
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
         twin = twins.of(a)
         assert twin is not None
-        assert torch.equal(twin, a.bfloat16())
+        with twins.in_place():
+            assert torch.equal(twin, a.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "has_bfloat16", "expected"),
+    [(True, True, torch.bfloat16), (True, False, torch.float32), (False, False, torch.bfloat16)],
+)
+def test_fast_is_what_the_device_that_computes_has(
+    gpu: bool, has_bfloat16: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU before Ampere can store bfloat16 and emulate its products; the CPU beside it does not count."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bfloat16)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert fast_dtype() == expected
 
 
 # What is switched on by request

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from lapa import cli
 from lapa.contracts import LapaError, Logs
@@ -142,6 +143,10 @@ def test_clipping_is_torchs() -> None:
     torch.manual_seed(0)
     for one, other in zip(*(m.parameters() for m in models), strict=True):
         other.grad = None if one.grad is None else one.grad.clone()
+    before = [p.grad for p in models[1].parameters()]
+    kept = [g if g is None else g.clone() for g in before]
+    distributed.clip_gradients(list(models[1].parameters()), 0.0)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(before, kept, strict=True)), "0 is off"
     norm = nn.utils.clip_grad_norm_(models[0].parameters(), 0.5)
     assert distributed.clip_gradients(list(models[1].parameters()), 0.5) == norm
     for one, other in zip(*(m.parameters() for m in models), strict=True):
@@ -153,12 +158,44 @@ def test_clipping_is_torchs() -> None:
     [
         (replace(HOW, accumulate=3), "cannot be split evenly"),
         (replace(HOW, recompute=True), "no layers that can be recomputed"),
-        (replace(HOW, steps=0), "at least one step"),
     ],
 )
 def test_settings_refused(how: Optimisation, message: str, tmp_path: Path) -> None:
     with pytest.raises(LapaError, match=message):
         fit(tmp_path, how)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps is a whole number from 1 on; got 0"),
+        ({"batch_size": 0}, "batch_size is a whole number from 1 on; got 0"),
+        ({"batch_size": 8.0}, "batch_size is a whole number"),
+        ({"batch_size": True}, "batch_size is a whole number"),
+        ({"accumulate": 0}, "accumulate is a whole number from 1 on"),
+        ({"keep": 0}, "keep is a whole number from 1 on"),
+        ({"warmup": -1}, "warmup is a whole number from 0 on"),
+        ({"learning_rate": -1e-3}, "learning_rate is a number from 0 on"),
+        ({"learning_rate": "1e-3"}, "learning_rate is a number from 0 on; got '1e-3'"),
+        ({"weight_decay": float("nan")}, "weight_decay is a number"),
+        ({"clip": -1.0}, "clip is a number from 0 on"),
+        ({"ema": 1.0}, "ema is a number from 0 up to, not including, 1"),
+        ({"betas": (0.9,)}, "betas are two numbers.*got .0.9,."),
+        ({"betas": (0.9, 1.0)}, "betas are two numbers"),
+        ({"betas": (0.9, "0.99")}, "betas are two numbers"),
+        ({"betas": 0.9}, "betas are two numbers"),
+        ({"schedule": "cosin"}, 'no value of schedule "cosin". Did you mean "cosine"'),
+        ({"precision": None}, "no value of precision"),
+        ({"compile": 1}, "compile is true or false"),
+    ],
+)
+def test_values_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(LapaError, match=message):
+        replace(HOW, **change)
+
+
+def test_no_clipping(tmp_path: Path) -> None:
+    assert same(fit(tmp_path / "off", replace(HOW, clip=0.0)), fit(tmp_path / "high", replace(HOW, clip=1e9)))
 
 
 def test_compile_compiles_the_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +320,10 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
+def without_offsets(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"saved_offsets", b"saved-offsets"))
+
+
 def bare(path: Path) -> None:
     write_tensors(path, {"model.layers.0.weight": torch.zeros(4, 5)})
 
@@ -291,6 +332,7 @@ def bare(path: Path) -> None:
     ("damage", "message"),
     [
         (cut, "is damaged.*Remove that folder; the run then goes on from the checkpoint before"),
+        (without_offsets, "is damaged.*saved_offsets"),
         (bare, r"do not fit the model: missing .*layers"),
         (Path.unlink, "do not fit the model: missing"),
     ],
@@ -306,6 +348,37 @@ def test_a_damaged_checkpoint(damage: Callable[[Path], None], message: str, tmp_
     assert same(fit(tmp_path), fit(tmp_path / "unbroken"))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"), PermissionError(13, "Permission denied"), OSError(5, "I/O error"),
+        RuntimeError("Connection closed by peer"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_good_checkpoint_is_not_called_damaged(
+    error: Exception, inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the user would remove it. torch wraps what is raised while it reads the tensors."""
+
+    def fails(*arguments: Any) -> None:
+        raise error
+
+    broken_off(tmp_path, 3)
+    monkeypatch.setattr(HuggingFaceStorageReader, "read_data" if inside else "read_metadata", fails)
+    with pytest.raises(type(error), match=str(error.args[-1])):
+        fit(tmp_path)
+
+
+def test_a_checkpoint_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_off(tmp_path, 3)
+    shard = tmp_path / "checkpoints/step_000003/shard-00001.safetensors"
+    shard.unlink()
+    shard.symlink_to(shard.name)  # leads to itself; root may read a file of any mode
+    with pytest.raises(OSError, match=r"symbolic links.*shard-00001"):
+        fit(tmp_path)
+
+
 def test_another_seed_cannot_go_on(tmp_path: Path) -> None:
     broken_off(tmp_path, 3)
     with pytest.raises(LapaError, match="written with --seed 3, not 4"):
@@ -317,6 +390,8 @@ def test_what_a_kill_leaves_is_no_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     (folder / "step_000003").rename(folder / ".step_000003.tmp")  # killed before the last rename
     (folder / "step_000004").mkdir()
+    (folder / ".best.1-2.tmp").symlink_to("step_000003")  # killed before the link was renamed
+    (folder / ".best.1-3.tmp").symlink_to("step_000001")  # whose checkpoint is gone
     assert Checkpoints(tmp_path, 3, 2).steps() == [2]
     assert same(fit(tmp_path), fit(tmp_path / "unbroken"))
     assert not list(folder.glob(".*"))

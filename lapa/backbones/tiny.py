@@ -3,7 +3,8 @@
 The stand-in for the paper's pretrained VLM on a laptop: a convolutional vision encoder (frozen in stages 2 and 3)
 turns the image into a grid of tokens; a small language model over the instruction's words reads them by
 cross-attention; the hidden state of the last token is the readout. `lapa ground` (stage0_grounding.py) trains the
-weights that ship in `weights/`.
+weights that ship in `weights/`, and those of other sizes: `lapa ground --width 64 --depth 2 --out runs/ground`, then
+`--set 'policy.backbone_options={"width":64,"depth":2,"weights":"runs/ground"}'` where a policy is trained.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -42,10 +43,16 @@ class Config:
     vocabulary: int = 4096
     """hash buckets for words"""
     grounded: bool = True
-    """start from the weights that ship with lapa; False starts from random ones (an ablation)"""
+    """start from grounded weights; False starts from random ones (an ablation)"""
+    weights: str = ""
+    """where the grounded weights are: a folder made by `lapa ground`, of this very size; "": those that ship with lapa.
+    Read when a policy is made, not when a saved one is opened: that has weights of its own"""
 
     def build(self) -> TinyVLM:
-        """The backbone, with the shipped weights if `grounded`. Raises LapaError on sizes that do not divide."""
+        """The backbone, with grounded weights if `grounded`. Raises LapaError on sizes that cannot be, and on weights
+        of another size."""
+        if min(self.width, self.depth) < 1:
+            raise LapaError(f"tiny: width and depth are at least 1, got {self.width} and {self.depth}.")
         if self.width % self.heads or self.width % 4 or self.vision_width % 4 or self.image_size % 4:
             raise LapaError(
                 f"tiny: width {self.width} must be divisible by heads {self.heads}, and width, vision_width "
@@ -55,8 +62,21 @@ class Config:
         if self.grounded:
             from lapa.training.checkpoint import load_artefact, load_strictly
 
-            load_strictly(model, load_artefact(WEIGHTS, "backbone").tensors, WEIGHTS)
+            found = load_artefact(self.weights or WEIGHTS, "backbone")
+            self._require_size(found.settings(Config), found.path)
+            load_strictly(model, found.tensors, found.path)
         return model
+
+    def _require_size(self, made: Config, where: Path) -> None:
+        """Raises LapaError unless weights of size `made` fit."""
+        sizes = [f.name for f in fields(self) if f.name not in ("grounded", "weights")]
+        if wrong := [n for n in sizes if getattr(made, n) != getattr(self, n)]:
+            has, asked = (", ".join(f"{n} {getattr(config, n)}" for n in wrong) for config in (made, self))
+            raise LapaError(
+                f"The grounded weights in {where} have {has}; the backbone is to have {asked}. Say the same in policy."
+                "backbone_options, or make weights of that size, lapa ground --width .. --depth .. --out FOLDER, "
+                'and add "weights":"FOLDER"; "grounded":false starts from random ones.'
+            )
 
 
 def tokenize(texts: list[str], words: int, vocabulary: int) -> Tensor:

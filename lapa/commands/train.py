@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -274,24 +275,38 @@ def ground(
     steps: int = 4000,
     batch_size: int = 128,
     learning_rate: float = 1.5e-3,
+    width: int | None = None,
+    depth: int | None = None,
     seed: Seed = 0,
     resume: Resume = False,
 ) -> None:
-    """Stage 0: rebuild the weights of the tiny backbone that ship with lapa (about seven minutes on one core).
+    """Stage 0: rebuild the weights of the tiny backbone that ship with lapa (about seven minutes on one core), or make
+    those of another size.
+
+    A policy starts from the weights in FOLDER with
+    --set 'policy.backbone_options={"weights":"FOLDER","width":64,"depth":2}', naming the size they have.
 
     Args:
-        out: folder of the artefact; lapa/backbones/weights is where the package looks
+        out: folder of the artefact; lapa/backbones/weights is where the package looks if not told otherwise
         steps: optimizer steps
         batch_size: scenes a step
         learning_rate: peak learning rate of Adam
+        width: hidden size of the language model and of the readout, a multiple of 4 (None: that of the shipped weights)
+        depth: layers of the language model (None: those of the shipped weights)
     """
+    from lapa.backbones import tiny
     from lapa.recipe import Recipe
     from lapa.run_folder import begin
     from lapa.stage0_grounding import ground as train
     from lapa.training.loop import Optimisation
 
     how = Optimisation(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=100)
-    if begin(out, Recipe(), seed, resume, "backbone", how=how):
+    size: dict[str, Any] = {name: value for name, value in (("width", width), ("depth", depth)) if value is not None}
+    config = tiny.Config(**size, grounded=False)
+    config.build()  # refuses a size that cannot be, before the folder is in use
+    if begin(out, Recipe(), seed, resume, "backbone", how=how, **size):
         return
-    print_results(train(out, how, seed))
+    print_results(train(out, how, seed, config))
     print(f"The grounded backbone is in {out}.")
+    told = json.dumps({**size, "weights": str(out)}, separators=(",", ":"))
+    print(f"A policy starts from it with --set 'policy.backbone_options={told}'")

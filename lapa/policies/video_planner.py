@@ -99,10 +99,11 @@ class VideoPlanner(nn.Module):
 
     @torch.no_grad()
     def imagine(self, images: Array | Tensor, texts: Sequence[str]) -> Tensor:
-        """-> the next frames, float32 [B, K, 3, size, size] in [0, 1]. The same image and text give the same frames."""
+        """-> the next frames, float32 [B, K, 3, size, size] in [0, 1]. The same image and text give the same frames.
+        In the arithmetic that is fast here, whatever that of training."""
         now = self._pixels(images)
         noise = torch.stack([self._noise(pixels, text) for pixels, text in zip(now.cpu(), texts, strict=True)])
-        with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):  # as in training
+        with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):
             return self.video.sample(now, self.backbone(now, list(texts)), noise.to(now.device))
 
     @torch.no_grad()

@@ -132,7 +132,7 @@ class VLA(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, images: Array | Tensor, texts: Sequence[str]) -> Array:
-        """-> float32 [B, positions, classes], in the arithmetic of training."""
+        """-> float32 [B, positions, classes], in the arithmetic that is fast here, whatever that of training."""
         with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):
             found: Array = self.logits(images, texts).softmax(-1).cpu().numpy()
         return found

@@ -279,7 +279,12 @@ class BatchNorm(nn.BatchNorm1d):
         super().__init__(channels, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rows are alike in number on all ranks."""
+        """Rows are alike in number on all ranks. Raises LapaError for a single row to train on: it has no spread."""
+        if self.training and len(x) * ranks() < 2:
+            raise LapaError(
+                "Centring and scaling over the batch (laq.normalise) needs at least two rows, and this batch has one. "
+                "Make batch_size at least twice accumulate, or set laq.normalise=false."
+            )
         if ranks() == 1 or not self.training:
             return super().forward(x)
         mean = mean_over_ranks(x.mean(0))
@@ -407,7 +412,7 @@ def _shard(model: nn.Module) -> list[nn.Parameter]:
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
-    """Scale the gradients to a norm of at most `most`, over all shards. Returns the norm before."""
+    """Scale the gradients to a norm of at most `most`, over all shards; 0 leaves them. Returns the norm before."""
     kinds: dict[type, list[nn.Parameter]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
@@ -415,6 +420,6 @@ def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
     norms = [nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]) for kind in kinds.values()]
     whole = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
     total = whole[0] if len(whole) == 1 else torch.linalg.vector_norm(torch.stack(whole))
-    for kind in kinds.values():
+    for kind in kinds.values() if most else ():
         nn.utils.clip_grads_with_norm_(kind, most, total)
     return total

@@ -2,7 +2,8 @@
 
 Randomness is a function of (seed, step): the batch of step k is drawn from a generator seeded with both, and torch is
 reseeded with both before each micro-batch. Nothing random is carried from step to step, so a run that is killed and
-resumed from its last checkpoint ends with the same bits as an unbroken one.
+resumed from its last checkpoint ends, on a CPU, with the same bits as an unbroken one. A GPU adds in no fixed order
+(index_add_, cumsum, convolutions going backward), so there no two runs are alike to the bit, resumed or not.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lapa.contracts import LapaError, Logs
+from lapa.plugins import choose
 from lapa.training.batches import Sampler, batches, sequence
 from lapa.training.distributed import (
     Parallel,
@@ -51,7 +53,7 @@ __all__ = ["Optimisation", "Sampler", "device", "fast_dtype", "fit", "seed_every
 
 @dataclass(frozen=True)
 class Optimisation:
-    """How one stage is optimised."""
+    """How one stage is optimised. Raises LapaError for a value that cannot be meant."""
 
     steps: int
     """optimizer steps"""
@@ -62,10 +64,11 @@ class Optimisation:
     learning_rate: float = 1e-3
     """peak learning rate of Adam"""
     betas: tuple[float, float] = (0.9, 0.99)
+    """decay of Adam's two moving averages"""
     weight_decay: float = 0.0
     """decoupled weight decay (AdamW)"""
     clip: float = 1.0
-    """gradient norm is clipped to this"""
+    """gradient norm is clipped to this; 0: not at all"""
     warmup: int = 20
     """steps of linear warm-up"""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
@@ -73,8 +76,8 @@ class Optimisation:
     ema: float = 0.0
     """decay of the moving average of the weights that the artefact then holds, such as 0.999; 0: off"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """arithmetic of the model (training/precision.py); auto is bfloat16 where the processor has instructions for it.
-    The weights that are optimised and saved are float32 either way"""
+    """arithmetic of the model (training/precision.py); auto is bfloat16 where the GPU, or without one the CPU,
+    has instructions for it. The weights that are optimised and saved are float32 either way"""
     compile: bool = False
     """torch.compile the layers: minutes at the start, quicker steps"""
     recompute: bool = False
@@ -85,6 +88,25 @@ class Optimisation:
     """newest checkpoints kept, beside the best"""
     log: Tracker = "none"
     """also log to trackio or W&B; JSONL and TensorBoard are always written"""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal:
+                choose(str(value), get_args(kind), f"value of {name}")
+            elif kind is bool:
+                _require(isinstance(value, bool), name, "is true or false", value)
+            elif kind is int:
+                least = 0 if name == "warmup" else 1
+                _require(_number(value, int) and value >= least, name, f"is a whole number from {least} on", value)
+            elif kind is float:
+                _require(_number(value) and 0 <= value < math.inf, name, "is a number from 0 on", value)
+        _require(self.ema < 1, "ema", "is a number from 0 up to, not including, 1", self.ema)
+        two = isinstance(self.betas, tuple | list) and len(self.betas) == 2
+        _require(
+            two and all(_number(beta) and 0 <= beta < 1 for beta in self.betas),
+            "betas", "are two numbers from 0 up to, not including, 1, such as (0.9, 0.99)", self.betas,
+        )  # fmt: skip
 
     def rate(self, step: int) -> float:
         """Learning rate of step 0, 1, ..."""
@@ -100,6 +122,16 @@ class Optimisation:
         if self.precision == "auto":
             return fast_dtype()
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+
+def _number(value: object, *kinds: type) -> bool:
+    """Whether `value` is of one of the kinds, int and float if none is named; True and False are no numbers."""
+    return isinstance(value, kinds or (int, float)) and not isinstance(value, bool)
+
+
+def _require(holds: bool, name: str, what: str, value: object) -> None:
+    if not holds:
+        raise LapaError(f"{name} {what}; got {value!r}.")
 
 
 def seed_everything(seed: int, step: int = 0) -> np.random.Generator:
@@ -134,8 +166,6 @@ def fit(
 
     Raises LapaError when the loss stops being a number; KeyboardInterrupt or SystemExit(143) when asked to stop.
     """
-    if how.steps < 1 or how.batch_size < 1:
-        raise LapaError(f"{title} needs at least one step and one sample a step, got {how.steps} and {how.batch_size}.")
     keep_freed_memory()
     mine = shares(how.batch_size, how.accumulate)
     model.to(device()).train()

@@ -78,7 +78,7 @@ class Linear:
 
 
 def mlp_r2(features: Array, targets: Array, seed: int = 0) -> float:
-    """As linear_r2, for a small MLP (one hidden layer of 64) in place of the linear function: with several codes a pair
+    """As linear_r2, for a small MLP (one hidden layer of 32) in place of the linear function: with several codes a pair
     it reads what only their combination tells. Stopped where a fifth of the fitted half is predicted best. A quarter
     of a second on one core for 4,000 rows of 32 features."""
     import torch  # the rest of this file needs none

@@ -25,8 +25,11 @@ CHUNK = 1 << 19  # weights updated at once on a CPU: few enough that the passes 
 
 
 def fast_dtype() -> torch.dtype:
-    """bfloat16 where the processor has instructions for it, else float32."""
-    fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """bfloat16 where this machine's GPU, or without one its CPU, has instructions for it, else float32."""
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)  # older GPUs emulate it, slowly
+    else:
+        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -115,6 +118,7 @@ class AdamW(torch.optim.AdamW):
         """Update every weight that has a gradient, of any dtype."""
         for group in self.param_groups:
             whole: list[tuple[Tensor, ...]] = []
+            moved: list[tuple[nn.Parameter, nn.Parameter]] = []
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
@@ -129,6 +133,8 @@ class AdamW(torch.optim.AdamW):
                 twin = self.twins.of(weight)
                 if twin is None or not weight.is_cpu:
                     whole.append(tensors)
+                    if twin is not None:
+                        moved.append((weight, twin))
                     continue
                 flat = [tensor.view(-1).split(CHUNK) for tensor in (*tensors[:4], twin.detach())]
                 for w, g, m, v, t in zip(*flat, strict=True):
@@ -136,6 +142,10 @@ class AdamW(torch.optim.AdamW):
                     t.copy_(w)
                 self.twins.rounded(weight)
             self._update(group, whole)
+            if moved:  # by hand: the fused kernel leaves no mark on the weight that `in_place` could notice
+                torch._foreach_copy_([twin for _, twin in moved], [weight for weight, _ in moved])
+                for weight, _ in moved:
+                    self.twins.rounded(weight)
 
     @staticmethod
     def _update(group: dict[str, Any], pieces: list[tuple[Tensor, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: what a run goes on from, bit for bit, on any number of processes.
+"""Checkpoints: what a run goes on from, on a CPU bit for bit, on any number of processes.
 
 `out/checkpoints/step_000120/` holds one safetensors file for each process that wrote it (weights, optimizer, EMA) and
 `state.json` (step, seed, what was watched). The step is the position in the data and in every schedule, and with the
@@ -32,6 +32,7 @@ from lapa.training.checkpoint import read_json, replacing, require_fit, write_js
 from lapa.training.distributed import on_first_rank
 
 STATE, BEST = "state.json", "best"
+DAMAGE = (SafetensorError, ValueError, KeyError, AssertionError)  # what the readers raise at a file of another content
 
 
 class Checkpoints:
@@ -59,7 +60,10 @@ class Checkpoints:
 
         def begin() -> None:
             for left in self.folder.glob(".*.tmp"):  # of a run that was killed
-                shutil.rmtree(left)
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
+                else:  # the link `best`, before it was renamed
+                    left.unlink()
             work.mkdir(parents=True)
 
         def end() -> None:
@@ -87,7 +91,7 @@ class Checkpoints:
         there is no checkpoint).
 
         make(name, shape, dtype) gives a tensor for what the checkpoint has and `state` has not yet. Raises LapaError
-        when the checkpoint is damaged, of another seed, or does not fit `state`.
+        when the checkpoint is damaged, of another seed, or does not fit `state`; OSError when it cannot be read at all.
         """
         steps = self.steps()
         if not steps:
@@ -96,6 +100,8 @@ class Checkpoints:
         about = read_json(path / STATE, "whole checkpoint")
         if about.get("seed") != self.seed:
             raise LapaError(f"{path} was written with --seed {about.get('seed')}, not {self.seed}.")
+        for file in path.glob("*.safetensors"):
+            file.open("rb").close()  # raises what is wrong; safetensors says of all it may not open that it is missing
         try:
             reader = HuggingFaceStorageReader(str(path))
             entries: dict[str, Any] = reader.read_metadata().state_dict_metadata
@@ -107,10 +113,13 @@ class Checkpoints:
             require_fit(target, shapes, path)
             with _alone_is_fine():
                 dcp.load(target, storage_reader=reader)
-        except (CheckpointException, SafetensorError, OSError, ValueError, RuntimeError) as error:
+        except (CheckpointException, *DAMAGE) as error:
+            for reason in _reasons(error):
+                if not isinstance(reason, DAMAGE):  # no memory, no connection: the checkpoint may well be good
+                    raise reason from None
             raise LapaError(
                 f"{path} is damaged ({_first_line(error)}). Remove that folder; the run then goes on from the "
-                "checkpoint before it, and ends with the same result."
+                "checkpoint before it, as if it had been killed there."
             ) from None
         return int(about["step"]), dict(about["logs"])
 
@@ -143,9 +152,13 @@ def _alone_is_fine() -> Iterator[None]:
         yield
 
 
+def _reasons(error: BaseException) -> list[BaseException]:
+    """What was raised on the ranks; torch wraps what comes up while tensors are read."""
+    return [each for each, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+
+
 def _first_line(error: BaseException) -> str:
-    if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
+    error = _reasons(error)[0]
     return str(error).partition("\n")[0] or type(error).__name__
 
 
