@@ -8,6 +8,7 @@ stands what the codes tell, so that one sees which figure of stage 1 predicts it
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,21 +32,21 @@ FOUND = (*PROBES, "error_over_copy", "perplexity")  # of a LAQ
 @dataclass(frozen=True)
 class Row:
     """One value. laq: settings of stages 1 to 3; policy: of stages 2 and 3 alone; share: of the videos; true_actions:
-    stage 2 predicts those (ActionVLA), not codes."""
+    stage 2 predicts those (ActionVLA), not codes; size: width and depth of a backbone that is grounded first."""
 
     name: str
     laq: tuple[str, ...] = ()
     policy: tuple[str, ...] = ()
     share: float = 1.0
     true_actions: bool = False
+    size: tuple[int, int] | None = None
 
 
 TRUE = Row("", true_actions=True)
 
 
-def _backbone(width: int, depth: int) -> tuple[str, ...]:
-    """Grounded weights ship for one size alone, so all of them start from random ones."""
-    return (f'policy.backbone_options={{"width":{width},"depth":{depth},"grounded":false}}',)
+def _backbone(**options: Any) -> tuple[str, ...]:
+    return (f"policy.backbone_options={json.dumps(options, separators=(',', ':'))}",)
 
 
 ABLATIONS: dict[str, tuple[Row, ...]] = {
@@ -54,8 +55,10 @@ ABLATIONS: dict[str, tuple[Row, ...]] = {
     "window": tuple(Row(f"{n:g} s", (f"window={n:g}",)) for n in (0.2, 0.4, 0.6, 1.0)),
     "videos": tuple(Row(f"{n}% of the videos", share=n / 100) for n in (1, 3, 10, 30, 100)),
     "policy": (
-        Row("grounded, width 128, depth 3"),
-        *(Row(f"width {w}, depth {d}", policy=_backbone(w, d)) for w, d in ((64, 2), (128, 3), (256, 4))),
+        *(Row(f"width {w}, depth {d}", size=(w, d)) for w, d in ((32, 2), (64, 2))),
+        Row("width 128, depth 3"),  # the preset's, whose weights ship
+        Row("width 256, depth 4", size=(256, 4)),
+        Row("width 128, depth 3, not grounded", policy=_backbone(grounded=False)),
     ),
     "compute": tuple(
         Row(f"{name}, {n:,} steps", policy=(f"pretrain.steps={n}",), true_actions=name == "ActionVLA")
@@ -98,9 +101,16 @@ def plan(asked: Asked, folder: Path) -> Plan:
             )
             source, cost = made.path(needs[0]), guess.labels * row.share
         labels = made.add(f"{stage1}/labels", ("label", *videos, "--source", source), "manifest.json", needs, cost)
-        learn = (*common, *_set(row.policy), "--resume")
+        options, start = row.policy, (labels,)
+        if row.size:  # one seed of grounding for all: it stands for a pretrained model
+            width, depth = row.size
+            ground = made.add(f"ground/width{width}_depth{depth}",
+                              ("ground", "--width", str(width), "--depth", str(depth), "--resume"), "config.json", (),
+                              guess.ground * width / 128)  # fmt: skip
+            options, start = _backbone(width=width, depth=depth, weights=made.path(ground)), (labels, ground)
+        learn = (*common, *_set(options), "--resume")
         latent = made.add(f"{mine}/latent", ("pretrain", *videos, "--labels", made.path(labels), *learn),
-                          "config.json", (labels,), guess.pretrain)  # fmt: skip
+                          "config.json", start, guess.pretrain)  # fmt: skip
         policy = made.add(f"{mine}/policy", ("finetune", *labelled, "--policy", made.path(latent), *learn),
                           "config.json", (latent,), guess.finetune)  # fmt: skip
         made.add(f"{mine}/eval", ("evaluate", "--policy", made.path(policy), "--episodes", str(asked.episodes),

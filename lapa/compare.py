@@ -55,6 +55,7 @@ class Plan:
 class Guess:
     """Seconds that each step takes one slow core; `films` are of a policy that imagines video."""
 
+    ground: float = 420
     laq: float = 140
     idm: float = 90
     labels: float = 60

@@ -369,8 +369,13 @@ def test_ablations_share_what_does_not_differ(tmp_path: Path) -> None:
     assert next(iter(codes)) == "c_4/seed0/laq"
     assert "laq.codebook_size=64" in codes["c_64/seed1/latent"].command
     policy = ablation.plan(ablation.Asked("policy", seeds=1), tmp_path).steps
-    assert len(policy) == 2 + 3 * 4, "one LAQ and its labels for all sizes"
+    assert len(policy) == 2 + 3 + 3 * 5, "one LAQ and its labels for all sizes, and weights for three of them"
     assert not any("backbone_options" in word for word in policy["laq/seed0/laq"].command)
+    small = policy["width_32_depth_2/seed0/latent"]
+    assert small.needs == ("laq/seed0/labels", "ground/width32_depth2")
+    folder = tmp_path / "ground/width32_depth2"
+    assert f'policy.backbone_options={{"width":32,"depth":2,"weights":"{folder}"}}' in small.command
+    assert policy["ground/width32_depth2"].command[-2:] == ("--out", str(folder))
     videos = ablation.plan(ablation.Asked("videos", seeds=1, videos=1000), tmp_path).steps
     told = [word for step in videos.values() for word in step.command if word.startswith("tabletop:")]
     assert {spec.split(",")[1] for spec in told} == {f"episodes={n}" for n in (10, 30, 100, 300, 1000, 20)}
@@ -380,9 +385,14 @@ def test_ablations_share_what_does_not_differ(tmp_path: Path) -> None:
     assert "ground_truth" in compute["truth/seed0/labels"].command
     for row in (row for rows in ablation.ABLATIONS.values() for row in rows):
         changed = [override(preset("laptop"), option) != preset("laptop") for option in (*row.laq, *row.policy)]
-        assert all(changed) or row.name in ("|C| 16", "s 1", "0.2 s", "LAPA, 2,000 steps", "ActionVLA, 2,000 steps"), (
-            "those are the preset's own"
-        )
+        assert all(changed) or row.name in (
+            "|C| 16",
+            "s 1",
+            "width 128, depth 3",
+            "0.2 s",
+            "LAPA, 2,000 steps",
+            "ActionVLA, 2,000 steps",
+        ), "those are the preset's own"
     with pytest.raises(LapaError, match="at least one seed"):
         ablation.Asked("codes", seeds=0)
 

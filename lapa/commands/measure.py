@@ -237,8 +237,8 @@ def ablate(
 
     Args:
         name: codes: |C| 4 to 64; positions: s 1, 2, 4; window: 0.2 to 1 s; videos: 1 to 100% of them; policy: sizes of
-            the backbone, without grounding, for grounded weights ship for one size alone; compute: steps of
-            pretraining, 125 to 2,000, of LAPA and of ActionVLA
+            the backbone, grounded first, and the preset's without grounding; compute: steps of pretraining, 125 to
+            2,000, of LAPA and of ActionVLA
         out: folder of all runs, results.json, table.md and ablation.png
         seeds: training seeds, from 0 on; data, models and test scenes differ between them
         videos: episodes of video
