@@ -101,7 +101,8 @@ def plan(asked: Asked, folder: Path) -> Plan:
             )
             source, cost = made.path(needs[0]), guess.labels * row.share
         labels = made.add(f"{stage1}/labels", ("label", *videos, "--source", source), "manifest.json", needs, cost)
-        options, start = row.policy, (labels,)
+        options = row.policy
+        start: tuple[str, ...] = (labels,)
         if row.size:  # one seed of grounding for all: it stands for a pretrained model
             width, depth = row.size
             ground = made.add(f"ground/width{width}_depth{depth}",
