@@ -30,15 +30,16 @@ TABLES = st.integers(2, 40).flatmap(lambda n: arrays(np.float32, (n, 2), element
 def test_edges_are_quantiles() -> None:
     space = ActionSpace.fit(np.array([[1.0], [9.0], [3.0], [7.0], [5.0]]), bins=4)
     assert space.edges == ((1.0, 3.0, 5.0, 7.0, 9.0),)
-    np.testing.assert_array_equal(space.centres(), [[2, 4, 6, 8]])
+    np.testing.assert_array_equal(space.centres(), [[1, 3, 5, 8]], err_msg="the mean of what is in the bin")
     values = np.array([[1.0], [2.9], [3.0], [8.9], [9.0]])
     np.testing.assert_array_equal(space.encode(values), [[0], [0], [1], [3], [3]])
 
 
 def test_quantiles_between_values_are_interpolated() -> None:
-    """Three values, two bins in the middle of nowhere: the median is a value, the quarters are not."""
-    space = ActionSpace.fit(np.array([[0.0], [1.0], [10.0]]), bins=4)
-    assert space.edges == ((0.0, 0.5, 1.0, 5.5, 10.0),)
+    space = ActionSpace.fit(np.array([[0.0], [1.0], [10.0], [20.0]]), bins=2)
+    assert space.edges == ((0.0, 5.5, 20.0),)
+    np.testing.assert_array_equal(space.centres(), [[0.5, 15]])
+    assert not space._switches.any(), "two bins, but not two values"
 
 
 def test_bins_have_equal_mass() -> None:
@@ -61,6 +62,53 @@ def test_a_gripper_gets_two_bins_that_decode_to_its_values() -> None:
     space = ActionSpace.fit(actions, bins=32)
     assert (space.classes, space.edges) == (2, ((-0.5, 0.5, 1.5),))
     np.testing.assert_array_equal(space.decode(space.encode(actions)), actions)
+
+
+@pytest.mark.parametrize("bins", [3, 32, 256])
+def test_few_values_get_a_bin_each(bins: int) -> None:
+    actions = np.repeat([[-1.0], [0.0], [1.0]], 50, axis=0)
+    space = ActionSpace.fit(actions, bins)
+    assert space.classes == 3
+    np.testing.assert_array_equal(space.decode(space.encode(actions)), actions)
+    assert not space._switches.any(), "three values are no switch"
+
+
+@pytest.mark.parametrize("bins", [8, 32, 256])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.98])
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_a_robot_that_mostly_rests_can_rest(low: float, share: float, bins: int) -> None:
+    """Many zeros come back as zeros, and the rest as the motion that it was."""
+    rng = np.random.default_rng(0)
+    actions = np.where(rng.random((5000, 1)) < share, 0.0, rng.uniform(low, 1, (5000, 1)))
+    space = ActionSpace.fit(actions, bins)
+    assert space.classes <= bins
+    assert not space._switches.any()
+    back = space.decode(space.encode(actions))
+    np.testing.assert_array_equal(back[actions == 0], 0)
+    assert (back[actions > 0] > 0).all()
+    assert (back[actions < 0] < 0).all()
+
+
+@given(TABLES, st.integers(2, 12))
+def test_a_value_that_repeats_decodes_to_itself(actions: np.ndarray, bins: int) -> None:
+    space = ActionSpace.fit(actions, bins)
+    assert space.classes <= max(bins, 2)
+    back = space.decode(space.encode(actions))
+    for column, told in zip(actions.T, back.T, strict=True):
+        values, counts = np.unique(column, return_counts=True)
+        often = np.isin(column, values[counts - 1 >= 2 * (len(column) - 1) / bins])
+        np.testing.assert_allclose(told[often], column[often], rtol=1e-6)
+
+
+def test_older_policies_keep_their_bins() -> None:
+    """Without values a bin decodes to the middle of its edges, and two bins are a switch."""
+    old = {"edges": [[0.0, 1.0, 4.0], [0.0, 1.0, 2.0, 4.0]], "names": ["grip", "x"], "chunk": 1, "kind": "actions"}
+    space = space_from_json(old)
+    assert isinstance(space, ActionSpace)
+    np.testing.assert_array_equal(space.centres(), [[0.5, 2.5, np.nan], [0.5, 1.5, 3.0]])
+    np.testing.assert_array_equal(space._switches, [True, False])
+    with pytest.raises(LapaError, match="not one lapa wrote"):
+        space_from_json({**old, "values": [[0.0, 1.0], [0.0]]})
 
 
 def test_a_constant_dimension_comes_back() -> None:

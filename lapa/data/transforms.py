@@ -40,30 +40,26 @@ class CodeSpace:
 class ActionSpace:
     """What a robot policy predicts: `chunk` actions of A dimensions, each dimension in bins.
 
-    edges: for each dimension the increasing bin edges in the robot's units (number of bins + 1 of them; duplicates of
-    the quantiles dropped, so a binary gripper gets two bins).
+    edges     for each dimension the increasing bin edges in the robot's units, number of bins + 1 of them; fewer bins
+              where values repeat, for a value that fills bins alone has one to itself
+    values    for each dimension what its bins decode to, the mean of the data in them; (): the middle of the edges, as
+              older policies have it
+    switches  [A]: whether a dimension has two values in the data, such as a gripper's: nothing lies between them
     """
 
-    edges: tuple[tuple[float, ...], ...]
+    edges: Rows
     names: tuple[str, ...] = ()
     chunk: int = 1
     kind: str = "actions"
+    values: Rows = ()
+    switches: tuple[bool, ...] = ()
 
     @staticmethod
     def fit(actions: Array, bins: int, chunk: int = 1, names: tuple[str, ...] = ()) -> ActionSpace:
-        """Quantile edges of float [N, A] actions. Raises LapaError on non-finite or too few actions."""
+        """Equal-mass bins of float [N, A] actions. Raises LapaError on non-finite or too few actions."""
         actions = _checked(actions)
-        edges = []
-        for column in actions.T:
-            values = np.unique(column)
-            if len(values) <= 2:  # binary (a gripper) or constant: one bin around each value
-                middle = [float(values.mean())] if len(values) == 2 else []
-                width = float(values[-1] - values[0]) / 2 or 1e-3
-                found = [float(values[0]) - width, *middle, float(values[-1]) + width]
-            else:
-                found = [float(e) for e in np.unique(np.quantile(column, np.linspace(0, 1, bins + 1)))]
-            edges.append(tuple(found))
-        return ActionSpace(tuple(edges), names, chunk)
+        edges, values = zip(*(_bins(column, bins) for column in actions.T), strict=True)
+        return ActionSpace(edges, names, chunk, values=values, switches=tuple(_two_valued(actions[:, None]).tolist()))
 
     @property
     def dimensions(self) -> int:
@@ -82,14 +78,15 @@ class ActionSpace:
 
     @property
     def _switches(self) -> Array:
-        """Dimensions with two bins, as two values (a gripper's) make them, bool [A]: nothing lies between them."""
-        return np.array([len(edges) == 3 for edges in self.edges])
+        """`switches` as bool [A]; those of an older policy are told by their number of bins."""
+        return np.array(self.switches or [len(edges) == 3 for edges in self.edges])
 
     def centres(self) -> Array:
-        """Middle of each bin's edges, float64 [A, classes]; NaN where a dimension has fewer bins."""
+        """What each bin decodes to, float64 [A, classes]; NaN where a dimension has fewer bins."""
+        values = self.values or [(np.array(edges[:-1]) + np.array(edges[1:])) / 2 for edges in self.edges]
         table = np.full((self.dimensions, self.classes), np.nan)
-        for row, edges in zip(table, self.edges, strict=True):
-            row[: len(edges) - 1] = (np.array(edges[:-1]) + np.array(edges[1:])) / 2
+        for row, some in zip(table, values, strict=True):
+            row[: len(some)] = some
         return table
 
     def encode(self, actions: Array) -> Array:
@@ -281,6 +278,25 @@ def full_length(mean: Array, squared: Array, unit: Array) -> Array:
     return np.where(np.isinf(unit), mean, longer)
 
 
+def _bins(column: Array, bins: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Edges and values of the bins of float64 [N]: one for each value where there are few (two for a gripper, however
+    few the bins), else of equal mass. A value that fills bins alone, such as the zeros of a robot that mostly rests,
+    gets one to itself; it would drag its neighbours along otherwise, or they it."""
+    values = np.unique(column)
+    between = (values[:-1] + values[1:]) / 2
+    if len(values) <= max(bins, 2):
+        margin = np.diff(values)[[0, -1]] / 2 if len(values) > 1 else np.array([1e-3, 1e-3])
+        return (float(values[0] - margin[0]), *between.tolist(), float(values[-1] + margin[1])), tuple(values.tolist())
+    quantiles, times = np.unique(np.quantile(column, np.linspace(0, 1, bins + 1)), return_counts=True)
+    around = np.concatenate([values[:1], between, values[-1:]])
+    alone = np.searchsorted(values, quantiles[times > 1])
+    edges = np.unique(np.concatenate([quantiles[times == 1], around[alone], around[alone + 1]]))
+    which = np.clip(np.searchsorted(edges, column, side="right") - 1, 0, len(edges) - 2)
+    count, total = (np.bincount(which, weights, len(edges) - 1) for weights in (None, column))
+    some = count > 0  # beside a value with a bin to itself there may be nothing left
+    return (*edges[:-1][some].tolist(), float(edges[-1])), tuple((total[some] / count[some]).tolist())
+
+
 def _two_valued(actions: Array) -> Array:
     """[N, chunk, A] -> bool [A]."""
     return np.array([len(np.unique(column)) == 2 for column in actions.reshape(-1, actions.shape[-1]).T])
@@ -351,7 +367,12 @@ def space_from_json(content: dict[str, Any]) -> Space:
             for name in ("unit", "names", "switches"):
                 fields[name] = tuple(fields.get(name, ()))
             return Vocabulary(**fields)
-        edges = tuple(tuple(float(x) for x in e) for e in fields.pop("edges"))
-        return ActionSpace(edges, tuple(fields.pop("names")), **fields)
+        for name in ("edges", "values"):
+            fields[name] = tuple(tuple(float(x) for x in row) for row in fields.get(name, ()))
+        for name in ("names", "switches"):
+            fields[name] = tuple(fields.get(name, ()))
+        if fields["values"] and [len(v) + 1 for v in fields["values"]] != [len(e) for e in fields["edges"]]:
+            raise ValueError("values and edges do not go together")
+        return ActionSpace(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise LapaError(f"The policy's space in config.json is not one lapa wrote ({error}).") from None
