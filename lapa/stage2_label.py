@@ -67,7 +67,8 @@ def method_of(source: str) -> str:
 
 
 def source_image_size(source: str) -> int:
-    """Pixels a side that the source labels at. Raises LapaError for anything that is not a label source."""
+    """Pixels a side that the source looks at; for those that look at none the size that most policies read, which saves
+    a second pack. Raises LapaError for anything that is not a label source."""
     if method_of(source) in WORDS.values():
         return Recipe().policy_image_size
     return int(read_json(Path(source) / "config.json", "finished label source")["model"]["image_size"])
@@ -339,11 +340,12 @@ def finish(
         if part.kind == "codes":
             here = np.stack([np.bincount(c, minlength=labeller.classes) for c in part.values.T])
             counts = counts + here if counts.size else here
-        elif part.kind == "actions" and packed.actions is not None:
+        elif part.kind == "actions" and packed.actions is not None and part.values.shape[1] == packed.actions.shape[1]:
             actions.append(part)
     left_out = sorted(bad)
     if not any(entry["pairs"] for entry in entries):
         raise LapaError(f"{packed.spec} has no episode that can be read: {bad[left_out[0]]}")
+    named = labeller.kind != "actions" or bool(actions)  # an inverse dynamics model may speak of another robot
     origin = packed.without(left_out) if isinstance(packed, Stream) else packed
     manifest = {
         "method": METHODS[method_of(plan.source)].name,
@@ -361,7 +363,7 @@ def finish(
         "image_size": packed.image_size,
         "pairs": sum(entry["pairs"] for entry in entries),
         "episodes_too_short": int((pairs_of == 0).sum()),
-        "action_names": list(packed.action_names),
+        "action_names": list(packed.action_names) if named else [],
         "skipped": [*packed.bad, *(bad[episode] for episode in left_out)],
         "left_out": left_out,
     }
