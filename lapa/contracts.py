@@ -176,7 +176,9 @@ class Quantizer(Protocol):
 class Backbone(Protocol):
     """A vision-language model as a feature extractor.
 
-    `width` is the size of the readout; `image_size` is the square input in pixels.
+    `width` is the size of the readout; `image_size` is the square input in pixels, and a field or property of the
+    plug-in's Config too: frames are packed before the model is built. If `build` loads weights from elsewhere, give the
+    Config a field `grounded: bool`: it is set to False where a saved policy is opened, whose weights come next.
     """
 
     width: int

@@ -21,8 +21,7 @@ from lapa.contracts import Array, LapaError, Logs, Observation
 from lapa.models.idm import IDMConfig, InverseDynamics
 from lapa.models.laq import as_pixels
 from lapa.models.video_diffusion import VideoDiffusion, VideoDiffusionConfig
-from lapa.plugins import configure
-from lapa.policies.vla import Batch, seen
+from lapa.policies.vla import Batch, build_backbone, seen
 from lapa.training.checkpoint import Artefact, load_strictly
 from lapa.training.loop import device, fast_dtype
 
@@ -40,8 +39,7 @@ class Config:
 
     def build(self, pretrained: bool = True) -> VideoPlanner:
         """A planner that imagines; `adapt` makes it act. `pretrained=False` skips the backbone's own weights."""
-        options = self.backbone_options if pretrained else {**self.backbone_options, "grounded": False}
-        return VideoPlanner(self, configure("backbones", self.backbone, options).build())
+        return VideoPlanner(self, build_backbone(self.backbone, self.backbone_options, pretrained))
 
     @staticmethod
     def load(artefact: Artefact) -> VideoPlanner:
@@ -112,7 +110,7 @@ class VideoPlanner(nn.Module):
         is asking."""
         if self.reader is None:
             raise LapaError("This policy imagines frames and cannot act yet; finetune it first (lapa finetune).")
-        images, texts = seen(observations)
+        images, texts = seen(observations, self.size)
         parts = [self._plan(images[i : i + AT_ONCE], texts[i : i + AT_ONCE]) for i in range(0, len(texts), AT_ONCE)]
         return np.concatenate(parts)
 
@@ -120,7 +118,7 @@ class VideoPlanner(nn.Module):
         """One observation -> float32 [executed, A] in the robot's units."""
         return self.act_batch([observation])[0]
 
-    def _plan(self, images: Array, texts: list[str]) -> Array:
+    def _plan(self, images: Array | Tensor, texts: list[str]) -> Array:
         now = self._pixels(images)
         actions = self.read(now, self.imagine(now, texts)[:, : self.config.video.executed])
         return actions.cpu().numpy()

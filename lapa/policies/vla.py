@@ -8,7 +8,7 @@ loss, the cross-entropy, serves both stages.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,8 +57,7 @@ class Config:
 
     def build(self, pretrained: bool = True) -> VLA:
         """A policy without a head; `adapt` gives it one. `pretrained=False` skips the backbone's own weights."""
-        options = self.backbone_options if pretrained else {**self.backbone_options, "grounded": False}
-        return VLA(self, configure("backbones", self.backbone, options).build())
+        return VLA(self, build_backbone(self.backbone, self.backbone_options, pretrained))
 
     @staticmethod
     def load(artefact: Artefact) -> VLA:
@@ -162,7 +161,8 @@ class VLA(nn.Module):
         space = self.space
         if space is None or isinstance(space, CodeSpace):
             raise LapaError("This policy predicts latent codes, not robot actions; finetune it first (lapa finetune).")
-        actions = space.decide(self.probabilities(*seen(observations)), self.config.decoding)
+        size: int = self.backbone.image_size  # type: ignore[assignment]
+        actions = space.decide(self.probabilities(*seen(observations, size)), self.config.decoding)
         if self.scales is None:
             return actions
         asked = np.array([o.get("dataset", 0) for o in observations])
@@ -183,10 +183,24 @@ class VLA(nn.Module):
         return {"policy": "vla", "model": asdict(self.config), **{k: v and asdict(v) for k, v in told.items()}}
 
 
-def seen(observations: Sequence[Observation]) -> tuple[Array, list[str]]:
-    """Images [B, H, W, 3] and instructions. Raises LapaError for what is not an observation."""
+def build_backbone(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
+    """A plug-in of lapa/backbones; without weights of its own where it has the choice (contracts.Backbone)."""
+    config = configure("backbones", name, options)
+    if not pretrained and any(field.name == "grounded" for field in fields(config)):
+        config = replace(config, grounded=False)
+    built: nn.Module = config.build()
+    return built
+
+
+def seen(observations: Sequence[Observation], size: int) -> tuple[Array | Tensor, list[str]]:
+    """Images, uint8 [B, H, W, 3] or, where they are of several sizes, float [B, 3, size, size] in [0, 1], and
+    instructions. Raises LapaError for what is not an observation."""
     try:
-        images = np.stack([np.asarray(o["image"]) for o in observations])
-        return images, [o["instruction"] for o in observations]
+        images, texts = zip(*((np.asarray(o["image"]), o["instruction"]) for o in observations), strict=True)
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise ValueError(f"the instruction is {wrong[0]!r}")
     except (KeyError, ValueError) as error:
         raise LapaError(f'An observation is {{"image": uint8 [H, W, 3], "instruction": str}} ({error!r}).') from None
+    if len({image.shape for image in images}) == 1:
+        return np.stack(images), list(texts)
+    return torch.cat([as_pixels(image[None], size, "cpu") for image in images]), list(texts)
