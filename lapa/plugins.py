@@ -18,13 +18,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lapa.contracts import LapaError
 
 PACKAGE = Path(__file__).parent
 OWN = "LAPA_PLUGINS"  # folders of one's own plug-ins, separated as in PATH
+JSON: dict[Any, tuple[type, ...]] = {  # type of an option -> types of its value, as JSON has it
+    **{kind: (kind,) for kind in (bool, int, str, dict, NoneType)},
+    float: (int, float),
+    **dict.fromkeys((list, tuple), (list, tuple)),
+}
 KINDS = ("datasets", "quantizers", "backbones", "labels", "policies", "benchmarks")
 
 
@@ -106,12 +111,33 @@ def _loaded(path: Path) -> ModuleType:
 
 
 def configure(kind: str, name: str, options: Mapping[str, Any]) -> Any:
-    """The `Config` of plug-in `name` with `options`. Raises LapaError for an option that it does not have."""
+    """The `Config` of plug-in `name` with `options`. Raises LapaError for an option that it does not have or
+    that is of another type."""
     config = find(kind, name)
-    known = [field.name for field in fields(config)]
-    for option in options:
-        choose(option, known, f"option of lapa/{kind}/{name}")
+    known, types = [field.name for field in fields(config)], get_type_hints(config)
+    for option, value in options.items():
+        hint = types[choose(option, known, f"option of lapa/{kind}/{name}")]
+        if not _fits(value, hint):
+            wanted = hint.__name__ if isinstance(hint, type) else str(hint)
+            raise LapaError(f"The option {option} of lapa/{kind}/{name} is a {wanted}, not {value!r}.")
     return config(**options)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Is this a value of the type, as far as JSON can tell?"""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is Literal:
+        return value in parts
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind not in JSON:
+        return True
+    if not any(isinstance(value, one) for one in JSON[kind]) or (isinstance(value, bool) and kind is not bool):
+        return False
+    if kind is tuple and parts:
+        each = parts[:1] * len(value) if parts[1:] == (...,) else parts
+        return len(each) == len(value) and all(_fits(v, part) for v, part in zip(value, each, strict=True))
+    return True
 
 
 def describe(kind: str, name: str) -> str:

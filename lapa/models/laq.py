@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -31,6 +32,7 @@ from lapa.training.checkpoint import load_artefact, load_strictly
 from lapa.training.distributed import BatchNorm, device
 from lapa.training.watcher import CodebookWatcher
 
+GIVEN = {"dim": "quant_dim", "size": "codebook_size", "positions": "codes"}  # field of a quantizer -> ours
 Images = Array | torch.Tensor  # uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1]
 
 
@@ -53,7 +55,8 @@ class LAQConfig:
     unet_width            channels of the "unet" at half resolution.
     released_layout       compute with the memory-layout quirks of the released code, which its checkpoints need
                           (models/released_layout.py).
-    quantizer             a plug-in of lapa/quantizers; `quantizer_options` are further fields of its Config.
+    quantizer             a plug-in of lapa/quantizers; `quantizer_options` are further fields of its Config, beside
+                          those that the settings here give it (GIVEN).
     """
 
     image_size: int = 256
@@ -78,6 +81,8 @@ class LAQConfig:
     def __post_init__(self) -> None:
         plugins.choose(self.decoder, ("transformer", "unet"), "LAQ decoder")
         plugins.choose(self.sees, ("pixels", "contrast"), "input of the LAQ encoder")
+        for name in set(GIVEN) & set(self.quantizer_options):
+            raise LapaError(f'LAQ: the quantizer option "{name}" is the setting {GIVEN[name]}; set laq.{GIVEN[name]}.')
         if self.image_size % self.patch_size:
             raise LapaError(f"LAQ: patch_size {self.patch_size} does not divide image_size {self.image_size}.")
         grid, (rows, cols) = self.image_size // self.patch_size, self.code_grid
@@ -125,7 +130,7 @@ class LAQ(nn.Module):
         self.project_in = nn.Linear(c.dim, c.quant_dim)
         self.cnn = shrink(c.quant_dim, grid, *c.code_grid)
         self.norm = BatchNorm(c.quant_dim) if c.normalise else nn.Identity()
-        options = {"dim": c.quant_dim, "size": c.codebook_size, "positions": c.codes, **c.quantizer_options}
+        options = {**{name: getattr(c, ours) for name, ours in GIVEN.items()}, **c.quantizer_options}
         self.quantizer = plugins.configure("quantizers", c.quantizer, options).build()
         self.watcher = CodebookWatcher(self.quantizer.positions, self.quantizer.size)
         self.project_out = nn.Linear(c.quant_dim, c.dim)
@@ -144,8 +149,7 @@ class LAQ(nn.Module):
         """Two batches of frames -> codes int64 [B, s] (residual codes: [B, s * levels]). The inverse dynamics model of
         stage 2."""
         with _evaluating(self):
-            now, later = self._pixels(now, "now"), self._pixels(later, "later")
-            return self.quantizer(self.difference(now, later)).codes
+            return self.quantizer(self.difference(*self.pixels(now, later))).codes
 
     def decode(self, now: Images, codes: Images, clamp: bool = True) -> torch.Tensor:
         """Frames and codes int64 [B, s] -> predicted frames float32 [B, 3, H, W], in [0, 1] if `clamp`."""
@@ -162,7 +166,7 @@ class LAQ(nn.Module):
         """Mean squared error of the later frame, plus the quantizer's own loss (zero for NSVQ).
 
         Logs: mse; error_over_copy, the error relative to copying x_t (below 1: the codes carry something)."""
-        now, later = self._pixels(batch.now, "now"), self._pixels(batch.later, "later")
+        now, later = self.pixels(batch.now, batch.later)
         return self.score(now, later, *self(now, later))
 
     def score(
@@ -232,6 +236,13 @@ class LAQ(nn.Module):
         p = self.config.patch_size
         patches = rearrange(video, "b t c (h p) (w q) -> b t h w (c p q)", p=p, q=p)
         return self.patch_embedding(patches)
+
+    def pixels(self, now: Images, later: Images) -> tuple[torch.Tensor, torch.Tensor]:
+        """The frames of pairs, float [B, 3, H, W] in [0, 1] each. Raises LapaError where they are no pairs."""
+        x, y = self._pixels(now, "now"), self._pixels(later, "later")
+        if not len(x) or len(x) != len(y):
+            raise LapaError(f"LAQ: now and later are the frames of one pair or more; got {len(x)} and {len(y)} frames.")
+        return x, y
 
     def _pixels(self, images: Images, name: str) -> torch.Tensor:
         return as_pixels(images, self.config.image_size, self.project_in.weight.device, name)
@@ -335,6 +346,8 @@ def as_pixels(images: Images, size: int, device: torch.device | str, name: str =
     """uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1] -> float32 [B, 3, size, size] in [0, 1] on `device`.
 
     Other sizes are resized by area. Raises LapaError on any other shape, dtype or range."""
+    if isinstance(images, np.ndarray):
+        images = np.ascontiguousarray(images)  # torch takes no negative strides, such as those of BGR turned into RGB
     x = torch.as_tensor(images, device=device)
     if x.dtype == torch.uint8 and x.ndim == 4 and x.shape[-1] == 3:
         x = x.permute(0, 3, 1, 2).contiguous().float() / 255

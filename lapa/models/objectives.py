@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lapa.contracts import FramePairs, LapaError, Logs
-from lapa.models.laq import LAQ, as_pixels
+from lapa.models.laq import LAQ
 from lapa.training.distributed import device
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that vision encoders expect
@@ -50,7 +50,7 @@ class Taught(nn.Module):
     def loss(self, batch: FramePairs) -> tuple[torch.Tensor, Logs]:
         """Reconstruction as LAQ.loss has it, plus the weighted term. Logs have it as its share."""
         laq, ask = self.laq, self.ask
-        now, later = (as_pixels(x, laq.config.image_size, device()) for x in (batch.now, batch.later))
+        now, later = laq.pixels(batch.now, batch.later)
         quantized = laq.quantizer(laq.difference(now, later))
         embedding = quantized.embedding
         future = laq.predict(now, embedding if ask.pixels else embedding.detach())

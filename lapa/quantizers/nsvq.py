@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lapa.contracts import Logs, Quantized
+from lapa.contracts import LapaError, Logs, Quantized
 from lapa.training.distributed import noise_like, sum_over_ranks
 
 
@@ -49,6 +49,11 @@ class Config:
     attract: float = 0.0
 
     def build(self) -> nn.Module:
+        if self.balance and self.size < 2:
+            raise LapaError(
+                "nsvq: balance shares the pairs out between codes, and a codebook of size 1 has but one. Choose "
+                "laq.codebook_size of 2 or more, or the quantizer option balance 0."
+            )
         return NSVQ(self)
 
 
