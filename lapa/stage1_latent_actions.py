@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa.contracts import Array, FramePairs, Logs
+from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.data.buffer import Buffer, excerpt
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
@@ -30,7 +30,7 @@ from lapa.training.checkpoint import provenance, save_artefact
 from lapa.training.distributed import on_first_rank
 from lapa.training.logbook import Logbook, by_position
 from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everything
-from lapa.training.metrics import perplexity, probe, r2
+from lapa.training.metrics import effector_columns, perplexity, probe, r2
 
 WATCHED = 4000  # pairs, fixed for the run, on which stage 1 is watched
 
@@ -129,8 +129,14 @@ def _fit(look: Look, sampler: Sampler, data: dict[str, str], recipe: Recipe, out
 
 
 def _held_out(episode: Array, recipe: Recipe) -> Array:
-    """Episodes int64 [P] -> bool [P]: is it one that is watched and not trained on?"""
-    return episode % recipe.hold_out == recipe.hold_out - 1
+    """Episodes int64 [P] -> bool [P]: is it one that is watched and not trained on? Raises LapaError when all are."""
+    held: Array = episode % recipe.hold_out == recipe.hold_out - 1
+    if held.all():
+        raise LapaError(
+            f"hold_out={recipe.hold_out} keeps one episode in {recipe.hold_out} from training, and none is left to "
+            "train on. Choose a larger one, such as 20, or give more episodes."
+        )
+    return held
 
 
 def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:
@@ -196,14 +202,16 @@ def watch(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array) -> dict[str, 
 
 
 def code_table(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, most: int = 16) -> tuple[Array, Array | None]:
-    """The most used full codes int64 [K, s] and, where the data have a state, the mean motion of each in each of the
-    datasets that were packed together, float [K, datasets, 2]: NaN where it never happened."""
+    """The most used full codes int64 [K, s] and, where the state says where the effector is, the mean motion of each in
+    each of the datasets that were packed together, float [K, datasets, 2]: NaN where it never happened."""
     codes = encode_all(laq, packed, pairs, rows)
     kinds, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
     order = np.argsort(-counts)[:most]
-    if packed.state is None or packed.state.shape[1] < 2:
+    columns = effector_columns(packed.state_names, 0)[:2]  # width 0: none where no name tells
+    if packed.state is None or len(columns) < 2:
         return kinds[order], None
-    moved = (packed.state[pairs.later[rows]] - packed.state[pairs.now[rows]])[:, :2]
+    where = packed.state[:, columns]
+    moved = where[pairs.later[rows]] - where[pairs.now[rows]]
     source = packed.source[pairs.episode[rows]]
     motion = np.full((len(order), int(packed.source.max()) + 1, 2), np.nan, moved.dtype)
     for i, j in np.ndindex(motion.shape[:2]):
