@@ -9,19 +9,23 @@ suffices for. UniPi goes on learning to imagine and is given the inverse dynamic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lapa.contracts import Array, LapaError, Logs
 from lapa.data.futures import Futures, futures
 from lapa.data.pack import Packed
-from lapa.data.transforms import ActionSpace, Scales, Vocabulary
+from lapa.data.transforms import ActionSpace, Decoding, Scales, Vocabulary, space_from_json
 from lapa.hub import local
 from lapa.models.idm import InverseDynamics
 from lapa.plugins import find
 from lapa.policies.video_planner import VideoPlanner
 from lapa.policies.vla import VLA
+from lapa.policies.vla import Config as VLAConfig
 from lapa.recipe import Recipe
 from lapa.stage2_pretrain import classes_of_actions, sampler, save_policy, watcher
 from lapa.training.checkpoint import load_artefact, read_json
@@ -43,16 +47,25 @@ def optimised_by(policy_path: Path | None) -> str:
 
 
 def finetune(
-    packed: Packed, policy_path: Path | None, recipe: Recipe, out: Path, seed: int, idm_path: Path | None = None
+    packed: Packed,
+    policy_path: Path | None,
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    idm_path: Path | None = None,
+    decoding: Decoding | None = None,
 ) -> Logs:
     """Finetune the policy at `policy_path` (None: the backbone alone, the Scratch baseline) and save it to `out`.
 
-    `idm_path`: the inverse dynamics model of a policy that imagines frames. Raises LapaError when it lacks or is not
-    wanted, and when the dataset has no actions, or actions of other dimensions than the policy speaks.
+    `idm_path`: the inverse dynamics model of a policy that imagines frames. `decoding`: in place of the policy's own.
+    Raises LapaError when the inverse dynamics model lacks or is not wanted, and when the dataset has no actions, or
+    actions of other dimensions than the policy speaks.
     """
     actions = packed.require_actions("finetuning")
     seed_everything(seed)
     policy, parents, method = _start(policy_path, recipe)
+    if decoding and isinstance(policy, VLA):
+        policy.config = replace(policy.config, decoding=decoding)
     how: Optimisation = getattr(recipe, OPTIMISED[policy.description()["policy"]])
     targets: Array | Futures
     if isinstance(policy, VideoPlanner):
@@ -169,3 +182,49 @@ def acting_frames(packed: Packed, chunk: int) -> Array:
     if not len(frames):
         raise LapaError(f"{packed.spec}: no episode is longer than the action chunk of {chunk}.")
     return frames
+
+
+def image_size(policy_path: Path | None, recipe: Recipe) -> int:
+    """Pixels a side that the policy reads (None: the recipe's). Raises LapaError when `policy_path` holds none."""
+    if policy_path is None:
+        return recipe.policy_image_size
+
+    def backbone(backbone: str, backbone_options: dict[str, Any], **_: Any) -> VLAConfig:
+        return VLAConfig(backbone, backbone_options)
+
+    return replace(recipe, policy=load_artefact(policy_path, "policy").settings(backbone)).policy_image_size
+
+
+KEPT_WITH_THE_HEAD = ("chunk", "clusters", "bins", "scale")  # settings of a head that speaks actions
+
+
+def chosen_decoding(policy_path: Path | None, recipe: Recipe, options: Sequence[str]) -> Decoding | None:
+    """The decoding that the user chose for a policy that has one already, or None: the policy keeps its own.
+
+    options: what the user set himself, "NAME=VALUE"; the rest of the recipe is a preset's, which knows nothing of the
+    policy at `policy_path`. Raises LapaError for what he set otherwise than that policy has it, where stage 3 keeps it.
+    """
+    if policy_path is None:
+        return None
+    policy, wanted = read_json(local(policy_path) / "config.json", "finished policy artefact"), recipe.to_json()
+    model = policy.get("model", {})
+    groups = {"policy": model, "planner": model.get("video", {})}
+    chosen = {option.partition("=")[0].strip().replace("-", "_") for option in options}
+    for name in sorted(chosen - {"policy.decoding"}):
+        group, _, field = name.partition(".")
+        if group in groups and field in groups[group]:
+            _require_same(name, wanted[group][field], groups[group][field], policy_path, "pretrain with it")
+    space = policy.get("space") or {}
+    if recipe.head == "own" and space.get("kind") in ("actions", "vocabulary"):
+        has = {**policy.get("recipe", {}), "chunk": space_from_json(space).chunk}  # type: ignore[union-attr]
+        for name in sorted(chosen & set(KEPT_WITH_THE_HEAD) & set(has)):
+            _require_same(name, wanted[name], has[name], policy_path, "give it a new head (--head new)")
+    return recipe.policy.decoding if "policy.decoding" in chosen else None
+
+
+def _require_same(name: str, wanted: Any, has: Any, where: Path, instead: str) -> None:
+    if wanted != has:
+        raise LapaError(
+            f"{name}={wanted} would mean nothing: the policy in {where} was made with {name}={has} and goes on with "
+            f"that. Leave it out, or {instead}."
+        )

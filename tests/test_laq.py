@@ -174,6 +174,7 @@ def test_config_is_json() -> None:
         ({"decoder": "unett"}, 'Did you mean "unet"'),
         ({"sees": "contrasts"}, 'Did you mean "contrast"'),
         ({"sees": "contrast", "decoder": "transformer"}, "take laq.decoder=unet"),
+        ({"quantizer_options": {"size": 4}}, r'option "size" is the setting codebook_size; set laq\.codebook_size'),
     ],
 )
 def test_config_refuses(change: dict, message: str) -> None:
@@ -213,6 +214,21 @@ def test_other_sizes_are_resized_by_area() -> None:
 def test_images_refused(images: np.ndarray, message: str) -> None:
     with pytest.raises(LapaError, match=f"^later: .*{message}"):
         TINY.build().encode(frames(2), images)
+
+
+def test_views_are_read_like_their_copies() -> None:
+    """BGR turned into RGB, or a picture in a mirror, has strides below 0, which torch does not take."""
+    for view in (frames()[..., ::-1], frames()[:, :, ::-1]):
+        assert torch.equal(as_pixels(view, 32, "cpu"), as_pixels(view.copy(), 32, "cpu"))
+
+
+@pytest.mark.parametrize(("now", "later"), [(4, 3), (1, 4), (0, 0)])
+def test_what_is_no_pair_is_refused(now: int, later: int) -> None:
+    model, rows = TINY.build(), np.arange(now)
+    with pytest.raises(LapaError, match=f"one pair or more; got {now} and {later} frames"):
+        model.encode(frames(now), frames(later))
+    with pytest.raises(LapaError, match=f"one pair or more; got {now} and {later} frames"):
+        model.loss(FramePairs(frames(now), frames(later), rows, rows, rows + 1))
 
 
 @pytest.mark.parametrize("codes", [[[8]] * 4, [[-1]] * 4, [[0, 0]] * 4, [[0]] * 3, [[0.5]] * 4])

@@ -20,14 +20,16 @@ from lapa.backbones.tiny import Config as TinyVLM
 from lapa.contracts import FramePairs, LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
+from lapa.data.pairs import window_pairs
+from lapa.data.stream import stream
 from lapa.data.transforms import ActionSpace, CodeSpace
 from lapa.methods import METHODS
 from lapa.models.idm import InverseDynamics
 from lapa.models.laq import as_pixels
 from lapa.policies.vla import Batch
-from lapa.recipe import Recipe
+from lapa.recipe import Recipe, override
 from lapa.stage0_grounding import Grounding, scenes
-from lapa.stage1_latent_actions import fit_idm, fit_laq
+from lapa.stage1_latent_actions import code_table, fit_idm, fit_laq
 from lapa.stage2_label import WORDS, label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
@@ -387,6 +389,133 @@ def test_an_option_that_a_plugin_lacks_is_corrected(tiny: Recipe) -> None:
         replace(tiny.policy, backbone_options={"widht": 3}).build()
     with pytest.raises(LapaError, match=r'option of lapa/quantizers/nsvq "treshold". Did you mean "threshold"'):
         replace(tiny.laq, quantizer_options={"treshold": 0.5}).build()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": "high"}, "option threshold of lapa/quantizers/nsvq is a float, not 'high'"),
+        ({"threshold": True}, "is a float, not True"),
+        ({"schedule": 3}, r"schedule .* is a tuple.*, not 3"),
+        ({"schedule": [[1, 2]]}, r"not \[\[1, 2\]\]"),
+    ],
+)
+def test_an_option_of_another_type(tiny: Recipe, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(LapaError, match=message):
+        replace(tiny.laq, quantizer_options=options).build()
+    replace(tiny.laq, quantizer_options={"threshold": 1, "schedule": [[1, 4, 1]]}).build()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_something_is_left_to_train_on(robot: Path, tiny: Recipe, tmp_path: Path, streamed: bool) -> None:
+    data = (stream if streamed else pack)([f"lerobot:{robot}"], 24, quiet=True)
+    with pytest.raises(LapaError, match="hold_out=1 keeps one episode in 1 from training, and none is left"):
+        fit_laq(data, replace(tiny, hold_out=1), tmp_path / "laq", 0)
+
+
+def test_motion_is_the_effectors_or_nothing(made: Path, packed: Packed) -> None:
+    """Whatever column it lies in; joints are no motion in the picture."""
+    laq, pairs = lapa.LAQ.from_pretrained(made / "laq"), window_pairs(packed, 0.2)
+    assert packed.state is not None
+    assert packed.state_names[:2] == ("effector_x", "effector_y")
+    rows = np.arange(64)
+    codes, motion = code_table(laq, packed, pairs, rows)
+    turned = replace(packed, state=packed.state[:, ::-1], state_names=packed.state_names[::-1])
+    assert motion is not None
+    np.testing.assert_allclose(code_table(laq, turned, pairs, rows)[1], motion[..., ::-1])  # type: ignore[arg-type]
+    for names in (("joint_0", "joint_1"), ()):
+        joints = replace(packed, state=packed.state[:, :2], state_names=names)
+        assert code_table(laq, joints, pairs, rows)[1] is None
+        np.testing.assert_array_equal(code_table(laq, joints, pairs, rows)[0], codes)
+
+
+def test_labels_of_a_robot_of_other_dimensions(packed: Packed, robot: Path, tiny: Recipe, tmp_path: Path) -> None:
+    """They cannot be held against the video's own actions, and are not called what those are called."""
+    fit_idm(packed, tiny, tmp_path / "idm", 0)
+    assert packed.actions is not None
+    for number, width in enumerate((1, 3)):
+        actions = np.repeat(packed.actions[:, :1], width, axis=1)
+        video = replace(packed, actions=actions, action_names=("a", "b", "c")[:width])
+        manifest = label(video, str(tmp_path / "idm"), tmp_path / f"labels{number}")
+        assert "r2_of_true_actions" not in manifest
+        assert manifest["action_names"] == []
+    manifest = label(packed, str(tmp_path / "idm"), tmp_path / "labels")
+    assert "r2_of_true_actions" in manifest
+    assert manifest["action_names"] == list(packed.action_names)
+
+
+@pytest.mark.parametrize("source", ["laq", "ground_truth", "future_frames"])
+def test_a_policy_that_sees_more_than_its_labels_source(
+    source: str, robot: Path, small: list[str], made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each stage reads the videos at the size of its own model, and the labels still have to be of these videos."""
+    data, labels, latent = ["--dataset", f"lerobot:{robot}"], str(tmp_path / "labels"), str(tmp_path / "latent")
+    larger = [*(option.replace('{"image_size":24', '{"image_size":32') for option in small), "--steps", "2"]
+    cli.main(["label", *data, "--source", str(made / "laq") if source == "laq" else source, "--out", labels])
+    with pytest.MonkeyPatch.context() as patch:
+        seen = spy_on_packs(patch)
+        cli.main(["pretrain", *data, "--labels", labels, "--out", latent, *larger])
+        assert seen == [32]
+        other = ["--dataset", "tabletop:sim,episodes=12,seed=9"]
+        with pytest.raises(SystemExit):
+            cli.main(["pretrain", *other, "--labels", labels, "--out", str(tmp_path / "other"), *larger])
+        assert "made from lerobot:" in capsys.readouterr().err
+        del seen[:]
+        idm = ["--idm", str(tmp_path / "idm")] if source == "future_frames" else []
+        if idm:
+            fit_idm(pack(data[1:], 24, quiet=True), tiny_of(small), tmp_path / "idm", 0)
+        cli.main(["finetune", *data, "--policy", latent, *idm, "--out", str(tmp_path / "policy"), "--steps", "2"])
+        assert seen == [32], "as the policy reads, whatever the preset says"
+
+
+def spy_on_packs(patch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes that are packed from now on."""
+    sizes: list[int] = []
+
+    def spied(specs: Any, image_size: int, **others: Any) -> Packed:
+        sizes.append(image_size)
+        return pack(specs, image_size, **others)
+
+    patch.setattr("lapa.data.pack.pack", spied)
+    return sizes
+
+
+def tiny_of(small: list[str]) -> Recipe:
+    recipe = Recipe()
+    for option in small[1::2]:
+        recipe = override(recipe, option)
+    return replace(recipe, fit_idm=replace(recipe.fit_idm, steps=2))
+
+
+def test_settings_that_a_pretrained_policy_has(
+    robot: Path, small: list[str], made: Path, packed: Packed, tiny: Recipe, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """What the user sets is heeded or refused; what a preset says is not what the user says."""
+    label(packed, "ground_truth", tmp_path / "labels")
+    labels, manifest = read_labels(tmp_path / "labels")
+    pretrain(packed, labels, manifest, tiny, tmp_path / "latent", 0)
+
+    def run(name: str, *more: str) -> str:
+        words = ["finetune", "--dataset", f"lerobot:{robot}", "--policy", str(tmp_path / "latent"), "--steps", "2",
+                 *(part for option in more for part in ("--set", option)), "--out", str(tmp_path / name)]  # fmt: skip
+        try:
+            cli.main(words)
+        except SystemExit:
+            return capsys.readouterr().err
+        return str(load_artefact(tmp_path / name, "policy").config["model"]["decoding"])
+
+    assert tiny.policy.decoding == "expectation"
+    assert run("silent", "head=own") == "expectation", "not the preset's full_length"
+    assert run("chosen", "head=own", "policy.decoding=centre") == "centre"
+    assert run("read", "head=read", "policy.decoding=centre") == "centre"
+    assert lapa.Policy.from_pretrained(tmp_path / "read").config.decoding == "centre"
+    assert run("same", "head=own", "policy.head_width=16", "chunk=1") == "expectation"
+    assert "policy.head_width=64 would mean nothing" in run("wide", "policy.head_width=64")
+    assert "made with policy.head_width=16" in run("wide", "policy.head_width=64")
+    assert "chunk=2 would mean nothing" in run("chunk", "head=own", "chunk=2")
+    assert "--head new" in run("clusters", "head=own", "clusters=0")
+    assert run("new", "head=new", "chunk=2", "clusters=0") == "expectation"
 
 
 def test_an_artefact_can_be_read_by_others(made: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,19 @@ import torch
 import lapa
 from lapa import plugins
 from lapa.contracts import BadVideo, Episode, FramePairs, LapaError, Observation, Outcome
+from lapa.data.labelled import read_labels
+from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.data.transforms import ActionSpace, CodeSpace
 from lapa.models.idm import InverseDynamics
+from lapa.policies import Policy
 from lapa.policies.vla import Batch
+from lapa.policies.vla import Config as VLA
 from lapa.recipe import Recipe
+from lapa.stage1_latent_actions import fit_idm
+from lapa.stage2_label import label
+from lapa.stage2_pretrain import pretrain
+from lapa.stage3_finetune import finetune
 from lapa.training.checkpoint import save_artefact
 
 ROOT = Path(lapa.__file__).parent
@@ -218,7 +226,65 @@ def test_policies_learn_and_act(name: str, tiny: Recipe) -> None:
     np.testing.assert_allclose(policy.act(observations[1]), acted[1], atol=2e-2)
     with pytest.raises(LapaError, match="An observation is"):
         policy.act({"picture": images[0], "instruction": "push"})
+    with pytest.raises(LapaError, match=r"An observation is .*the instruction is None"):
+        policy.act({"image": images[0], "instruction": None})
+    large = Observation(image=images[1].repeat(2, 0).repeat(2, 1), instruction=texts[1])
+    both = policy.act_batch([observations[0], large])
+    np.testing.assert_allclose(both, acted[:2], atol=2e-2, err_msg="any size, also in one batch")
     assert policy.description()["policy"] == name
+
+
+MINIMAL = '''"""The least that a backbone can be, of one's own."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Config:
+    """Pixels a side."""
+
+    image_size: int = 24
+
+    def build(self):
+        return Least(self.image_size)
+
+
+class Least(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.width, self.image_size = 8, size
+        self.vision, self.mix = nn.Linear(3, 8), nn.Linear(8, 8)
+
+    def forward(self, images, texts):
+        return self.mix(self.vision(images.mean((2, 3))))
+
+    def vision_parameters(self):
+        return self.vision.parameters()
+'''
+
+
+@pytest.mark.parametrize("source", ["ground_truth", "future_frames"])
+def test_a_backbone_of_ones_own(
+    source: str, robot: Path, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained, opened, finetuned and opened again; it has image_size and nothing else to choose."""
+    (tmp_path / "own/backbones").mkdir(parents=True)
+    (tmp_path / "own/backbones/least.py").write_text(MINIMAL)
+    monkeypatch.setenv(plugins.OWN, str(tmp_path / "own"))
+    recipe = replace(tiny, policy=VLA(backbone="least", head_width=8), head="own")
+    two = {name: replace(getattr(recipe, name), steps=2) for name in ("pretrain", "finetune", "pretrain_planner")}
+    recipe = replace(recipe, **two, finetune_planner=two["finetune"], fit_idm=two["finetune"])
+    packed, idm = pack([f"lerobot:{robot}"], recipe.policy_image_size, quiet=True), None
+    if source == "future_frames":
+        idm = tmp_path / "idm"
+        fit_idm(packed, recipe, idm, 0)
+    manifest = label(packed, source, tmp_path / "labels")
+    pretrain(packed, read_labels(tmp_path / "labels")[0], manifest, recipe, tmp_path / "latent", 0)
+    finetune(packed, tmp_path / "latent", recipe, tmp_path / "policy", 0, idm)
+    policy = Policy.from_pretrained(tmp_path / "policy")
+    assert policy.act({"image": packed.gather(np.arange(1))[0], "instruction": "push"}).shape[1:] == (2,)
 
 
 def test_the_vla_adapts(tiny: Recipe) -> None:

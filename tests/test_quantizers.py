@@ -180,6 +180,12 @@ def test_nsvq_answers_codebook_entries_in_evaluation() -> None:
     assert not model.step_usage.any()
 
 
+def test_one_code_has_nothing_to_balance() -> None:
+    with pytest.raises(LapaError, match=r"codebook of size 1 has but one.*2 or more"):
+        nsvq.Config(dim=2, size=1, balance=0.03).build()
+    nsvq.Config(dim=2, size=1).build().train()(torch.randn(4, 1, 2))
+
+
 def test_nsvq_survives_an_exact_hit() -> None:
     model = quantizer()
     z = model.codebook[:2].detach()[None].clone().requires_grad_()
@@ -352,6 +358,8 @@ def test_residual_needs_levels_with_a_codebook() -> None:
         residual.Config(quantizer="residual")
     with pytest.raises(LapaError, match="at least one level"):
         residual.Config(levels=0)
+    with pytest.raises(LapaError, match="take size from LAQ's settings"):
+        residual.Config(options={"size": 4})
 
 
 def test_dead_codes_restart() -> None:

@@ -169,7 +169,7 @@ def pretrain(
     made_by = source or Path(str(manifest["source"]))
     known = source is not None or (made_by / "config.json").exists()
     wanted = str(read_json(made_by / "config.json", "finished label source")["hash"]) if known else None
-    packed = (open_stream if stream else open_pack)(dataset, int(manifest["image_size"]), skip_bad)
+    packed = (open_stream if stream else open_pack)(dataset, recipe.policy_image_size, skip_bad)
     print_results(train(packed, found, manifest, recipe, out, seed, wanted, stream or 0))
     print(f"The pretrained policy is in {out}.")
     idm = " --idm IDM" if manifest["kind"] == "frames" else ""
@@ -206,17 +206,19 @@ def finetune(
             but the vision encoder (None: the preset's)
     """
     from lapa.run_folder import begin
+    from lapa.stage3_finetune import chosen_decoding, image_size, optimised_by
     from lapa.stage3_finetune import finetune as train
-    from lapa.stage3_finetune import optimised_by
 
     told = {"head": head, "trainable": trainable}
     options = (*set, *(f"{name}={value}" for name, value in told.items() if value))
     recipe = recipe_of(preset, options, optimised_by(policy), steps, log)
+    decoding = chosen_decoding(policy, recipe, options)
     read_by = {"idm": idm} if idm else {}
     if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy, **read_by):
         return
     print_watch(out)
-    print_results(train(open_pack(dataset, recipe.policy_image_size, skip_bad), policy, recipe, out, seed, idm))
+    packed = open_pack(dataset, image_size(policy, recipe), skip_bad)
+    print_results(train(packed, policy, recipe, out, seed, idm, decoding))
     print(f"The robot policy is in {out}.")
     print_next(f"lapa evaluate --policy {out} --benchmark tabletop --episodes 500 --out runs/eval")
 
@@ -254,6 +256,7 @@ def tune(
     """
     from lapa import plugins
     from lapa.run_folder import begin
+    from lapa.stage3_finetune import image_size
     from lapa.tune import tune as search
 
     if episodes < 1:
@@ -264,7 +267,7 @@ def tune(
     if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy, ways=only, episodes=episodes,
              **read_by):  # fmt: skip
         return
-    packed = open_pack(dataset, recipe.policy_image_size, skip_bad)
+    packed = open_pack(dataset, image_size(policy, recipe), skip_bad)
     found = search(packed, policy, recipe, out, seed, scenes, episodes, only, idm)
     print(f"Chosen: {found['chosen']}. The robot policy is in {out}.")
     print_next(f"lapa evaluate --policy {out} --benchmark {benchmark} --episodes 500 --out runs/eval")
