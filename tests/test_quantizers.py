@@ -358,7 +358,7 @@ def test_residual_needs_levels_with_a_codebook() -> None:
         residual.Config(quantizer="residual")
     with pytest.raises(LapaError, match="at least one level"):
         residual.Config(levels=0)
-    with pytest.raises(LapaError, match="take size from LAQ's settings"):
+    with pytest.raises(LapaError, match="take size from the settings of laq"):
         residual.Config(options={"size": 4})
 
 
