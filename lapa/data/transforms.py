@@ -367,8 +367,8 @@ def space_from_json(content: dict[str, Any]) -> Space:
             for name in ("unit", "names", "switches"):
                 fields[name] = tuple(fields.get(name, ()))
             return Vocabulary(**fields)
-        for name in ("edges", "values"):
-            fields[name] = tuple(tuple(float(x) for x in row) for row in fields.get(name, ()))
+        for name, given in (("edges", fields["edges"]), ("values", fields.get("values", ()))):
+            fields[name] = tuple(tuple(float(x) for x in row) for row in given)
         for name in ("names", "switches"):
             fields[name] = tuple(fields.get(name, ()))
         if fields["values"] and [len(v) + 1 for v in fields["values"]] != [len(e) for e in fields["edges"]]:
