@@ -34,7 +34,7 @@ class Config:
         plugins.choose(self.quantizer, ("nsvq", "vq_ema"), "quantizer for the levels of residual codes")
         if given := {"dim", "size", "positions"} & set(self.options):
             raise LapaError(
-                f"The levels of residual codes take {sorted(given)[0]} from LAQ's settings, not from options."
+                f"The levels of residual codes take {sorted(given)[0]} from the settings of laq, not from options."
             )
         if self.levels < 1:
             raise LapaError(f"Residual codes have at least one level, not {self.levels}.")
