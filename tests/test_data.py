@@ -484,7 +484,7 @@ def without_frames(lengths: list[int], fps: list[float], actions: np.ndarray | N
     rows = np.arange(count)
     sizes, source = np.ones((len(names), 2), np.int64), np.zeros(len(names), np.int64)
     return Packed(
-        "x:y", 1, starts, names, names, rates, sizes, actions, None, (), (), "", (), source, None, (frames,), rows
+        "x:y", 1, starts, names, names, rates, sizes, actions, None, (), (), "", (), source, (0,), None, (frames,), rows
     )
 
 
