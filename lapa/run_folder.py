@@ -24,6 +24,10 @@ def begin(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, **input
         wanted = _wanted(recipe, seed, kind, inputs)
         if _done(out, wanted, resume):
             return True
+        if (out / "run.json").exists():
+            before = read_json(out / "run.json", "settings of the run")
+            if added := _difference(before, _completed(before, wanted)):
+                print(f"Note: {out} was started by a lapa without this setting; it goes on with its default ({added}).")
         write_json(out / "run.json", wanted)
         return False
 

@@ -337,7 +337,12 @@ def test_out_in_use(
 
 
 def test_resume_after_an_update(
-    refuses: Refuses, robot: Path, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refuses: Refuses,
+    robot: Path,
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A setting that lapa did not have yet stops nobody, unless it was chosen; nor does another way to write a path."""
     command = ["quantize", "--dataset", f"lerobot:{robot}", "--steps", 1, *small, "--out", tmp_path / "laq", "--resume"]
@@ -352,6 +357,11 @@ def test_resume_after_an_update(
     about["recipe"]["laq"]["unet_width"] = 8
     started.write_text(json.dumps(about))
     run(*command)
+    assert "Note" not in capsys.readouterr().out, "it is finished"
+    shutil.copytree(tmp_path / "laq", tmp_path / "stopped")
+    (tmp_path / "stopped/config.json").unlink()
+    run(*command[:-3], "--out", tmp_path / "stopped", "--resume")
+    assert "goes on with its default (recipe.idm.shift None -> " in capsys.readouterr().out
     monkeypatch.chdir(robot.parent)
     for path in ("robot", "robot/", robot.parent / "robot/"):
         run("quantize", "--dataset", f"lerobot:{path}", *command[3:])
