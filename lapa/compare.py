@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lapa.contracts import Episode, LapaError
+from lapa.data.spec import open_dataset
+from lapa.evaluate import require_fit
 from lapa.methods import METHODS, Method
-from lapa.plugins import choose
+from lapa.plugins import choose, find
 from lapa.schedule import Step
 from lapa.stage2_label import KINDS, WORDS
 from lapa.training.checkpoint import read_json
@@ -28,6 +31,7 @@ QUICK = tuple(  # a rehearsal: every step of the way, figures that mean nothing
     )
     for word in ("--set", setting)
 )
+SMALL = 16  # pixels: only the actions of the frames are looked at
 LONGEST_FIRST = ("unipi", "lapa", "vpt", "actionvla", "scratch")
 
 
@@ -117,6 +121,34 @@ class Setting:
     episodes: int = 500
     seed: int = 0
     recipe_options: tuple[str, ...] = ()  # extra options of the training commands, such as --preset
+
+
+def require_actions(setting: Setting, methods: tuple[str, ...]) -> tuple[str, ...]:
+    """The methods to compare, by default those that the data allow.
+
+    Raises LapaError, before anything is trained, when the labelled trajectories do not fit the benchmark, or the videos
+    a method: of each dataset the first episode is looked at.
+    """
+    for name in methods:
+        choose(name, METHODS, "method")
+    scenes = find("benchmarks", setting.benchmark)().build()
+    for spec in setting.labelled:
+        dimensions = _action_dimensions(spec)
+        if not dimensions:
+            raise LapaError(f"{spec} has no actions, and --labelled needs them.")
+        require_fit(dimensions, spec, setting.benchmark, scenes)
+    mute = next((spec for spec in setting.videos if not _action_dimensions(spec)), None)
+    if mute and "actionvla" in methods:
+        raise LapaError(f"actionvla learns from the true actions of the videos, and {mute} has none. Leave it out.")
+    if mute and not methods:
+        print(f"actionvla is left out: it learns from the true actions of the videos, and {mute} has none.")
+    return methods or ("scratch", "vpt", "lapa", *(() if mute else ("actionvla",)))
+
+
+def _action_dimensions(spec: str) -> int:
+    """Of the first episode that can be read; 0 where there are no actions."""
+    found = next((e for e in open_dataset(spec).episodes(SMALL) if isinstance(e, Episode)), None)
+    return 0 if found is None or found.actions is None else found.actions.shape[1]
 
 
 def plan(

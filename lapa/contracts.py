@@ -9,7 +9,7 @@ pair of frames. Images are uint8 RGB outside models and float in [0, 1], channel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
@@ -192,6 +192,10 @@ class Backbone(Protocol):
         """The vision encoder, frozen in stages 2 and 3."""
         ...
 
+    def overlooked(self, texts: Sequence[str]) -> list[str]:
+        """What of these instructions it does not read, as sentences for the user; nothing when it reads all."""
+        ...
+
 
 @runtime_checkable
 class Trainable(Protocol):
@@ -232,6 +236,7 @@ class Benchmark(Protocol):
     """Tasks with a success test. A client of an Actor; it never sees a model."""
 
     families: tuple[str, ...]
+    dimensions: int  # A of the actions that it takes
     frames: list[Array]  # uint8 [T, H, W, 3] of the scenes that the last run recorded
 
     def run(self, actor: Actor | str, episodes: int, seed: int = 0, record: int = 0) -> list[Outcome]:

@@ -21,10 +21,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from lapa.analysis.plans import TITLES, plans
-from lapa.analysis.reading import in_picture, open_laq, open_policy, read, short
+from lapa.analysis.reading import in_picture, note_if_trained_on, open_laq, open_policy, read, short
 from lapa.contracts import Array, LapaError
+from lapa.data.labelled import MANIFEST, TABLE
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
+from lapa.datasets.video_folder import SUFFIXES
 from lapa.explorer.codes import contact_sheet, describe, gallery, reconstructions
 from lapa.explorer.curves import Curves, curves
 from lapa.models.laq import LAQ
@@ -38,6 +40,7 @@ WATCHED = 2000  # pairs on which a LAQ is judged
 SHOWN = 6  # pairs and scenes in a picture
 PLANNED = 5000  # pairs on which the probe of plans is fitted, and plans are drawn
 PROBES = ("action", "displacement", "position", "dataset")
+VIDEOS = tuple(f"{below}*{suffix}" for suffix in SUFFIXES for below in ("", "*/"))
 STAGES = {"laq": "quantize", "idm": "fit_idm"}
 
 
@@ -78,12 +81,27 @@ def read_run(path: Path) -> Run:
     name = "config.json" if finished(path) else "run.json"
     if not (path / name).exists():
         inside = sorted(str(p.parent) for p in path.glob("*/run.json"))
-        hint = f" There are runs in it: {', '.join(inside[:4])}." if inside else ""
+        hint = f" There are runs in it: {', '.join(inside[:4])}." if inside else _dataset_hint(path)
+        if (path / MANIFEST).exists() and (path / TABLE).exists():
+            made = read_json(path / MANIFEST, "labels")
+            raise LapaError(
+                f"{path} is not a run but labels: {made['pairs']:,} frames of {made['dataset']} ({made['kind']}, by "
+                f"{made['source']}). They are for lapa pretrain --labels; what the codes do: lapa inspect on the LAQ."
+            )
         raise LapaError(f"{path} is not a run: it has no run.json, no config.json.{hint}")
     about = read_json(path / name, "settings of the run")
     if not isinstance(about, dict) or not isinstance(about.get("kind"), str):
         raise LapaError(f"{path} is not a run of lapa: {name} says of no kind what it is.")
     return Run(path, about["kind"], name == "config.json", about, read_metrics(path))
+
+
+def _dataset_hint(path: Path) -> str:
+    """' Did you mean video_folder:clips?' of a folder that holds what a dataset does, or an empty string."""
+    kinds = {"lerobot": ("meta/info.json",), "rlds": ("*.tfrecord*", "*/*.tfrecord*"), "video_folder": VIDEOS}
+    found = next((kind for kind, globs in kinds.items() if any(any(path.glob(one)) for one in globs)), None)
+    return (
+        f" Did you mean {found}:{path}?" if found else " A dataset is given as NAME:PATH, such as video_folder:clips."
+    )
 
 
 def inspect_dataset(specs: Sequence[str], out: Path, image_size: int) -> dict[str, Any]:
@@ -127,7 +145,10 @@ def inspect_runs(
         title = f"Curves of {', '.join(logged) if len(logged) < 4 else f'{len(logged)} runs'}"
         curves(logged, out / "curves.png", title, sizes.pop() if len(sizes) == 1 else None)
     elif not specs:
-        print(f"No curves: there is no {FILE} with a line in it" + (" yet." if len(laqs) < len(runs) else "."))
+        print(
+            f"No curves: there is no {FILE} with a line in it"
+            + ("." if all(r.finished for r in runs.values()) else " yet.")
+        )
     for name, run in laqs.items() if specs else ():
         laq = LAQ.from_pretrained(run.path)
         packed = pack(specs, laq.config.image_size, skip_bad=skip_bad)
@@ -148,6 +169,9 @@ def _look(
     seconds = window or recipe.get("window")
     if seconds is None:
         raise LapaError(f"{run.path}/config.json does not say which window it was trained with; give --window SECONDS.")
+    trained_on = run.about.get("provenance", {}).get("data", {})
+    for spec in specs:
+        note_if_trained_on(spec, " ".join(trained_on))
     pairs = window_pairs(packed, seconds, recipe.get("end", "drop"))
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(pairs), min(WATCHED, len(pairs)), replace=False)
@@ -188,7 +212,7 @@ def _plans(
     for name, run in latent.items():
         parents = run.about.get("provenance", {}).get("parents", {}).values()
         for source in (s for s in sources if s.hash in parents):
-            reading = read(source, specs[0], PLANNED, skip_bad=skip_bad)
+            reading = read(source, specs[0], PLANNED, skip_bad=skip_bad, note=False)  # _look has said it
             if not in_picture(reading.packed):
                 print(f"No plans of {run.path}: {specs[0]} has no states effector_x, effector_y in the picture.")
                 continue
@@ -358,10 +382,10 @@ def _print_table(title: str, rows: Mapping[str, tuple[str, ...]], heads: Sequenc
         table.add_column(head, header_style="none")
     for name, cells in rows.items():
         table.add_row(name, *(escape(c) for c in cells))
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
 
 
 def _write(out: Path, content: dict[str, Any]) -> dict[str, Any]:
     write_json(out / "inspect.json", content)
-    Console(highlight=False).print(f"Pictures and figures: {out}/", markup=False)
+    Console(highlight=False, emoji=False).print(f"Pictures and figures: {out}/", markup=False)
     return content

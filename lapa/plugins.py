@@ -39,11 +39,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f' Did you mean "{near[0]}"?' if near else ""
 
 
-def choose(name: str, known: Iterable[str], what: str) -> str:
-    """Return `name` if it is known; raise LapaError with a suggestion if it is not."""
+def choose(name: str, known: Iterable[str], what: str, where: str = "") -> str:
+    """Return `name` if it is known; raise LapaError with a suggestion if it is not. `where` is such as " in clips"."""
     known = list(known)
     if name not in known:
-        raise LapaError(f'There is no {what} "{name}".{suggest(name, known)} Known: {", ".join(known)}.')
+        raise LapaError(f'There is no {what} "{name}"{where}.{suggest(name, known)} Known: {", ".join(known)}.')
     return name
 
 

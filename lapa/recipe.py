@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -87,6 +88,7 @@ class Recipe:
         return content
 
 
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list", dict: "an object in JSON"}
 ZERO_IS_FINE = ("warmup", "clusters")  # of the whole numbers; all the others count something that there must be
 
 PRESETS: dict[str, Recipe] = {
@@ -125,10 +127,35 @@ PRESETS: dict[str, Recipe] = {
     ),
 }  # fmt: skip
 
+ABOUT = {
+    "laptop": "tuned on Tabletop, 48 pixels: minutes on two cores",
+    "video": "real clips and robots, 96 pixels: 4 codes of 8 kinds, 0.6 s apart; a quarter of an hour for stage 1",
+    "paper": "the released settings, 256 pixels, 343.8M weights in LAQ: for GPUs",
+}
+
 
 def preset(name: str) -> Recipe:
     """A named recipe. Raises LapaError with a suggestion for an unknown name."""
     return PRESETS[choose(name, PRESETS, "preset")]
+
+
+def nearest_preset(saved: Mapping[str, Any]) -> str:
+    """The preset that a recipe as `to_json` gives it, of whatever version of lapa, has most settings in common with."""
+    wanted = _flat(saved)
+
+    def others(name: str) -> int:
+        has = _flat(PRESETS[name].to_json())
+        return sum(has.get(path) != value for path, value in wanted.items())
+
+    return min(PRESETS, key=others)
+
+
+def _flat(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested settings as {"laq.dim": 64}."""
+    made: dict[str, Any] = {}
+    for key, value in node.items():
+        made |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return made
 
 
 def override(recipe: Recipe, option: str) -> Recipe:
@@ -146,7 +173,12 @@ def override(recipe: Recipe, option: str) -> Recipe:
 
 def _replaced(node: Any, path: list[str], value: str, option: str) -> Any:
     known = [f.name for f in fields(node)]
-    name = choose(path[0].replace("-", "_"), known, "setting")
+    name = path[0].replace("-", "_")
+    groups = {key: getattr(node, key) for key in known if is_dataclass(getattr(node, key))}
+    below = [f"{key}.{name}" for key, group in groups.items() if name in (f.name for f in fields(group))]
+    if name not in known and below:
+        raise LapaError(f'There is no setting "{name}". Did you mean {" or ".join(below)}?')
+    choose(name, known, "setting")
     present = getattr(node, name)
     if len(path) > 1:
         if not is_dataclass(present):
@@ -169,7 +201,7 @@ def _replaced(node: Any, path: list[str], value: str, option: str) -> Any:
     if isinstance(present, tuple) and isinstance(parsed, list):
         parsed = tuple(parsed)
     if type(parsed) is not type(present):
-        raise LapaError(f'"{option}": {name} is a {type(present).__name__}, such as {present!r}.')
+        raise LapaError(f'"{option}": {name} is {KINDS[type(present)]}, such as {json.dumps(present)}.')
     least = 1 if isinstance(parsed, int) and name not in ZERO_IS_FINE else 0
     if isinstance(parsed, int | float) and not isinstance(parsed, bool) and not least <= parsed < float("inf"):
         raise LapaError(f'"{option}": {name} is at least {least}.')

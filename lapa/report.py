@@ -58,10 +58,10 @@ PROBES = {
 }
 COMMANDS = """\
 lapa inspect  --dataset video_folder:clips/ --out runs/look
-lapa quantize --dataset video_folder:clips/ --preset laptop --out runs/laq
+lapa quantize --dataset video_folder:clips/ --preset video --out runs/laq
 lapa label    --dataset video_folder:clips/ --source runs/laq --out runs/labels
-lapa pretrain --dataset video_folder:clips/ --labels runs/labels --out runs/latent
-lapa finetune --dataset lerobot:robot_data/ --policy runs/latent --out runs/policy
+lapa pretrain --dataset video_folder:clips/ --labels runs/labels --preset video --out runs/latent
+lapa finetune --dataset lerobot:robot_data/ --policy runs/latent --preset video --out runs/policy
 lapa evaluate --policy runs/policy --benchmark tabletop --episodes 500 --out runs/eval"""
 
 STYLE = """

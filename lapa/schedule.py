@@ -71,7 +71,7 @@ def run(
     running: list[_Running] = []
     skipped = len(steps) - len(waiting)
     failures: list[str] = []
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     if skipped:
         console.print(f"{skipped} of {len(steps)} steps are done already; going on with the rest.")
     board = _Board(steps, times)

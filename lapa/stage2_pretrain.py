@@ -6,6 +6,7 @@ are imagined, by video diffusion. The vision encoder is frozen, the language mod
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from lapa.contracts import Array, Labels, LapaError, Logs
 from lapa.data.buffer import Buffer
@@ -30,7 +32,7 @@ from lapa.policies.video_planner import VideoPlanner
 from lapa.policies.vla import VLA, Batch
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import provenance, read_json, save_artefact
-from lapa.training.distributed import on_first_rank
+from lapa.training.distributed import on_first_rank, rank
 from lapa.training.logbook import Logbook
 from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everything
 from lapa.training.metrics import r2
@@ -124,6 +126,7 @@ def pretrain(
             films = futures(packed, frames, after, recipe.planner.frames)
             monitor = watcher(policy, films, frames, out, seed)
             sample = sampler(packed, frames, films, how.batch_size)
+        _tell_of_instructions(packed, policy.backbone)
         results = fit(policy, sample, how, out, seed=seed, title=f"pretraining on {manifest['method']} labels",
                       parameters=policy.trainable("all"), monitor=monitor,
                       monitor_every=max(1, how.steps // 4))  # fmt: skip
@@ -138,6 +141,17 @@ def pretrain(
         manifest["method"],
     )
     return results
+
+
+def _tell_of_instructions(packed: Index, backbone: nn.Module) -> None:
+    """Say, once, which instructions are missing or not read: the policy learns nothing from those."""
+    if rank() > 0:
+        return
+    missing = sum(not text.strip() for text in packed.instructions)
+    if missing:
+        print(f"{missing} of {packed.episodes} episodes have no instruction.", flush=True)
+    for sentence in backbone.overlooked(packed.instructions):  # type: ignore[operator]
+        print(f"Warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def classes_of(labels: Labels, manifest: dict[str, Any], recipe: Recipe) -> tuple[Space, Array]:

@@ -145,8 +145,8 @@ def _read(policy: VLA, packed: Packed, frames: Array, chunks: Array) -> Logs:
         flush=True,
     )
     if fit < LITTLE:
-        print("That is little: what the policy predicts hardly tells these actions. Try --head own, or let `lapa tune` "
-              "choose.", flush=True)  # fmt: skip
+        print("That is little: what the policy predicts hardly tells these actions. Try --head own (with a "
+              "benchmark for this robot, `lapa tune` finds out what is best).", flush=True)  # fmt: skip
     return results
 
 

@@ -304,7 +304,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Path:
     run("quantize", *data, *small, "--steps", 2, "--out", folder / "laq")
     run("label", *data, "--source", folder / "laq", "--out", folder / "labels")
     run("pretrain", *data, *small, "--steps", 2, "--labels", folder / "labels", "--out", folder / "latent")
-    run("finetune", *data, *small, "--steps", 2, "--policy", folder / "latent", "--out", folder / "policy")
+    run("finetune", *data, *small, "--policy", folder / "latent", "--out", folder / "policy")
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from lapa import cli
 from lapa.contracts import Episode
 from lapa.data.lerobot_format import LeRobotWriter
 from lapa.data.video import VideoFile
+from lapa.recipe import ABOUT, PRESETS
 from lapa.training import checkpoint, loop
 from lapa.training.checkpoint import load_artefact
 from lapa.training.resume import Checkpoints
@@ -63,7 +65,7 @@ def made(robot: Path, small: list[str], tmp_path_factory: pytest.TempPathFactory
     run("quantize", *data, "--steps", 1, *small, "--out", folder / "laq")
     run("label", *data, "--source", folder / "laq", "--out", folder / "labels")
     run("pretrain", *data, "--labels", folder / "labels", "--steps", 1, *small, "--out", folder / "latent")
-    run("finetune", *data, "--policy", folder / "latent", "--steps", 1, *small, "--out", folder / "policy")
+    run("finetune", *data, "--policy", folder / "latent", *small, "--out", folder / "policy")
     return folder
 
 
@@ -156,7 +158,7 @@ def test_actions_that_are_nan(refuses: Refuses, robot: Path, tmp_path: Path) -> 
 def test_another_image_size_is_resized(made: Path, tmp_path: Path, small: list[str]) -> None:
     """A robot with a larger camera finetunes a policy of small images; the same board, the same actions."""
     run("collect", "--dataset", "tabletop:sim,episodes=3,size=96", "--out", tmp_path / "large")
-    run("finetune", "--dataset", f"lerobot:{tmp_path / 'large'}", "--policy", made / "latent", "--steps", 1, *small,
+    run("finetune", "--dataset", f"lerobot:{tmp_path / 'large'}", "--policy", made / "latent", *small,
         "--out", tmp_path / "policy")  # fmt: skip
     run("evaluate", "--policy", tmp_path / "policy", "--episodes", 2, "--out", tmp_path / "eval")
 
@@ -172,13 +174,15 @@ def test_two_image_sizes_in_one_dataset(refuses: Refuses, tmp_path: Path) -> Non
 def test_video_without_actions_cannot_finetune(refuses: Refuses, clips: Path, tmp_path: Path) -> None:
     data = ("--dataset", f"video_folder:{clips}", "--out", tmp_path / "out")
     refuses("finetune", *data, says=(clips, "has no actions, and finetuning needs them"))
-    shutil.rmtree(tmp_path / "out")
     refuses("quantize", "--method", "vpt", *data, says=("has no actions, and an inverse dynamics model",))
+    assert not (tmp_path / "out").exists(), "what comes to nothing leaves no folder"
     refuses("label", "--source", "ground_truth", "--dataset", data[1], "--out", tmp_path / "labels",
             says=("need actions", "Label it with a LAQ"))  # fmt: skip
 
 
-def test_a_robot_of_other_dimensions(refuses: Refuses, made: Path, small: list[str], tmp_path: Path) -> None:
+def test_a_robot_of_other_dimensions(
+    refuses: Refuses, made: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rng = np.random.default_rng(0)
     with LeRobotWriter(tmp_path / "arm", 5.0, 24, tuple("xyz")) as writer:
         for i in range(2):
@@ -187,9 +191,18 @@ def test_a_robot_of_other_dimensions(refuses: Refuses, made: Path, small: list[s
     data = ("--dataset", f"lerobot:{tmp_path / 'arm'}")
     refuses("finetune", *data, "--policy", made / "policy", "--head", "own", *small, "--out", tmp_path / "out",
             says=("has 3 action dimensions; the policy speaks 2",))  # fmt: skip
-    run("finetune", *data, "--policy", made / "latent", "--steps", 1, *small, "--out", tmp_path / "arm_policy")
-    refuses("evaluate", "--policy", tmp_path / "arm_policy", "--episodes", 2, "--out", tmp_path / "eval",
-            says=("Tabletop needs actions [2, chunk, 2], the policy gave [2, 1, 3]",))  # fmt: skip
+    run("finetune", *data, "--policy", made / "latent", *small, "--out", tmp_path / "arm_policy")
+    assert f'Next: lapa.Policy.from_pretrained("{tmp_path / "arm_policy"}").act(' in capsys.readouterr().out
+    misfit = (f"{data[1]}", "3 action dimensions; the benchmark tabletop has 2", "lapa.Policy.act on your robot")
+    refuses("evaluate", "--policy", tmp_path / "arm_policy", "--out", tmp_path / "eval",
+            says=(*misfit, f"{tmp_path / 'arm_policy'} (finetuned on "))  # fmt: skip
+    refuses("analyse", "language", tmp_path / "arm_policy", says=misfit[1:])
+    refuses("tune", *data, "--policy", made / "latent", "--out", tmp_path / "tuned", says=misfit)
+    refuses("compare", "--dataset", TABLE, "--labelled", data[1], "--out", tmp_path / "compared", says=misfit)
+    both = ("--dataset", TABLE, *data, "--out", tmp_path / "both")
+    refuses("finetune", *both, says=("have actions of 2 and 3 dimensions; finetuning takes one robot at a time",))
+    for name in ("eval", "tuned", "compared", "both"):
+        assert not (tmp_path / name).exists()
 
 
 # --- misspelt -------------------------------------------------------------------------------------
@@ -205,8 +218,9 @@ def test_a_robot_of_other_dimensions(refuses: Refuses, made: Path, small: list[s
         ("quantize --dataset tabletop:sim,episodes=many", "episodes is a whole number"),
         ("quantize --dataset tabletop:sim --preset laptpo", 'no preset "laptpo". Did you mean "laptop"'),
         ("quantize --dataset tabletop:sim --set laq.codebok_size=3", 'Did you mean "codebook_size"'),
+        ("quantize --dataset tabletop:sim --set codebook_size=3", "Did you mean laq.codebook_size?"),
         ("quantize --dataset tabletop:sim --set quantise.steps=3", 'Did you mean "quantize"'),
-        ("quantize --dataset tabletop:sim --set quantize.steps=many", "steps is a int, such as "),
+        ("quantize --dataset tabletop:sim --set quantize.steps=many", "steps is a whole number, such as "),
         ("quantize --dataset tabletop:sim --set quantize.steps=0", "steps is at least 1"),
         ("quantize --dataset tabletop:sim --set quantize.betas=[0.9]", '"quantize.betas=[0.9]": betas are two numbers'),
         ("ground --depth 0", "width and depth are at least 1, got 128 and 0"),
@@ -229,6 +243,7 @@ def test_a_robot_of_other_dimensions(refuses: Refuses, made: Path, small: list[s
         ("evaluate --row no_op --episodes 0", "--episodes must be at least 1"),
         ("evaluate --row no_op --seed 10000", "seed from 0 to 9,999"),
         ("evaluate", "Give either --policy FOLDER or --row"),
+        ("finetune --dataset tabletop:sim --policy nowhere", "There is no folder nowhere. --policy is"),
         ("evaluate --policy nowhere", "There is no folder nowhere; a policy artefact was expected"),
         ("compare --dataset tabletop:sim --labelled tabletop:sim --methods laap", 'Did you mean "lapa"'),
         ("inspect", "Give the folder of a run, such as runs/laq, or --dataset NAME:PATH"),
@@ -265,9 +280,14 @@ def test_an_artefact_of_another_kind(refuses: Refuses, made: Path, robot: Path, 
     refuses("label", *data, "--source", made / "policy", *out, says=(made / "policy", 'holds a "policy" artefact'))
     refuses("evaluate", "--policy", made / "laq", *out, says=(made / "laq", 'holds a "laq" artefact, not a "policy"'))
     refuses("inspect", made / "policy", *data, *out, says=("what a finished LAQ makes of it", 'is a "policy"'))
-    refuses("inspect", made / "labels", *out, says=(made / "labels", "is not a run"))
+    refuses("inspect", made / "labels", *out, says=(made / "labels", "not a run but labels", f"lerobot:{robot}"))
+    refuses("inspect", robot, *out, says=(robot, "is not a run", f"Did you mean lerobot:{robot}?"))
     refuses("inspect", made, *out, says=(made, "is not a run", "There are runs in it", made / "laq"))
-    refuses("pretrain", *data, "--labels", made / "laq", *out, says=("holds no labels", "labels.parquet is missing"))
+    refuses(
+        "pretrain", *data, "--labels", made / "laq", *out, says=('holds a "laq" artefact and no labels', "`lapa label`")
+    )
+    refuses("analyse", "rollout", made / "laq", says=("rollout needs --policy FOLDER",))
+    refuses("analyse", "algebra", made / "laq", "--policy", made / "latent", says=("--policy belongs to rollout",))
     refuses("finetune", *data, "--policy", made / "labels", *out, says=("no finished policy artefact", "config.json"))
 
 
@@ -318,6 +338,85 @@ def test_out_in_use(
     run(*command, "--resume")
     assert "is finished already" in capsys.readouterr().out
     assert load_artefact(made / "laq", "laq").hash == before
+
+
+def test_resume_after_an_update(
+    refuses: Refuses,
+    robot: Path,
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A setting that lapa did not have yet stops nobody, unless it was chosen; nor does another way to write a path."""
+    command = ["quantize", "--dataset", f"lerobot:{robot}", "--steps", 1, *small, "--out", tmp_path / "laq", "--resume"]
+    run(*command)
+    started = tmp_path / "laq/run.json"
+    about = json.loads(started.read_text())
+    for group, setting in (("idm", "shift"), ("laq", "unet_width")):
+        del about["recipe"][group][setting]
+    started.write_text(json.dumps(about))
+    refuses(*command, says=("other settings (recipe.laq.unet_width None -> 8)",))  # `small` chose it
+    del about["recipe"]["laq"]["codes"]
+    about["recipe"]["laq"]["unet_width"] = 8
+    started.write_text(json.dumps(about))
+    run(*command)
+    assert "Note" not in capsys.readouterr().out, "it is finished"
+    shutil.copytree(tmp_path / "laq", tmp_path / "stopped")
+    (tmp_path / "stopped/config.json").unlink()
+    run(*command[:-3], "--out", tmp_path / "stopped", "--resume")
+    assert "goes on with its default (recipe.idm.shift None -> " in capsys.readouterr().out
+    monkeypatch.chdir(robot.parent)
+    for path in ("robot", "robot/", robot.parent / "robot/"):
+        run("quantize", "--dataset", f"lerobot:{path}", *command[3:])
+    refuses("quantize", "--dataset", "lerobot:robots", *command[3:], says=("other settings (dataset [",))
+    about["recipe"]["laq"]["quantizer_options"] = {}
+    started.write_text(json.dumps(about))
+    refuses(*command, says=("other settings (recipe.laq.quantizer_options.",))  # those of a plug-in were not given
+
+
+def test_an_evaluation_is_not_overwritten(refuses: Refuses, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "eval"
+    command = ("evaluate", "--row", "no_op", "--episodes", 2, "--out", out)
+    run(*command, "--video", 2)
+    run(*command, "--video", 1)
+    assert not (out / "episode_1.gif").exists(), "of the run before"
+    refuses(*command[:-2], "--seed", 1, "--out", out, says=(out, "holds another evaluation (seed 0, not 1)"))
+    refuses("evaluate", "--policy", made / "policy", "--episodes", 2, "--out", out, says=("holds another evaluation",))
+    refuses("evaluate", "--row", "no_op", "--out", made / "laq", says=("holds more than an evaluation",))
+
+
+def test_reading_takes_no_options_of_training(refuses: Refuses, made: Path, robot: Path, tmp_path: Path) -> None:
+    command = ("finetune", "--dataset", f"lerobot:{robot}", "--policy", made / "latent", "--out", tmp_path / "out")
+    refuses(*command, "--steps", 9, says=("--steps is for training", "(of --preset laptop)", "Add --head own"))
+    refuses(*command, "--head", "read", "--trainable", "all", says=("--trainable is for training, and --head read",))
+
+
+def test_options_of_the_other_comparison(refuses: Refuses, tmp_path: Path) -> None:
+    own = ("compare", "--dataset", TABLE, "--labelled", TABLE, "--out", tmp_path / "out")
+    for option in ("--dry-run", "--quick", "--seeds 1", "--budgets 20", "--only lapa", "--results x", "--videos 9",
+                   "--validation 9"):  # fmt: skip
+        refuses(*own, *option.split(), says=(f"{option.split()[0]} belongs to --settings",))
+    for option in ("--seed 1", "--benchmark other"):
+        refuses("compare", "--settings", "all", *option.split(), "--out", tmp_path / "out",
+                says=(f"{option.split()[0]} belongs to --dataset and --labelled",))  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_methods_that_the_data_do_not_allow(
+    refuses: Refuses, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lapa.compare import Setting, require_actions
+
+    assert require_actions(Setting((TABLE,), (TABLE,)), ()) == ("scratch", "vpt", "lapa", "actionvla")
+    assert require_actions(Setting((TABLE, f"video_folder:{clips}"), (TABLE,)), ()) == ("scratch", "vpt", "lapa")
+    assert "actionvla is left out" in capsys.readouterr().out
+    for videos, labelled, says in (
+        (f"video_folder:{clips}", TABLE, "actionvla learns from the true actions"),
+        (TABLE, f"video_folder:{clips}", "has no actions, and --labelled needs them"),
+    ):
+        refuses("compare", "--dataset", videos, "--labelled", labelled, "--methods", "actionvla", "--out",
+                tmp_path / "out", says=(says,))  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["quantize --dataset", "inspect --dataset", "evaluate --row no_op --episodes 1"])
@@ -442,6 +541,52 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     for word in ("lapa", "scratch", "vpt", "actionvla", "unipi", "laptop", "video_folder", "nsvq", "tiny", "tabletop"):
         assert word in said
+    for preset, about in ABOUT.items():
+        assert f"{preset:<18}{about}" in said
+    assert ABOUT.keys() == PRESETS.keys()
+
+
+def test_what_comes_next_keeps_the_preset_and_can_be_pasted(
+    robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "my runs"
+    data, video = ("--dataset", f"lerobot:{robot}"), ("--preset", "video", "--steps", 1, *small)
+
+    def says(*arguments: object) -> tuple[list[str], str]:
+        run(*arguments)
+        said = capsys.readouterr()
+        return shlex.split(said.out.partition("Next: ")[2]), said.out + said.err
+
+    following, said = says("quantize", "--method", "vpt", *data, *video, "--out", folder / "idm")
+    assert following[-4:-2] == ["--source", str(folder / "idm")]
+    assert "That is little for the very pairs" in said
+    says("quantize", *data, *video, "--out", folder / "laq")
+    following, _ = says("label", *data, "--source", folder / "laq", "--out", folder / "labels")
+    assert following[4:8] == ["--labels", str(folder / "labels"), "--preset", "video"]
+    following, _ = says("pretrain", *data, "--labels", folder / "labels", *video, "--out", folder / "latent")
+    assert following[4:8] == ["--policy", str(folder / "latent"), "--preset", "video"]
+    _, said = says("finetune", *data, "--policy", folder / "latent", *small, "--out", folder / "laptop")
+    assert f"Note: {folder / 'latent'} was pretrained with policy.decoding=expectation and keeps it" in said
+    _, said = says("finetune", *data, "--policy", folder / "latent", *video, "--out", folder / "video")
+    assert "Note: " not in said
+
+
+def test_instructions_that_are_missing_or_not_read(
+    clips: Path, made: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(clips, tmp_path / "clips")
+    texts = ["", "", "推", "push " * 17, "push", "push"]
+    rows = "".join(f"clip_{i}.mp4,{text}\n" for i, text in enumerate(texts))
+    (tmp_path / "clips/captions.csv").write_text(f"file,instruction\n{rows}", "utf-8")
+    data = ("--dataset", f"video_folder:{tmp_path / 'clips'}")
+    run("label", *data, "--source", made / "laq", "--out", tmp_path / "labels")
+    run("pretrain", *data, "--labels", tmp_path / "labels", "--steps", 1, *small, "--out", tmp_path / "latent")
+    said = capsys.readouterr()
+    assert "2 of 6 episodes have no instruction." in said.out
+    assert "Warning: 1 of 6 instructions have no word" in said.err
+    assert "Warning: 1 of 6 instructions are longer than the 16 words" in said.err
+    assert "accuracy" in said.out
+    assert "chance is 1 / classes" in said.out
 
 
 def test_every_command_says_what_comes_next(
@@ -452,8 +597,10 @@ def test_every_command_says_what_comes_next(
     assert f"Next: lapa label --dataset VIDEOS --source {tmp_path / 'idm'}" in capsys.readouterr().out
     run("label", *data, "--source", tmp_path / "idm", "--out", tmp_path / "labels")
     assert f"Next: lapa pretrain --dataset lerobot:{robot} --labels {tmp_path / 'labels'}" in capsys.readouterr().out
-    run("finetune", *data, "--policy", made / "latent", "--steps", 1, *small, "--out", tmp_path / "policy")
-    assert f"Next: lapa evaluate --policy {tmp_path / 'policy'}" in capsys.readouterr().out
+    run("finetune", *data, "--policy", made / "latent", *small, "--out", tmp_path / "policy")
+    said = capsys.readouterr().out
+    assert f"Next: lapa evaluate --policy {tmp_path / 'policy'}" in said
+    assert "Watch: " not in said, "reading trains nothing"
     run("evaluate", "--policy", tmp_path / "policy", "--episodes", 5, "--video", 1, "--out", tmp_path / "eval")
     said = capsys.readouterr().out
     assert "of 5 episodes (95%: " in said

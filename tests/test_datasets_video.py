@@ -185,7 +185,7 @@ def test_a_camera_names_no_task(stem: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("captions.csv", "name,words\na.mp4,go\n", "lacks the column file"),
+        ("captions.csv", "name,words\na.mp4,go\n", r"lacks the column file .*; it has name, words\."),
         ("captions.csv", b"file,instruction\na.mp4,\xff\n", "it is not UTF-8"),
         ("captions.jsonl", '{"words": "a.mp4"}', "lacks the column file"),
     ],
@@ -202,6 +202,7 @@ def test_captions_that_cannot_be_used(tmp_path: Path, name: str, text: str | byt
     [
         ("captions.csv", "file,instruction\n,go\n", "line 2: names no file"),
         ("captions.csv", "file,instruction\nb.mp4,go\nb.mp4,stop\n", "line 3: a second instruction for b.mp4"),
+        ("captions.csv", "file,instruction\nb.mp4,put it down, gently\n", "line 2: has more columns than the header"),
         ("captions.jsonl", '{"file": "b.mp4"\n', "line 1: is not JSON"),
         ("captions.jsonl", "[1]\n", "line 1: is no JSON object"),
         ("captions.jsonl", '{"file": "b.mp4", "text": 7}', "line 1: names no file and an instruction"),

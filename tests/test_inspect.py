@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lapa import cli
+from lapa.analysis.reading import note_if_trained_on
 from lapa.contracts import LapaError
 from lapa.data.pack import pack
 from lapa.explorer.curves import curves
@@ -126,9 +127,37 @@ def test_an_artefact_without_a_log(laq: Path, tmp_path: Path, capsys: pytest.Cap
     for name in ("config.json", "model.safetensors"):
         (bare / name).write_bytes((laq / name).read_bytes())
     inspect_runs([bare], [], tmp_path / "look")
-    assert "No curves" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "No curves" in said
+    assert "yet" not in said, "it is finished"
     inspect_runs([bare], [OTHER], tmp_path / "look")
     assert (tmp_path / "look" / "gallery.png").exists()
+
+
+def test_a_judge_that_was_the_teacher(
+    laq: Path, robot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspect_runs([laq], [f"lerobot:{robot}"], tmp_path)
+    assert f"Note: this LAQ was trained on lerobot:{robot}, so the figures flatter it; give other clips." in (
+        capsys.readouterr().out
+    )
+    note_if_trained_on(OTHER, f"tabletop:sim {OTHER}")
+    assert "another seed" in capsys.readouterr().out
+    note_if_trained_on("tabletop:hand", OTHER)
+    assert not capsys.readouterr().out
+
+
+def test_a_name_is_no_emoji(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ ":robot:" is the end of a name and a colon, not a picture."""
+    (tmp_path / "robot").mkdir()
+    (tmp_path / "robot/clip_0.mp4").write_bytes((clips / "clip_0.mp4").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    inspect_dataset(["video_folder:robot"], tmp_path / "look:robot:", 24)
+    said = capsys.readouterr()
+    assert "packed video_folder:robot: 1 episode, " in said.err
+    assert "look:robot:/" in said.out.replace("\n", "")
 
 
 def test_what_is_not_a_run(tmp_path: Path, tiny: Recipe) -> None:

@@ -196,9 +196,17 @@ def test_backbones_read_images_and_text(name: str) -> None:
         assert torch.allclose(readout, alone, atol=1e-4), "padding of other rows must not be read"
         assert not torch.allclose(readout[0], backbone(images[:1], ["push the red disc to the green star"])[0])
         assert not torch.allclose(readout[0], backbone(images[1:2], texts[:1])[0])
+    assert backbone.overlooked([*texts, "Push it, gently!"]) == [], "all of it is read"
     vision = list(backbone.vision_parameters())
     assert vision
     assert len(vision) < len(list(backbone.parameters()))
+
+
+def test_the_tiny_backbone_says_what_it_does_not_read() -> None:
+    backbone = plugins.find("backbones", "tiny")(grounded=False, words=4).build()
+    blank, cut = backbone.overlooked(["把杯子放在盘子上", "push", "", "push it to the left", "\u092a"])
+    assert blank.startswith("2 of 5 instructions have no word")
+    assert cut.startswith("1 of 5 instructions are longer than the 4 words")
 
 
 @every("policies")

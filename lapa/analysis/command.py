@@ -13,6 +13,8 @@ from lapa.analysis.reading import open_laq, open_policy
 from lapa.analysis.rollout import rollout
 from lapa.analysis.transplant import transplant
 from lapa.contracts import LapaError
+from lapa.evaluate import require_fit
+from lapa.plugins import find
 from lapa.policies import Policy
 from lapa.training.checkpoint import write_json
 
@@ -24,10 +26,15 @@ def answer(
 ) -> dict[str, Any]:
     """Answer question `what` about the artefact at `run`; returns what WHAT.json holds. Raises LapaError when the
     question needs a policy or another artefact."""
-    if (what == "rollout") != (policy is not None):
-        raise LapaError("lapa analyse rollout LAQ --policy LATENT: the policy of stage 2 goes with rollout alone.")
+    if what == "rollout" and policy is None:
+        raise LapaError("rollout needs --policy FOLDER, of `lapa pretrain` on the labels of this LAQ.")
+    if what != "rollout" and policy is not None:
+        raise LapaError(f"--policy belongs to rollout; leave it out of {what}.")
     if what == "language":
-        results = language(Policy.from_pretrained(run), episodes, out, seed)
+        speaker = Policy.from_pretrained(run)
+        if speaker.dimensions:  # 0 before stage 3: it says itself why it cannot act
+            require_fit(speaker.dimensions, str(run), "tabletop", find("benchmarks", "tabletop")().build())
+        results = language(speaker, episodes, out, seed)
     else:
         source = open_laq(run)
         if policy is not None:

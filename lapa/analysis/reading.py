@@ -105,13 +105,22 @@ def open_policy(path: Path, source: Source) -> Dreamer:
     return policy
 
 
-def read(source: Source, spec: str, most: int = 20_000, seed: int = 0, skip_bad: bool = False) -> Reading:
+def note_if_trained_on(spec: str, trained_on: str) -> None:
+    """Say on the console when a LAQ was trained on the videos that it is judged by."""
+    if f" {spec} " in f" {trained_on} ":
+        other = "other episodes, such as another seed" if parse(spec).name == "tabletop" else "other clips"
+        print(f"Note: this LAQ was trained on {spec}, so the figures flatter it; give {other}.")
+
+
+def read(
+    source: Source, spec: str, most: int = 20_000, seed: int = 0, skip_bad: bool = False, note: bool = True
+) -> Reading:
     """The codes of a dataset's pairs, of `most` at random if there are more.
 
-    Says so on the console when the LAQ was trained on these very videos: then the figures flatter it.
+    With `note`, says so when the LAQ was trained on these very videos.
     """
-    if spec in source.trained_on:
-        print(f"Note: this LAQ was trained on {spec}; give other episodes, such as another seed.")
+    if note:
+        note_if_trained_on(spec, source.trained_on)
     packed = pack([spec], source.laq.config.image_size, skip_bad=skip_bad)
     pairs = window_pairs(packed, source.window)
     rows = np.arange(len(pairs))

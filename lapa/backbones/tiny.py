@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -79,9 +79,14 @@ class Config:
             )
 
 
+def split(text: str) -> list[str]:
+    """Its words, without case and punctuation; of other alphabets than the Latin one nothing is left."""
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
 def tokenize(texts: list[str], words: int, vocabulary: int) -> Tensor:
     """Words -> hash buckets, int64 [B, longest text]; 0 is padding. Case and punctuation are dropped."""
-    found = [re.findall(r"[a-z0-9]+", text.lower())[:words] for text in texts]
+    found = [split(text)[:words] for text in texts]
     longest = max(1, *map(len, found))
     rows = [[1 + zlib.crc32(word.encode()) % (vocabulary - 1) for word in row] for row in found]
     return torch.tensor([row + [0] * (longest - len(row)) for row in rows])
@@ -208,6 +213,17 @@ class TinyVLM(nn.Module):
             x = layer(x, mask, tokens, self.image_keys_values)
         x = self.layers[-1](x, mask, tokens, self.image_keys_values, first=words.shape[1])  # the readout alone
         return self.norm(x[:, 0])
+
+    def overlooked(self, texts: Sequence[str]) -> list[str]:
+        """See contracts.Backbone."""
+        read, said = [split(text) for text in texts], []
+        if blank := sum(bool(text.strip()) and not words for text, words in zip(texts, read, strict=True)):
+            said.append(f"{blank} of {len(texts)} instructions have no word that the backbone tiny reads (Latin "
+                        "letters and digits); to it they are empty.")  # fmt: skip
+        if cut := sum(len(words) > self.config.words for words in read):
+            said.append(f"{cut} of {len(texts)} instructions are longer than the {self.config.words} words that the "
+                        "backbone tiny reads; the rest is cut.")  # fmt: skip
+        return said
 
     def vision_parameters(self) -> Iterator[nn.Parameter]:
         """The vision encoder, frozen in stages 2 and 3."""

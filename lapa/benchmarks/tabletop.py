@@ -44,6 +44,8 @@ class Config:
 class TabletopBenchmark:
     """Runs an actor on many scenes as one batch. `frames` keeps pictures of the first scenes for animations."""
 
+    dimensions = 2  # of how far the effector moves
+
     def __init__(self, config: Config) -> None:
         from lapa.tabletop.language import FAMILIES
 
@@ -124,7 +126,8 @@ class _Chunks:
             chunks = self.actor.act_batch([Observation(image=images[i], instruction=texts[i]) for i in asked])
             if chunks.ndim != 3 or chunks.shape[0] != len(asked) or chunks.shape[2] != 2:
                 raise LapaError(
-                    f"Tabletop needs actions [{len(asked)}, chunk, 2], the policy gave {list(chunks.shape)}."
+                    f"Tabletop needs actions [{len(asked)}, chunk, 2], the policy gave {list(chunks.shape)}. Is it of "
+                    "another robot?"
                 )
             full = np.zeros((chunks.shape[1], len(images), 2), np.float32)
             full[:, asked] = chunks.transpose(1, 0, 2)

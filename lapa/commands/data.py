@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lapa.commands.options import Datasets, Preset, SkipBad, at_least_one, print_next
+from lapa.commands.options import Datasets, Preset, SkipBad, at_least_one, print_next, quoted
 from lapa.contracts import LapaError
 
 
@@ -71,10 +71,11 @@ def collect(
         without_actions: leave the actions out: mere video, as LAPA's premise has it
     """
     from lapa.collect import collect as write
+    from lapa.data.index import counted
 
     made = write(at_least_one(dataset), out, skip_bad, without_actions)
-    print(f"Wrote {made['episodes']} episodes, {made['frames']} frames, to {out} ({made['with']} actions).")
-    print_next(f"lapa inspect --dataset lerobot:{out} --out runs/inspect")
+    print(f"Wrote {counted(made['episodes'], 'episode')}, {made['frames']} frames, to {out} ({made['with']} actions).")
+    print_next(f"lapa inspect --dataset {quoted(f'lerobot:{out}')} --out runs/inspect")
 
 
 def convert(
@@ -120,7 +121,7 @@ def convert(
     )
     print(f"{'The released checkpoint' if reverse else 'LAQ'} is in {out}.")
     if not reverse:
-        print_next(f"lapa label --dataset VIDEOS --source {out} --out runs/labels")
+        print_next(f"lapa label --dataset VIDEOS --source {quoted(out)} --out runs/labels")
 
 
 def export(
@@ -156,6 +157,7 @@ def export(
         print(f"{source} is at {push_to_hub(source, out, license, private)}")
         print_next(f'lapa.LAQ.from_pretrained("{out}"), or lapa.Policy, in Python')
         return
+    from lapa.data.index import counted
     from lapa.export import ROWS, export_jsonl, export_lerobot, open_labelled
 
     if image_size is not None and image_size < 1:
@@ -163,8 +165,9 @@ def export(
     labelled = open_labelled(source, dataset)
     if form == "lerobot":
         export_lerobot(labelled, Path(out), image_size, fps)
-        print(f"Wrote {labelled.packed.episodes} episodes with latent_action to {out}; frames without a label have -1.")
-        print_next(f"lapa inspect --dataset lerobot:{out} --out runs/inspect")
+        episodes = counted(labelled.packed.episodes, "episode")
+        print(f"Wrote {episodes} with latent_action to {out}; frames without a label have -1.")
+        print_next(f"lapa inspect --dataset {quoted(f'lerobot:{out}')} --out runs/inspect")
         return
     if fps is not None:
         raise LapaError("--fps belongs to `lapa export lerobot`; a jsonl has a row per frame.")

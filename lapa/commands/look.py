@@ -82,7 +82,7 @@ def show_list(preset: str | None = None) -> None:
     """
     from lapa import plugins
     from lapa.methods import METHODS
-    from lapa.recipe import PRESETS
+    from lapa.recipe import ABOUT
     from lapa.recipe import preset as named
 
     if preset:
@@ -91,7 +91,9 @@ def show_list(preset: str | None = None) -> None:
     print("methods")
     for row in METHODS.values():
         print(f"  {row.name:<18}{row.note}")
-    print("presets\n  " + "  ".join(PRESETS))
+    print("presets (lapa list --preset NAME: all settings)")
+    for name, about in ABOUT.items():
+        print(f"  {name:<18}{about}")
     for kind in plugins.KINDS:
         print(kind)
         for name in plugins.names(kind):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -72,6 +73,7 @@ def evaluate(
     """
     from lapa import plugins
     from lapa.evaluate import evaluate as score
+    from lapa.evaluate import require_fit
     from lapa.policies import Policy
     from lapa.training.checkpoint import load_artefact
 
@@ -86,6 +88,9 @@ def evaluate(
         artefact = load_artefact(policy, "policy")
         about |= {"policy": str(policy), "hash": artefact.hash}
     actor = Policy.from_pretrained(policy) if policy else str(row)
+    if not isinstance(actor, str) and actor.dimensions:  # 0 before stage 3: it says itself why it cannot act
+        data = " ".join(artefact.config.get("provenance", {}).get("data", {}))
+        require_fit(actor.dimensions, f"{policy} (finetuned on {data})", benchmark, world)
     named = name or (str(artefact.config.get("method")) if policy else str(row))
     results = score(named, actor, world, episodes, seed, out, video, about)
     low, high = results["interval"]
@@ -113,7 +118,7 @@ def compare(
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     benchmark: str = "tabletop",
     preset: Preset = "laptop",
-    seed: Seed = 0,
+    seed: int = 0,
     workers: int = 0,
     set: Options = (),
 ) -> None:
@@ -130,7 +135,8 @@ def compare(
         out: folder of everything; for a table results.json, table.md and curves.png
         labelled: your labelled trajectories for stage 3, given once or more
         settings: in-domain, cross-task, cross-env, cross-embodiment, or all
-        methods: table: its rows (none: all of them); your data: methods (none: scratch,vpt,lapa,actionvla)
+        methods: table: its rows (none: all of them); your data: methods (none: scratch,vpt,lapa and, if the
+            videos have actions, actionvla)
         seeds: table: training seeds, from 0 on; data, models and test scenes differ between them
         budgets: table: numbers of labelled trajectories (none: 5,10,20,50,100; cross-task 100)
         videos: table: episodes of video
@@ -144,10 +150,13 @@ def compare(
         seed: your data: seed of everything random
         workers: steps run side by side, one thread each (0: one per core)
     """
+    given = {"seeds": seeds, "budgets": budgets, "videos": videos, "validation": validation, "only": only,
+             "results": results, "quick": quick, "dry_run": dry_run}  # fmt: skip
     options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
     if settings:
         if dataset or labelled:
             raise LapaError("Give either --settings, or --dataset and --labelled.")
+        _refuse_changed({"benchmark": benchmark, "seed": seed}, "--dataset and --labelled")
         from lapa.cells import Common, parse
         from lapa.paper import run_paper
 
@@ -158,17 +167,17 @@ def compare(
             print((out / "table.md").read_text(), end="")
             print(f"Table, figures and picture are in {out}.")
         return
-    from lapa.compare import Setting, gap_closed, gather, plan
+    from lapa.compare import Setting, gap_closed, gather, plan, require_actions
     from lapa.explorer.codes import success_bars
     from lapa.schedule import run
     from lapa.training.checkpoint import write_json
 
     if not labelled:
         raise LapaError("Give --settings all for the paper's table, or --dataset and --labelled for your own data.")
+    _refuse_changed(given, "--settings")
     named = split_names(methods)
-    if not named or "all" in named:
-        named = ("scratch", "vpt", "lapa", "actionvla")
     setting = Setting(at_least_one(dataset), labelled, benchmark, episodes, seed, options)
+    named = require_actions(setting, () if "all" in named else named)
     scripted = ("no_op", "random", "expert")
     seconds = run(plan(named, setting, out, scripted), out, workers)
     scores = gather([*scripted[:2], *named, scripted[2]], out)
@@ -179,6 +188,13 @@ def compare(
     if closed is not None:
         print(f"LAPA closes {closed:.0%} of the gap from Scratch to ActionVLA.")
     print(f"Table and picture are in {out}.")
+
+
+def _refuse_changed(given: dict[str, Any], owner: str) -> None:
+    """Raise LapaError for the first option of `compare` that is not as by default: it belongs to `owner` alone."""
+    for name, value in given.items():
+        if value != inspect.signature(compare).parameters[name].default:
+            raise LapaError(f"--{name.replace('_', '-')} belongs to {owner}. Leave it out.")
 
 
 def study(

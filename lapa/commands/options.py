@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,13 +96,14 @@ def open_stream(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> St
 
 
 def _opened(read: Callable[..., Any], dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Any:
+    from lapa.data.index import counted
     from lapa.training.distributed import once_a_machine
 
     found = once_a_machine(lambda: read(at_least_one(dataset), image_size, skip_bad=skip_bad))
     for reason in found.bad:
         print(f"skipped: {reason}", file=sys.stderr)
     bad = f", {len(found.bad)} skipped" if found.bad else ""
-    print(f"{found.spec}: {found.episodes} episodes, {len(found)} frames{bad}.")
+    print(f"{found.spec}: {counted(found.episodes, 'episode')}, {counted(len(found), 'frame')}{bad}.")
     return found
 
 
@@ -141,12 +143,22 @@ def print_table(results: dict[str, Any]) -> None:
 
 def print_watch(out: Path) -> None:
     """How to follow the run that starts now."""
-    print(f"Watch: tensorboard --logdir {out}, or lapa inspect {out}")
+    print(f"Watch: tensorboard --logdir {quoted(out)}, or lapa inspect {quoted(out)}")
+
+
+def quoted(path: Path | str) -> str:
+    """A path as a shell takes it, for the next command."""
+    return shlex.quote(str(path))
 
 
 def again(dataset: tuple[str, ...]) -> str:
     """The same --dataset options, for the next command."""
-    return " ".join(f"--dataset {spec}" for spec in dataset)
+    return " ".join(f"--dataset {quoted(spec)}" for spec in dataset)
+
+
+def same_preset(preset: str) -> str:
+    """The same --preset, for the next command."""
+    return "" if preset == "laptop" else f" --preset {preset}"
 
 
 def print_next(command: str) -> None:

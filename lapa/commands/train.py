@@ -24,11 +24,14 @@ from lapa.commands.options import (
     print_next,
     print_results,
     print_watch,
+    quoted,
     recipe_of,
+    same_preset,
 )
 from lapa.contracts import LapaError
 
 APART = 0.5  # R^2 of the dataset, told by the codes, above which the user hears of it
+LITTLE = 0.3  # R^2 of inverse dynamics on its own training pairs, below which likewise
 
 
 def quantize(
@@ -54,31 +57,39 @@ def quantize(
         method: lapa fits LAQ on video without actions; vpt and unipi fit inverse dynamics on labelled trajectories
         window: seconds between the two frames (None: the preset's)
     """
-    from lapa.run_folder import begin
+    from lapa.run_folder import begin, done_before
     from lapa.stage1_latent_actions import fit_idm, fit_laq
 
     key = "quantize" if method == "lapa" else "fit_idm"
     recipe = recipe_of(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps, log)
     if method != "lapa" and stream:
         raise LapaError(f"--stream belongs to --method lapa; {method} reads its few trajectories at once.")
-    read: dict[str, Any] = {"stream": stream} if stream else {}
-    if begin(out, recipe, seed, resume, "laq" if method == "lapa" else "idm", dataset=dataset, **read):
+    kind = "laq" if method == "lapa" else "idm"
+    inputs: dict[str, Any] = {"dataset": dataset, **({"stream": stream} if stream else {})}
+    if done_before(out, recipe, seed, resume, kind, **inputs):
         return
-    print_watch(out)
     size = recipe.laq.image_size if method == "lapa" else recipe.idm.image_size
+    packed: Any = (open_stream if stream else open_pack)(dataset, size, skip_bad)
+    if method != "lapa":
+        packed.require_actions("an inverse dynamics model (--method vpt)")
+    begin(out, recipe, seed, resume, kind, **inputs)
+    print_watch(out)
     if method == "lapa":
-        packed = (open_stream if stream else open_pack)(dataset, size, skip_bad)
         results = fit_laq(packed, recipe, out, seed, stream or 0)
     else:
-        results = fit_idm(open_pack(dataset, size, skip_bad), recipe, out, seed)
+        results = fit_idm(packed, recipe, out, seed)
     print_results(results)
+    if results.get("train_r2", 1) < LITTLE:
+        print("That is little for the very pairs it was trained on: it cannot read the actions off the frames, so its "
+              "labels will hardly tell them. Train it for longer (--steps), or check that actions and frames belong "
+              "together: lapa inspect DATASET.")  # fmt: skip
     if results.get("dataset_mlp_r2", 0) > APART:
         print("The codes tell which dataset a pair is from: each has an alphabet of its own; what is learnt on one is "
               "lost on another. Try --set laq.sees=contrast --set laq.symmetric=true, and more --steps: "
               "docs/analysis.md.")  # fmt: skip
     print(f"{'LAQ' if method == 'lapa' else 'The inverse dynamics model'} is in {out}.")
-    print(f"Look: lapa inspect {out}" + (f" {again(dataset)}" if method == "lapa" else ""))
-    source = "future_frames" if method == "unipi" else out
+    print(f"Look: lapa inspect {quoted(out)}" + (f" {again(dataset)}" if method == "lapa" else ""))
+    source = "future_frames" if method == "unipi" else quoted(out)
     print_next(f"lapa label {again(dataset if method == 'lapa' else ('VIDEOS',))} --source {source} --out runs/labels")
 
 
@@ -109,8 +120,10 @@ def label(
         shard: pairs written at once, at least; what a killed process has to do again (0: up to 4,096)
         stream: decode the videos while labelling, without a pack on disk; the same labels
     """
+    from lapa.recipe import nearest_preset
     from lapa.stage2_label import label as write
     from lapa.stage2_label import source_image_size
+    from lapa.training.checkpoint import read_json
 
     packed = (open_stream if stream else open_pack)(dataset, source_image_size(source), skip_bad)
     manifest = write(packed, source, out, end, precision, compile=compile, shard=shard, workers=workers,
@@ -126,7 +139,10 @@ def label(
         print(f"  damaged videos that were skipped: {len(manifest['skipped'])}; manifest.json lists them")
     if "r2_of_true_actions" in manifest:
         print(f"  R^2 of the dataset's own actions: {manifest['r2_of_true_actions']:.3f}")
-    print_next(f"lapa pretrain {again(dataset)} --labels {out} --out runs/latent")
+    made_by = Path(source) / "config.json"  # ground_truth and future_frames have none
+    recipe = read_json(made_by, "finished label source").get("recipe") if made_by.exists() else None
+    preset = same_preset(nearest_preset(recipe)) if recipe else ""
+    print_next(f"lapa pretrain {again(dataset)} --labels {quoted(out)}{preset} --out runs/latent")
 
 
 def pretrain(
@@ -154,26 +170,28 @@ def pretrain(
             name, if it is still there)
     """
     from lapa.data.labelled import read_labels
-    from lapa.run_folder import begin
-    from lapa.stage2_pretrain import optimised_by
+    from lapa.run_folder import begin, done_before
+    from lapa.stage2_pretrain import check_labels, optimised_by
     from lapa.stage2_pretrain import pretrain as train
     from lapa.training.checkpoint import read_json
 
     recipe = recipe_of(preset, set, optimised_by(labels), steps, log)
-    streamed = {"stream": stream} if stream else {}
-    if begin(out, recipe, seed, resume, "policy", dataset=dataset, labels=labels, **streamed):
+    inputs: dict[str, Any] = {"dataset": dataset, "labels": labels, **({"stream": stream} if stream else {})}
+    if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
-    print_watch(out)
     found, manifest = read_labels(labels)
     # The source that made the labels, if it is still there, must not have been trained again since.
     made_by = source or Path(str(manifest["source"]))
     known = source is not None or (made_by / "config.json").exists()
     wanted = str(read_json(made_by / "config.json", "finished label source")["hash"]) if known else None
     packed = (open_stream if stream else open_pack)(dataset, recipe.policy_image_size, skip_bad)
+    check_labels(packed, found, manifest, wanted)
+    begin(out, recipe, seed, resume, "policy", **inputs)
+    print_watch(out)
     print_results(train(packed, found, manifest, recipe, out, seed, wanted, stream or 0))
     print(f"The pretrained policy is in {out}.")
     idm = " --idm IDM" if manifest["kind"] == "frames" else ""
-    print_next(f"lapa finetune --dataset ROBOT --policy {out}{idm} --out runs/policy")
+    print_next(f"lapa finetune --dataset ROBOT --policy {quoted(out)}{idm}{same_preset(preset)} --out runs/policy")
 
 
 def finetune(
@@ -205,22 +223,59 @@ def finetune(
         trainable: head: the new head alone (best below some 50 trajectories), for unipi the video diffusion; all: all
             but the vision encoder (None: the preset's)
     """
-    from lapa.run_folder import begin
+    from lapa import plugins
+    from lapa.run_folder import begin, done_before
     from lapa.stage3_finetune import chosen_decoding, image_size, optimised_by
     from lapa.stage3_finetune import finetune as train
 
+    inherited = _saved(policy)
     told = {"head": head, "trainable": trainable}
     options = (*set, *(f"{name}={value}" for name, value in told.items() if value))
-    recipe = recipe_of(preset, options, optimised_by(policy), steps, log)
+    stage = optimised_by(policy)
+    recipe = recipe_of(preset, options, stage, steps, log)
+    reads = policy is not None and stage == "finetune" and recipe.head == "read"
+    for name, value in {"--steps": steps, "--trainable": trainable}.items() if reads else ():
+        if value is not None:
+            raise LapaError(
+                f"{name} is for training, and --head read{'' if head else f' (of --preset {preset})'} trains nothing. "
+                f"Add --head own, or leave {name} out."
+            )
     decoding = chosen_decoding(policy, recipe, options)
-    read_by = {"idm": idm} if idm else {}
-    if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy, **read_by):
+    inputs = {"dataset": dataset, "policy": policy, **({"idm": idm} if idm else {})}
+    if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
-    print_watch(out)
+    usual = recipe.policy.decoding
+    has = inherited.get("model", {}).get("decoding", usual)
+    if decoding is None and has != usual:
+        print(f"Note: {policy} was pretrained with policy.decoding={has} and keeps it; --preset {preset} has {usual}. "
+              f"To change it, add --set policy.decoding={usual}.")  # fmt: skip
     packed = open_pack(dataset, image_size(policy, recipe), skip_bad)
+    dimensions = packed.require_actions("finetuning").shape[1]
+    begin(out, recipe, seed, resume, "policy", **inputs)
+    if not reads:
+        print_watch(out)
     print_results(train(packed, policy, recipe, out, seed, idm, decoding))
     print(f"The robot policy is in {out}.")
-    print_next(f"lapa evaluate --policy {out} --benchmark tabletop --episodes 500 --out runs/eval")
+    tabletop = plugins.find("benchmarks", "tabletop")().build().dimensions
+    if dimensions == tabletop:
+        print_next(f"lapa evaluate --policy {quoted(out)} --benchmark tabletop --episodes 500 --out runs/eval")
+    else:
+        print_next(f'lapa.Policy.from_pretrained("{out}").act({{"image": frame, "instruction": "..."}}) in Python, on '
+                   f"your robot ({dimensions} action dimensions; the benchmark tabletop has {tabletop})")  # fmt: skip
+
+
+def _saved(policy: Path | None) -> dict[str, Any]:
+    """What config.json says of a pretrained policy, if one is given. Raises LapaError when there is no such folder."""
+    from lapa.hub import local
+    from lapa.training.checkpoint import read_json
+
+    if policy is None:
+        return {}
+    folder = local(policy)
+    if not folder.is_dir():
+        raise LapaError(f"There is no folder {folder}. --policy is a folder made by `lapa pretrain`.")
+    found: dict[str, Any] = read_json(folder / "config.json", "finished policy artefact")
+    return found
 
 
 def tune(
@@ -255,22 +310,25 @@ def tune(
         only: try only this way, given once or more
     """
     from lapa import plugins
-    from lapa.run_folder import begin
+    from lapa.evaluate import require_fit
+    from lapa.run_folder import begin, done_before
     from lapa.stage3_finetune import image_size
     from lapa.tune import tune as search
 
     if episodes < 1:
         raise LapaError(f"--episodes must be at least 1, got {episodes}.")
+    _saved(policy)
     recipe = recipe_of(preset, set, "finetune", None, "none")
-    read_by = {"idm": idm} if idm else {}
     scenes = plugins.find("benchmarks", benchmark)(look=look, validation=True).build()
-    if begin(out, recipe, seed, resume, "policy", dataset=dataset, policy=policy, ways=only, episodes=episodes,
-             **read_by):  # fmt: skip
+    inputs = {"dataset": dataset, "policy": policy, "ways": only, "episodes": episodes, **({"idm": idm} if idm else {})}
+    if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
     packed = open_pack(dataset, image_size(policy, recipe), skip_bad)
+    require_fit(packed.require_actions("finetuning").shape[1], packed.spec, benchmark, scenes)
+    begin(out, recipe, seed, resume, "policy", **inputs)
     found = search(packed, policy, recipe, out, seed, scenes, episodes, only, idm)
     print(f"Chosen: {found['chosen']}. The robot policy is in {out}.")
-    print_next(f"lapa evaluate --policy {out} --benchmark {benchmark} --episodes 500 --out runs/eval")
+    print_next(f"lapa evaluate --policy {quoted(out)} --benchmark {benchmark} --episodes 500 --out runs/eval")
 
 
 def ground(

@@ -113,14 +113,21 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadVideo]]:
     with readable(path).open(newline="", encoding="utf-8-sig") as file:
         table = csv.DictReader(file)
         _column(dict.fromkeys(table.fieldnames or ()), FILE, path)
-        yield from ((table.line_num, row) for row in table)
+        for row in table:
+            extra = row.pop(None, None)  # where csv puts what has no column
+            if extra and any(extra):
+                yield table.line_num, BadVideo(f"{path}, line {table.line_num}: has more columns than the header. Put "
+                                               "an instruction with a comma in double quotes.")  # fmt: skip
+            else:
+                yield table.line_num, row
 
 
 def _column(row: dict[str, Any], kinds: tuple[str, ...], path: Path) -> str:
     found = next((kind for kind in kinds if kind in row), None)
     if found is None:
         raise LapaError(
-            f"{path}: lacks the column {kinds[0]} (or {', '.join(kinds[1:])}). Captions need file and instruction."
+            f"{path}: lacks the column {kinds[0]} (or {', '.join(kinds[1:])}); it has {', '.join(row) or 'none'}. "
+            "Captions need file and instruction."
         )
     return found
 

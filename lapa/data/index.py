@@ -38,7 +38,8 @@ class Index:
     [N, S] or None. `fingerprint` depends on the content alone, not on where the data lie. `bad` are the episodes that
     were skipped, each with its reason.
 
-    source int64 [E] counts the datasets that were read behind one another; weights are their shares in training
+    source int64 [E] counts the datasets that were read behind one another; widths are their action dimensions (0: no
+    actions), which `actions` has only where all are the same; weights are their shares in training
     (data/mixture.py), or None.
     """
 
@@ -56,6 +57,7 @@ class Index:
     fingerprint: str
     bad: tuple[str, ...]
     source: Array
+    widths: tuple[int, ...]
     weights: tuple[float, ...] | None
 
     def __len__(self) -> int:
@@ -94,8 +96,11 @@ class Index:
     def require_actions(self, purpose: str) -> Array:
         """float32 [N, A]. Raises LapaError naming the dataset and the purpose when there are none."""
         if self.actions is None:
-            lack = "has no actions" if self.source[-1] == 0 else "do not all have actions of the same dimensions"
-            raise LapaError(f"{self.spec} {lack}, and {purpose} needs them. Give a dataset with actions.")
+            if not all(self.widths):
+                lack = "has no actions" if not any(self.widths) else "do not all have actions"
+                raise LapaError(f"{self.spec} {lack}, and {purpose} needs them. Give a dataset with actions.")
+            widths = " and ".join(map(str, self.widths))
+            raise LapaError(f"{self.spec} have actions of {widths} dimensions; {purpose} takes one robot at a time.")
         return self.actions
 
     def subset(self, episodes: Array) -> Self:
@@ -179,6 +184,7 @@ def load(entry: Path, spec: str) -> tuple[Index, dict[str, Array]]:
     try:
         meta = json.loads((entry / META).read_text())
         tables = {p.stem: np.load(p, allow_pickle=False) for p in entry.glob("*.npy")}
+        actions = tables.pop("actions", None)
         index = Index(
             spec=spec,
             image_size=int(meta["image_size"]),
@@ -187,13 +193,14 @@ def load(entry: Path, spec: str) -> tuple[Index, dict[str, Array]]:
             instructions=tuple(meta["instructions"]),
             fps=tables.pop("fps"),
             sizes=tables.pop("sizes"),
-            actions=tables.pop("actions", None),
+            actions=actions,
             state=tables.pop("state", None),
             action_names=tuple(meta["action_names"]),
             state_names=tuple(meta["state_names"]),
             fingerprint=meta["fingerprint"],
             bad=tuple(meta["bad"]),
             source=np.zeros(len(meta["ids"]), np.int64),
+            widths=(actions.shape[1] if actions is not None else 0,),
             weights=None,
         )
     except (OSError, ValueError, KeyError) as error:
@@ -224,6 +231,7 @@ def join(parts: Sequence[Index]) -> dict[str, Any]:
         "fingerprint": digest_of(*(p.fingerprint.encode() for p in parts)),
         "bad": tuple(b for p in parts for b in p.bad),
         "source": np.repeat(np.arange(len(parts)), [p.episodes for p in parts]),
+        "widths": tuple(width for p in parts for width in p.widths),
         "weights": None,
     }
 
@@ -278,6 +286,11 @@ def digest_of(*parts: bytes) -> str:
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
 
 
+def counted(number: int, thing: str) -> str:
+    """ "1 episode", "2 episodes"."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 def _join_vectors(parts: list[Array | None]) -> Array | None:
     present = [p for p in parts if p is not None]
     same = len(present) == len(parts) and len({p.shape[1] for p in present}) == 1
@@ -324,7 +337,8 @@ class Bar:
     """Progress on stderr: a bar on a terminal, one line at the end elsewhere, nothing when quiet."""
 
     def __init__(self, doing: str, done: str, spec: str, total: int, quiet: bool) -> None:
-        self._console, self._done, self._quiet = Console(stderr=True, highlight=False), f"{done} {spec}", quiet
+        self._console = Console(stderr=True, highlight=False, emoji=False)
+        self._done, self._quiet = f"{done} {spec}", quiet
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn(f"{doing} {{task.description}}", markup=False),
@@ -356,5 +370,5 @@ class Bar:
         """Say what came out."""
         if not self._quiet:
             skipped = f", {bad} skipped" if bad else ""
-            line = f"{self._done}: {episodes} episodes, {frames} frames{skipped}"
+            line = f"{self._done}: {counted(episodes, 'episode')}, {counted(frames, 'frame')}{skipped}"
             self._console.print(line, markup=False, soft_wrap=True)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from lapa.contracts import Labels, LapaError
 from lapa.data.folders import existing_folder
-from lapa.training.checkpoint import replacing
+from lapa.training.checkpoint import read_json, replacing
 
 TABLE, MANIFEST = "labels.parquet", "manifest.json"
 BAD = b"lapa_damaged_episodes"  # in a shard's metadata, where there are some
@@ -68,7 +68,10 @@ def read_labels(path: str | Path) -> tuple[Labels, dict[str, Any]]:
     """
     folder = existing_folder(path, "Labels")
     if not (folder / TABLE).exists():
-        raise LapaError(f"{folder}: holds no labels, {TABLE} is missing. Write them with stage 2.")
+        if (folder / "config.json").exists():
+            kind = read_json(folder / "config.json", "artefact").get("kind")
+            raise LapaError(f'{folder} holds a "{kind}" artefact and no labels. Give a folder made by `lapa label`.')
+        raise LapaError(f"{folder}: holds no labels, {TABLE} is missing. Write them with `lapa label`.")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:

@@ -349,7 +349,7 @@ def _camera(features: dict[str, Any], wanted: str | None, root: Path) -> str:
         raise LapaError(f"{root}: none of its features is a video or an image. Features: {', '.join(features)}.")
     if wanted:
         last = [name for name in cameras if name.rpartition(".")[2] == wanted]
-        return last[0] if len(last) == 1 else choose(wanted, cameras, f"camera in {root}")
+        return last[0] if len(last) == 1 else choose(wanted, cameras, "camera", f" in {root}")
     about = {name: features[name].get("info") for name in cameras}
     depth = [name for name in cameras if isinstance(about[name], dict) and about[name].get("video.is_depth_map")]
     return next((name for name in cameras if name not in depth), cameras[0])

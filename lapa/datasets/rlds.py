@@ -212,7 +212,7 @@ class Rlds:
 
     def _instruction(self, wanted: str | None) -> str | None:
         if wanted:
-            return choose(wanted, self._features, f"feature for the instruction in {self.root}")
+            return choose(wanted, self._features, "feature for the instruction", f" in {self.root}")
         usual = [f"{where}{name}" for name in TEXTS for where in ("", "observation/")]
         return next((name for name in usual if name in self._features), None)
 
@@ -296,7 +296,7 @@ def _shards(root: Path, split: str) -> list[Path]:
             by_split.setdefault(named["split"], []).append(path)
     if not by_split:
         raise LapaError(f"{root}: holds no shard (NAME-SPLIT.tfrecord-00000-of-00001). lapa reads TFRecord files only.")
-    return by_split[choose(split, by_split, f"split in {root}")]
+    return by_split[choose(split, by_split, "split", f" in {root}")]
 
 
 def _lengths(info: dict[str, Any], split: str, path: Path) -> dict[int, int]:
@@ -328,7 +328,7 @@ def _camera(images: list[str], wanted: str | None, root: Path) -> str:
     images = sorted(images, key=number_of)
     if wanted:
         last = [name for name in images if name.rpartition("/")[2] == wanted]
-        return last[0] if len(last) == 1 else choose(wanted, images, f"camera in {root}")
+        return last[0] if len(last) == 1 else choose(wanted, images, "camera", f" in {root}")
     return next((name for name in images if not re.search("wrist|hand|depth", name)), images[0])
 
 

@@ -19,7 +19,7 @@ LEAST = 16  # pairs: half of them fit a probe, and fewer would tell nothing
 MLP_STEPS = 150  # of Adam on all rows at once
 RIDGE = 1e-4  # of the mean variance of the features: enough for the collinear columns of one-hot codes
 
-MEANING = {  # of the figures of stage 1
+MEANING = {  # of the figures that training ends with
     "error_over_copy": "below 1 beats showing the present frame again",
     "action_r2": "what the robot did; 1 is told in full",
     "displacement_r2": "how far the effector went; 1 is told in full",
@@ -28,6 +28,13 @@ MEANING = {  # of the figures of stage 1
     "action_mlp_r2": "the same, read by a small network",
     "perplexity": "codes in effective use, by position; 1 has collapsed",
     "training_perplexity": "the same, in the last 50 training batches",
+    "train_r2": "of the actions, on its own training pairs; 1 is all, 0 nothing",
+    "pairs": "pairs of frames it was trained on",
+    "loss": "of the last batch; falling is good, its size depends on the data",
+    "accuracy": "labels named in the last batch; chance is 1 / classes",
+    "prediction_perplexity": "classes in use by its predictions; 1 has collapsed",
+    "labels": "labelled frames that the meaning was read off",
+    "r2_of_labels": "of those frames' actions; 1 is all, 0 nothing",
 }
 
 
