@@ -9,7 +9,7 @@ pair of frames. Images are uint8 RGB outside models and float in [0, 1], channel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
@@ -179,6 +179,7 @@ class Backbone(Protocol):
     `width` is the size of the readout; `image_size` is the square input in pixels, and a field or property of the
     plug-in's Config too: frames are packed before the model is built. If `build` loads weights from elsewhere, give the
     Config a field `grounded: bool`: it is set to False where a saved policy is opened, whose weights come next.
+    It may have `overlooked(texts) -> list[str]`: sentences for the user on what of the instructions it does not read.
     """
 
     width: int
@@ -190,10 +191,6 @@ class Backbone(Protocol):
 
     def vision_parameters(self) -> Iterator[torch.nn.Parameter]:
         """The vision encoder, frozen in stages 2 and 3."""
-        ...
-
-    def overlooked(self, texts: Sequence[str]) -> list[str]:
-        """What of these instructions it does not read, as sentences for the user; nothing when it reads all."""
         ...
 
 

@@ -150,7 +150,8 @@ def _tell_of_instructions(packed: Index, backbone: nn.Module) -> None:
     missing = sum(not text.strip() for text in packed.instructions)
     if missing:
         print(f"{missing} of {packed.episodes} episodes have no instruction.", flush=True)
-    for sentence in backbone.overlooked(packed.instructions):  # type: ignore[operator]
+    overlooked = getattr(backbone, "overlooked", None)
+    for sentence in overlooked(packed.instructions) if overlooked else ():
         print(f"Warning: {sentence}", file=sys.stderr, flush=True)
 
 

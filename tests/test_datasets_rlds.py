@@ -182,8 +182,8 @@ def test_records_without_what_is_described(tmp_path: Path, change: dict[str, obj
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (",camera=image_9", 'There is no camera in .* "image_9".*observation/image_1'),
-        (",split=val", 'There is no split in .* "val".*train'),
+        (",camera=image_9", 'There is no camera "image_9" in .*observation/image_1'),
+        (",split=val", 'There is no split "val" in .*train'),
         (",action=acton", 'There is no feature for the action .*Did you mean "action"'),
         (",state=observation/image_0", "observation/image_0 is no plain tensor"),
         (",instruction=words", "There is no feature for the instruction"),

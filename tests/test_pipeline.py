@@ -483,7 +483,8 @@ def test_a_policy_that_sees_more_than_its_labels_source(
         idm = ["--idm", str(tmp_path / "idm")] if source == "future_frames" else []
         if idm:
             fit_idm(pack(data[1:], 24, quiet=True), tiny_of(small), tmp_path / "idm", 0)
-        cli.main(["finetune", *data, "--policy", latent, *idm, "--out", str(tmp_path / "policy"), "--steps", "2"])
+        cli.main(["finetune", *data, "--policy", latent, *idm, "--out", str(tmp_path / "policy"), "--steps", "2",
+                  "--head", "own"])  # fmt: skip
         assert seen == [32], "as the policy reads, whatever the preset says"
 
 
@@ -516,8 +517,9 @@ def test_settings_that_a_pretrained_policy_has(
     pretrain(packed, labels, manifest, tiny, tmp_path / "latent", 0)
 
     def run(name: str, *more: str) -> str:
-        words = ["finetune", "--dataset", f"lerobot:{robot}", "--policy", str(tmp_path / "latent"), "--steps", "2",
-                 *(part for option in more for part in ("--set", option)), "--out", str(tmp_path / name)]  # fmt: skip
+        told = [part for option in ("finetune.steps=2", *more) for part in ("--set", option)]
+        words = ["finetune", "--dataset", f"lerobot:{robot}", "--policy", str(tmp_path / "latent"), *told,
+                 "--out", str(tmp_path / name)]  # fmt: skip
         try:
             cli.main(words)
         except SystemExit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,11 +123,17 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadVideo]]:
                 yield table.line_num, row
 
 
+def _header(row: dict[str, Any]) -> str:
+    """For a message: whatever a damaged file begins with, it stays one short line."""
+    names = ", ".join(name if name.isprintable() else repr(name) for name in map(str, row))
+    return textwrap.shorten(names, 100, placeholder=" ..") or "none"
+
+
 def _column(row: dict[str, Any], kinds: tuple[str, ...], path: Path) -> str:
     found = next((kind for kind in kinds if kind in row), None)
     if found is None:
         raise LapaError(
-            f"{path}: lacks the column {kinds[0]} (or {', '.join(kinds[1:])}); it has {', '.join(row) or 'none'}. "
+            f"{path}: lacks the column {kinds[0]} (or {', '.join(kinds[1:])}); it has {_header(row)}. "
             "Captions need file and instruction."
         )
     return found
