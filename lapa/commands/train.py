@@ -297,8 +297,9 @@ def tune(
 
     --dataset are labelled robot trajectories. Tried are: reading off them what a pretrained head's classes mean (read);
     training the head alone (head), all but the vision encoder, gently (all) or four times as long (all-long); and for a
-    policy that speaks actions already, the same with a new head (new-head, all-new-head, all-long-new-head); for
-    that one and for unipi also no finetuning (as-it-is). Steps and learning rate are the preset's times a factor (lapa/tune.py).
+    policy that speaks actions already, the same with a new head (new-head, all-new-head, all-long-new-head); for that
+    one and for unipi also no finetuning (as-it-is). Steps and learning rate are the preset's times a factor
+    (lapa/tune.py).
 
     Args:
         out: folder of the best policy
