@@ -158,7 +158,8 @@ def _tell_of_instructions(packed: Index, backbone: nn.Module) -> None:
 def classes_of(labels: Labels, manifest: dict[str, Any], recipe: Recipe) -> tuple[Space, Array]:
     """What the head predicts, and the labels as classes int64 [N, positions]."""
     if labels.kind == "codes":
-        return CodeSpace(labels.values.shape[1], int(manifest["classes"])), labels.values
+        places = tuple(map(tuple, manifest.get("places", ())))
+        return CodeSpace(labels.values.shape[1], int(manifest["classes"]), places=places), labels.values
     return classes_of_actions(labels.values[:, None], recipe, tuple(manifest.get("action_names") or ()))
 
 

@@ -126,7 +126,9 @@ def _read(policy: VLA, packed: Packed, frames: Array, chunks: Array) -> Logs:
     said = np.concatenate(
         [policy.probabilities(packed.gather(frames[i : i + AT_ONCE]), texts[i : i + AT_ONCE]) for i in parts]
     )
-    meaning = Vocabulary.read(said, chunks, packed.action_names)
+    assert policy.space is not None
+    places = policy.space.places
+    meaning = Vocabulary.read(said, chunks, packed.action_names, places)
     policy.read_as(meaning)
     fit = _agreement(meaning.decide(said, "expectation"), chunks)
     results = {"labels": float(len(frames)), "r2_of_labels": fit}
@@ -135,7 +137,7 @@ def _read(policy: VLA, packed: Packed, frames: Array, chunks: Array) -> Logs:
     if fold.any():  # more than one trajectory
         unseen = np.empty(chunks.shape, np.float32)
         for k in np.unique(fold):
-            others = Vocabulary.read(said[fold != k], chunks[fold != k])
+            others = Vocabulary.read(said[fold != k], chunks[fold != k], places=places)
             unseen[fold == k] = others.decide(said[fold == k], "expectation")
         fit = results["r2_left_out"] = _agreement(unseen, chunks)
         told += f"; {fit:.2f} of trajectories left out in turn"

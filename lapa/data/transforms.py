@@ -24,11 +24,15 @@ Rows = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class CodeSpace:
-    """What a latent policy predicts: `codes` positions, each one of `classes` codes."""
+    """What a latent policy predicts: `codes` positions, each one of `classes` codes.
+
+    places  [codes * classes][k]: where each code lies among the others, in the coordinates of its codebook; (): unknown
+    """
 
     codes: int
     classes: int
     kind: str = "codes"
+    places: Rows = ()
 
     @property
     def positions(self) -> int:
@@ -88,6 +92,13 @@ class ActionSpace:
         for row, some in zip(table, values, strict=True):
             row[: len(some)] = some
         return table
+
+    @property
+    def places(self) -> Array:
+        """As a CodeSpace's: a coordinate for every position, on which its bins lie where their centres do."""
+        centres = self.centres()
+        centres = np.tile(np.nan_to_num(centres / _lengths(centres)[:, None]), (self.chunk, 1))
+        return np.einsum("pc,pq->pcq", centres, np.eye(len(centres))).reshape(-1, len(centres))
 
     def encode(self, actions: Array) -> Array:
         """float [..., A] -> int64 [..., A]; values outside the edges go to the outermost bins."""
@@ -163,18 +174,27 @@ class Vocabulary:
         return Vocabulary._of(1, means, _squares(means, unit, _two_valued(actions)), actions, unit, names)
 
     @staticmethod
-    def read(probabilities: Array, actions: Array, names: tuple[str, ...] = (), prior: float = 1.0) -> Vocabulary:
+    def read(
+        probabilities: Array, actions: Array, names: tuple[str, ...] = (), places: Array | Rows = ()
+    ) -> Vocabulary:
         """What the classes of a policy mean, told by its probabilities float [N, positions, classes] for frames whose
-        actions float [N, A] or chunks [N, chunk, A] are known: ridge regression; `prior` is how many frames without
-        motion every class is taken to have been seen with. Raises LapaError on non-finite or too few actions."""
+        actions float [N, A] or chunks [N, chunk, A] are known: ridge regression, towards no motion.
+
+        `places` float [positions * classes, k] says which classes are alike. Then it is towards a linear function of
+        those instead, which takes k + 1 numbers a dimension in place of one a class: few labels suffice, and a class
+        that none of them shows is known from its neighbours. Raises LapaError on non-finite or too few actions.
+        """
         actions = _chunks(actions)
         rows, positions, _ = probabilities.shape
-        unit = _lengths(actions.reshape(-1, actions.shape[-1]).T)
+        unit, switches = _lengths(actions.reshape(-1, actions.shape[-1]).T), _two_valued(actions)
         said = probabilities.reshape(rows, -1).astype(np.float64)
-        known = np.concatenate([actions.reshape(rows, -1), _squares(actions, unit, _two_valued(actions))], 1)
-        told = np.linalg.solve(said.T @ said + prior * np.eye(said.shape[1]), said.T @ known)
-        means = told[:, : -actions.shape[1]].reshape(-1, *actions.shape[1:])
-        return Vocabulary._of(positions, means, told[:, -actions.shape[1] :], actions, unit, names)
+        known, squares = actions.reshape(rows, -1), _squares(actions, unit, switches)
+        alone, nowhere = np.eye(said.shape[1]), np.zeros((said.shape[1], 0))
+        basis = _alike(np.asarray(places, np.float64), positions) if len(places) else alone
+        means = _told(said, known, basis).reshape(-1, *actions.shape[1:])
+        inside = _squares(means, unit, switches)
+        spread = _told(said, squares - said @ inside, _alike(nowhere, positions))  # around the means, much the same
+        return Vocabulary._of(positions, means, inside + np.maximum(spread, 0), actions, unit, names)
 
     @staticmethod
     def _of(
@@ -189,6 +209,12 @@ class Vocabulary:
     def dimensions(self) -> int:
         """A."""
         return len(self.unit)
+
+    @property
+    def places(self) -> Array:
+        """As a CodeSpace's: the classes lie where their meanings do."""
+        means = np.array(self.means).reshape(len(self.means), -1, self.dimensions)
+        return (means / self.unit).reshape(len(means), -1)
 
     @property
     def chunk(self) -> int:
@@ -302,6 +328,27 @@ def _two_valued(actions: Array) -> Array:
     return np.array([len(np.unique(column)) == 2 for column in actions.reshape(-1, actions.shape[-1]).T])
 
 
+TOGETHER, ALONE = 3.0, 0.3  # what classes have in common and what sets one apart, before any label, in frames
+
+
+def _told(said: Array, known: Array, basis: Array) -> Array:
+    """What each of C classes contributes: float64 [C, D], such that said [N, C] times it is known [N, D]; ridge
+    regression on the columns of the basis [C, K]."""
+    features = said @ basis
+    found: Array = basis @ np.linalg.solve(features.T @ features + np.eye(basis.shape[1]), features.T @ known)
+    return found
+
+
+def _alike(places: Array, positions: int) -> Array:
+    """Of classes that lie at places [C, k]: the basis [C, 1 + k + C] of functions that are linear in the place, more or
+    less (TOGETHER), and differ from that by class, a little (ALONE)."""
+    of_position = places.reshape(positions, len(places) // positions, places.shape[1])
+    inner = (of_position - of_position.mean(1, keepdims=True)).reshape(places.shape)
+    inner = inner / max(np.sqrt((inner**2).sum(1).mean()), np.finfo(np.float32).tiny)
+    common = np.concatenate([np.full((len(places), 1), 1 / positions), inner], 1)
+    return np.concatenate([np.sqrt(TOGETHER) * common, np.sqrt(ALONE) * np.eye(len(places))], 1)
+
+
 def _squares(actions: Array, unit: Array, switches: Array) -> Array:
     """[N, chunk, A] -> squared lengths [N, chunk] in units, but for the switches."""
     squares: Array = ((actions / np.where(switches, np.inf, unit)) ** 2).sum(-1)
@@ -360,7 +407,7 @@ def space_from_json(content: dict[str, Any]) -> Space:
     try:
         kind, fields = content["kind"], {k: v for k, v in content.items() if k != "kind"}
         if kind == "codes":
-            return CodeSpace(**fields)
+            return CodeSpace(**{**fields, "places": _rows(np.array(fields.get("places", ())))})
         if kind == "vocabulary":
             for name in ("means", "squares", "reach"):
                 fields[name] = _rows(np.array(fields[name]))

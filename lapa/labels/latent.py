@@ -65,6 +65,11 @@ class LatentSource:
         """|C|."""
         return self.laq.config.codebook_size
 
+    @property
+    def places(self) -> Array:
+        """Where each code lies among the others (LAQ.places)."""
+        return self.laq.places()
+
     def label(self, pairs: FramePairs) -> Array:
         """-> int64 [B, s]."""
         now, later, count = pairs.now, pairs.later, len(pairs.now)

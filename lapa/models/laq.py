@@ -32,6 +32,7 @@ from lapa.training.checkpoint import load_artefact, load_strictly
 from lapa.training.distributed import BatchNorm, device
 from lapa.training.watcher import CodebookWatcher
 
+FLAT = 0.02  # of the codebook's largest extent: a direction in which it extends less is none
 GIVEN = {"dim": "quant_dim", "size": "codebook_size", "positions": "codes"}  # field of a quantizer -> ours
 Images = Array | torch.Tensor  # uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1]
 
@@ -157,6 +158,20 @@ class LAQ(nn.Module):
             now = self._pixels(now, "now")
             future = self.predict(now, self.quantizer.lookup(self._codes(codes, len(now)))).float()
             return future.clamp(0, 1) if clamp else future
+
+    @torch.no_grad()
+    def places(self) -> Array:
+        """Where each code lies among the others: what it adds to the embedding that the decoder gets, in principal
+        coordinates, float32 [positions * |C|, k]; k is what the codes take up, 2 where they lie in a plane."""
+        positions, size = self.quantizer.positions, self.quantizer.size
+        codes = torch.zeros(positions, size, positions, dtype=torch.int64, device=self.project_in.weight.device)
+        each = torch.arange(positions)
+        codes[each, :, each] = torch.arange(size, device=codes.device)
+        embedding = self.quantizer.lookup(codes.flatten(0, 1)).float().flatten(1).unflatten(0, (positions, size))
+        centred = (embedding - embedding.mean(1, keepdim=True)).flatten(0, 1).double()
+        left, spread, _ = torch.linalg.svd(centred, full_matrices=False)
+        taken = spread > FLAT * spread[0]
+        return (left * spread)[:, taken].float().cpu().numpy()
 
     def reconstruct(self, now: Images, later: Images) -> torch.Tensor:
         """The later frame through the codes of `encode` alone: float32 [B, 3, H, W] in [0, 1]."""
