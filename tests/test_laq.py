@@ -68,6 +68,30 @@ def test_encode_and_decode(codes: int, decoder: str) -> None:
     assert not model.quantizer.usage.any()  # nor the codebook's statistics
 
 
+@pytest.mark.parametrize(
+    ("quantizer", "codes"), [("nsvq", 1), ("nsvq", 4), ("vq_ema", 2), ("fsq", 2), ("residual", 1), ("residual", 2)]
+)
+def test_places_keep_the_distances_of_the_codebook(quantizer: str, codes: int) -> None:
+    model = replace(TINY, codes=codes, quantizer=quantizer).build()
+    positions, size = model.quantizer.positions, model.quantizer.size
+    places = model.places()
+    assert places.dtype == np.float32
+    assert len(places) == positions * size
+    for position in range(positions):
+        chosen = torch.zeros(size, positions, dtype=torch.int64)
+        chosen[:, position] = torch.arange(size)
+        embedding = model.quantizer.lookup(chosen).flatten(1).detach()
+        mine = torch.from_numpy(places[position * size : (position + 1) * size])
+        torch.testing.assert_close(torch.cdist(mine, mine), torch.cdist(embedding, embedding), atol=1e-3, rtol=1e-3)
+
+
+def test_a_flat_codebook_is_known_for_flat() -> None:
+    model = replace(TINY, quant_dim=16).build()
+    plane = torch.randn(8, 2) @ torch.linalg.qr(torch.randn(16, 2))[0].T
+    model.quantizer.codebook.data = plane + 1e-4 * torch.randn(8, 16) + 7
+    assert model.places().shape == (8, 2)
+
+
 def test_uint8_and_float_agree() -> None:
     model = TINY.build()
     now, later = frames(seed=0), frames(seed=1)

@@ -25,7 +25,7 @@ from lapa.data.stream import stream
 from lapa.data.transforms import ActionSpace, CodeSpace
 from lapa.methods import METHODS
 from lapa.models.idm import InverseDynamics, shifted
-from lapa.models.laq import as_pixels
+from lapa.models.laq import LAQ, as_pixels
 from lapa.policies.vla import Batch
 from lapa.recipe import Recipe, override
 from lapa.stage0_grounding import Grounding, scenes
@@ -108,6 +108,9 @@ def test_every_method_resumes_to_the_same_bits(
         start = resumed_equals_unbroken(
             lambda out: pretrain(packed, labels, manifest, recipe, out, 7), tmp_path / "latent"
         )
+        if name == "lapa":
+            space = load_artefact(start, "policy").config["space"]
+            assert space["places"] == manifest["places"] == LAQ.from_pretrained(fitted).places().tolist()
     policy = resumed_equals_unbroken(lambda out: finetune(packed, start, recipe, out, 7, reader), tmp_path / "policy")
     config = load_artefact(policy, "policy").config
     assert config["method"] == name

@@ -241,6 +241,42 @@ def test_what_codes_mean_is_read_off_soft_predictions() -> None:
     np.testing.assert_allclose(few.means, MEANINGS * [[0.75], [0.5], [0], [0]], err_msg="one frame without motion each")
 
 
+def test_codes_that_lie_near_each_other_mean_similar_actions() -> None:
+    """Sixteen codes in a plane that means motion, turned and stretched; the labels show ten of them."""
+    rng = np.random.default_rng(3)
+    places = rng.normal(size=(16, 2))
+    means = places @ np.array([[0.02, 0.5], [-0.03, 0.4]]) + [0.01, -0.2]
+    shown = np.repeat(np.arange(10), 6)
+    said, actions = np.eye(16)[shown][:, None], means[shown] + rng.normal(size=(60, 2)) * [0.001, 0.01]
+    near, apart = (Vocabulary.read(said, actions, places=p) for p in (places, ()))
+    unit = np.array(near.unit)
+    assert np.abs((np.array(near.means) - means) / unit).max() < 0.25, "also of the six that no label shows"
+    assert np.all(np.array(apart.means)[10:] == 0), "without places nothing is known of those"
+    lengths = ((means / unit) ** 2).sum(1)
+    np.testing.assert_allclose(np.array(near.squares)[:, 0], lengths, atol=0.3)
+
+
+def test_places_that_tell_nothing_do_little_harm() -> None:
+    rng = np.random.default_rng(4)
+    means = rng.normal(size=(16, 2))
+    shown = np.tile(np.arange(16), 60)
+    read = Vocabulary.read(np.eye(16)[shown][:, None], means[shown], places=rng.normal(size=(16, 5)))
+    np.testing.assert_allclose(read.means, means, atol=0.15)
+
+
+def test_classes_of_actions_lie_where_their_actions_do() -> None:
+    rng = np.random.default_rng(5)
+    actions = rng.normal(size=(300, 2, 2)) * [0.01, 3.0]
+    words = Vocabulary.clusters(actions, 8)
+    np.testing.assert_allclose(words.places, np.reshape(np.array(words.means).reshape(8, 2, 2) / words.unit, (8, 4)))
+    bins = ActionSpace.fit(actions[:, 0], 5, chunk=2)
+    places = bins.places.reshape(2, 2, 5, 2, 2)  # chunk, dimension, bin: a coordinate for each chunk and dimension
+    for step, dimension in np.ndindex(2, 2):
+        along = places[step, dimension, :, step, dimension]
+        np.testing.assert_allclose(along / along[0], bins.centres()[dimension] / bins.centres()[dimension, 0])
+        assert np.count_nonzero(places[step, dimension]) == np.count_nonzero(along), "and nowhere else"
+
+
 def test_several_positions_add_up() -> None:
     """Two codes, one for each dimension; chunks of two actions, the second half the first."""
     rng = np.random.default_rng(2)
@@ -332,6 +368,7 @@ def test_vocabularies_of_nothing_are_refused() -> None:
     "space",
     [
         CodeSpace(4, 8),
+        CodeSpace(1, 2, places=((0.5, -1.0), (0.0, 1.0))),
         ActionSpace.fit(np.random.default_rng(0).normal(size=(50, 3)), 8, 2, ("x", "y", "z")),
         Vocabulary.clusters(np.random.default_rng(0).normal(size=(50, 2, 3)), 8, ("x", "y", "z")),
     ],
