@@ -2,8 +2,8 @@
 
     a dataset         contact_sheet.png and its figures
     runs              curves.png, how far they are, their results
-    both              also gallery.png, reconstructions.png and the probe table of each LAQ on that dataset; with a
-                      policy of stage 2 that predicts a LAQ's codes also plans.png: where it means to go
+    both              also gallery.png, map.png, reconstructions.png and the probe table of each LAQ on that dataset;
+                      with a policy of stage 2 that predicts a LAQ's codes also plans.png: where it means to go
 
 All figures also go to inspect.json.
 """
@@ -27,7 +27,8 @@ from lapa.data.labelled import MANIFEST, TABLE
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.datasets.video_folder import SUFFIXES
-from lapa.explorer.codes import contact_sheet, describe, gallery, reconstructions
+from lapa.explorer.code_map import code_map
+from lapa.explorer.codes import code_name, contact_sheet, describe, gallery, reconstructions
 from lapa.explorer.curves import Curves, curves
 from lapa.models.laq import LAQ
 from lapa.stage1_latent_actions import code_table, encode_all, watch
@@ -164,7 +165,7 @@ def inspect_runs(
 def _look(
     run: Run, laq: LAQ, packed: Packed, specs: Sequence[str], out: Path, of: str, window: float | None, seed: int
 ) -> dict[str, Any]:
-    """Figures of one LAQ on a dataset, and its two pictures."""
+    """Figures of one LAQ on a dataset, and its three pictures."""
     recipe = run.about.get("recipe", {})
     seconds = window or recipe.get("window")
     if seconds is None:
@@ -177,20 +178,33 @@ def _look(
     rows = rng.choice(len(pairs), min(WATCHED, len(pairs)), replace=False)
     results = {"window_seconds": seconds, "pairs": len(rows), **watch(laq, packed, pairs, rows)}
     results["codes_in_use"] = [len(np.unique(column)) for column in encode_all(laq, packed, pairs, rows).T]
+    codes, motion = code_table(laq, packed, pairs, rows)
+    _gallery(laq, packed, pairs, rng, specs, out / f"gallery{of}.png", run.path, codes, motion)
+    places = laq.places().reshape(codes.shape[1], laq.quantizer.size, -1)
+    results["dimensions"] = places.shape[-1]
     _print_laq(run.path, packed, results, laq.config.codebook_size)
-    _gallery(laq, packed, pairs, rows, rng, specs, out / f"gallery{of}.png", run.path)
+    at = places[np.arange(codes.shape[1]), codes].sum(1)
+    looks = [short(spec) for spec in specs]
+    code_map(at, [code_name(c) for c in codes], out / f"map{of}.png", f"Where the codes lie: {run.path}", motion, looks)
     some = pairs.batch(packed, _moving(packed, pairs, rows))
     reconstructions(laq, some.now, some.later, out / f"reconstructions{of}.png", f"Reconstructions: {run.path}")
     return results
 
 
 def _gallery(
-    laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, rng: Any, specs: Sequence[str], path: Path, of: Path
+    laq: LAQ,
+    packed: Packed,
+    pairs: PairIndex,
+    rng: Any,
+    specs: Sequence[str],
+    path: Path,
+    of: Path,
+    codes: Array,
+    motion: Array | None,
 ) -> None:
     """Each code on scenes of the dataset; of several, on the first frames of the same episodes of each. Tabletop's
     looks show the same scenes there, if they have the same seed."""
     title = f"What each code does to the same scenes: {of}"
-    codes, motion = code_table(laq, packed, pairs, rows)
     if len(specs) == 1:
         scenes, looks = packed.gather(_one_an_episode(pairs, rng)), [""]
     else:
@@ -312,6 +326,8 @@ def _print_laq(path: Path, packed: Packed, results: Mapping[str, Any], size: int
         for i in range(len(used))
     }
     _print_table("", shown, ("", "codes in use", "perplexity", ""))
+    shown_of = "map.png shows two of them" if results["dimensions"] > 2 else "see map.png"
+    print(f"The codes lie in {results['dimensions']} dimensions: {shown_of}.")
 
 
 def _verdict(effective: float, size: int) -> str:

@@ -71,7 +71,7 @@ def test_every_clip_of_a_phone_has_its_own_rate() -> None:
 
 def test_a_laq_on_another_dataset(laq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inspect_runs([laq], [OTHER], tmp_path)
-    names = ("contact_sheet", "curves", "gallery", "reconstructions")
+    names = ("contact_sheet", "curves", "gallery", "map", "reconstructions")
     assert {p.name for p in tmp_path.iterdir()} == {"inspect.json", *(f"{name}.png" for name in names)}
     for name in names:
         assert picture(tmp_path / f"{name}.png").std() > 5, f"{name} is blank"
@@ -85,6 +85,7 @@ def test_a_laq_on_another_dataset(laq: Path, tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert f"{figures['action_r2']:.3f}" in said
     assert f"{figures['codes_in_use'][0]} of 8" in said
+    assert f"The codes lie in {figures['dimensions']} dimensions" in said
 
 
 def test_video_without_actions(laq: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from lapa.contracts import LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.explorer import codes as explorer
+from lapa.explorer.code_map import code_map
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.report import answer, write_report
 from lapa.training import metrics
@@ -192,6 +193,24 @@ class Steady:
     def predict_codes(self, images: torch.Tensor, texts: Any) -> torch.Tensor:
         self.asked.append(images)
         return torch.full((len(images), 1), 2)
+
+
+@pytest.mark.parametrize("dimensions", [0, 1, 2, 5])
+def test_code_map_draws_motion_where_it_is_known(dimensions: int, tmp_path: Path) -> None:
+    """One code of three moves, upwards: blue above the middle of the map and nowhere below."""
+    places, names = np.zeros((3, dimensions)), ["0", "1", "2"]
+    motion = np.full((3, 1, 2), np.nan)
+    code_map(places, names, tmp_path / "still.png", "Map", motion)
+    motion[0, 0] = [0, -0.1]  # in pictures down is positive
+    code_map(places, names, tmp_path / "moving.png", "Map", motion, ["sim"])
+    blue = []
+    for name in ("still", "moving"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            pixels = np.asarray(image.convert("RGB"), int)
+        blue.append((pixels[..., 2] > pixels[..., 0] + 100).nonzero()[0])
+    assert not len(blue[0])
+    assert len(blue[1]) > 50
+    assert blue[1].max() < len(pixels) * 0.55
 
 
 def test_imagine_feeds_its_own_drawings_back(laq: LAQ, packed: Packed, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def reconstructions(laq: LAQ, now: Images, later: Images, path: Path, title: str
     error, copy = ((f - y).square().mean((1, 2, 3)).cpu().numpy() for f in (drawn, x))
     pictures = [_tiles(_frames(images), 144) for images in (x, y, drawn)] + [_tiles(_difference(y, drawn), 144)]
     rows = [
-        [_code_name(code), *tiles, f"{e / c:.2f}" if c > 1e-9 else "still"]
+        [code_name(code), *tiles, f"{e / c:.2f}" if c > 1e-9 else "still"]
         for code, *tiles, e, c in zip(codes.tolist(), *pictures, error, copy, strict=True)
     ]
     note = (
@@ -109,7 +109,7 @@ def gallery(
     for k, code in enumerate(table):
         future = laq.decode(pixels, np.repeat(code[None], len(pixels), 0))
         (change,) = _tiles(_difference(future[:1], pixels[:1]), 96)
-        rows.append(row(_code_name(code), _tiles(_frames(future), 96), k, change))
+        rows.append(row(code_name(code), _tiles(_frames(future), 96), k, change))
     heads = ["code"]
     for look in looks:
         heads += [] if drawn is None else [f"in {look}" if look else "motion"]
@@ -187,7 +187,8 @@ def _one_by_one(laq: LAQ) -> Array:
     return table.reshape(-1, s)[:MOST_CODES]
 
 
-def _code_name(code: Sequence[int] | Array) -> str:
+def code_name(code: Sequence[int] | Array) -> str:
+    """As pictures call it: its numbers, position by position."""
     return " ".join(str(int(c)) for c in code)
 
 
