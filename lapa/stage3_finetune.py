@@ -3,8 +3,9 @@
 The recipe's `head` says how. In the paper (section 3.3; "own", "new") the latent head is dropped and a new one learns
 the robot's discretised actions; a policy that already speaks actions (VPT, ActionVLA) keeps its own, or gets a new one
 as well (another robot's actions, say). With "read" nothing is trained: all keep their heads, and what a code, or an
-action class, means for this robot is read off the labels by linear regression, which a handful of trajectories
-suffices for. UniPi goes on learning to imagine and is given the inverse dynamics that reads actions off its frames.
+action class, means for this robot is read off the labels by linear regression, near classes meaning similar actions,
+which a handful of trajectories suffices for. UniPi goes on learning to imagine and is given the inverse dynamics that
+reads actions off its frames.
 """
 
 from __future__ import annotations
