@@ -72,7 +72,8 @@ def difference(one: Array, other: Array) -> Interval:
     if (one == other).all():
         most = wilson(0, one.size)[1]
         return -most, most
-    return _middle(resampled(np.stack([one, other]), np.array([[1.0, -1.0]]))[:, 0])
+    low, high = _middle(resampled(np.stack([one, other]), np.array([[1.0, -1.0]]))[:, 0])
+    return max(low, -1.0), min(high, 1.0)
 
 
 def gap_closed(low: Array, method: Array, high: Array) -> Interval | None:

@@ -188,6 +188,8 @@ def test_nothing_solved_is_not_certainty() -> None:
     assert low == 0
     assert 0.001 < high < 0.004, "Wilson's for 0 of 1,500"
     assert intervals.difference(np.zeros((3, 500), bool), np.zeros((3, 500), bool)) == (-high, high)
+    solved = np.arange(500) < 500 * np.array([[0.2], [0.9], [1.0]])
+    assert intervals.difference(solved, np.zeros_like(solved))[1] == 1.0, "no more than all"
 
 
 def test_a_difference_is_taken_on_the_same_episodes() -> None:

@@ -133,11 +133,11 @@ def test_the_published_table_is_what_its_outcomes_say() -> None:
         key = shown.get(name.strip("*").removesuffix(" (upper bound)"))
         for column, cell in zip(columns, cells, strict=True) if key else ():
             assert column
-            for split, figure in zip(SPLITS, cell.split(" / "), strict=True):
+            for split, figure in zip(SPLITS, cell.split(" / ") if cell else (), strict=bool(cell)):
                 success = results["table"][column[1]][split][column[2]][key]["success"]
                 assert figure == f"{100 * success:.0f}%", f"{name}, {column[0]}, {split}"
                 told += 1
-    assert told == 5 * 4 * 2
+    assert told == (4 * 7 + 4) * 2  # UniPi has its main budgets alone
 
 
 @pytest.mark.parametrize(
