@@ -108,7 +108,8 @@ def pictures(results: dict[str, Any], out: Path) -> None:
     fitted = sorted((out / "fit/lapa/pictures").glob("reconstructions_*.png"))
     if fitted:
         shutil.copy(fitted[-1], folder / "reconstructions.png")
-    shutil.copy(out / "fit/lapa/pictures/gallery.png", folder / "gallery.png")
+    for name in ("gallery", "map"):
+        shutil.copy(out / f"fit/lapa/pictures/{name}.png", folder / f"{name}.png")
     for i in range(min(4, results["settings"]["episodes"])):
         for kind in ("gif", "json"):
             shutil.copy(out / f"eval/lapa/episode_{i}.{kind}", folder / f"episode_{i}.{kind}")

@@ -28,7 +28,7 @@ from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.datasets.video_folder import SUFFIXES
 from lapa.explorer.code_map import code_map
-from lapa.explorer.codes import code_name, contact_sheet, describe, gallery, reconstructions
+from lapa.explorer.codes import contact_sheet, describe, gallery, reconstructions
 from lapa.explorer.curves import Curves, curves
 from lapa.models.laq import LAQ
 from lapa.stage1_latent_actions import code_table, encode_all, watch
@@ -180,12 +180,10 @@ def _look(
     results["codes_in_use"] = [len(np.unique(column)) for column in encode_all(laq, packed, pairs, rows).T]
     codes, motion = code_table(laq, packed, pairs, rows)
     _gallery(laq, packed, pairs, rng, specs, out / f"gallery{of}.png", run.path, codes, motion)
-    places = laq.places().reshape(codes.shape[1], laq.quantizer.size, -1)
-    results["dimensions"] = places.shape[-1]
+    results["dimensions"] = laq.places().shape[1]
     _print_laq(run.path, packed, results, laq.config.codebook_size)
-    at = places[np.arange(codes.shape[1]), codes].sum(1)
     looks = [short(spec) for spec in specs]
-    code_map(at, [code_name(c) for c in codes], out / f"map{of}.png", f"Where the codes lie: {run.path}", motion, looks)
+    code_map(laq, codes, out / f"map{of}.png", f"Where the codes lie: {run.path}", motion, looks)
     some = pairs.batch(packed, _moving(packed, pairs, rows))
     reconstructions(laq, some.now, some.later, out / f"reconstructions{of}.png", f"Reconstructions: {run.path}")
     return results

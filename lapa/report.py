@@ -226,6 +226,9 @@ def _codes(results: Results, pictures: Path) -> str:
         "<p>LAQ gives each pair of frames a code, and has never seen an action. If the codes are actions, then each "
         "one does the same thing to every scene:</p>"
         + _figure(pictures / "gallery.png", "Each code, applied by LAQ's decoder to the same six scenes.")
+        + "<p>Where codes that lie near each other in LAQ's codebook mean similar motions, a few labelled trajectories "
+        "tell what all of them mean:</p>"
+        + _figure(pictures / "map.png", "Where the codes lie; arrows: how the effector moved under each.")
         + "<p>The true actions are used here to check the codes, and nowhere in their training:</p>"
         + table
     )

@@ -21,6 +21,7 @@ from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex, pair_counts, window_offsets, window_pairs
 from lapa.data.stream import Stream
+from lapa.explorer.code_map import code_map
 from lapa.explorer.codes import gallery, reconstructions
 from lapa.models.idm import InverseDynamics
 from lapa.models.laq import LAQ, as_pixels
@@ -120,6 +121,7 @@ def _fit(look: Look, sampler: Sampler, data: dict[str, str], recipe: Recipe, out
             codes=codes,
             motion=None if motion is None else np.nanmean(motion, 1),
         )
+        code_map(laq, codes, out / "pictures" / "map.png", "Where the codes lie", motion)
         made = {"model": asdict(recipe.laq), "recipe": recipe.to_json(), "results": results,
                 "provenance": provenance(seed, data, {})}  # fmt: skip
         save_artefact(out, "laq", made, laq.state_dict())
