@@ -180,10 +180,9 @@ def _look(
     results["codes_in_use"] = [len(np.unique(column)) for column in encode_all(laq, packed, pairs, rows).T]
     codes, motion = code_table(laq, packed, pairs, rows)
     _gallery(laq, packed, pairs, rng, specs, out / f"gallery{of}.png", run.path, codes, motion)
-    results["dimensions"] = laq.places().shape[1]
+    looks, title = [short(spec) for spec in specs], f"Where the codes lie: {run.path}"
+    results["dimensions"] = code_map(laq, codes, out / f"map{of}.png", title, motion, looks)
     _print_laq(run.path, packed, results, laq.config.codebook_size)
-    looks = [short(spec) for spec in specs]
-    code_map(laq, codes, out / f"map{of}.png", f"Where the codes lie: {run.path}", motion, looks)
     some = pairs.batch(packed, _moving(packed, pairs, rows))
     reconstructions(laq, some.now, some.later, out / f"reconstructions{of}.png", f"Reconstructions: {run.path}")
     return results

@@ -203,7 +203,7 @@ def test_code_map_draws_motion_where_it_is_known(dimensions: int, laq: LAQ, tmp_
     book[0] = book.mean(0)  # in the middle of the map
     laq.quantizer.codebook.data = book
     codes, motion = np.array([[0], [1]]), np.full((2, 1, 2), np.nan)
-    code_map(laq, codes, tmp_path / "still.png", "Map", motion)
+    assert code_map(laq, codes, tmp_path / "still.png", "Map", motion) == dimensions
     motion[0, 0] = [0, -0.1]  # in pictures down is positive
     code_map(laq, codes, tmp_path / "moving.png", "Map", motion, ["sim"])
     blue = []
@@ -214,6 +214,13 @@ def test_code_map_draws_motion_where_it_is_known(dimensions: int, laq: LAQ, tmp_
     assert not len(blue[0])
     assert len(blue[1]) > 50
     assert blue[1].max() < len(pixels) * 0.6
+
+
+def test_code_map_of_several_codes_a_pair_shows_one_position(tmp_path: Path) -> None:
+    laq = replace(TINY, codes=4).build().eval()
+    pairs = np.random.default_rng(0).integers(0, 6, (9, 4))
+    assert code_map(laq, pairs, tmp_path / "map.png", "Map", np.ones((9, 1, 2))) == 4, "of one position, not of all"
+    assert size_of(tmp_path / "map.png")[0] > 500
 
 
 def test_imagine_feeds_its_own_drawings_back(laq: LAQ, packed: Packed, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from lapa.contracts import Array
 from lapa.explorer.codes import code_name
 from lapa.explorer.dots import COLOURS, FAINT, INK
-from lapa.models.laq import LAQ
+from lapa.models.laq import FLAT, LAQ
 from lapa.training.checkpoint import replacing
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -23,17 +23,21 @@ ARROW = 0.16  # of the map's width: the longest
 
 def code_map(
     laq: LAQ, codes: Array, path: Path, title: str, motion: Array | None = None, looks: Sequence[str] = ()
-) -> None:
+) -> int:
     """Draw codes int64 [K, s] where they lie in the codebook, along its first two principal directions, as a PNG.
 
     motion float [K, looks, 2], to the right and down: the mean motion of each code in each of the datasets called
-    `looks`, NaN where there was none.
+    `looks`, NaN where there was none. Where several codes describe a pair, all |C| of the first position are drawn, for
+    none of them has a motion of its own. Returns how many directions there are.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    table = laq.places().reshape(codes.shape[1], laq.config.codebook_size, -1)
-    places = table[np.arange(codes.shape[1]), codes].sum(1)
+    first = laq.places()[: laq.config.codebook_size]
+    if codes.shape[1] > 1:
+        codes, motion = np.arange(len(first))[:, None], None
+    left, spread, _ = np.linalg.svd(first, full_matrices=False)
+    places = (left * spread)[codes[:, 0]][:, spread > FLAT * spread.max(initial=0.0)]
     where = np.pad(places, ((0, 0), (0, max(0, 2 - places.shape[1]))))[:, :2]
     figure = Figure(figsize=(5.6, 6.0), dpi=130)
     figure.set_layout_engine("constrained")
@@ -52,7 +56,7 @@ def code_map(
             axes.legend(loc="upper left", fontsize=8, frameon=False)
     axes.plot(*where.T, "o", ms=13, mfc="white", mec=INK, mew=0.8, zorder=4)
     for name, at in zip(map(code_name, codes), where, strict=True):
-        axes.annotate(name, at, ha="center", va="center", fontsize=7.5 if len(name) < 3 else 5.5, color=INK, zorder=5)
+        axes.annotate(name, at, ha="center", va="center", fontsize=7.5, color=INK, zorder=5)
     axes.set_xlim(-reach, reach)
     axes.set_ylim(-reach, reach)
     axes.set_aspect("equal")
@@ -65,3 +69,4 @@ def code_map(
         side.set_color(FAINT)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
+    return places.shape[1]
