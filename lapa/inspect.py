@@ -323,8 +323,8 @@ def _print_laq(path: Path, packed: Packed, results: Mapping[str, Any], size: int
         for i in range(len(used))
     }
     _print_table("", shown, ("", "codes in use", "perplexity", ""))
-    shown_of = "map.png shows two of them" if results["dimensions"] > 2 else "see map.png"
-    print(f"The codes lie in {results['dimensions']} dimensions: {shown_of}.")
+    drawn = "map.png shows two of them" if results["dimensions"] > 2 else "see map.png"
+    print(f"The codes lie in {results['dimensions']} dimensions: {drawn}.")
 
 
 def _verdict(effective: float, size: int) -> str:
