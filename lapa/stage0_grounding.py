@@ -1,12 +1,14 @@
 """Stage 0, `lapa ground`: give the tiny backbone what the paper's VLM brings along: knowing words and finding things.
 
-Static Tabletop scenes in all three looks, every object and every phrase, no motion and no action: the readout must
-tell where the block is that the sentence moves, where the block or place is that it refers to, where the robot is, and
-which relation the sentence names. The weights ship with lapa; this rebuilds them, or makes a backbone of another size.
+Static Tabletop scenes in all three looks (or in some, `--looks`), every object and every phrase, no motion and no
+action: the readout must tell where the block is that the sentence moves, where the block or place is that it refers to,
+where the robot is, and which relation the sentence names. The weights ship with lapa; this rebuilds them, or makes a
+backbone of another size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -83,8 +85,10 @@ def _errors(logits: Tensor, points: Tensor, ways: Tensor) -> Logs:
     return {f"error_{name}": value for name, value in zip(ANSWERS, distance.mean(0).tolist(), strict=True)}
 
 
-def scenes(rng: np.random.Generator, count: int, size: int) -> tuple[Array, list[str], Array, Array, Array]:
-    """Random static scenes of a random look with a sentence about each.
+def scenes(
+    rng: np.random.Generator, count: int, size: int, looks: Sequence[str] = tuple(LOOKS)
+) -> tuple[Array, list[str], Array, Array, Array]:
+    """Random static scenes of one of the looks, drawn at random, with a sentence about each.
 
     -> images uint8 [count, size, size, 3], texts, points float32 [count, 4, 2] (A, what the sentence refers to, the
     effector, and where the sentence would have A be), relation int64 [count], content int64 [count, (size / 4)^2].
@@ -111,7 +115,7 @@ def scenes(rng: np.random.Generator, count: int, size: int) -> tuple[Array, list
         points[i, 1] = state.blocks[i, 1] if uses_b else lang.PLACES[place] if place else state.blocks[i, 0]
         points[i, 3] = _destination(family, points[i, 0], points[i, 1], np.array(lang.DIRECTIONS.get(way, (0.0, 0.0))))
         relation[i] = RELATIONS.index((family, way))
-    look = list(LOOKS)[rng.integers(len(LOOKS))]
+    look = looks[rng.integers(len(looks))]
     images = render(state, look, size, tick=int(rng.integers(900)))
     return images, texts, points, relation, _content(state, size // 4)
 
@@ -135,14 +139,16 @@ def _content(state: world.Scenes, grid: int) -> Array:
     return np.where(distance.min(-1) < 0.06, found, len(lang.OBJECTS) + 1)
 
 
-def ground(out: Path, how: Optimisation, seed: int, config: tiny.Config | None = None) -> Logs:
-    """Train a backbone from random weights and write it to `out` as a "backbone" artefact."""
+def ground(
+    out: Path, how: Optimisation, seed: int, config: tiny.Config | None = None, looks: Sequence[str] = tuple(LOOKS)
+) -> Logs:
+    """Train a backbone from random weights on scenes of these looks and write it to `out` as a "backbone" artefact."""
     config = replace(config or tiny.Config(), grounded=False, weights="")
     torch.manual_seed(seed)
     model = Grounding(config.build())
 
     def draw(rng: np.random.Generator) -> Array:  # a scene is random through and through: the rows are the scenes
-        drawn = scenes(rng, how.batch_size, config.image_size)
+        drawn = scenes(rng, how.batch_size, config.image_size, looks)
         return np.fromiter(zip(*drawn, strict=True), dtype=object, count=how.batch_size)
 
     def load(rows: Array) -> tuple[Tensor, list[str], Tensor, Tensor, Tensor]:
@@ -151,6 +157,12 @@ def ground(out: Path, how: Optimisation, seed: int, config: tiny.Config | None =
         return floats, list(texts), *(torch.from_numpy(np.stack(a)) for a in answers)  # type: ignore[return-value]
 
     logs = fit(model, Sampler(draw, load), how, out, seed=seed, title="grounding")
-    made = {"model": asdict(config), "recipe": asdict(how), "results": logs, "provenance": provenance(seed, {}, {})}
+    made = {
+        "model": asdict(config),
+        "recipe": asdict(how),
+        "looks": list(looks),
+        "results": logs,
+        "provenance": provenance(seed, {}, {}),
+    }
     on_first_rank(lambda: save_artefact(out, "backbone", made, model.backbone.state_dict()))
     return logs

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lapa
-from lapa import cli
+from lapa import cli, stage0_grounding
 from lapa.backbones.tiny import Config as TinyVLM
 from lapa.contracts import FramePairs, LapaError
 from lapa.data.labelled import read_labels
@@ -33,6 +33,7 @@ from lapa.stage1_latent_actions import code_table, fit_idm, fit_laq
 from lapa.stage2_label import WORDS, label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
+from lapa.tabletop.render import LOOKS, render
 from lapa.training import loop
 from lapa.training.checkpoint import load_artefact
 from lapa.training.distributed import Share, working_on
@@ -642,6 +643,29 @@ def test_a_backbone_of_another_size_is_grounded_and_starts_a_policy(
     assert lapa.Policy.from_pretrained(tmp_path / "policy"), "it has weights of its own"
     with pytest.raises(LapaError, match=r"There is no folder .*ground"):
         recipe.policy.build()
+
+
+def test_a_backbone_is_grounded_on_the_looks_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: set[str] = set()
+
+    def watched(state: Any, look: str, size: int, tick: int = 0) -> Any:
+        seen.add(look)
+        return render(state, look, size, tick)
+
+    monkeypatch.setattr(stage0_grounding, "render", watched)
+    command = ["ground", "--steps", "8", "--batch-size", "4", "--width", "32", "--depth", "1", "--out"]
+    cli.main([*command, str(tmp_path / "all")])
+    assert seen == set(LOOKS)
+    seen.clear()
+    cli.main([*command, str(tmp_path / "two"), "--looks", "sim,hand"])
+    assert seen == {"sim", "hand"}
+    assert json.loads((tmp_path / "two" / "config.json").read_text())["looks"] == ["sim", "hand"]
+    with pytest.raises(SystemExit):
+        cli.main([*command, str(tmp_path / "none"), "--looks", "sin"])
+    assert 'no look of Tabletop "sin"' in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_shipped_weights_have_one_size() -> None:

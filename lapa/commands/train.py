@@ -12,6 +12,7 @@ from lapa.commands.options import (
     Datasets,
     Log,
     Memory,
+    Names,
     Options,
     Preset,
     Resume,
@@ -27,6 +28,7 @@ from lapa.commands.options import (
     quoted,
     recipe_of,
     same_preset,
+    split_names,
 )
 from lapa.contracts import LapaError
 
@@ -339,6 +341,7 @@ def ground(
     learning_rate: float = 1.5e-3,
     width: int | None = None,
     depth: int | None = None,
+    looks: Names = (),
     seed: Seed = 0,
     resume: Resume = False,
 ) -> None:
@@ -355,20 +358,26 @@ def ground(
         learning_rate: peak learning rate of Adam
         width: hidden size of the language model and of the readout, a multiple of 4 (None: that of the shipped weights)
         depth: layers of the language model (None: those of the shipped weights)
+        looks: looks of Tabletop that it sees (none: sim,real,hand)
     """
     from lapa.backbones import tiny
+    from lapa.plugins import choose
     from lapa.recipe import Recipe
     from lapa.run_folder import begin
     from lapa.stage0_grounding import ground as train
+    from lapa.tabletop.render import LOOKS
     from lapa.training.loop import Optimisation
 
     how = Optimisation(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=100)
     size: dict[str, Any] = {name: value for name, value in (("width", width), ("depth", depth)) if value is not None}
     config = tiny.Config(**size, grounded=False)
     config.build()  # refuses a size that cannot be, before the folder is in use
-    if begin(out, Recipe(), seed, resume, "backbone", how=how, **size):
+    looks = split_names(looks) or tuple(LOOKS)
+    for look in looks:
+        choose(look, LOOKS, "look of Tabletop")
+    if begin(out, Recipe(), seed, resume, "backbone", how=how, looks=looks, **size):
         return
-    print_results(train(out, how, seed, config))
+    print_results(train(out, how, seed, config, looks))
     print(f"The grounded backbone is in {out}.")
     told = json.dumps({**size, "weights": str(out)}, separators=(",", ":"))
     print(f"A policy starts from it with --set 'policy.backbone_options={told}'")
