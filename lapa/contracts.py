@@ -179,7 +179,8 @@ class Backbone(Protocol):
     `width` is the size of the readout; `image_size` is the square input in pixels, and a field or property of the
     plug-in's Config too: frames are packed before the model is built. If `build` loads weights from elsewhere, give the
     Config a field `grounded: bool`: it is set to False where a saved policy is opened, whose weights come next.
-    It may have `overlooked(texts) -> list[str]`: sentences for the user on what of the instructions it does not read.
+    It may have `overlooked(texts) -> list[str]`: sentences for the user on what of the instructions it does not read;
+    and `origin`, {where its weights came from: their hash}, for the provenance of policies that start from them.
     """
 
     width: int

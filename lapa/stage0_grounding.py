@@ -115,7 +115,7 @@ def scenes(
         points[i, 1] = state.blocks[i, 1] if uses_b else lang.PLACES[place] if place else state.blocks[i, 0]
         points[i, 3] = _destination(family, points[i, 0], points[i, 1], np.array(lang.DIRECTIONS.get(way, (0.0, 0.0))))
         relation[i] = RELATIONS.index((family, way))
-    look = looks[rng.integers(len(looks))]
+    look = looks[int(rng.integers(len(looks)))]
     images = render(state, look, size, tick=int(rng.integers(900)))
     return images, texts, points, relation, _content(state, size // 4)
 

@@ -258,6 +258,7 @@ def save_policy(
     method: str,
 ) -> None:
     """Write a "policy" artefact."""
+    parents = parents | getattr(policy.backbone, "origin", {})
     made = {
         **policy.description(),
         "method": method,

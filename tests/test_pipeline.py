@@ -634,6 +634,8 @@ def test_a_backbone_of_another_size_is_grounded_and_starts_a_policy(
     assert all(torch.equal(start[name], made[name]) for name in made)
 
     finetune(pack([f"lerobot:{robot}"], 48, quiet=True), None, recipe, tmp_path / "policy", 0)
+    parents = load_artefact(tmp_path / "policy", "policy").config["provenance"]["parents"]
+    assert parents == {str(out): load_artefact(out, "backbone").hash}
     with pytest.raises(LapaError, match="have width 32, depth 1; the backbone is to have width 128, depth 3"):
         TinyVLM(weights=str(out)).build()
     with pytest.raises(SystemExit):

@@ -65,6 +65,7 @@ class Config:
             found = load_artefact(self.weights or WEIGHTS, "backbone")
             self._require_size(found.settings(Config), found.path)
             load_strictly(model, found.tensors, found.path)
+            model.origin = {self.weights or "the weights that ship with lapa": found.hash}
         return model
 
     def _require_size(self, made: Config, where: Path) -> None:
@@ -190,6 +191,7 @@ class TinyVLM(nn.Module):
         super().__init__()
         self.config = config
         self.width, self.image_size = config.width, config.image_size
+        self.origin: dict[str, str] = {}
         self.vision = VisionEncoder(config.vision_width, config.image_size)
         self.embed = nn.Embedding(config.vocabulary, config.width)
         self.word_position = nn.Parameter(torch.randn(config.words + 1, config.width) * 0.1)
