@@ -68,7 +68,7 @@ class Recipe:
     """video diffusion of the UniPi baseline, on the policy's backbone (stages 2 and 3)"""
     pretrain_planner: Optimisation = Optimisation(steps=1800, batch_size=64, learning_rate=2e-3, warmup=50)
     """optimisation of UniPi's stage 2"""
-    finetune_planner: Optimisation = Optimisation(steps=150, batch_size=64, learning_rate=3e-4)
+    finetune_planner: Optimisation = Optimisation(steps=150, batch_size=64, learning_rate=2e-3)
     """optimisation of UniPi's stage 3"""
 
     @property

@@ -143,6 +143,17 @@ def test_an_unlearnt_diffusion_copies() -> None:
 # --- it acts --------------------------------------------------------------------------------------
 
 
+def test_a_silent_unet_goes_on_learning() -> None:
+    """Pictures of another robot can push every unit before the last layer below zero; the gradient must survive it."""
+    torch.manual_seed(0)
+    model = VideoDiffusion(VideoDiffusionConfig(width=8, blocks=1), condition=4)
+    torch.nn.init.normal_(model.unet.out.weight)
+    torch.nn.init.constant_(model.unet.merge.second.bias, -1e3)
+    now, future = torch.rand(2, 3, 16, 16), torch.rand(2, 2, 3, 16, 16)
+    model.loss(now, future, torch.rand(2, 4))[0].backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.unet.parameters())
+
+
 def test_the_whole_chain_acts(made: Path, packed: Packed, tiny: Recipe) -> None:
     policy = lapa.Policy.from_pretrained(made / "policy")
     images = packed.gather(np.arange(70))

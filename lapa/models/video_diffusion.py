@@ -23,6 +23,7 @@ from lapa.contracts import LapaError, Logs
 from lapa.training.distributed import noise_like
 
 WAVES = 8  # sines and cosines of s that tell the UNet how noisy its input is
+LEAK = 0.1  # slope below zero: pictures of another robot must not silence the UNet, which would end all learning
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class UNet(nn.Module):
         self.out = nn.Conv2d(w, pixels * config.frames, 3, padding=1)
         self.widths = [2 * w, *([4 * w] * config.blocks), 2 * w]
         self.steer = nn.Sequential(
-            nn.Linear(condition + 2 * WAVES, 4 * w), nn.ReLU(), nn.Linear(4 * w, sum(self.widths))
+            nn.Linear(condition + 2 * WAVES, 4 * w), nn.LeakyReLU(LEAK), nn.Linear(4 * w, sum(self.widths))
         )
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
@@ -107,12 +108,12 @@ class UNet(nn.Module):
         fine, *coarse, merge = steering.split(self.widths, 1)
         # Channels last: the layout the CPU and GPU convolutions are fastest in.
         x = F.pixel_unshuffle(torch.cat([y, now - 0.5], 1), 2).contiguous(memory_format=torch.channels_last)
-        skip = self.fine(F.relu(self.stem(x)), fine)
-        h = F.relu(self.down(skip))
+        skip = self.fine(F.leaky_relu(self.stem(x), LEAK), fine)
+        h = F.leaky_relu(self.down(skip), LEAK)
         for block, by in zip(self.coarse, coarse, strict=True):
             h = block(h, by)
         h = self.merge(skip + F.pixel_shuffle(self.up(h), 2), merge)
-        return F.pixel_shuffle(self.out(F.relu(h)), 2)
+        return F.pixel_shuffle(self.out(F.leaky_relu(h, LEAK)), 2)
 
 
 class Block(nn.Module):
@@ -126,4 +127,4 @@ class Block(nn.Module):
     def forward(self, x: Tensor, by: Tensor) -> Tensor:
         """[B, C, h, w], by [B, 2C, 1, 1] -> [B, C, h, w]."""
         scale, shift = by.chunk(2, 1)
-        return x + self.second(F.relu(self.first(x) * (1 + scale) + shift))
+        return x + self.second(F.leaky_relu(self.first(x) * (1 + scale) + shift, LEAK))
