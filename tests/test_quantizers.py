@@ -20,7 +20,7 @@ from lapa.training.watcher import UNTIL, CodebookWatcher, perplexity
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in plugins.names("quantizers")},
     "nsvq, balanced": ("nsvq", {"balance": 0.03, "schedule": []}),
-    "nsvq, all options": ("nsvq", {"balance": 0.03, "attract": 0.05}),
+    "nsvq, all options": ("nsvq", {"balance": 0.03, "attract": 0.05, "warmup": 30}),
     "residual of vq_ema": ("residual", {"quantizer": "vq_ema", "levels": 3}),
 }
 PLACES, WIDTH, SIZE = 2, 4, 8
@@ -78,6 +78,8 @@ def test_protocol(variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradient_reaches_the_encoder_and_every_weight(variant: str) -> None:
     model = build(variant)
+    train(model, 0, 5)
+    model.zero_grad()
     z = blobs(np.random.default_rng(2), 64).requires_grad_()
     answer = model(z)
     ((answer.embedding - 1).square().mean() + answer.loss).backward()
@@ -170,6 +172,16 @@ def test_nsvq_is_its_formula() -> None:
             expected = z[i, j] + distance[code] ** 0.5 / v[i, j].norm() * v[i, j]
             torch.testing.assert_close(answer.embedding[i, j], expected)
     assert answer.loss == 0
+
+
+def test_the_noise_of_nsvq_grows_to_the_length_of_the_error() -> None:
+    model, z = quantizer(warmup=10), torch.randn(16, 2, 4)
+    for step, share in ((0, 0.0), (5, 0.5), (10, 1.0), (400, 1.0)):
+        if step:
+            model.after_step(step)
+        answer = model(z)
+        error = (z - model.lookup(answer.codes)).norm(dim=-1)
+        torch.testing.assert_close((answer.embedding - z).norm(dim=-1), share * error)
 
 
 def test_nsvq_answers_codebook_entries_in_evaluation() -> None:

@@ -37,6 +37,9 @@ class Config:
                somebody does. Prices stay as they are in inference.
     attract    share of the way that an entry goes after every step to the mean of the z that took it, 0 for not at
                all (the paper, where the decoder's loss alone moves the codebook).
+    warmup     optimizer steps over which the noise grows from nothing to the length of the quantization error, 0 for
+               in full from the start (the paper). Before the encoder has found what moves, the codebook fits nothing
+               and the noise is as large as what it says: it may take a long time to be heard.
     """
 
     dim: int = 32
@@ -47,6 +50,7 @@ class Config:
     noise: float = 0.1
     balance: float = 0.0
     attract: float = 0.0
+    warmup: int = 0
 
     def build(self) -> nn.Module:
         if self.balance and self.size < 2:
@@ -66,6 +70,7 @@ class NSVQ(nn.Module):
     step_usage: torch.Tensor
     step_sum: torch.Tensor
     margin: torch.Tensor
+    loudness: torch.Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -74,6 +79,8 @@ class NSVQ(nn.Module):
         self.codebook = nn.Parameter(torch.randn(config.size, config.dim))
         self.register_buffer("price", torch.zeros(config.positions, config.size))
         self.register_buffer("usage", torch.zeros(config.positions, config.size, dtype=torch.int64))
+        if config.warmup:
+            self.register_buffer("loudness", torch.zeros(()))  # of the noise, 0 to 1
         # Of the step in hand alone, hence no part of the state.
         self.register_buffer("step_usage", torch.zeros_like(self.usage), persistent=False)
         self.register_buffer("step_sum", torch.zeros(config.size, config.dim), persistent=False)
@@ -97,6 +104,8 @@ class NSVQ(nn.Module):
         v = noise_like(z)
         # The gradient of the norm at 0 is undefined; a floor keeps an exact hit finite.
         error = (z - q).square().sum(-1, keepdim=True).clamp_min(1e-12).sqrt()
+        if self.config.warmup:
+            error = error * self.loudness
         return Quantized(z + error / v.norm(dim=-1, keepdim=True) * v, codes, z.new_zeros(()))
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
@@ -106,6 +115,8 @@ class NSVQ(nn.Module):
     @torch.no_grad()
     def after_step(self, step: int) -> Logs:
         """Move prices; on a scheduled step, also move idle entries next to used ones, drawn by use, and count anew."""
+        if self.config.warmup:
+            self.loudness.fill_(min(1.0, step / self.config.warmup))
         usage = sum_over_ranks(self.step_usage)
         self.usage += usage
         if self.config.balance:
