@@ -32,7 +32,7 @@ class Recipe:
         default_factory=lambda: LAQConfig(
             image_size=48, patch_size=8, dim=64, spatial_depth=1, temporal_depth=1, heads=4, dim_head=16,
             codes=1, codebook_size=16, quant_dim=32, normalise=True, decoder="unet", unet_width=24,
-            quantizer_options={"threshold": 0.4, "balance": 0.03, "attract": 0.05},
+            quantizer_options={"threshold": 0.4, "balance": 0.03, "attract": 0.05, "warmup": 900},
         )
     )  # fmt: skip
     """latent action quantization (stage 1)"""

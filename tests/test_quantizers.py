@@ -198,6 +198,14 @@ def test_one_code_has_nothing_to_balance() -> None:
     nsvq.Config(dim=2, size=1).build().train()(torch.randn(4, 1, 2))
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("warmup", -1), ("balance", -0.1), ("attract", 1.5), ("noise", float("nan"))]
+)
+def test_nsvq_refuses_options_that_cannot_be_meant(option: str, value: float) -> None:
+    with pytest.raises(LapaError, match=f"nsvq: {option} is a number from 0.*not {value}"):
+        nsvq.Config(**{option: value})
+
+
 def test_nsvq_survives_an_exact_hit() -> None:
     model = quantizer()
     z = model.codebook[:2].detach()[None].clone().requires_grad_()

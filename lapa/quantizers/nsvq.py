@@ -10,6 +10,7 @@ one moves idle entries on a fixed schedule; `balance` gives every entry, at ever
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -38,8 +39,9 @@ class Config:
     attract    share of the way that an entry goes after every step to the mean of the z that took it, 0 for not at
                all (the paper, where the decoder's loss alone moves the codebook).
     warmup     optimizer steps over which the noise grows from nothing to the length of the quantization error, 0 for
-               in full from the start (the paper). Before the encoder has found what moves, the codebook fits nothing
-               and the noise is as large as what it says: it may take a long time to be heard.
+               in full from the start (the paper), 900 of 1,300 in the `laptop` preset. Before the encoder has found
+               what moves, the codebook fits nothing and the noise is as large as what it says: it may take a long
+               time to be heard.
     """
 
     dim: int = 32
@@ -51,6 +53,13 @@ class Config:
     balance: float = 0.0
     attract: float = 0.0
     warmup: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {"threshold": math.inf, "noise": math.inf, "balance": math.inf, "attract": 1, "warmup": math.inf}
+        for name, most in limits.items():
+            if not 0 <= getattr(self, name) <= most:
+                upto = "" if most == math.inf else f" to {most}"
+                raise LapaError(f"nsvq: {name} is a number from 0{upto}, not {getattr(self, name)}.")
 
     def build(self) -> nn.Module:
         if self.balance and self.size < 2:
