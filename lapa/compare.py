@@ -60,7 +60,7 @@ class Guess:
     """Seconds that each step takes one slow core; `films` are of a policy that imagines video."""
 
     ground: float = 420
-    laq: float = 140
+    laq: float = 175
     idm: float = 90
     labels: float = 60
     no_labels: float = 5

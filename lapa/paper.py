@@ -109,7 +109,7 @@ def guesses(recipe: Recipe, common: Common) -> Guess:
     ways = 0.012 * few + 0.05 * few + 0.05 * 4 * few  # head, all, all-long
     films, few_films = recipe.pretrain_planner.steps, recipe.finetune_planner.steps
     return Guess(
-        laq=start + 10 * videos + 0.125 * recipe.quantize.steps,
+        laq=start + 10 * videos + 0.125 * (0.75 + 0.25 * max(1, len(recipe.starts))) * recipe.quantize.steps,
         idm=start + 0.06 * recipe.fit_idm.steps,
         labels=start + 64 * videos,
         no_labels=start + 2 * videos,
@@ -247,8 +247,9 @@ def _source(step: Step) -> dict[str, Any] | None:
     if not step.marker.exists():
         return None
     if step.name.endswith("/fit"):
-        found = read_json(step.marker, "label source")["results"]
-        return {key: value for key, value in found.items() if isinstance(value, int | float | list)}
+        config = read_json(step.marker, "label source")
+        found = {key: value for key, value in config["results"].items() if isinstance(value, int | float | list)}
+        return found | {key: value for key, value in config.items() if key == "starts"}
     if step.name.endswith("/labels"):
         manifest = read_json(step.marker, "labels")
         return {key: manifest[key] for key in ("pairs", "r2_of_true_actions") if key in manifest}

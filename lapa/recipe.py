@@ -32,10 +32,13 @@ class Recipe:
         default_factory=lambda: LAQConfig(
             image_size=48, patch_size=8, dim=64, spatial_depth=1, temporal_depth=1, heads=4, dim_head=16,
             codes=1, codebook_size=16, quant_dim=32, normalise=True, decoder="unet", unet_width=24,
-            quantizer_options={"threshold": 0.4, "balance": 0.03, "attract": 0.05, "warmup": 900},
+            quantizer_options={"threshold": 0.4, "balance": 0.03, "attract": 0.05},
         )
     )  # fmt: skip
     """latent action quantization (stage 1)"""
+    starts: tuple[dict[str, Any], ...] = ({}, {"warmup": 900})
+    """further options of LAQ's quantizer, each tried for a quarter of the steps; the start with the lowest error on
+    what is held out goes on. [] or one: no trial. Who sets laq.quantizer or its options chooses: no trial either"""
     objectives: Objectives = Objectives()
     """what LAQ is asked beside the reconstruction (stage 1)"""
     quantize: Optimisation = Optimisation(steps=1300, batch_size=64, learning_rate=2e-3, clip=10.0, warmup=50)
@@ -71,6 +74,17 @@ class Recipe:
     finetune_planner: Optimisation = Optimisation(steps=150, batch_size=64, learning_rate=2e-3)
     """optimisation of UniPi's stage 3"""
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(options, dict) for options in self.starts):
+            raise LapaError(
+                f'starts are options of the quantizer, such as {{}} and {{"warmup": 900}}; got {self.starts}.'
+            )
+
+    def start(self, number: int) -> Recipe:
+        """The recipe with the options of one of its starts."""
+        options = {**self.laq.quantizer_options, **self.starts[number]}
+        return replace(self, laq=replace(self.laq, quantizer_options=options))
+
     @property
     def video_planner(self) -> VideoPlannerConfig:
         """UniPi's policy: the same backbone as the others'."""
@@ -101,6 +115,7 @@ PRESETS: dict[str, Recipe] = {
             codes=4, codebook_size=8, quant_dim=32, normalise=True, decoder="unet", unet_width=32,
             quantizer_options={"balance": 0.03},
         ),
+        starts=(),
         quantize=Optimisation(steps=3000, batch_size=32, learning_rate=2e-3, clip=10.0, warmup=50),
         policy=VLAConfig(),  # full length and clusters have been tried on the two dimensions of Tabletop alone
         head="own",
@@ -110,6 +125,7 @@ PRESETS: dict[str, Recipe] = {
     "paper": Recipe(
         window=0.6,
         laq=LAQConfig(),
+        starts=(),
         quantize=Optimisation(
             steps=100_005, batch_size=64, learning_rate=1e-4, clip=0.5, warmup=1, schedule="constant"
         ),
@@ -160,7 +176,7 @@ def _flat(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 def override(recipe: Recipe, option: str) -> Recipe:
     """The recipe with one setting changed, given as "laq.codebook_size=32". Choosing another plug-in, such as
-    "laq.quantizer=fsq", drops the options of the one before.
+    "laq.quantizer=fsq", drops the options of the one before, and choosing options of the quantizer drops `starts`.
 
     Raises LapaError for an unknown name (with a suggestion) and for a value of another type.
     """
@@ -168,6 +184,8 @@ def override(recipe: Recipe, option: str) -> Recipe:
     if not equals:
         raise LapaError(f'"{option}" is not NAME=VALUE; write for example laq.codebook_size=32.')
     changed: Recipe = _replaced(recipe, name.strip().split("."), value.strip(), option)
+    if name.strip() in ("laq.quantizer", "laq.quantizer_options"):
+        return replace(changed, starts=())
     return changed
 
 

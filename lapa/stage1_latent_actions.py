@@ -8,6 +8,7 @@ alone: it asks how much of the true action a code tells.
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,12 +29,15 @@ from lapa.models.laq import LAQ, as_pixels
 from lapa.models.objectives import Taught
 from lapa.recipe import Recipe
 from lapa.training.checkpoint import provenance, save_artefact
-from lapa.training.distributed import on_first_rank
+from lapa.training.distributed import on_first_rank, rank
 from lapa.training.logbook import Logbook, by_position
 from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everything
 from lapa.training.metrics import effector_columns, perplexity, probe, r2
+from lapa.training.starts import FOLDER as STARTS
+from lapa.training.starts import forget, furthest
 
 WATCHED = 4000  # pairs, fixed for the run, on which stage 1 is watched
+LOWEST = "watched/error_over_copy"  # of checkpoints and of starts, the best
 
 
 def fit_laq(
@@ -90,20 +94,8 @@ class Look:
 
 def _fit(look: Look, sampler: Sampler, data: dict[str, str], recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:
     packed, pairs, watched = look.packed, look.pairs, look.rows
-    seed_everything(seed)
-    laq = recipe.laq.build()
-    learner = Taught(laq, recipe.objectives) if recipe.objectives.features else laq
-
-    def monitor(step: int, book: Logbook) -> Logs:
-        results = watch(laq, packed, pairs, watched)
-        picture = out / "pictures" / f"reconstructions_{step:06d}.png"
-        _picture(laq, packed, pairs, watched, picture, f"step {step}")
-        book.picture("reconstructions", picture)
-        return by_position({f"watched/{name}": value for name, value in results.items()})
-
-    fit(learner, sampler, recipe.quantize, out,
-        seed=seed, title="LAQ", monitor=monitor, monitor_every=max(1, recipe.quantize.steps // 4),
-        best="watched/error_over_copy")  # fmt: skip
+    recipe, starts = _start(look, sampler, recipe, out, seed)
+    laq = _train(look, sampler, recipe, out, seed, "LAQ")
 
     def finish() -> dict[str, Any]:
         results = watch(laq, packed, pairs, watched)
@@ -124,10 +116,57 @@ def _fit(look: Look, sampler: Sampler, data: dict[str, str], recipe: Recipe, out
         code_map(laq, codes, out / "pictures" / "map.png", "Where the codes lie", motion)
         made = {"model": asdict(recipe.laq), "recipe": recipe.to_json(), "results": results,
                 "provenance": provenance(seed, data, {})}  # fmt: skip
-        save_artefact(out, "laq", made, laq.state_dict())
+        save_artefact(out, "laq", {**made, **starts}, laq.state_dict())
+        forget(out)
         return results
 
     return on_first_rank(finish)
+
+
+def _start(look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int) -> tuple[Recipe, dict[str, Any]]:
+    """Try the recipe's starts, if there are several, each up to where LAQ is first watched. Returns the recipe of the
+    one that goes on, and what to tell of them. A run that had begun before there were starts goes on as it was."""
+    count, begun = len(recipe.starts), on_first_rank((out / "checkpoints").exists)
+    if count < 2 or (begun and not on_first_rank((out / STARTS).exists)):
+        return (recipe.start(0) if count == 1 else recipe), {}
+    for number in range(count):
+        recipe.start(number).laq.build()  # what cannot be built is said before anything has been trained
+
+    def begin(number: int, folder: Path) -> None:
+        title = f"LAQ, start {number + 1} of {count}"
+        _train(look, sampler, recipe.start(number), folder, seed, title, until=_first_look(recipe))
+
+    best, errors = furthest(out, count, seed, LOWEST, begin)
+    if rank() == 0:
+        told = ", ".join(f"{json.dumps(how)} {error:.3f}" for how, error in zip(recipe.starts, errors, strict=True))
+        print(f"LAQ goes on from start {best + 1} of {count}: error over copying after {_first_look(recipe):,} of "
+              f"{recipe.quantize.steps:,} steps by options of the quantizer: {told}.", flush=True)  # fmt: skip
+    return recipe.start(best), {"starts": {"error_over_copy": errors, "chosen": best}}
+
+
+def _first_look(recipe: Recipe) -> int:
+    return max(1, recipe.quantize.steps // 4)
+
+
+def _train(look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int, title: str, until: int = 0) -> LAQ:
+    """LAQ from its first weights, or from the checkpoint in `out`, to the last step or `until`."""
+    seed_everything(seed)
+    laq = recipe.laq.build()
+    learner = Taught(laq, recipe.objectives) if recipe.objectives.features else laq
+
+    def monitor(step: int, book: Logbook) -> Logs:
+        results = watch(laq, look.packed, look.pairs, look.rows)
+        picture = out / "pictures" / f"reconstructions_{step:06d}.png"
+        _picture(laq, look.packed, look.pairs, look.rows, picture, f"step {step}")
+        book.picture("reconstructions", picture)
+        return by_position({f"watched/{name}": value for name, value in results.items()})
+
+    # A tracker is told of the run, not of what it might have become.
+    how = replace(recipe.quantize, log="none") if until else recipe.quantize
+    fit(learner, sampler, how, out,
+        seed=seed, title=title, monitor=monitor, monitor_every=_first_look(recipe), best=LOWEST,
+        until=until)  # fmt: skip
+    return laq
 
 
 def _held_out(episode: Array, recipe: Recipe) -> Array:

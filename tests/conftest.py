@@ -57,6 +57,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 TINY_OPTIONS = (
     *("laq.image_size=24", "laq.patch_size=6", "laq.dim=16", "laq.spatial_depth=1", "laq.temporal_depth=1"),
     *("laq.heads=2", "laq.dim_head=8", "laq.codebook_size=8", "laq.quant_dim=4", "laq.unet_width=8"),
+    "starts=[]",
     *("idm.image_size=24", "idm.width=8", "idm.blocks=2", "policy.head_width=16"),
     *("quantize.batch_size=8", "fit_idm.batch_size=8", "pretrain.batch_size=8", "finetune.batch_size=8"),
     *("planner.width=8", "planner.blocks=1", "pretrain_planner.batch_size=8", "finetune_planner.batch_size=8"),
@@ -86,6 +87,6 @@ def tiny() -> Recipe:
                               "grounded": False},
             head_width=16,
         ),
-        planner=VideoDiffusionConfig(width=8, blocks=1, steps=2),
+        planner=VideoDiffusionConfig(width=8, blocks=1, steps=2), starts=(),
         quantize=how, fit_idm=how, pretrain=how, finetune=how, pretrain_planner=how, finetune_planner=how, bins=8,
     )  # fmt: skip

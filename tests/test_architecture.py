@@ -22,7 +22,7 @@ LINES = [line.split() for line in """
     training.checkpoint
     data training.distributed training.memory training.precision training.progress
     training.batches training.ema training.logbook training.resume training.stop
-    training.loop training.metrics training.watcher
+    training.loop training.metrics training.starts training.watcher
     datasets benchmarks quantizers
     models
     backbones labels policies

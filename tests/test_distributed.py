@@ -91,7 +91,10 @@ def worker(out: Path) -> None:
             for folder in ("half", "broken"):
                 first_half(parallel, out / f"{folder}_{parallel}")
             save(train(parallel, out / f"broken_{parallel}"), out / f"{parallel}_{me}_resumed.safetensors")
-        packed, recipe = pack([DATA], 24, quiet=True), Recipe(laq=UNET, quantize=replace(HOW, steps=1), pretrain=HOW)
+        packed, recipe = (
+            pack([DATA], 24, quiet=True),
+            Recipe(laq=UNET, starts=(), quantize=replace(HOW, steps=1), pretrain=HOW),
+        )
         fit_laq(packed, recipe, out / "laq", 7)
         manifest = label(packed, str(out / "laq"), out / "labels", shard=16)
         found, _ = read_labels(out / "labels")

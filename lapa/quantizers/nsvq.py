@@ -39,9 +39,9 @@ class Config:
     attract    share of the way that an entry goes after every step to the mean of the z that took it, 0 for not at
                all (the paper, where the decoder's loss alone moves the codebook).
     warmup     optimizer steps over which the noise grows from nothing to the length of the quantization error, 0 for
-               in full from the start (the paper), 900 of 1,300 in the `laptop` preset. Before the encoder has found
-               what moves, the codebook fits nothing and the noise is as large as what it says: it may take a long
-               time to be heard.
+               in full from the start (the paper). Before the encoder has found what moves, the codebook fits nothing
+               and the noise is as large as what it says: it may take a long time to be heard. But where it is heard
+               at once, little noise lets it say more than what moves (docs/experiments.md).
     """
 
     dim: int = 32

@@ -154,6 +154,7 @@ def fit(
     monitor_every: int = 0,
     best: str = "",
     save_every: float = 30.0,
+    until: int = 0,
 ) -> Logs:
     """Train `model` (contracts.Trainable) in place and return the last logs. Every rank calls it alike.
 
@@ -162,7 +163,8 @@ def fit(
     `out/checkpoints` every `save_every` seconds (large ones more rarely: saving takes a twentieth of the time at most),
     whenever the monitor has run, at the end and when asked to stop, and are read back if they are there; that with the
     lowest watched figure `best` is kept. The logbook in `out` gets an entry every hundredth of the steps, and whenever
-    the monitor has run or codes were replaced.
+    the monitor has run or codes were replaced. With `until` it ends after that many of the steps, from where another
+    call goes on.
 
     Raises LapaError when the loss stops being a number; KeyboardInterrupt or SystemExit(143) when asked to stop.
     """
@@ -186,15 +188,16 @@ def fit(
     start, logs = _restore(checkpoints, learner, optimizer, trained, ema)
     upkeep = getattr(learner, "after_step", None)
     saved, pause, step, asked = time.monotonic(), save_every, start, 0
+    end = min(until or how.steps, how.steps)
     with (
         Logbook(out, start, how.log, quiet=rank() > 0) as book,
-        Progress(title, how.steps, out, done=start, quiet=rank() > 0) as progress,
+        Progress(title, end, out, done=start, quiet=rank() > 0) as progress,
         Stop() as stop,
-        closing(batches(sampler, mine, seed, range(start, how.steps))) as loaded,
+        closing(batches(sampler, mine, seed, range(start, end))) as loaded,
     ):
         try:
             for step, micro_batches in enumerate(loaded, start):
-                done, last = step + 1, step + 1 == how.steps
+                done, last = step + 1, step + 1 == end
                 for group in optimizer.param_groups:
                     group["lr"] = how.rate(step)
                 optimizer.zero_grad(set_to_none=True)
