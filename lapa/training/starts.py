@@ -62,7 +62,7 @@ def _figure(folder: Path, seed: int, figure: str) -> float:
 
 
 def _copy(start: Path, out: Path, chosen: Path) -> None:
-    """Checkpoints last and at once: where they are, the choice has been made."""
+    """All but how far the start was; checkpoints last and at once: where they are, the choice has been made."""
     hidden = out / ".checkpoints.tmp"
     shutil.rmtree(hidden, ignore_errors=True)
     for each in start.iterdir():
@@ -70,6 +70,6 @@ def _copy(start: Path, out: Path, chosen: Path) -> None:
             shutil.copytree(each, hidden, symlinks=True)
         elif each.is_dir():
             shutil.copytree(each, out / each.name, dirs_exist_ok=True)
-        else:
+        elif each.name != "progress":
             shutil.copy2(each, out / each.name)
     os.replace(hidden, chosen)
