@@ -208,13 +208,11 @@ def _picture(asked: Asked, cells: Sequence[dict[str, Any]], path: Path) -> None:
         return [[float(c[key]) for c in cells if c["row"] == name and c.get(key) is not None] for name in rows]
 
     panels = [Panel("success on test scenes", {"": values("success")}, (0.0, 1.0))]
-    if len({_stage1(row, 0) for row in ABLATIONS[asked.name]} - {_stage1(TRUE, 0)}) > 1:
+    if len({_stage1(row, 0) for row in ABLATIONS[asked.name]} - {_stage1(TRUE, 0)}) > 1:  # not the same codes for all
         panels += [
             Panel("what the codes tell, R²", {k.removesuffix("_r2"): values(k) for k in PROBES}, (-0.1, 1.0)),
             Panel("error / copy", {"": values("error_over_copy")}),
         ]
-    else:  # the same codes for all
-        panels += [Panel("stage 2, seconds of a core", {"": values("seconds")})]
     dots(rows, panels, path, title)
 
 
