@@ -91,10 +91,8 @@ def worker(out: Path) -> None:
             for folder in ("half", "broken"):
                 first_half(parallel, out / f"{folder}_{parallel}")
             save(train(parallel, out / f"broken_{parallel}"), out / f"{parallel}_{me}_resumed.safetensors")
-        packed, recipe = (
-            pack([DATA], 24, quiet=True),
-            Recipe(laq=UNET, starts=(), quantize=replace(HOW, steps=1), pretrain=HOW),
-        )
+        packed, starts = pack([DATA], 24, quiet=True), ({}, {"warmup": 2})
+        recipe = Recipe(laq=UNET, starts=starts, quantize=replace(HOW, steps=2), pretrain=HOW)
         fit_laq(packed, recipe, out / "laq", 7)
         manifest = label(packed, str(out / "laq"), out / "labels", shard=16)
         found, _ = read_labels(out / "labels")
@@ -237,6 +235,8 @@ def test_two_processes_train_what_one_does(parallel: distributed.Parallel, two: 
 
 
 def test_labels_of_two_processes_are_those_of_one(two: Path, tmp_path: Path) -> None:
+    tried = json.loads((two / "laq/config.json").read_text())["starts"]["error_over_copy"]
+    assert len(tried) == 2, "LAQ of two processes starts twice as that of one does"
     label(pack([DATA], 24, quiet=True), str(two / "laq"), tmp_path / "labels", shard=16)
     assert len(list((two / "labels/labels.parquet").iterdir())) > 1, "each had something to do"
     assert (two / "labels/manifest.json").read_bytes() == (tmp_path / "labels/manifest.json").read_bytes()
