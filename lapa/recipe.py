@@ -176,7 +176,7 @@ def _flat(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 def override(recipe: Recipe, option: str) -> Recipe:
     """The recipe with one setting changed, given as "laq.codebook_size=32". Choosing another plug-in, such as
-    "laq.quantizer=fsq", drops the options of the one before, and choosing options of the quantizer drops `starts`.
+    "laq.quantizer=fsq", drops the options of the one before, and its starts; so does choosing the options.
 
     Raises LapaError for an unknown name (with a suggestion) and for a value of another type.
     """
@@ -184,7 +184,7 @@ def override(recipe: Recipe, option: str) -> Recipe:
     if not equals:
         raise LapaError(f'"{option}" is not NAME=VALUE; write for example laq.codebook_size=32.')
     changed: Recipe = _replaced(recipe, name.strip().split("."), value.strip(), option)
-    if name.strip() in ("laq.quantizer", "laq.quantizer_options"):
+    if changed.laq.quantizer != recipe.laq.quantizer or name.strip() == "laq.quantizer_options":
         return replace(changed, starts=())
     return changed
 
