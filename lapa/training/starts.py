@@ -49,7 +49,8 @@ def furthest(
 
 def forget(out: Path) -> None:
     """Remove the starts of a run that has ended."""
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    if (out / FOLDER).exists():
+        shutil.rmtree(out / FOLDER)
 
 
 def _figure(folder: Path, seed: int, figure: str) -> float:
@@ -64,7 +65,8 @@ def _figure(folder: Path, seed: int, figure: str) -> float:
 def _copy(start: Path, out: Path, chosen: Path) -> None:
     """All but how far the start was; checkpoints last and at once: where they are, the choice has been made."""
     hidden = out / ".checkpoints.tmp"
-    shutil.rmtree(hidden, ignore_errors=True)
+    if hidden.exists():  # of a run that was killed here
+        shutil.rmtree(hidden)
     for each in start.iterdir():
         if each.name == chosen.name:
             shutil.copytree(each, hidden, symlinks=True)
