@@ -19,9 +19,9 @@ import torch.nn.functional as F
 import tyro
 from torch import nn
 
+from lapa.actions.spaces import ActionSpace
 from lapa.benchmarks.tabletop import VALIDATION_SEEDS
 from lapa.contracts import Array, Observation
-from lapa.data.transforms import ActionSpace
 from lapa.policies import Policy
 from lapa.tabletop import expert, world
 from lapa.tabletop import language as lang

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+from lapa.artefacts.folder import load_artefact
 from lapa.models.laq import LAQ
-from lapa.training.checkpoint import load_artefact
 
 
 def main(*folders: str) -> None:

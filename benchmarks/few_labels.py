@@ -14,9 +14,10 @@ import sys
 
 import numpy as np
 
+from lapa.actions.codebook import Vocabulary
+from lapa.actions.spaces import CodeSpace
 from lapa.contracts import Array
 from lapa.data.pack import Packed, pack
-from lapa.data.transforms import CodeSpace, Vocabulary
 from lapa.policies import Policy
 from lapa.policies.vla import VLA
 from lapa.stage3_finetune import AT_ONCE, acting_frames

@@ -1,4 +1,6 @@
-"""How often does a 95% interval of lapa/intervals.py hold the truth, and how wide is it? Simulated training seeds.
+"""How often does a 95% interval of lapa/measures/intervals.py hold the truth, and how wide is it?
+
+Training seeds are simulated.
 
     python benchmarks/interval_coverage.py
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lapa import intervals
+from lapa.measures import intervals
 
 TABLES, EPISODES = 1000, 500
 

@@ -32,7 +32,7 @@ SERVER = """
 import os, sys
 from lapa import cli
 from lapa.training import loop
-import lapa.stage1_latent_actions, lapa.explorer.codes
+import lapa.stage1_latent_actions, lapa.plots.codes
 loop.fit.__kwdefaults__["save_every"] = float(sys.argv[1])
 for line in sys.stdin:
     child = os.fork()

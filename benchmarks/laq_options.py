@@ -50,7 +50,7 @@ def main() -> None:
 def timed(model: LAQ, batch: FramePairs) -> tuple[float, float]:
     """CPU seconds of a training step without the optimizer, and of the codes of the batch."""
     model.train()
-    with torch.autocast("cpu", torch.bfloat16):  # as training/precision.py has it on this machine
+    with torch.autocast("cpu", torch.bfloat16):  # as runtime/precision.py has it on this machine
         begin = time.process_time()
         model.loss(batch)[0].backward()
         middle = time.process_time()

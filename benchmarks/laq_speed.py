@@ -38,10 +38,10 @@ from lapa.contracts import FramePairs
 from lapa.labels.latent import freeze
 from lapa.models.laq import LAQConfig
 from lapa.recipe import override, preset
-from lapa.training.distributed import clip_gradients, device
+from lapa.runtime.distributed import clip_gradients, device
+from lapa.runtime.memory import keep_freed_memory
+from lapa.runtime.precision import AdamW, Twins
 from lapa.training.loop import Optimisation, _prepare
-from lapa.training.memory import keep_freed_memory
-from lapa.training.precision import AdamW, Twins
 
 Job = Callable[[], Any]
 

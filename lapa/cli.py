@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     143 stopped by SIGTERM."""
     given = sys.argv[1:] if arguments is None else arguments
     if "LAPA_PARENT" in os.environ:
-        from lapa.schedule import end_with_parent
+        from lapa.runtime.workers import end_with_parent
 
         end_with_parent()
     try:
@@ -87,7 +87,7 @@ def _processes(command: str) -> AbstractContextManager[None]:
         return nullcontext()
     if command not in MANY:
         raise LapaError(f"lapa {command} runs in one process, without torchrun. Many serve {', '.join(MANY)}.")
-    from lapa.training.distributed import processes
+    from lapa.runtime.distributed import processes
 
     return processes()
 
@@ -95,7 +95,7 @@ def _processes(command: str) -> AbstractContextManager[None]:
 def _complain(message: str, error: BaseException) -> int:
     """Tell the user, once, however many processes have failed."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        from lapa.training.distributed import first_to_fail
+        from lapa.runtime.distributed import first_to_fail
 
         if not first_to_fail(error):
             return 1

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lapa import __version__
+from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import Actor, Benchmark, LapaError, Outcome
-from lapa.explorer.codes import animation, success_bars
-from lapa.training.checkpoint import read_json, write_json
-from lapa.training.metrics import wilson
+from lapa.measures.intervals import wilson
+from lapa.plots.codes import animation, success_bars
 
 
 def share(outcomes: Sequence[Outcome]) -> dict[str, Any]:

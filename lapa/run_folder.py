@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lapa.artefacts.folder import finished, load_artefact, read_json, write_json
 from lapa.contracts import LapaError
 from lapa.data.spec import parse
 from lapa.recipe import PRESETS, Recipe, nearest_preset
-from lapa.training.checkpoint import finished, load_artefact, read_json, write_json
-from lapa.training.distributed import on_first_rank
+from lapa.runtime.distributed import on_first_rank
 
 PLACES = ("labels", "policy", "idm")  # inputs that are folders
 

@@ -16,23 +16,24 @@ from typing import Any
 
 import numpy as np
 
+from lapa.artefacts.folder import provenance, save_artefact
 from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.data.buffer import Buffer, excerpt
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex, pair_counts, window_offsets, window_pairs
+from lapa.data.pixels import as_pixels
 from lapa.data.stream import Stream
-from lapa.explorer.code_map import code_map
-from lapa.explorer.codes import gallery, reconstructions
+from lapa.measures.probes import effector_columns, perplexity, probe, r2
 from lapa.models.idm import InverseDynamics
-from lapa.models.laq import LAQ, as_pixels
+from lapa.models.laq import LAQ
 from lapa.models.objectives import Taught
+from lapa.plots.code_map import code_map
+from lapa.plots.codes import gallery, reconstructions
 from lapa.recipe import Recipe
-from lapa.training.checkpoint import provenance, save_artefact
-from lapa.training.distributed import on_first_rank, rank
+from lapa.runtime.distributed import on_first_rank, rank
 from lapa.training.logbook import Logbook, by_position
 from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everything
-from lapa.training.metrics import effector_columns, perplexity, probe, r2
 from lapa.training.starts import FOLDER as STARTS
 from lapa.training.starts import forget, furthest
 

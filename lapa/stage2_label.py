@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lapa import plugins
+from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import Array, FramePairs, Labels, LabelSource, LapaError
 from lapa.data.folders import new_folder
 from lapa.data.index import Index
@@ -30,13 +31,12 @@ from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, pair_counts, window_pairs
 from lapa.data.stream import Stream, forward, stream
 from lapa.labels import BATCH
+from lapa.measures.probes import r2
 from lapa.methods import METHODS
 from lapa.recipe import Recipe
-from lapa.training.checkpoint import read_json, write_json
-from lapa.training.distributed import gather, on_first_rank, rank, ranks
-from lapa.training.memory import keep_freed_memory
-from lapa.training.metrics import r2
-from lapa.training.progress import Progress
+from lapa.runtime.distributed import gather, on_first_rank, rank, ranks
+from lapa.runtime.memory import keep_freed_memory
+from lapa.runtime.progress import Progress
 
 SHARD = 4096  # pairs in a shard, about: what a killed process has to do again; fewer where that makes few shards
 SHARDS = 64

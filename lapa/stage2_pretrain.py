@@ -16,6 +16,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from lapa.actions.codebook import Vocabulary
+from lapa.actions.saved import Space
+from lapa.actions.scales import Scales
+from lapa.actions.spaces import ActionSpace, CodeSpace
+from lapa.artefacts.folder import provenance, read_json, save_artefact
 from lapa.contracts import Array, Labels, LapaError, Logs
 from lapa.data.buffer import Buffer
 from lapa.data.futures import Futures, futures
@@ -23,19 +28,17 @@ from lapa.data.index import Index
 from lapa.data.labelled import MANIFEST
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
+from lapa.data.pixels import as_pixels
 from lapa.data.stream import Stream
-from lapa.data.transforms import ActionSpace, CodeSpace, Scales, Space, Vocabulary
-from lapa.explorer.codes import future_frames
+from lapa.measures.probes import r2
 from lapa.methods import METHODS
-from lapa.models.laq import as_pixels
+from lapa.plots.codes import future_frames
 from lapa.policies.video_planner import VideoPlanner
 from lapa.policies.vla import VLA, Batch
 from lapa.recipe import Recipe
-from lapa.training.checkpoint import provenance, read_json, save_artefact
-from lapa.training.distributed import on_first_rank, rank
+from lapa.runtime.distributed import on_first_rank, rank
 from lapa.training.logbook import Logbook
 from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everything
-from lapa.training.metrics import r2
 
 WATCHED = 256  # futures, fixed for the run, that a planner is judged by
 SHOWN = 5  # of them in the picture

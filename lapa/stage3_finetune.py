@@ -17,11 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from lapa.actions.codebook import Vocabulary
+from lapa.actions.saved import space_from_json
+from lapa.actions.scales import Scales
+from lapa.actions.spaces import ActionSpace
+from lapa.actions.tables import Decoding
+from lapa.artefacts.folder import load_artefact, read_json
+from lapa.artefacts.hub import local
 from lapa.contracts import Array, LapaError, Logs
 from lapa.data.futures import Futures, futures
 from lapa.data.pack import Packed
-from lapa.data.transforms import ActionSpace, Decoding, Scales, Vocabulary, space_from_json
-from lapa.hub import local
+from lapa.measures.probes import r2
 from lapa.models.idm import InverseDynamics
 from lapa.plugins import find
 from lapa.policies.video_planner import VideoPlanner
@@ -29,9 +35,7 @@ from lapa.policies.vla import VLA
 from lapa.policies.vla import Config as VLAConfig
 from lapa.recipe import Recipe
 from lapa.stage2_pretrain import classes_of_actions, sampler, save_policy, watcher
-from lapa.training.checkpoint import load_artefact, read_json
 from lapa.training.loop import Optimisation, device, fit, seed_everything
-from lapa.training.metrics import r2
 
 AT_ONCE = 256  # frames that a policy is asked about at once
 FOLDS = 10  # parts of the labelled trajectories of which each is left out once

@@ -11,9 +11,9 @@ os.environ["MPLBACKEND"] = "agg"
 
 import pytest
 
-from lapa.collect import collect
 from lapa.data.spec import open_dataset
 from lapa.data.video import VideoFile
+from lapa.interop.collect import collect
 from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
 from lapa.models.video_diffusion import VideoDiffusionConfig

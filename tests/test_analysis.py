@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lapa import ablation, cli
+from lapa import cli
 from lapa.analysis.algebra import of_reading, over_chance
 from lapa.analysis.information import OBJECT, entropy, mutual, polar, told, variables
 from lapa.analysis.plans import follow, plans
@@ -22,12 +22,13 @@ from lapa.analysis.transplant import cell, per_frame
 from lapa.contracts import LapaError, Observation
 from lapa.data.pack import pack
 from lapa.data.pairs import window_pairs
+from lapa.experiments import ablation
+from lapa.experiments.schedule import Step
+from lapa.experiments.sweep import slug
+from lapa.measures.probes import Linear
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.plugins import find
 from lapa.recipe import override, preset
-from lapa.schedule import Step
-from lapa.study import slug
-from lapa.training.metrics import Linear
 
 SECTORS = 24
 TINY = LAQConfig(

@@ -22,12 +22,12 @@ import pytest
 from safetensors import SafetensorError
 
 from lapa import cli
+from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Episode
 from lapa.data.lerobot_format import LeRobotWriter
 from lapa.data.video import VideoFile
 from lapa.recipe import ABOUT, PRESETS
 from lapa.training import checkpoint, loop
-from lapa.training.checkpoint import load_artefact
 from lapa.training.resume import Checkpoints
 
 TABLE = "tabletop:sim,episodes=4,seed=6"
@@ -406,7 +406,7 @@ def test_options_of_the_other_comparison(refuses: Refuses, tmp_path: Path) -> No
 def test_methods_that_the_data_do_not_allow(
     refuses: Refuses, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lapa.compare import Setting, require_actions
+    from lapa.experiments.compare import Setting, require_actions
 
     assert require_actions(Setting((TABLE,), (TABLE,)), ()) == ("scratch", "vpt", "lapa", "actionvla")
     assert require_actions(Setting((TABLE, f"video_folder:{clips}"), (TABLE,)), ()) == ("scratch", "vpt", "lapa")
@@ -622,7 +622,7 @@ def test_codes_that_tell_the_dataset(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     probe = lambda features, targets, seed=0: told if set(targets.ravel()) == {0.0, 1.0} else 0.5  # noqa: E731
-    monkeypatch.setattr("lapa.training.metrics.mlp_r2", probe)
+    monkeypatch.setattr("lapa.measures.probes.mlp_r2", probe)
     two = [word for _ in range(2) for word in ("--dataset", f"lerobot:{robot}")]
     run("quantize", *two, "--steps", 1, *small, "--set", "hold_out=2", "--out", tmp_path)
     said = capsys.readouterr().out

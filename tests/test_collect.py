@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lapa.collect import collect
 from lapa.contracts import LapaError
 from lapa.data.pack import pack
+from lapa.interop.collect import collect
 
 SPEC = "tabletop:sim,episodes=3,seed=4"
 

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lapa import cli, intervals, paper
-from lapa.cells import ROWS, Asked, Common, cells, parse
+from lapa import cli
 from lapa.contracts import LapaError
-from lapa.explorer.budgets import budget_curves
-from lapa.paper import described, steps_of
-from lapa.schedule import Step
-from lapa.scores import build
-from lapa.settings import BUDGETS, SETTINGS
-from lapa.table import markdown, so_far
+from lapa.experiments import paper_table as paper
+from lapa.experiments.paper_cells import BUDGETS, ROWS, SETTINGS, Asked, Common, cells, parse
+from lapa.experiments.paper_markdown import markdown, so_far
+from lapa.experiments.paper_scores import build
+from lapa.experiments.paper_table import described, steps_of
+from lapa.experiments.schedule import Step
+from lapa.measures import intervals
+from lapa.plots.budgets import budget_curves
 
 FOUR = ("scratch", "vpt", "lapa", "actionvla")
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from lapa import cli
+from lapa.artefacts.folder import file_hash, load_artefact, read_tensors, save_artefact
 from lapa.contracts import LapaError
-from lapa.convert import CODES, from_released, released_config, released_names, to_released
+from lapa.interop.convert import CODES, from_released, released_config, released_names, to_released
 from lapa.models.laq import LAQ, LAQConfig, shrink
 from lapa.models.released_layout import MixedPEG, mixed_codes
 from lapa.models.transformer import PEG
 from lapa.recipe import preset
-from lapa.training.checkpoint import file_hash, load_artefact, read_tensors, save_artefact
 
 HERE = Path(__file__).parent / "fixtures"
 SHARED = Path(__file__).parents[2] / "shared" / "fixtures" / "laq_official"

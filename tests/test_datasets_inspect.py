@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from made import pictures, rlds, video
 
+from lapa.analysis.inspect import inspect_dataset
 from lapa.data.spec import open_dataset
-from lapa.inspect import inspect_dataset
 
 
 def test_several_datasets_each_with_its_own_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

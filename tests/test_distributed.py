@@ -20,7 +20,8 @@ from lapa.contracts import LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
-from lapa.models.laq import LAQ, LAQConfig, as_pixels
+from lapa.data.pixels import as_pixels
+from lapa.models.laq import LAQ, LAQConfig
 from lapa.recipe import Recipe
 from lapa.stage1_latent_actions import fit_laq
 from lapa.stage2_label import label

@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 
 from lapa import cli, plugins
-from lapa.cells import ROWS, Asked
 from lapa.data.spec import parse
+from lapa.experiments.paper_cells import ROWS, SETTINGS, SPLITS, Asked
+from lapa.experiments.paper_markdown import NAMES, markdown
+from lapa.experiments.paper_scores import build
 from lapa.methods import METHODS
 from lapa.recipe import PRESETS
-from lapa.scores import build
-from lapa.settings import SETTINGS, SPLITS
-from lapa.table import NAMES, markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

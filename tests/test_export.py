@@ -23,16 +23,16 @@ import torch
 from PIL import Image
 
 from lapa import cli
+from lapa.artefacts.folder import provenance, save_artefact
+from lapa.artefacts.hub import model_card, push_to_hub
 from lapa.contracts import BadVideo, Episode, LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.lerobot_format import CAMERA, LeRobotWriter
 from lapa.data.spec import open_dataset
 from lapa.data.video import VideoFile
-from lapa.export import NO_LABEL, export_jsonl, export_lerobot, open_labelled
-from lapa.hub import model_card, push_to_hub
+from lapa.interop.export import NO_LABEL, export_jsonl, export_lerobot, open_labelled
 from lapa.models.laq import LAQ
 from lapa.recipe import Recipe
-from lapa.training.checkpoint import provenance, save_artefact
 
 
 def save_laq(path: Path, recipe: Recipe) -> LAQ:
@@ -323,7 +323,7 @@ def in_a_process(script: str, cwd: Path, address: str, *arguments: object) -> li
     Xet, the hub's own storage, has a service of its own that is not stood in for: large files go by LFS."""
     start = """
 import os, sys, lapa
-from lapa.hub import push_to_hub
+from lapa.artefacts.hub import push_to_hub
 def told(do, *arguments):
     try:
         print(do(*arguments))

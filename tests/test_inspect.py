@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from lapa import cli
+from lapa.analysis.inspect import _commonest, inspect_dataset, inspect_runs
 from lapa.analysis.reading import note_if_trained_on
+from lapa.artefacts.folder import write_json
 from lapa.contracts import LapaError
 from lapa.data.pack import pack
-from lapa.explorer.curves import curves
-from lapa.inspect import _commonest, inspect_dataset, inspect_runs
+from lapa.plots.curves import curves
 from lapa.recipe import Recipe
 from lapa.stage1_latent_actions import fit_laq
-from lapa.training.checkpoint import write_json
 from lapa.training.logbook import Logbook, read_metrics
 
 OTHER = "tabletop:hand,episodes=8,seed=9"  # not what the LAQ was trained on

@@ -19,15 +19,15 @@ import pytest
 import torch
 
 from lapa import stage2_label
+from lapa.artefacts.folder import read_json
 from lapa.contracts import LapaError
 from lapa.data.labelled import MANIFEST, TABLE, read_labels
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.recipe import Recipe
+from lapa.runtime.distributed import device
 from lapa.stage1_latent_actions import fit_laq
 from lapa.stage2_label import PLAN, cut, label
-from lapa.training.checkpoint import read_json
-from lapa.training.distributed import device
 
 DATA = "tabletop:sim,episodes=12,seed=3"
 SMALL = 16  # pairs in a shard: some twenty shards

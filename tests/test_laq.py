@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lapa.contracts import FramePairs, LapaError
-from lapa.models.laq import LAQ, LAQConfig, as_pixels, contrast, shrink
+from lapa.data.pixels import as_pixels
+from lapa.models.laq import LAQ, LAQConfig, contrast, shrink
 from lapa.models.transformer import PEG, Attention, PositionBias
 
 TINY = LAQConfig(

@@ -15,9 +15,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lapa.contracts import LapaError
+from lapa.runtime.progress import Progress
 from lapa.training import progress
 from lapa.training.logbook import Logbook, by_position, read_metrics, require
-from lapa.training.progress import Progress
 
 
 def lines(run: Path) -> list[dict[str, float]]:

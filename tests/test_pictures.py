@@ -17,10 +17,11 @@ from PIL import Image
 from lapa.contracts import LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
-from lapa.explorer import codes as explorer
-from lapa.explorer.code_map import code_map
+from lapa.experiments.report import answer, write_report
+from lapa.measures.intervals import wilson
 from lapa.models.laq import LAQ, LAQConfig
-from lapa.report import answer, write_report
+from lapa.plots import codes as explorer
+from lapa.plots.code_map import code_map
 from lapa.training import metrics
 
 TINY = LAQConfig(
@@ -57,18 +58,18 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def test_wilson_known_values() -> None:
-    assert metrics.wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert metrics.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert metrics.wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
     n, p, z = 400, 0.57, 1.96  # the roots of (share - p)^2 = z^2 p (1 - p) / n
-    for bound in metrics.wilson(round(n * p), n):
+    for bound in wilson(round(n * p), n):
         assert (p - bound) ** 2 == pytest.approx(z * z * bound * (1 - bound) / n, abs=1e-12)
 
 
 @pytest.mark.parametrize(("successes", "episodes"), [(0, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_impossible_counts(successes: int, episodes: int) -> None:
     with pytest.raises(LapaError, match="at least one episode"):
-        metrics.wilson(successes, episodes)
+        wilson(successes, episodes)
 
 
 def test_linear_r2_of_a_relation_and_of_noise() -> None:
@@ -253,7 +254,7 @@ def test_contact_sheet_and_description(packed: Packed, tmp_path: Path) -> None:
 
 
 def shares(success: float) -> dict[str, Any]:
-    low, high = metrics.wilson(round(100 * success), 100)
+    low, high = wilson(round(100 * success), 100)
     return {"success": success, "interval": [low, high], "episodes": 100}
 
 

@@ -15,28 +15,30 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lapa
-from lapa import cli, stage0_grounding
+from lapa import cli
+from lapa.actions.spaces import ActionSpace, CodeSpace
+from lapa.artefacts.folder import load_artefact
 from lapa.backbones.tiny import Config as TinyVLM
 from lapa.contracts import FramePairs, LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
+from lapa.data.pixels import as_pixels
 from lapa.data.stream import stream
-from lapa.data.transforms import ActionSpace, CodeSpace
 from lapa.methods import METHODS
 from lapa.models.idm import InverseDynamics, shifted
-from lapa.models.laq import LAQ, as_pixels
+from lapa.models.laq import LAQ
 from lapa.policies.vla import Batch
 from lapa.recipe import Recipe, override
-from lapa.stage0_grounding import Grounding, scenes
+from lapa.runtime.distributed import Share, working_on
 from lapa.stage1_latent_actions import code_table, fit_idm, fit_laq
 from lapa.stage2_label import WORDS, label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
+from lapa.tabletop import grounding as stage0_grounding
+from lapa.tabletop.grounding import Grounding, scenes
 from lapa.tabletop.render import LOOKS, render
 from lapa.training import loop
-from lapa.training.checkpoint import load_artefact
-from lapa.training.distributed import Share, working_on
 from lapa.training.resume import Checkpoints
 
 Stage = Callable[[Path], Any]
@@ -358,7 +360,7 @@ def without_a_key(path: Path) -> None:
     tensors = weights(path)
     del tensors["head.0.bias"]
     save_file(tensors, path / "model.safetensors")
-    edit(lambda c: c.update(hash=lapa.training.checkpoint.file_hash(path / "model.safetensors")))(path)
+    edit(lambda c: c.update(hash=lapa.artefacts.folder.file_hash(path / "model.safetensors")))(path)
 
 
 def flip_a_bit(path: Path) -> None:

@@ -16,11 +16,12 @@ import torch
 
 import lapa
 from lapa import plugins
+from lapa.actions.spaces import ActionSpace, CodeSpace
+from lapa.artefacts.folder import save_artefact
 from lapa.contracts import BadVideo, Episode, FramePairs, LapaError, Observation, Outcome
 from lapa.data.labelled import read_labels
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
-from lapa.data.transforms import ActionSpace, CodeSpace
 from lapa.models.idm import InverseDynamics
 from lapa.policies import Policy
 from lapa.policies.vla import Batch
@@ -30,7 +31,6 @@ from lapa.stage1_latent_actions import fit_idm
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
-from lapa.training.checkpoint import save_artefact
 
 ROOT = Path(lapa.__file__).parent
 ALL = [(kind, file) for kind in plugins.KINDS for file in sorted((ROOT / kind).glob("*.py")) if file.stem[0] != "_"]

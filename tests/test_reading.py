@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from made import encoded, frame_folders, jsonl, lerobot_v21, rlds, something, video
 
-from lapa import cache as lapa_cache
 from lapa import cli
 from lapa.contracts import BadVideo, Episode, LapaError, Seekable
+from lapa.data import cache as lapa_cache
 from lapa.data.buffer import Buffer, Segments
 from lapa.data.labelled import TABLE, read_labels
 from lapa.data.pack import pack

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lapa import cli, schedule
+from lapa import cli
 from lapa.contracts import LapaError
-from lapa.schedule import Step, run
+from lapa.experiments import schedule
+from lapa.experiments.schedule import Step, run
 
 
 def collecting(name: str, folder: Path, needs: tuple[str, ...] = (), look: str = "sim") -> Step:

@@ -18,8 +18,8 @@ from lapa import plugins
 from lapa.backbones.tiny import ImageAttention
 from lapa.contracts import FramePairs
 from lapa.models.laq import LAQ, LAQConfig
+from lapa.runtime.precision import AdamW, Twins, fast_dtype
 from lapa.training.loop import Optimisation, Sampler, fit
-from lapa.training.precision import AdamW, Twins, fast_dtype
 
 TINY = LAQConfig(
     image_size=32, patch_size=8, dim=32, spatial_depth=1, temporal_depth=1, heads=2, dim_head=16, codes=4,
@@ -109,7 +109,7 @@ def test_gradients_of_several_batches_add_up_in_float32() -> None:
 @pytest.mark.parametrize(("chunk", "on_a_cpu"), [(7, True), (1 << 19, True), (1 << 19, False)])
 def test_adamw_is_that_of_torch(chunk: int, on_a_cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the twins follow the weights, in the branch for GPUs as well, where the weights are updated all at once."""
-    monkeypatch.setattr("lapa.training.precision.CHUNK", chunk)
+    monkeypatch.setattr("lapa.runtime.precision.CHUNK", chunk)
     if not on_a_cpu:
         monkeypatch.setattr(nn.Parameter, "is_cpu", False)
     torch.manual_seed(0)
@@ -205,7 +205,7 @@ def test_bfloat16_resumes_with_the_same_bits(change: dict, tmp_path: Path) -> No
 
 FAULTS = """
 import resource, torch
-from lapa.training.memory import keep_freed_memory
+from lapa.runtime.memory import keep_freed_memory
 if {keep}: keep_freed_memory()
 def work():
     for _ in range(20):

@@ -11,12 +11,12 @@ import pytest
 from safetensors.torch import load_file
 
 from lapa import stage1_latent_actions as stage1
+from lapa.artefacts.folder import load_artefact, read_json
 from lapa.contracts import LapaError
 from lapa.data.pack import Packed, pack
 from lapa.recipe import PRESETS, Recipe, override, preset
 from lapa.stage1_latent_actions import fit_laq
 from lapa.training import starts
-from lapa.training.checkpoint import load_artefact, read_json
 from lapa.training.resume import STATE
 
 SEED = 3

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lapa import cli, schedule, study
+from lapa import cli
 from lapa.contracts import LapaError
+from lapa.experiments import schedule
+from lapa.experiments import sweep as study
+from lapa.experiments.schedule import Step, run
+from lapa.experiments.sweep import STUDIES, Row, Study, grid, row, slug, summary
 from lapa.recipe import override, preset
-from lapa.schedule import Step, run
-from lapa.study import STUDIES, Row, Study, grid, row, slug, summary
 
 ROWS = (row("NSVQ, |C| 4", "laq.codebook_size=4"), row("NSVQ, |C| 8", "laq.codebook_size=8"))
 

@@ -22,10 +22,10 @@ from torch import nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from lapa import cli
+from lapa.artefacts.folder import load_artefact, write_tensors
 from lapa.contracts import LapaError, Logs
 from lapa.training import distributed, loop
 from lapa.training.batches import AHEAD, batches
-from lapa.training.checkpoint import load_artefact, write_tensors
 from lapa.training.ema import EMA
 from lapa.training.loop import Optimisation, Sampler
 from lapa.training.resume import Checkpoints
@@ -546,8 +546,8 @@ def test_steps_of_a_plan_end_with_it(tmp_path: Path) -> None:
     """kill -9 the process that runs a plan: its step is asked to stop, by the kernel."""
     code = (
         "import pathlib, subprocess, sys, time\n"
-        "from lapa import schedule\n"
-        "step = ('import os, pathlib, time; from lapa.schedule import end_with_parent; end_with_parent()\\n'\n"
+        "from lapa.experiments import schedule\n"
+        "step = ('import os, pathlib, time; from lapa.runtime.workers import end_with_parent; end_with_parent()\\n'\n"
         "        'pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)')\n"
         "command = [sys.executable, '-c', 'import sys\\n' + step, sys.argv[1]]\n"
         "real = subprocess.Popen\n"

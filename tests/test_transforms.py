@@ -12,16 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from lapa.actions.codebook import Vocabulary
+from lapa.actions.saved import Space, space_from_json
+from lapa.actions.scales import Scales, scales_from_json
+from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.contracts import LapaError
-from lapa.data.transforms import (
-    ActionSpace,
-    CodeSpace,
-    Scales,
-    Space,
-    Vocabulary,
-    scales_from_json,
-    space_from_json,
-)
 
 NUMBERS = st.floats(-1e3, 1e3, allow_nan=False, width=32)
 TABLES = st.integers(2, 40).flatmap(lambda n: arrays(np.float32, (n, 2), elements=NUMBERS))

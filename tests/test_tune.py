@@ -15,11 +15,11 @@ from lapa import cli
 from lapa.contracts import LapaError, Outcome
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
+from lapa.experiments.tune import CANDIDATES, Says, candidates, tune
 from lapa.recipe import Recipe
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
-from lapa.tune import CANDIDATES, Says, candidates, tune
 
 
 class Judge:

@@ -14,22 +14,22 @@ import torch
 
 import lapa
 from lapa import cli
+from lapa.analysis.inspect import read_run
+from lapa.artefacts.folder import load_artefact, read_json
 from lapa.contracts import LapaError, Observation
 from lapa.data.futures import futures
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
-from lapa.inspect import read_run
+from lapa.experiments.report import write_report
 from lapa.models.idm import InverseDynamics
 from lapa.models.video_diffusion import VideoDiffusion, VideoDiffusionConfig
 from lapa.policies.video_planner import VideoPlanner
 from lapa.policies.vla import Batch
 from lapa.recipe import Recipe
-from lapa.report import write_report
 from lapa.stage1_latent_actions import fit_idm
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import as_it_is, finetune
-from lapa.training.checkpoint import load_artefact, read_json
 from lapa.training.loop import Optimisation, Sampler, fit
 
 

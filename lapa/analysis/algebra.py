@@ -24,9 +24,10 @@ import torch
 from lapa.analysis.reading import Reading, Source, angles, interval, motion_probe, read, share
 from lapa.contracts import Array, LapaError
 from lapa.data.pairs import following
-from lapa.explorer.figure import MISS, figure, plain, save, whiskers
-from lapa.models.laq import LAQ, as_pixels
-from lapa.training.metrics import Linear, one_hot
+from lapa.data.pixels import as_pixels
+from lapa.measures.probes import Linear, one_hot
+from lapa.models.laq import LAQ
+from lapa.plots.figure import MISS, figure, plain, save, whiskers
 
 MOST = 4000  # triples of frames
 STILL = 0.25  # of the mean displacement: what moves less has no direction to compare

@@ -12,11 +12,11 @@ from lapa.analysis.language import language
 from lapa.analysis.reading import open_laq, open_policy
 from lapa.analysis.rollout import rollout
 from lapa.analysis.transplant import transplant
+from lapa.artefacts.folder import write_json
 from lapa.contracts import LapaError
 from lapa.evaluate import require_fit
 from lapa.plugins import find
 from lapa.policies import Policy
-from lapa.training.checkpoint import write_json
 
 LOOKS = tuple(f"tabletop:{look},episodes=300,seed=9" for look in ("sim", "real", "hand"))
 

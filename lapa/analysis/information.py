@@ -23,7 +23,7 @@ import numpy as np
 from lapa.analysis.reading import Reading, Source, effector, read, tabletop_looks
 from lapa.contracts import Array, LapaError
 from lapa.data.spec import parse
-from lapa.explorer.figure import COLOURS, INK, MISS, figure, plain, save, whiskers
+from lapa.plots.figure import COLOURS, INK, MISS, figure, plain, save, whiskers
 from lapa.tabletop import world
 from lapa.tabletop.language import FAMILIES, SHAPES
 from lapa.tabletop.render import LOOKS

@@ -7,7 +7,7 @@ from typing import Any
 
 from lapa.contracts import Actor
 from lapa.evaluate import share
-from lapa.explorer.codes import success_bars
+from lapa.plots.codes import success_bars
 from lapa.plugins import find
 
 TOLD = ("right", "shuffled", "empty")

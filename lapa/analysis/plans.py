@@ -19,10 +19,11 @@ import numpy as np
 
 from lapa.analysis.reading import Reading, angles, effector, in_picture
 from lapa.contracts import Array, LapaError
-from lapa.explorer.codes import Dreamer
-from lapa.explorer.figure import COLOURS, INK, figure, save
-from lapa.models.laq import LAQ, as_pixels
-from lapa.training.metrics import Linear, one_hot
+from lapa.data.pixels import as_pixels
+from lapa.measures.probes import Linear, one_hot
+from lapa.models.laq import LAQ
+from lapa.plots.codes import Dreamer
+from lapa.plots.figure import COLOURS, INK, figure, save
 
 STEPS = 12  # windows ahead
 JUDGED = 200  # plans behind the figures

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, summed, window_pairs
 from lapa.data.spec import parse
-from lapa.explorer.codes import Dreamer
+from lapa.measures.probes import Linear, effector_columns, one_hot
 from lapa.models.laq import LAQ
+from lapa.plots.codes import Dreamer
 from lapa.plugins import find
 from lapa.policies import Policy
 from lapa.stage1_latent_actions import encode_all
-from lapa.training.checkpoint import load_artefact
-from lapa.training.metrics import Linear, effector_columns, one_hot
 
 EFFECTOR = ("effector_x", "effector_y")  # names of a state that says where the effector is in the picture
 DRAWS = 1000  # resamplings of episodes behind an interval

@@ -22,9 +22,10 @@ from lapa.analysis.reading import DRAWS, Source
 from lapa.contracts import Array, LapaError
 from lapa.data.pack import pack
 from lapa.data.pairs import window_offsets
-from lapa.explorer.codes import Dreamer
-from lapa.explorer.figure import COLOURS, MISS, figure, plain, save
-from lapa.models.laq import LAQ, as_pixels
+from lapa.data.pixels import as_pixels
+from lapa.models.laq import LAQ
+from lapa.plots.codes import Dreamer
+from lapa.plots.figure import COLOURS, MISS, figure, plain, save
 
 EPISODES = 128
 HORIZON = 12  # windows

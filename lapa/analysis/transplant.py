@@ -20,10 +20,10 @@ import numpy as np
 
 from lapa.analysis.reading import Reading, Source, angles, effector, read, share, tabletop_looks
 from lapa.contracts import Array
-from lapa.explorer.figure import COLOURS, INK, MUTED, figure, plain, save
+from lapa.measures.probes import Linear
+from lapa.plots.figure import COLOURS, INK, MUTED, figure, plain, save
 from lapa.tabletop import world
 from lapa.tabletop.render import LOOKS
-from lapa.training.metrics import Linear
 
 STILL = world.STEP / 4  # board units
 WITHIN = 30.0  # degrees

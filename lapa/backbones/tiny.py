@@ -60,7 +60,7 @@ class Config:
             )
         model = TinyVLM(self)
         if self.grounded:
-            from lapa.training.checkpoint import load_artefact, load_strictly
+            from lapa.artefacts.folder import load_artefact, load_strictly
 
             found = load_artefact(self.weights or WEIGHTS, "backbone")
             self._require_size(found.settings(Config), found.path)

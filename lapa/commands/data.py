@@ -31,8 +31,8 @@ def cache(
         workers: processes (0: one per core)
         estimate: say how much disk it takes, and stop
     """
-    from lapa.cache import estimate as measure
-    from lapa.cache import make, require_room
+    from lapa.data.cache import estimate as measure
+    from lapa.data.cache import make, require_room
     from lapa.recipe import preset as named
 
     if workers < 0:
@@ -70,8 +70,8 @@ def collect(
         out: new folder
         without_actions: leave the actions out: mere video, as LAPA's premise has it
     """
-    from lapa.collect import collect as write
     from lapa.data.index import counted
+    from lapa.interop.collect import collect as write
 
     made = write(at_least_one(dataset), out, skip_bad, without_actions)
     print(f"Wrote {counted(made['episodes'], 'episode')}, {made['frames']} frames, to {out} ({made['with']} actions).")
@@ -106,7 +106,7 @@ def convert(
         window: seconds between the two frames it was trained on (None: the paper preset's)
         reverse: write a state dict that the released code loads
     """
-    from lapa.convert import from_released, to_released
+    from lapa.interop.convert import from_released, to_released
 
     if reverse:
         config = to_released(source, out)
@@ -150,7 +150,7 @@ def export(
         private: hub: for your eyes only
     """
     if form == "hub":
-        from lapa.hub import push_to_hub
+        from lapa.artefacts.hub import push_to_hub
 
         if not license:
             raise LapaError("Say which licence the weights have, such as --license apache-2.0.")
@@ -158,7 +158,7 @@ def export(
         print_next(f'lapa.LAQ.from_pretrained("{out}"), or lapa.Policy, in Python')
         return
     from lapa.data.index import counted
-    from lapa.export import ROWS, export_jsonl, export_lerobot, open_labelled
+    from lapa.interop.export import ROWS, export_jsonl, export_lerobot, open_labelled
 
     if image_size is not None and image_size < 1:
         raise LapaError(f"--image-size is at least 1, got {image_size}.")

@@ -33,7 +33,7 @@ def inspect(
         window: seconds between the two frames (None: what the LAQ was trained with)
         image_size: pixels a side of the contact sheet's frames where no LAQ sets it
     """
-    from lapa.inspect import inspect_dataset, inspect_runs
+    from lapa.analysis.inspect import inspect_dataset, inspect_runs
 
     named = [run for run in runs if ":" in run and not Path(run).exists()]
     folders, datasets = [Path(run) for run in runs if run not in named], (*named, *dataset)

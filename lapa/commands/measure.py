@@ -37,7 +37,7 @@ def demo(
         unipi: the UniPi baseline as well, about five minutes more; a finished demo gets it added
         quick: rehearse the whole path in about two minutes on a hundredth of the work; the figures mean nothing
     """
-    from lapa.demo import DemoSettings, run_demo
+    from lapa.experiments.demo import DemoSettings, run_demo
 
     run_demo(DemoSettings(videos, labels, episodes, seed, quick), out, workers, unipi)
 
@@ -72,10 +72,10 @@ def evaluate(
         validation: use the validation scenes, for choosing settings
     """
     from lapa import plugins
+    from lapa.artefacts.folder import load_artefact
     from lapa.evaluate import evaluate as score
     from lapa.evaluate import require_fit
     from lapa.policies import Policy
-    from lapa.training.checkpoint import load_artefact
 
     if (policy is None) == (row is None):
         raise LapaError("Give either --policy FOLDER or --row no_op|random|expert.")
@@ -157,8 +157,8 @@ def compare(
         if dataset or labelled:
             raise LapaError("Give either --settings, or --dataset and --labelled.")
         _refuse_changed({"benchmark": benchmark, "seed": seed}, "--dataset and --labelled")
-        from lapa.cells import Common, parse
-        from lapa.paper import run_paper
+        from lapa.experiments.paper_cells import Common, parse
+        from lapa.experiments.paper_table import run_paper
 
         common = Common(videos, episodes, validation, options)
         asked = parse(split_names(settings), split_names(methods) or ("all",), seeds, split_names(budgets), only,
@@ -167,10 +167,10 @@ def compare(
             print((out / "table.md").read_text(), end="")
             print(f"Table, figures and picture are in {out}.")
         return
-    from lapa.compare import Setting, gap_closed, gather, plan, require_actions
-    from lapa.explorer.codes import success_bars
-    from lapa.schedule import run
-    from lapa.training.checkpoint import write_json
+    from lapa.artefacts.folder import write_json
+    from lapa.experiments.compare import Setting, gap_closed, gather, plan, require_actions
+    from lapa.experiments.schedule import run
+    from lapa.plots.codes import success_bars
 
     if not labelled:
         raise LapaError("Give --settings all for the paper's table, or --dataset and --labelled for your own data.")
@@ -224,8 +224,8 @@ def study(
         only: run only rows with this text in their name, given once or more; the table shows all that are done
         results: results.json of an earlier study; what it has is not run again
     """
+    from lapa.experiments.sweep import STUDIES, TABLETOP, Setting, run_study
     from lapa.plugins import choose
-    from lapa.study import STUDIES, TABLETOP, Setting, run_study
 
     usual = STUDIES[choose(name, STUDIES, "study")]
     options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
@@ -262,7 +262,7 @@ def ablate(
         episodes: test episodes a seed
         workers: steps run side by side, one thread each (0: one per core)
     """
-    from lapa.ablation import Asked, run_ablation
+    from lapa.experiments.ablation import Asked, run_ablation
 
     options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
     run_ablation(Asked(name, seeds, videos, labels, episodes, options), out, workers)

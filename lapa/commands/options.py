@@ -97,7 +97,7 @@ def open_stream(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> St
 
 def _opened(read: Callable[..., Any], dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Any:
     from lapa.data.index import counted
-    from lapa.training.distributed import once_a_machine
+    from lapa.runtime.distributed import once_a_machine
 
     found = once_a_machine(lambda: read(at_least_one(dataset), image_size, skip_bad=skip_bad))
     for reason in found.bad:
@@ -125,7 +125,7 @@ def recipe_of(preset: str, options: tuple[str, ...], stage: str, steps: int | No
 
 def print_results(results: dict[str, Any]) -> None:
     """A figure a line, with what it means."""
-    from lapa.training.metrics import MEANING
+    from lapa.measures.probes import MEANING
 
     for name, value in results.items():
         values = value if isinstance(value, list) else [value]
@@ -135,7 +135,7 @@ def print_results(results: dict[str, Any]) -> None:
 
 def print_table(results: dict[str, Any]) -> None:
     """The success of each method."""
-    from lapa.compare import told
+    from lapa.experiments.compare import told
 
     for name, row in results.items():
         print(f"  {name:<10} {told(row)}")

@@ -122,10 +122,10 @@ def label(
         shard: pairs written at once, at least; what a killed process has to do again (0: up to 4,096)
         stream: decode the videos while labelling, without a pack on disk; the same labels
     """
+    from lapa.artefacts.folder import read_json
     from lapa.recipe import nearest_preset
     from lapa.stage2_label import label as write
     from lapa.stage2_label import source_image_size
-    from lapa.training.checkpoint import read_json
 
     packed = (open_stream if stream else open_pack)(dataset, source_image_size(source), skip_bad)
     manifest = write(packed, source, out, end, precision, compile=compile, shard=shard, workers=workers,
@@ -171,11 +171,11 @@ def pretrain(
         source: refuse labels that were not made by the label source in this folder (None: the folder that the labels
             name, if it is still there)
     """
+    from lapa.artefacts.folder import read_json
     from lapa.data.labelled import read_labels
     from lapa.run_folder import begin, done_before
     from lapa.stage2_pretrain import check_labels, optimised_by
     from lapa.stage2_pretrain import pretrain as train
-    from lapa.training.checkpoint import read_json
 
     recipe = recipe_of(preset, set, optimised_by(labels), steps, log)
     inputs: dict[str, Any] = {"dataset": dataset, "labels": labels, **({"stream": stream} if stream else {})}
@@ -268,8 +268,8 @@ def finetune(
 
 def _saved(policy: Path | None) -> dict[str, Any]:
     """What config.json says of a pretrained policy, if one is given. Raises LapaError when there is no such folder."""
-    from lapa.hub import local
-    from lapa.training.checkpoint import read_json
+    from lapa.artefacts.folder import read_json
+    from lapa.artefacts.hub import local
 
     if policy is None:
         return {}
@@ -301,7 +301,7 @@ def tune(
     training the head alone (head), all but the vision encoder, gently (all) or four times as long (all-long); and for a
     policy that speaks actions already, the same with a new head (new-head, all-new-head, all-long-new-head); for that
     one and for unipi also no finetuning (as-it-is). Steps and learning rate are the preset's times a factor
-    (lapa/tune.py).
+    (lapa/experiments/tune.py).
 
     Args:
         out: folder of the best policy
@@ -314,9 +314,9 @@ def tune(
     """
     from lapa import plugins
     from lapa.evaluate import require_fit
+    from lapa.experiments.tune import tune as search
     from lapa.run_folder import begin, done_before
     from lapa.stage3_finetune import image_size
-    from lapa.tune import tune as search
 
     if episodes < 1:
         raise LapaError(f"--episodes must be at least 1, got {episodes}.")
@@ -364,7 +364,7 @@ def ground(
     from lapa.plugins import choose
     from lapa.recipe import Recipe
     from lapa.run_folder import begin
-    from lapa.stage0_grounding import ground as train
+    from lapa.tabletop.grounding import ground as train
     from lapa.tabletop.render import LOOKS
     from lapa.training.loop import Optimisation
 

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lapa.artefacts.folder import read_json, replacing
 from lapa.contracts import Labels, LapaError
 from lapa.data.folders import existing_folder
-from lapa.training.checkpoint import read_json, replacing
 
 TABLE, MANIFEST = "labels.parquet", "manifest.json"
 BAD = b"lapa_damaged_episodes"  # in a shard's metadata, where there are some

@@ -1,7 +1,7 @@
 """Datasets are read once and packed: uint8 frames of one size, memory-mapped, shared by every later process.
 
 A pack is a folder in the cache: an index (data/index.py) and frames.u8 (raw, C order). `lapa cache` makes the same pack
-with many processes (lapa/cache.py).
+with many processes (lapa/data/cache.py).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lapa import hub
+from lapa.artefacts import hub
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import existing_folder, listing_hash, readable
 from lapa.data.images import read_image

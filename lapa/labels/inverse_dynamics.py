@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, FramePairs
 from lapa.models.idm import InverseDynamics
-from lapa.training.checkpoint import load_artefact
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 import torch
 
+from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, FramePairs
 from lapa.labels import BATCH
 from lapa.models.laq import LAQ
-from lapa.training.checkpoint import load_artefact
-from lapa.training.precision import NO_TWINS, Twins
+from lapa.runtime.precision import NO_TWINS, Twins
 
 
 @dataclass(frozen=True)

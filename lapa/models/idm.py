@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lapa.artefacts.folder import load_artefact, load_strictly
 from lapa.contracts import Array, FramePairs, LapaError, Logs
-from lapa.models.laq import Images, as_pixels
-from lapa.training.checkpoint import load_artefact, load_strictly
-from lapa.training.distributed import Dropout, device, noise_like
+from lapa.data.pixels import Images, as_pixels
+from lapa.runtime.distributed import Dropout, device, noise_like
 
 
 @dataclass(frozen=True)

@@ -18,23 +18,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
 from lapa import plugins
+from lapa.artefacts.folder import load_artefact, load_strictly
 from lapa.contracts import Array, FramePairs, LapaError, Logs, Quantized
+from lapa.data.pixels import Images, as_pixels, dtype_name
 from lapa.models import released_layout
 from lapa.models.transformer import PEG, PositionBias, Transformer
-from lapa.training.checkpoint import load_artefact, load_strictly
-from lapa.training.distributed import BatchNorm, device
+from lapa.runtime.distributed import BatchNorm, device
 from lapa.training.watcher import CodebookWatcher
 
 FLAT = 0.02  # of the codebook's largest extent: a direction in which it extends less is none
 GIVEN = {"dim": "quant_dim", "size": "codebook_size", "positions": "codes"}  # field of a quantizer -> ours
-Images = Array | torch.Tensor  # uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class LAQConfig:
 class LAQ(nn.Module):
     """The model, in the order of the paper. Images are anything `as_pixels` reads."""
 
-    in_float32 = ("quantizer",)  # rounding decides codes (training/precision.py)
+    in_float32 = ("quantizer",)  # rounding decides codes (runtime/precision.py)
 
     def __init__(self, config: LAQConfig) -> None:
         super().__init__()
@@ -266,7 +265,7 @@ class LAQ(nn.Module):
         codes = torch.as_tensor(codes, device=self.project_in.weight.device)
         shape, expected = list(codes.shape), [batch, self.quantizer.positions]
         if shape != expected or codes.is_floating_point():
-            raise LapaError(f"LAQ: codes must be integers {expected}, not {_name(codes.dtype)} {shape}.")
+            raise LapaError(f"LAQ: codes must be integers {expected}, not {dtype_name(codes.dtype)} {shape}.")
         low, high = codes.aminmax() if codes.numel() else (0, 0)
         if not 0 <= int(low) <= int(high) < self.quantizer.size:
             raise LapaError(f"LAQ: codes run from 0 to {self.quantizer.size - 1}; got {low} to {high}.")
@@ -355,34 +354,6 @@ class UNetDecoder(nn.Module):
 def _steered(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
     scale, shift = by.chunk(2, dim=1)
     return x * (1 + scale) + shift
-
-
-def as_pixels(images: Images, size: int, device: torch.device | str, name: str = "images") -> torch.Tensor:
-    """uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1] -> float32 [B, 3, size, size] in [0, 1] on `device`.
-
-    Other sizes are resized by area. Raises LapaError on any other shape, dtype or range."""
-    if isinstance(images, np.ndarray):
-        images = np.ascontiguousarray(images)  # torch takes no negative strides, such as those of BGR turned into RGB
-    x = torch.as_tensor(images, device=device)
-    if x.dtype == torch.uint8 and x.ndim == 4 and x.shape[-1] == 3:
-        x = x.permute(0, 3, 1, 2).contiguous().float() / 255
-    elif x.is_floating_point() and x.ndim == 4 and x.shape[1] == 3:
-        x = x.float()
-        low, high = x.aminmax() if x.numel() else (0, 0)
-        if not 0 <= float(low) <= float(high) <= 1:  # false for NaN too
-            raise LapaError(f"{name}: float images must lie in [0, 1]; got {low} to {high}.")
-    else:
-        raise LapaError(
-            f"{name}: expected uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1], "
-            f"not {_name(x.dtype)} {list(x.shape)}."
-        )
-    if 0 in x.shape[2:]:
-        raise LapaError(f"{name}: images of {x.shape[2]}x{x.shape[3]} pixels.")
-    return x if x.shape[2:] == (size, size) else F.interpolate(x, size=(size, size), mode="area")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch import nn
 
 from lapa.contracts import FramePairs, LapaError, Logs
 from lapa.models.laq import LAQ
-from lapa.training.distributed import device
+from lapa.runtime.distributed import device
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that vision encoders expect
 

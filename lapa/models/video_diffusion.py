@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapa.contracts import LapaError, Logs
-from lapa.training.distributed import noise_like
+from lapa.runtime.distributed import noise_like
 
 WAVES = 8  # sines and cosines of s that tell the UNet how noisy its input is
 LEAK = 0.1  # slope below zero: pictures of another robot must not silence the UNet, which would end all learning

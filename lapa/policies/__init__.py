@@ -12,8 +12,8 @@ class Policy:
     @staticmethod
     def from_pretrained(path: str | Path) -> Any:
         """The policy saved at `path` by stage 2 or 3, ready to act. Raises LapaError if it is not one."""
+        from lapa.artefacts.folder import load_artefact
         from lapa.plugins import find
-        from lapa.training.checkpoint import load_artefact
 
         artefact = load_artefact(path, "policy")
         return find("policies", str(artefact.config.get("policy"))).load(artefact)

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lapa.artefacts.folder import Artefact, load_strictly
 from lapa.contracts import Array, LapaError, Logs, Observation
+from lapa.data.pixels import as_pixels
 from lapa.models.idm import IDMConfig, InverseDynamics
-from lapa.models.laq import as_pixels
 from lapa.models.video_diffusion import VideoDiffusion, VideoDiffusionConfig
 from lapa.policies.vla import Batch, build_backbone, seen
-from lapa.training.checkpoint import Artefact, load_strictly
 from lapa.training.loop import device, fast_dtype
 
 AT_ONCE = 64  # observations imagined at once: larger batches leave the cache

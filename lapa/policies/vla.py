@@ -16,20 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lapa.actions.codebook import Vocabulary
+from lapa.actions.saved import Space, space_from_json
+from lapa.actions.scales import Scales, scales_from_json
+from lapa.actions.spaces import ActionSpace, CodeSpace
+from lapa.actions.tables import Decoding
+from lapa.artefacts.folder import Artefact, load_strictly
 from lapa.contracts import Array, LapaError, Logs, Observation
-from lapa.data.transforms import (
-    ActionSpace,
-    CodeSpace,
-    Decoding,
-    Scales,
-    Space,
-    Vocabulary,
-    scales_from_json,
-    space_from_json,
-)
-from lapa.models.laq import as_pixels
+from lapa.data.pixels import as_pixels
 from lapa.plugins import configure
-from lapa.training.checkpoint import Artefact, load_strictly
 from lapa.training.loop import device, fast_dtype
 
 IMPOSSIBLE = -1e4  # a logit

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lapa.contracts import LapaError, Logs, Quantized
-from lapa.training.distributed import noise_like, sum_over_ranks
+from lapa.runtime.distributed import noise_like, sum_over_ranks
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lapa.contracts import Logs, Quantized
-from lapa.training.distributed import sum_over_ranks
+from lapa.runtime.distributed import sum_over_ranks
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lapa.contracts import Array
-from lapa.training.distributed import Share
+from lapa.runtime.distributed import Share
 
 AHEAD = 2  # steps loaded before they are needed
 

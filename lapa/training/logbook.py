@@ -24,8 +24,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from lapa.artefacts.folder import read_json, replacing, write_json
 from lapa.contracts import LapaError, Logs
-from lapa.training.checkpoint import read_json, replacing, write_json
 
 Tracker = Literal["none", "trackio", "wandb"]
 PROJECT = "lapa"  # of the trackers

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from lapa.contracts import LapaError, Logs
 from lapa.plugins import choose
-from lapa.training.batches import Sampler, batches, sequence
-from lapa.training.distributed import (
+from lapa.runtime.distributed import (
     Parallel,
     Share,
     Spread,
@@ -40,11 +39,12 @@ from lapa.training.distributed import (
     shares,
     working_on,
 )
+from lapa.runtime.memory import keep_freed_memory
+from lapa.runtime.precision import NO_TWINS, AdamW, Twins, fast_dtype
+from lapa.runtime.progress import Progress
+from lapa.training.batches import Sampler, batches, sequence
 from lapa.training.ema import EMA
 from lapa.training.logbook import Logbook, Tracker
-from lapa.training.memory import keep_freed_memory
-from lapa.training.precision import NO_TWINS, AdamW, Twins, fast_dtype
-from lapa.training.progress import Progress
 from lapa.training.resume import Checkpoints
 from lapa.training.stop import Stop, Stopped, leave
 
@@ -76,7 +76,7 @@ class Optimisation:
     ema: float = 0.0
     """decay of the moving average of the weights that the artefact then holds, such as 0.999; 0: off"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """arithmetic of the model (training/precision.py); auto is bfloat16 where the GPU, or without one the CPU,
+    """arithmetic of the model (runtime/precision.py); auto is bfloat16 where the GPU, or without one the CPU,
     has instructions for it. The weights that are optimised and saved are float32 either way"""
     compile: bool = False
     """torch.compile the layers: minutes at the start, quicker steps"""

@@ -27,9 +27,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from lapa.artefacts.folder import read_json, replacing, require_fit, write_json, write_tensors
 from lapa.contracts import LapaError, Logs
-from lapa.training.checkpoint import read_json, replacing, require_fit, write_json, write_tensors
-from lapa.training.distributed import on_first_rank
+from lapa.runtime.distributed import on_first_rank
 
 STATE, BEST = "state.json", "best"
 DAMAGE = (SafetensorError, ValueError, KeyError, AssertionError)  # what the readers raise at a file of another content

@@ -14,9 +14,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from lapa.artefacts.folder import read_json
 from lapa.contracts import LapaError
-from lapa.training.checkpoint import read_json
-from lapa.training.distributed import on_first_rank
+from lapa.runtime.distributed import on_first_rank
 from lapa.training.resume import STATE, Checkpoints
 
 FOLDER = "starts"

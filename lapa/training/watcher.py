@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lapa.contracts import Logs
-from lapa.training.distributed import rank, sum_over_ranks
+from lapa.runtime.distributed import rank, sum_over_ranks
 
 KEEP = 0.98  # of the counts, from step to step: a window of 1 / (1 - KEEP) = 50 batches
 UNTIL = 300  # no warning before this step: codebooks need some to find the data

@@ -1,0 +1,1 @@
+"""Robot actions: what they are (spec), their classes, and what classes mean."""

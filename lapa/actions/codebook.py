@@ -1,0 +1,146 @@
+"""An action codebook: classes that mean a whole action each.
+
+It is made from actions, by k-means, or read off a policy that has its classes already, such as latent codes
+(actions/readout.py).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.cluster.vq import kmeans2, vq
+
+from lapa.actions.readout import regress, similar_classes
+from lapa.actions.tables import (
+    Decoding,
+    Rows,
+    as_chunks,
+    as_rows,
+    full_length,
+    squared_lengths,
+    two_valued,
+    typical_sizes,
+)
+from lapa.contracts import Array, LapaError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes that mean an action each; what a policy does is what they mean, weighted by its probabilities.
+
+    positions, classes   as the policy predicts them
+    means    [positions * classes][chunk * A]: `chunk` actions in the robot's units
+    squares  [positions * classes][chunk]: their squared lengths, every dimension measured by its `unit`
+    unit     [A]: root mean square of each dimension in the data
+    reach    [A][2]: the smallest and the largest value of each dimension in the data, which no action exceeds
+    switches [A]: whether a dimension has two values in the data, such as a gripper's: it takes the nearer one, and is
+             none of the length
+    """
+
+    positions: int
+    classes: int
+    means: Rows
+    squares: Rows
+    unit: tuple[float, ...]
+    reach: Rows
+    names: tuple[str, ...] = ()
+    switches: tuple[bool, ...] = ()
+    kind: str = "vocabulary"
+
+    @staticmethod
+    def clusters(actions: Array, classes: int, names: tuple[str, ...] = ()) -> Vocabulary:
+        """The centres of k-means of float [N, A] or chunks [N, chunk, A], always the same for the same actions; fewer
+        if there are fewer different ones. Raises LapaError on non-finite or too few actions."""
+        actions = as_chunks(actions)
+        unit = typical_sizes(actions.reshape(-1, actions.shape[-1]).T)
+        scaled = (actions / unit).reshape(len(actions), -1)
+        classes = min(classes, len(np.unique(scaled, axis=0)))
+        some = scaled[np.random.default_rng(0).permutation(len(scaled))[:CLUSTERED]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a cluster that nothing is near to: it does no harm
+            centres, _ = kmeans2(some, classes, iter=50, minit="++", rng=0)
+        means = centres.reshape(classes, *actions.shape[1:]) * unit
+        return Vocabulary._of(1, means, squared_lengths(means, unit, two_valued(actions)), actions, unit, names)
+
+    @staticmethod
+    def read(
+        probabilities: Array, actions: Array, names: tuple[str, ...] = (), places: Array | Rows = ()
+    ) -> Vocabulary:
+        """What the classes of a policy mean, told by its probabilities float [N, positions, classes] for frames whose
+        actions float [N, A] or chunks [N, chunk, A] are known: ridge regression, towards no motion.
+
+        `places` float [positions * classes, k] says which classes are alike. Then it is towards a linear function of
+        those instead, which takes k + 1 numbers a dimension in place of one a class: few labels suffice, and a class
+        that none of them shows is known from its neighbours. Raises LapaError on non-finite or too few actions.
+        """
+        actions = as_chunks(actions)
+        rows, positions, _ = probabilities.shape
+        unit, switches = typical_sizes(actions.reshape(-1, actions.shape[-1]).T), two_valued(actions)
+        said = probabilities.reshape(rows, -1).astype(np.float64)
+        known, squares = actions.reshape(rows, -1), squared_lengths(actions, unit, switches)
+        alone, nowhere = np.eye(said.shape[1]), np.zeros((said.shape[1], 0))
+        basis = similar_classes(np.asarray(places, np.float64), positions) if len(places) else alone
+        means = regress(said, known, basis).reshape(-1, *actions.shape[1:])
+        inside = squared_lengths(means, unit, switches)
+        spread = regress(
+            said, squares - said @ inside, similar_classes(nowhere, positions)
+        )  # around the means, much the same
+        return Vocabulary._of(positions, means, inside + np.maximum(spread, 0), actions, unit, names)
+
+    @staticmethod
+    def _of(
+        positions: int, means: Array, squares: Array, actions: Array, unit: Array, names: tuple[str, ...]
+    ) -> Vocabulary:
+        low, high = actions.min((0, 1)), actions.max((0, 1))
+        return Vocabulary(positions, len(means) // positions, as_rows(means.reshape(len(means), -1)), as_rows(squares),
+                          tuple(unit.tolist()), as_rows(np.stack([low, high], 1)), names,
+                          tuple(two_valued(actions).tolist()))  # fmt: skip
+
+    @property
+    def dimensions(self) -> int:
+        """A."""
+        return len(self.unit)
+
+    @property
+    def places(self) -> Array:
+        """As a CodeSpace's: the classes lie where their meanings do."""
+        means = np.array(self.means).reshape(len(self.means), -1, self.dimensions)
+        return (means / self.unit).reshape(len(means), -1)
+
+    @property
+    def chunk(self) -> int:
+        """Actions that a class means, one after the other."""
+        return len(self.squares[0])
+
+    def encode(self, actions: Array) -> Array:
+        """float [N, A] or chunks [N, chunk, A] -> int64 [N, 1], the class whose meaning is nearest. Raises LapaError if
+        it takes several classes together to mean an action."""
+        if self.positions > 1:
+            raise LapaError(
+                f"Here {self.positions} classes mean an action together, so it cannot be put into one. Finetune with "
+                "--head read or --head new."
+            )
+        unit = np.array(self.unit)
+        scaled = (np.asarray(actions, np.float64).reshape(len(actions), self.chunk, -1) / unit).reshape(
+            len(actions), -1
+        )
+        means = (np.array(self.means).reshape(-1, self.chunk, self.dimensions) / unit).reshape(len(self.means), -1)
+        return vq(scaled, means)[0].astype(np.int64)[:, None]
+
+    def decide(self, probabilities: Array, decoding: Decoding) -> Array:
+        """float [B, positions, classes] -> float32 [B, chunk, A], the actions that a policy takes who says this."""
+        if decoding == "centre":
+            probabilities = np.eye(self.classes)[probabilities.argmax(-1)]
+        said = probabilities.reshape(len(probabilities), -1)
+        actions = expected = (said @ np.array(self.means)).reshape(len(said), self.chunk, -1)
+        switches, (low, high) = np.array(self.switches or [False] * self.dimensions), np.array(self.reach).T
+        if decoding == "full_length":
+            unit = np.where(switches, np.inf, self.unit)
+            actions = full_length(actions, said @ np.array(self.squares), unit)
+        nearer = np.where(expected > (low + high) / 2, high, low)
+        return np.where(switches, nearer, np.clip(actions, low, high)).astype(np.float32)
+
+
+CLUSTERED = 20_000  # actions that k-means looks at, at most

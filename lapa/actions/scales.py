@@ -1,0 +1,62 @@
+"""Actions of robots that differ in units or speed, brought to one scale and back, each by its own statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lapa.actions.tables import Rows, as_rows, checked
+from lapa.contracts import Array, LapaError
+
+
+@dataclass(frozen=True)
+class Scales:
+    """One range of actions per dataset: its 1st and 99th percentile in each dimension, which become -1 and 1 (as
+    OpenVLA and Octo do). low, high [D][A], in the units of each of the D datasets."""
+
+    low: Rows
+    high: Rows
+
+    @staticmethod
+    def of(actions: Array, source: Array) -> Scales:
+        """From float [N, A] actions of the datasets int64 [N], which count from 0 and each have some. Raises LapaError
+        on non-finite or too few actions."""
+        ranges = [np.quantile(checked(actions[source == i]), (0.01, 0.99), axis=0) for i in range(source.max() + 1)]
+        return Scales(as_rows(np.stack([low for low, _ in ranges])), as_rows(np.stack([high for _, high in ranges])))
+
+    @property
+    def datasets(self) -> int:
+        """D."""
+        return len(self.low)
+
+    def normalise(self, actions: Array, source: Array) -> Array:
+        """float [N, ..., A] in the units of the datasets int64 [N] -> float32, the same shape, mostly in -1 to 1."""
+        middle, half = self._ranges(source, actions.ndim)
+        return ((actions - middle) / half).astype(np.float32)
+
+    def restore(self, actions: Array, source: Array) -> Array:
+        """The inverse of `normalise`."""
+        middle, half = self._ranges(source, actions.ndim)
+        return (actions * half + middle).astype(np.float32)
+
+    def _ranges(self, source: Array, axes: int) -> tuple[Array, Array]:
+        """Middle and half width, float64 [N, 1, .., A]; a dimension that does not vary keeps its size."""
+        low, high = np.array(self.low)[source], np.array(self.high)[source]
+        shape = (len(source), *(1,) * (axes - 2), low.shape[-1])
+        half = np.where(high > low, (high - low) / 2, 1.0)
+        return ((low + high) / 2).reshape(shape), half.reshape(shape)
+
+
+def scales_from_json(content: dict[str, Any] | None) -> Scales | None:
+    """Inverse of `dataclasses.asdict` after JSON. Raises LapaError on anything else."""
+    if content is None:
+        return None
+    try:
+        low, high = np.array(content["low"], np.float64), np.array(content["high"], np.float64)
+        if low.ndim != 2 or low.shape != high.shape or not np.isfinite([low, high]).all():
+            raise ValueError(f"shapes {low.shape} and {high.shape}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise LapaError(f"The policy's scales in config.json are not ones lapa wrote ({error}).") from None
+    return Scales(as_rows(low), as_rows(high))

@@ -1,0 +1,69 @@
+"""What all action classes share: checks, sizes of dimensions, and actions at the length they should have."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from lapa.contracts import Array, LapaError
+
+Decoding = Literal["expectation", "full_length", "centre"]
+
+
+Rows = tuple[tuple[float, ...], ...]
+
+
+def full_length(mean: Array, squared: Array, unit: Array) -> Array:
+    """The direction of the mean [..., A] at the length that an action is expected to have, the root of `squared` [...],
+    every dimension measured by its unit [A]; one with an infinite unit is none of it and stays.
+
+    Where a policy wavers, the mean of the ways that it wavers between is shorter than each of them, and a robot
+    that follows it comes to a halt before the obstacle.
+    """
+    tiny = np.finfo(np.float32).tiny
+    found = ((mean / unit) ** 2).sum(-1)
+    longer = mean * np.sqrt(np.maximum(squared, 0.0) / np.maximum(found, tiny))[..., None]
+    return np.where(np.isinf(unit), mean, longer)
+
+
+def two_valued(actions: Array) -> Array:
+    """[N, chunk, A] -> bool [A]."""
+    return np.array([len(np.unique(column)) == 2 for column in actions.reshape(-1, actions.shape[-1]).T])
+
+
+def squared_lengths(actions: Array, unit: Array, switches: Array) -> Array:
+    """[N, chunk, A] -> squared lengths [N, chunk] in units, but for the switches."""
+    squares: Array = ((actions / np.where(switches, np.inf, unit)) ** 2).sum(-1)
+    return squares
+
+
+def typical_sizes(values: Array) -> Array:
+    """[A, N] -> float64 [A], the root mean square of what is there, never quite 0."""
+    lengths: Array = np.maximum(np.sqrt(np.nanmean(values**2, axis=1)), np.finfo(np.float32).tiny)
+    return lengths
+
+
+def as_rows(table: Array) -> Rows:
+    return tuple(tuple(row) for row in table.tolist())
+
+
+def checked(actions: Array) -> Array:
+    """Finite float64 [N, A], at least two."""
+    actions = np.asarray(actions, dtype=np.float64)
+    if actions.ndim != 2 or len(actions) < 2:
+        raise LapaError(f"Action classes need at least two actions [N, A]; got shape {actions.shape}.")
+    if not np.isfinite(actions).all():
+        row, dimension = np.argwhere(~np.isfinite(actions))[0]
+        raise LapaError(
+            f"Action classes need finite actions; row {row}, dimension {dimension} is {actions[row, dimension]}."
+        )
+    return actions
+
+
+def as_chunks(actions: Array) -> Array:
+    """[N, A] or [N, chunk, A] -> finite float64 [N, chunk, A]."""
+    actions = np.asarray(actions, dtype=np.float64)
+    actions = actions[:, None] if actions.ndim == 2 else actions
+    checked(actions.reshape(len(actions), -1))
+    return actions

@@ -1,0 +1,1 @@
+"""Finished folders on disk and on the hub."""

@@ -1,0 +1,126 @@
+"""Artefacts on the Hugging Face hub: a LAQ or a policy goes up with a model card and comes back by its name.
+
+What goes up is the artefact itself (model.safetensors, config.json) and the card, written from config.json: data,
+settings, figures, licence. What comes down is checked like any folder: kind, format, hash, every key and shape.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lapa.contracts import LapaError
+
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+FILES = ("config.json", "model.safetensors")
+KINDS = {"laq": "latent action quantization model (LAQ)", "policy": "policy", "idm": "inverse dynamics model"}
+STAGES = {"laq": ("window", "laq", "objectives", "quantize"), "idm": ("window", "idm", "fit_idm"),
+          "policy": ("policy", "pretrain", "finetune", "head", "trainable", "clusters", "bins", "chunk"),
+          "video_planner": ("policy", "planner", "pretrain_planner", "finetune_planner", "trainable")}  # fmt: skip
+USE = {
+    "laq": 'laq = lapa.LAQ.from_pretrained("{repo}")\ncodes = laq.encode(now, later)  # int64 [B, s]',
+    "policy": 'policy = lapa.Policy.from_pretrained("{repo}")\n'
+    'actions = policy.act({{"image": frame, "instruction": "put the carrot on the plate"}})',
+    "idm": 'folder = lapa.artefacts.hub.local("{repo}")  # for lapa label --source',
+}
+
+
+def is_repo(path: str | Path) -> bool:
+    """Whether `path` can be the name of a repository, user/name, and is not a path in a folder that is here."""
+    return bool(REPO.fullmatch(str(path))) and not Path(path).parent.exists()
+
+
+def fetch(repo: str, patterns: Sequence[str], revision: str | None = None, kind: str = "dataset") -> Path:
+    """The files of `repo`, a "dataset" or a "model", that match `patterns`, as a local folder; files fetched before
+    stay.
+
+    Raises LapaError when the hub cannot be reached, or does not know or show it.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # what the network library below huggingface_hub raises has no class in common
+        raise LapaError(
+            f"{repo} is neither a folder here nor a {kind} that could be fetched from the hub ({_reason(error)}). "
+            f"Check the path and the network; for a private {kind} run `hf auth login`."
+        ) from None
+
+
+def local(path: str | Path) -> Path:
+    """The folder of an artefact: `path` itself, or user/name fetched from the hub. Raises LapaError as `fetch`."""
+    return fetch(str(path), FILES, kind="model") if is_repo(path) else Path(path)
+
+
+def push_to_hub(folder: str | Path, repo: str, licence: str, private: bool = False) -> str:
+    """Upload the artefact in `folder` to the hub as `repo`, user/name, in one commit; returns the address.
+
+    `licence` is one of the hub's identifiers, such as apache-2.0: the weights are yours, and so is the choice; mind
+    the licence of the videos. Raises LapaError for a folder without a whole artefact and for a hub that cannot be
+    reached or refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    folder = Path(folder)
+    if not REPO.fullmatch(repo):
+        raise LapaError(f'"{repo}" is no name of a repository on the hub; write user/name.')
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise LapaError(f"{folder} holds no finished artefact: {', '.join(missing)} is missing.")
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("kind") not in KINDS:
+        raise LapaError(f'{folder} holds a "{config.get("kind")}" artefact; the hub takes {", ".join(KINDS)}.')
+    files: dict[str, str | bytes] = {name: str(folder / name) for name in FILES}
+    files["README.md"] = model_card(config, repo, licence).encode()
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.create_commit(
+            repo,
+            [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()],
+            commit_message=f"{config['kind']} {config['hash']} from lapa",
+        )
+    except Exception as error:  # as in fetch
+        raise LapaError(
+            f"{folder} could not be uploaded to {repo} ({_reason(error)}). Check the network; `hf auth login` says "
+            "who you are, with a token that may write."
+        ) from None
+    return str(commit.repo_url)
+
+
+def model_card(config: dict[str, Any], repo: str, licence: str) -> str:
+    """The README.md of an artefact on the hub, from its config.json; nothing is claimed that is not in it."""
+    kind, origin = str(config["kind"]), config.get("provenance", {})
+    recipe, results = config.get("recipe", {}), config.get("results", {})
+    settings = {name: recipe[name] for name in STAGES.get(config.get("policy", ""), STAGES[kind]) if name in recipe}
+    data = [f"* `{name}` (fingerprint `{fingerprint}`)" for name, fingerprint in origin.get("data", {}).items()]
+    parents = [f"* made from `{path}`, hash `{key}`" for path, key in origin.get("parents", {}).items()]
+    figures = [f"| {name} | {_shown(value)} |" for name, value in results.items()]
+    versions = ", ".join(f"{name} {version}" for name, version in origin.get("versions", {}).items())
+    method = f", method `{config['method']}`" if "method" in config else ""
+    return "\n".join([
+        "---", f"license: {licence}", "library_name: lapa", "tags:", "- robotics", "- latent-action", f"- {kind}",
+        "---", "", f"# {repo.partition('/')[2]}", "",
+        f"A {KINDS[kind]}{method} of [LAPA](https://arxiv.org/abs/2410.11758), Latent Action Pretraining from Videos.",
+        f"Weights: `{config['hash']}` (sha256, first 16 digits). Licence of the weights: {licence}.", "",
+        "```python", "import lapa", "", USE[kind].format(repo=repo), "```", "",
+        "## Data", "", *(data or ["Not recorded."]), *parents, "",
+        "## Figures", "", *(["| figure | value |", "|---|---|", *figures] if figures else ["None recorded."]), "",
+        "## Settings", "", f"Seed {origin.get('seed', 'not recorded')}; {versions or 'versions not recorded'}.", "",
+        "```json", json.dumps(settings, indent=1), "```", "",
+    ])  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    values = value if isinstance(value, list) else [value]
+    return ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what lies under an error of huggingface_hub: a refused connection hides at the bottom."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,209 @@
+"""`lapa compare`: the methods of methods.py, each brought from the same videos and the same few labels to a score.
+
+A plan is a list of `lapa` commands (schedule.py), so every number can be made again by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lapa.artefacts.folder import read_json
+from lapa.contracts import Episode, LapaError
+from lapa.data.spec import open_dataset
+from lapa.evaluate import require_fit
+from lapa.experiments.schedule import Step
+from lapa.methods import METHODS, Method
+from lapa.plugins import choose, find
+from lapa.stage2_label import KINDS, WORDS
+
+QUICK = tuple(  # a rehearsal: every step of the way, figures that mean nothing
+    word
+    for setting in (
+        "quantize.steps=20",
+        "fit_idm.steps=10",
+        "pretrain.steps=10",
+        "finetune.steps=10",
+        "pretrain_planner.steps=10",
+        "finetune_planner.steps=10",
+    )
+    for word in ("--set", setting)
+)
+SMALL = 16  # pixels: only the actions of the frames are looked at
+LONGEST_FIRST = ("unipi", "lapa", "vpt", "actionvla", "scratch")
+
+
+class Plan:
+    """Steps by name, into one folder. A step that several results need is there once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.steps: dict[str, Step] = {}
+
+    def add(self, name: str, command: tuple[str, ...], marker: str, needs: tuple[str, ...], seconds: float) -> str:
+        """Plan `command` with --out FOLDER/NAME and return the name, which is how others need it."""
+        out = self.folder / name
+        step = Step(name, (*command, "--out", str(out)), out, out / marker, needs, seconds)
+        if self.steps.setdefault(name, step) != step:
+            raise ValueError(f"two steps called {name}")
+        return name
+
+    def path(self, name: str) -> str:
+        """Where a step writes, as its users are told."""
+        return str(self.folder / name)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Seconds that each step takes one slow core; `films` are of a policy that imagines video."""
+
+    ground: float = 420
+    laq: float = 175
+    idm: float = 90
+    labels: float = 60
+    no_labels: float = 5
+    pretrain: float = 150
+    pretrain_films: float = 300
+    finetune: float = 10
+    tune: float = 60
+    tune_films: float = 200
+    evaluate: float = 20
+    evaluate_films: float = 120
+    scripted: float = 4
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What stages 1 and 2 of a method are told: data and options as words of the command line, and names of steps.
+
+    name: (method, step, whether it depends on the videos, whether on the labelled trajectories) -> the step's name.
+    """
+
+    videos: tuple[str, ...]
+    labelled: tuple[str, ...]
+    common: tuple[str, ...]
+    name: Callable[[str, str, bool, bool], str]
+    needs: tuple[str, ...] = ()
+    guess: Guess = Guess()
+
+
+def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Plan stages 1 and 2 of a method. Returns what stage 3 is told of them, and the steps that it needs."""
+    if not row.source:
+        return (), chain.needs
+    guess, fitted, few = chain.guess, "", row.fits == "idm"
+    if row.fits:
+        owner, data = KINDS[row.fits], chain.labelled if few else chain.videos  # VPT and UniPi share inverse dynamics
+        fitted = plan.add(chain.name(owner, "fit", not few, few),
+                          ("quantize", "--method", owner, *data, *chain.common, "--resume"),
+                          "config.json", chain.needs, guess.idm if few else guess.laq)  # fmt: skip
+    word, films = row.source in WORDS, row.policy == "video_planner"
+    source, few = (row.source, False) if word else (plan.path(fitted), few)
+    labels = plan.add(chain.name(row.name, "labels", True, few), ("label", *chain.videos, "--source", source),
+                      "manifest.json", chain.needs if word else (fitted,),
+                      guess.no_labels if word else guess.labels)  # fmt: skip
+    learn = ("pretrain", *chain.videos, "--labels", plan.path(labels), *chain.common, "--resume")
+    latent = plan.add(chain.name(row.name, "latent", True, few), learn, "config.json", (labels,),
+                      guess.pretrain_films if films else guess.pretrain)  # fmt: skip
+    told = ("--policy", plan.path(latent))
+    return ((*told, "--idm", plan.path(fitted)), (latent, fitted)) if films else (told, (latent,))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all methods share: videos for stages 1 and 2, labelled trajectories for stage 3, the test."""
+
+    videos: tuple[str, ...]
+    labelled: tuple[str, ...]
+    benchmark: str = "tabletop"
+    episodes: int = 500
+    seed: int = 0
+    recipe_options: tuple[str, ...] = ()  # extra options of the training commands, such as --preset
+
+
+def require_actions(setting: Setting, methods: tuple[str, ...]) -> tuple[str, ...]:
+    """The methods to compare, by default those that the data allow.
+
+    Raises LapaError, before anything is trained, when the labelled trajectories do not fit the benchmark, or the videos
+    a method: of each dataset the first episode is looked at.
+    """
+    for name in methods:
+        choose(name, METHODS, "method")
+    scenes = find("benchmarks", setting.benchmark)().build()
+    for spec in setting.labelled:
+        dimensions = _action_dimensions(spec)
+        if not dimensions:
+            raise LapaError(f"{spec} has no actions, and --labelled needs them.")
+        require_fit(dimensions, spec, setting.benchmark, scenes)
+    mute = next((spec for spec in setting.videos if not _action_dimensions(spec)), None)
+    if mute and "actionvla" in methods:
+        raise LapaError(f"actionvla learns from the true actions of the videos, and {mute} has none. Leave it out.")
+    if mute and not methods:
+        print(f"actionvla is left out: it learns from the true actions of the videos, and {mute} has none.")
+    return methods or ("scratch", "vpt", "lapa", *(() if mute else ("actionvla",)))
+
+
+def _action_dimensions(spec: str) -> int:
+    """Of the first episode that can be read; 0 where there are no actions."""
+    found = next((e for e in open_dataset(spec).episodes(SMALL) if isinstance(e, Episode)), None)
+    return 0 if found is None or found.actions is None else found.actions.shape[1]
+
+
+def plan(
+    methods: Sequence[str], setting: Setting, folder: Path, scripted: Sequence[str] = (), needs: tuple[str, ...] = ()
+) -> list[Step]:
+    """The steps from data to one results.json per method, longest chains first.
+
+    `needs` are steps that make the data. Raises LapaError for a method that is unknown.
+    """
+    rows = [METHODS[choose(name, METHODS, "method")] for name in methods]
+    made, guess = Plan(folder), Guess()
+    labelled = datasets(setting.labelled)
+    common = ("--seed", str(setting.seed), *setting.recipe_options)
+
+    def name(method: str, step: str, videos: bool, few: bool) -> str:
+        return f"{step}/{method}"
+
+    chain = Chain(datasets(setting.videos), labelled, common, name, needs)
+    for row in sorted(rows, key=lambda r: LONGEST_FIRST.index(r.name)):
+        start, after = pretrained(made, row, chain)
+        tuned = made.add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, "--resume"), "config.json",
+                         after, guess.finetune)  # fmt: skip
+        made.add(f"eval/{row.name}", _evaluation(setting, ("--policy", made.path(tuned)), row.name), "results.json",
+                 (tuned,), guess.evaluate_films if row.policy == "video_planner" else guess.evaluate)  # fmt: skip
+    for fixed in scripted:
+        made.add(f"eval/{fixed}", _evaluation(setting, ("--row", fixed), fixed), "results.json", (), guess.scripted)
+    return list(made.steps.values())
+
+
+def datasets(specs: Sequence[str]) -> tuple[str, ...]:
+    """Specs as words of the command line."""
+    return tuple(part for spec in specs for part in ("--dataset", spec))
+
+
+def _evaluation(setting: Setting, actor: tuple[str, ...], name: str) -> tuple[str, ...]:
+    return ("evaluate", *actor, "--name", name, "--benchmark", setting.benchmark, "--episodes", str(setting.episodes),
+            "--seed", str(setting.seed), "--video", "4")  # fmt: skip
+
+
+def gather(names: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The scores under `folder/eval`, {name: {"success", "interval", "episodes", "families"}}."""
+    kept = ("success", "interval", "episodes", "families")
+    read = {name: read_json(folder / "eval" / name / "results.json", f"evaluation of {name}") for name in names}
+    return {name: {key: content[key] for key in kept} for name, content in read.items()}
+
+
+def told(row: dict[str, Any]) -> str:
+    """One result for people."""
+    low, high = row["interval"]
+    return f"{row['success']:6.1%}  ({low:.1%} to {high:.1%}, {row['episodes']} episodes)"
+
+
+def gap_closed(results: dict[str, Any]) -> float | None:
+    """LAPA's share of the way from Scratch to ActionVLA; None when it is not defined."""
+    if not {"scratch", "lapa", "actionvla"} <= results.keys():
+        return None
+    low, high = results["scratch"]["success"], results["actionvla"]["success"]
+    return (results["lapa"]["success"] - low) / (high - low) if high > low else None

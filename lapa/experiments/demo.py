@@ -1,0 +1,147 @@
+"""`lapa demo`: the whole paper in ten minutes on two cores. A plan of `lapa` commands, then a report with pictures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapa.artefacts.folder import read_json, write_json
+from lapa.contracts import LapaError
+from lapa.data.pack import Packed, pack
+from lapa.experiments.compare import QUICK, Setting, gap_closed, gather, plan, told
+from lapa.experiments.report import write_report
+from lapa.experiments.schedule import Step, run
+from lapa.models.laq import LAQ
+from lapa.plots.codes import contact_sheet, imagine, rollout_strip, success_bars
+from lapa.policies import Policy
+from lapa.recipe import preset
+
+METHODS = ("scratch", "vpt", "lapa", "actionvla")
+SCRIPTED = ("no_op", "random", "expert")
+SHOWN = ("no_op", "random", "scratch", "unipi", "vpt", "lapa", "actionvla", "expert")  # in this order
+VIDEO_SEED, LABEL_SEED = 1, 2  # of the training data, added to 10 times the demo's seed
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What `lapa demo` was asked for."""
+
+    videos: int = 6000
+    labels: int = 20
+    episodes: int = 500
+    seed: int = 0
+    quick: bool = False
+
+
+def run_demo(settings: DemoSettings, out: Path, workers: int = 0, unipi: bool = False) -> dict[str, Any]:
+    """Run what is missing, write `out/results.json` and `out/report.html`, return the results.
+
+    `unipi` adds that method, to a finished demo too. Raises LapaError when `out` holds a demo with other settings.
+    """
+    methods = (*METHODS, *(("unipi",) if unipi else ()))
+    out.mkdir(parents=True, exist_ok=True)
+    asked = out / "settings.json"
+    if asked.exists() and read_json(asked, "settings of the demo") != asdict(settings):
+        raise LapaError(f"{out} holds a demo with other settings (settings.json). Remove it, or give another --out.")
+    write_json(asked, asdict(settings))
+    os.environ.setdefault("LAPA_CACHE", str((out / "cache").absolute()))
+    steps = demo_plan(settings, out, methods)
+    print(f"{len(steps)} steps into {out}; each is a lapa command you could type, with its log in {out}/logs.")
+    seconds = run(steps, out, workers)
+    results = {
+        "methods": gather([name for name in SHOWN if name in (*methods, *SCRIPTED)], out),
+        "probe": read_json(out / "fit/lapa/config.json", "LAQ")["results"],
+        "seconds": {k: round(v, 1) for k, v in seconds.items()},
+        "settings": {**asdict(settings), "recipe": read_json(out / "policy/lapa/config.json", "policy")["recipe"],
+                     "commands": {s.name: "lapa " + " ".join(s.command) for s in steps}},
+    }  # fmt: skip
+    write_json(out / "results.json", results)
+    pictures(results, out)
+    report = write_report(out)
+    _say(results, report)
+    return results
+
+
+def demo_plan(settings: DemoSettings, out: Path, methods: Sequence[str] = METHODS) -> list[Step]:
+    """Make the data, then the plan of `lapa compare`."""
+    videos, labels, episodes = settings.videos, settings.labels, settings.episodes
+    tiny: tuple[str, ...] = ()
+    if settings.quick:
+        videos, episodes = min(videos, 60), min(episodes, 20)
+        tiny = QUICK
+    steps = []
+    for name, count, seed, guess in (("videos", videos, VIDEO_SEED, 25), ("labelled", labels, LABEL_SEED, 5)):
+        spec = f"tabletop:sim,episodes={count},seed={settings.seed * 10 + seed}"
+        path = out / "data" / name
+        steps.append(
+            Step(
+                f"data/{name}",
+                ("collect", "--dataset", spec, "--out", str(path)),
+                path,
+                path / "meta" / "info.json",
+                (),
+                guess,
+            )
+        )
+    setting = Setting(
+        (f"lerobot:{out}/data/videos",), (f"lerobot:{out}/data/labelled",), "tabletop", episodes, settings.seed, tiny
+    )
+    made = tuple(step.name for step in steps)
+    return steps + plan(methods, setting, out, SCRIPTED, made)
+
+
+def pictures(results: dict[str, Any], out: Path) -> None:
+    """Everything the report shows, into `out/pictures`."""
+    folder = out / "pictures"
+    folder.mkdir(exist_ok=True)
+    success_bars(
+        results["methods"],
+        folder / "success.png",
+        f"Success with {results['settings']['labels']} labelled trajectories",
+    )
+    fitted = sorted((out / "fit/lapa/pictures").glob("reconstructions_*.png"))
+    if fitted:
+        shutil.copy(fitted[-1], folder / "reconstructions.png")
+    for name in ("gallery", "map"):
+        shutil.copy(out / f"fit/lapa/pictures/{name}.png", folder / f"{name}.png")
+    for i in range(min(4, results["settings"]["episodes"])):
+        for kind in ("gif", "json"):
+            shutil.copy(out / f"eval/lapa/episode_{i}.{kind}", folder / f"episode_{i}.{kind}")
+    if "unipi" in results["methods"]:
+        shutil.copy(out / "policy/unipi/pictures/futures.png", folder / "futures.png")
+    packed = pack([f"lerobot:{out}/data/videos"], preset("laptop").laq.image_size, quiet=True)
+    contact_sheet(packed, folder / "contact_sheet.png")
+    _rollout(packed, out, folder / "rollout.png")
+
+
+def _rollout(packed: Packed, out: Path, path: Path) -> None:
+    """A closed-loop dream of latent policy and decoder from the first frame of an episode, beside the real one.
+
+    The episode is the first of median length: neither the shortest nor a lucky one.
+    """
+    lengths = np.diff(packed.starts)
+    episode = int(np.argmax(lengths == int(np.median(lengths))))
+    real = packed.gather(np.arange(packed.starts[episode], packed.starts[episode + 1]))
+    policy, laq = Policy.from_pretrained(out / "latent/lapa"), LAQ.from_pretrained(out / "fit/lapa")
+    dreamt = imagine(policy, laq, real[0], packed.instructions[episode], len(real) - 1)
+    rollout_strip(real, dreamt, path, f'"{packed.instructions[episode]}": real, and imagined by policy and decoder')
+
+
+def _say(results: dict[str, Any], report: Path) -> None:
+    print("\nSuccess (95% interval):")
+    for name, row in results["methods"].items():
+        print(f"  {name:<10} {told(row)}")
+    closed = gap_closed(results["methods"])
+    if closed is not None:
+        print(
+            f"LAPA closes {closed:.0%} of the gap from Scratch to ActionVLA with "
+            f"{results['settings']['labels']} labelled trajectories."
+        )
+    print(f"Report: {report}\nFigures: {report.parent}/results.json")
+    print("Next, your own videos: lapa quantize --dataset video_folder:clips/ --preset video --out runs/laq")

@@ -1,0 +1,94 @@
+"""From the outcomes of finished cells to the figures of the paper's table."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from lapa.contracts import Array
+from lapa.experiments.paper_cells import ROWS, SETTINGS, SPLITS, Asked, Cell, Row, Setting
+from lapa.measures import intervals
+
+Runs = tuple[tuple[int, str], ...]
+AGAINST = ("vpt", "scratch", "actionvla", "unipi")  # what LAPA is compared with on the same episodes
+
+
+def build(known: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    """Figures of the finished cells, {evaluation: what paper.py read of it}: of the settings that were asked for, and
+    of others with videos of their own.
+
+    table   {setting: {split: {budget: {method: {"success", "interval", "episodes", "seeds", "per_seed", and for LAPA
+            "gap_closed", "gap_interval"}}}}}
+    paired  {setting: {split: {budget: {"lapa - vpt": {"difference", "interval", "episodes", "seeds"}}}}}
+    """
+    table: dict[str, Any] = {}
+    paired: dict[str, Any] = {}
+    for setting, split in itertools.product(SETTINGS.values(), SPLITS):
+        for budget in _budgets(setting, known.values(), setting.name in asked.settings):
+            found = {name: _outcomes(setting, split, budget, row, known) for name, row in ROWS.items()}
+            here, differences = _place(tuple((name, runs) for name, runs in found.items() if runs))
+            table.setdefault(setting.name, {}).setdefault(split, {})[str(budget)] = here
+            if differences:
+                paired.setdefault(setting.name, {}).setdefault(split, {})[str(budget)] = differences
+    return {"table": table, "paired": paired}
+
+
+@cache  # the table is written anew after every step, and most of it has not changed
+def _place(found: tuple[tuple[str, Runs], ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures of every method, and of LAPA less the others, at one place of the table."""
+    wins = {name: {seed: np.array([c == "1" for c in outcomes]) for seed, outcomes in runs} for name, runs in found}
+    here = {name: _figures(of_method) for name, of_method in wins.items()}
+    lapa = wins.get("lapa", {})
+    if lapa:
+        here["lapa"] |= _gap(wins)
+    return here, {f"lapa - {other}": _difference(lapa, wins[other]) for other in AGAINST
+                  if lapa.keys() & wins.get(other, {}).keys()}  # fmt: skip
+
+
+def _budgets(setting: Setting, found: Iterable[Mapping[str, Any]], asked: bool) -> list[int]:
+    """Budgets with a cell in this setting. Cells without videos belong to all settings that have their labels."""
+    mine = [c for c in found if c.get("family") == setting.family and c.get("videos", setting.videos) == setting.videos]
+    if not asked and not any("videos" in cell for cell in mine):
+        return []
+    return sorted({cell["budget"] for cell in mine})
+
+
+def _outcomes(setting: Setting, split: str, budget: int, row: Row, known: Mapping[str, Any]) -> Runs:
+    """(training seed, outcomes) of a row."""
+    cells = [Cell(setting, budget, row, seed) for seed in sorted({c["seed"] for c in known.values()})]
+    return tuple((c.seed, known[c.score(split)]["outcomes"]) for c in cells if c.score(split) in known)
+
+
+def _figures(wins: Mapping[int, Array]) -> dict[str, Any]:
+    (all_wins,) = _aligned(wins)
+    return {"success": float(all_wins.mean()), "interval": list(intervals.success(all_wins)), "episodes": all_wins.size,
+            "seeds": list(wins), "per_seed": [float(w.mean()) for w in all_wins]}  # fmt: skip
+
+
+def _gap(wins: Mapping[str, Mapping[int, Array]]) -> dict[str, Any]:
+    """LAPA's share of the way from Scratch to ActionVLA; nothing where it is not defined."""
+    if not {"scratch", "actionvla"} <= wins.keys():
+        return {}
+    low, method, high = _aligned(wins["scratch"], wins["lapa"], wins["actionvla"])
+    if not low.size or high.mean() <= low.mean():
+        return {}
+    closed = (method.mean() - low.mean()) / (high.mean() - low.mean())
+    interval = intervals.gap_closed(low, method, high)
+    return {"gap_closed": float(closed), "gap_interval": list(interval) if interval else None}
+
+
+def _difference(one: Mapping[int, Array], other: Mapping[int, Array]) -> dict[str, Any]:
+    first, second = _aligned(one, other)
+    return {"difference": float(first.mean() - second.mean()), "interval": list(intervals.difference(first, second)),
+            "episodes": first.size, "seeds": sorted(one.keys() & other.keys())}  # fmt: skip
+
+
+def _aligned(*wins: Mapping[int, Array]) -> list[Array]:
+    """The same seeds and the same episodes of every method, bool [S, E] each."""
+    seeds = sorted(set.intersection(*(set(w) for w in wins)))
+    episodes = min((len(w[s]) for w in wins for s in seeds), default=0)
+    return [np.array([w[s][:episodes] for s in seeds], dtype=bool).reshape(len(seeds), episodes) for w in wins]

@@ -1,0 +1,255 @@
+"""`lapa compare --settings`: the paper's table. Every method, setting and budget of labels, over several seeds.
+
+The cells (cells.py) become steps (schedule.py), each a `lapa` command. What two cells share is made once: LAQ, its
+labels and the latent policy serve all budgets, and in-domain and cross-task both; Scratch knows no videos and serves
+all settings; what VPT learns depends on the labels. What is done is skipped, here or in an earlier results.json; what
+was killed goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lapa.artefacts.folder import read_json, replacing, write_json
+from lapa.contracts import LapaError
+from lapa.experiments.compare import Chain, Guess, Plan, datasets, pretrained
+from lapa.experiments.paper_cells import HOME, SPLITS, Asked, Cell, Common, cells
+from lapa.experiments.paper_markdown import markdown, so_far
+from lapa.experiments.paper_scores import build
+from lapa.experiments.schedule import Step, left, run, seconds
+from lapa.plots.budgets import budget_curves
+from lapa.recipe import Recipe, override, preset
+from lapa.runtime.progress import duration
+
+RESULTS, ASKED = "results.json", "asked.json"
+
+
+# From cells to steps
+
+
+def steps_of(asked: Asked, out: Path, known: Mapping[str, Any]) -> list[Step]:
+    """The steps that the cells need and that `known` cells have not had; each once, in the order of the cells."""
+    plan, recipe = Plan(out), recipe_of(asked.common.options)
+    goals = []
+    for cell in cells(asked):
+        missing = [split for split in SPLITS if cell.score(split) not in known]
+        if cell.row.method and missing:
+            _train(plan, cell, asked.common, recipe)
+        for split in missing:
+            goals.append(_evaluate(plan, cell, split, asked.common))
+    wanted, queue = set(), list(goals)
+    while queue:  # what is done needs nothing more, even if what it was made from is gone
+        step = plan.steps[queue.pop()]
+        if step.name not in wanted and not step.marker.exists():
+            wanted.add(step.name)
+            queue += step.needs
+    return [step for step in plan.steps.values() if step.name in wanted or step.marker.exists()]
+
+
+def _train(plan: Plan, cell: Cell, common: Common, recipe: Recipe) -> None:
+    """Stages 1 to 3; the way to finetune is searched for on validation scenes, for each cell."""
+    assert cell.row.method
+    options = (*common.options, *(() if cell.row.grounded else ("--set", ungrounded(recipe))))
+    labelled = datasets([cell.setting.label_spec(cell.budget, cell.seed)])
+    chain = Chain(
+        datasets([cell.setting.video_spec(common.videos, cell.seed)]), labelled,
+        ("--seed", str(cell.seed), *options), cell.name, guess=guesses(recipe, common),
+    )  # fmt: skip
+    start, needs = pretrained(plan, cell.row.method, chain)
+    cost = chain.guess.tune_films if _films(cell) else chain.guess.tune
+    if cell.row.method.name in ("vpt", "actionvla"):
+        cost *= 2.3  # they speak actions: more ways to try
+    search = ("--episodes", str(common.validation))
+    plan.add(cell.tuned, ("tune", *labelled, *start, *search, *chain.common, "--resume"), "config.json", needs, cost)
+
+
+def _evaluate(plan: Plan, cell: Cell, split: str, common: Common) -> str:
+    scripted = cell.row.method is None
+    actor = ("--row", cell.row.name) if scripted else ("--policy", plan.path(cell.tuned))
+    guess = guesses(Recipe(), common)
+    cost = guess.scripted if scripted else guess.evaluate_films if _films(cell) else guess.evaluate
+    return plan.add(
+        cell.score(split),
+        ("evaluate", *actor, "--name", cell.row.name, "--look", HOME, "--split", split,
+         "--episodes", str(common.episodes), "--seed", str(cell.seed)),
+        "results.json", () if scripted else (cell.tuned,), cost,
+    )  # fmt: skip
+
+
+def _films(cell: Cell) -> bool:
+    return cell.row.method is not None and cell.row.method.policy == "video_planner"
+
+
+def recipe_of(options: Sequence[str]) -> Recipe:
+    """The recipe that "--preset NAME --set A=B .." means."""
+    words = list(zip(options[::2], options[1::2], strict=True))
+    recipe = preset(next((value for word, value in words if word == "--preset"), "laptop"))
+    for word, value in words:
+        if word == "--set":
+            recipe = override(recipe, value)
+    return recipe
+
+
+def ungrounded(recipe: Recipe) -> str:
+    """The setting that starts the backbone from random weights, whatever else it is told."""
+    told = json.dumps({**recipe.policy.backbone_options, "grounded": False}, separators=(",", ":"))
+    return f"policy.backbone_options={told}"
+
+
+def guesses(recipe: Recipe, common: Common) -> Guess:
+    """Seconds a step on one core of the machine of docs/results.md, with the laptop preset's models."""
+    start, videos, few = 4.0, common.videos / 6000, recipe.finetune.steps
+    ways = 0.012 * few + 0.05 * few + 0.05 * 4 * few  # head, all, all-long
+    films, few_films = recipe.pretrain_planner.steps, recipe.finetune_planner.steps
+    return Guess(
+        laq=start + 10 * videos + 0.125 * (0.75 + 0.25 * max(1, len(recipe.starts))) * recipe.quantize.steps,
+        idm=start + 0.06 * recipe.fit_idm.steps,
+        labels=start + 64 * videos,
+        no_labels=start + 2 * videos,
+        pretrain=start + 0.075 * recipe.pretrain.steps,
+        pretrain_films=start + 0.13 * films,
+        tune=start + ways + 3 * 0.02 * common.validation,
+        tune_films=start + 0.13 * 6 * few_films + 4 * 0.12 * common.validation,
+        evaluate=start + 0.02 * common.episodes,
+        evaluate_films=start + 0.12 * common.episodes,
+        scripted=start + 0.004 * common.episodes,
+    )
+
+
+# The run
+
+
+def run_paper(
+    asked: Asked, out: Path, workers: int = 0, earlier: Path | None = None, dry_run: bool = False
+) -> dict[str, Any] | None:
+    """Run the missing cells; returns what `out/results.json` holds. With `dry_run` only say what would be run.
+
+    results.json and table.md are written anew after every step, curves.png at the end. Raises LapaError when `out` or
+    `earlier` holds a table with other settings (Common), and, after all that can be run has run, for steps that failed.
+    """
+    known: dict[str, Any] = {}
+    sources: dict[str, Any] = {}
+    before: dict[str, float] = {}
+    common = described(asked.common)
+    if (out / ASKED).exists():
+        _refuse_other(out / ASKED, read_json(out / ASKED, "settings of the table"), common)
+    for path in (earlier, out / RESULTS if (out / RESULTS).exists() else None):
+        if path:
+            there = read_results(path, common)
+            known, sources, before = known | there["cells"], sources | there["sources"], before | there["seconds"]
+    wanted = {cell.score(split): (cell, split) for cell in cells(asked) for split in SPLITS}
+    steps = steps_of(asked, out, known)
+    _announce(asked, steps, wanted, known, out, workers)
+    if dry_run:
+        for step in steps:
+            print(f"{'done' if step.marker.exists() else 'run '}  lapa {shlex.join(step.command)}")
+        return None
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / ASKED, common)
+    os.environ.setdefault("LAPA_CACHE", str((out / "cache").absolute()))
+    results: dict[str, Any] = {}
+
+    def keep(times: Mapping[str, float]) -> None:
+        for name, (cell, split) in wanted.items():
+            if name not in known and (out / name / "results.json").exists():
+                known[name] = _read(cell, split, out)
+        for step in steps:
+            if step.name not in sources and (told := _source(step)):
+                sources[step.name] = told
+        spent = {step: round(each, 1) for step, each in (before | dict(times)).items()}
+        results.update(common=common, **build(known, asked), sources=sources, cells=known, seconds=spent)
+        write_json(out / RESULTS, results)
+        with replacing(out / "table.md") as temporary:
+            temporary.write_text(markdown(results))
+
+    keep(seconds(out))
+    try:
+        run(steps, out, workers, after=keep, keep_going=True, shown=lambda: so_far(results))
+    finally:  # what is there is worth seeing, whatever stopped the rest
+        keep(seconds(out))
+        if results["table"]:
+            budget_curves(results["table"], out / "curves.png")
+    return results
+
+
+def _announce(
+    asked: Asked, steps: Sequence[Step], wanted: Mapping[str, Any], known: Mapping[str, Any], out: Path, workers: int
+) -> None:
+    waiting = [step for step in steps if not step.marker.exists()]
+    cores = workers or os.cpu_count() or 1
+    there = sum(name in known or (out / name / "results.json").exists() for name in wanted)
+    print(f"{len(cells(asked))} cells, {len(wanted)} evaluations, {there} of them done. {len(waiting)} steps to run, "
+          f"{duration(sum(step.seconds for step in waiting))} of one core by guess, about "
+          f"{duration(left(list(steps), out, workers))} with {cores} side by side.")  # fmt: skip
+    print(f"Everything goes to {out}: {RESULTS}, table.md, curves.png, a folder and a log a step. Stop and run again "
+          "at any time.", flush=True)  # fmt: skip
+
+
+def described(common: Common) -> dict[str, Any]:
+    """What a table is made with, as JSON values: Common, and all settings of its recipe."""
+    return {**asdict(common), "options": list(common.options), "recipe": recipe_of(common.options).to_json()}
+
+
+def read_results(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
+    """The results.json of an earlier table. Raises LapaError if it is not one, or was made with another `described`."""
+    content = read_json(path, "results of a table")
+    if not isinstance(content, dict) or not {"common", "cells", "sources", "seconds"} <= content.keys():
+        raise LapaError(f"{path} is not the {RESULTS} of lapa compare --settings.")
+    _refuse_other(path, content["common"], common)
+    return content
+
+
+def _refuse_other(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Settings that one of them has not, for it is of another version, are no reason."""
+    before = dict(_leaves(theirs))
+    for name, value in _leaves(ours):
+        if name in before and before[name] != value:
+            raise LapaError(f"{path} is a table with other settings ({name} {before[name]}, here {value}). Give the "
+                            "same, or start another table: another --out, no --results.")  # fmt: skip
+
+
+def _leaves(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield path + name, value
+
+
+def _read(cell: Cell, split: str, out: Path) -> dict[str, Any]:
+    """A finished evaluation, with how the policy was finetuned."""
+    found = read_json(out / cell.score(split) / "results.json", "evaluation")
+    read: dict[str, Any] = {
+        "method": cell.row.name, "seed": cell.seed, "split": split, "success": found["success"],
+        "families": {family: part["success"] for family, part in found["families"].items()},
+        "mean_steps": found["mean_steps"], "episodes": found["episodes"],
+        "outcomes": "".join("01"[o["success"]] for o in found["outcomes"]),
+    }  # fmt: skip
+    if cell.row.method:
+        tuning = read_json(out / cell.tuned / "config.json", "finetuned policy")["tuning"]
+        read |= {"budget": cell.budget, "family": cell.setting.family, "way": tuning["chosen"]}
+        if cell.row.method.source:
+            read["videos"] = cell.setting.videos
+        if tuning["validation"]:
+            read["validation"] = {way: score["success"] for way, score in tuning["validation"].items()}
+    return read
+
+
+def _source(step: Step) -> dict[str, Any] | None:
+    """What a finished step says of the labels of stage 2: probes of a LAQ, R^2 of VPT's actions."""
+    if not step.marker.exists():
+        return None
+    if step.name.endswith("/fit"):
+        config = read_json(step.marker, "label source")
+        found = {key: value for key, value in config["results"].items() if isinstance(value, int | float | list)}
+        return found | {key: value for key, value in config.items() if key == "starts"}
+    if step.name.endswith("/labels"):
+        manifest = read_json(step.marker, "labels")
+        return {key: manifest[key] for key in ("pairs", "r2_of_true_actions") if key in manifest}
+    return None

@@ -1,0 +1,154 @@
+"""`lapa tune`: stage 3 in several ways, each scored on validation scenes; the best becomes the policy.
+
+How much to train on a few trajectories, and for how long, decides more than most ideas do (docs/experiments.md), and
+the best way differs between methods, budgets and robots. So every method gets the same search. Test scenes have no
+part in it. A killed search goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lapa.actions.spaces import CodeSpace
+from lapa.artefacts.folder import finished, load_artefact, read_json, save_artefact, write_json
+from lapa.contracts import Benchmark, LapaError
+from lapa.data.pack import Packed
+from lapa.evaluate import share
+from lapa.plugins import choose
+from lapa.policies import Policy
+from lapa.policies.video_planner import VideoPlanner
+from lapa.recipe import Recipe
+from lapa.run_folder import begin
+from lapa.stage3_finetune import as_it_is, finetune, optimised_by
+
+TRIED = "tried"  # below the output folder, until the choice is made
+SCORE = "validation.json"
+
+
+Says = Literal["nothing", "classes", "actions", "frames"]
+"""What a policy says before stage 3: nothing of use here, classes such as codes, actions, or (UniPi) frames."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to finetune: what trains, which head (Recipe), and factors of the recipe's steps and learning rate.
+
+    No steps at all: the pretrained policy as it is.
+    """
+
+    name: str
+    trainable: Literal["head", "all"] = "head"
+    head: Literal["read", "own", "new"] = "own"
+    steps: float = 1.0
+    rate: float = 1.0
+
+    def suits(self, says: Says) -> bool:
+        """Does this mean anything for a policy that says this?"""
+        if not self.steps:
+            return says in ("actions", "frames")
+        return says in {"read": ("classes", "actions"), "new": ("actions",)}.get(self.head, get_args(Says))
+
+    def of(self, recipe: Recipe, setting: str = "finetune") -> Recipe:
+        """The recipe with this way of finetuning; `setting` is what of the recipe optimises the policy in stage 3."""
+        how = getattr(recipe, setting)
+        steps = max(1, round(how.steps * self.steps))
+        tuned: Any = replace(how, steps=steps, learning_rate=how.learning_rate * self.rate)
+        return replace(recipe, trainable=self.trainable, head=self.head, **{setting: tuned})
+
+
+CANDIDATES = {
+    each.name: each
+    for each in (
+        Candidate("read", head="read"),
+        Candidate("head"),
+        Candidate("all", "all", rate=0.25),
+        Candidate("all-long", "all", steps=4.0, rate=0.5),
+        Candidate("as-it-is", steps=0.0),
+        Candidate("new-head", "head", "new"),
+        Candidate("all-new-head", "all", "new", rate=0.25),
+        Candidate("all-long-new-head", "all", "new", steps=4.0, rate=0.5),
+    )
+}
+
+
+def candidates(says: Says, only: Sequence[str] = ()) -> list[Candidate]:
+    """What is tried for a policy that says this before stage 3, in order. Raises LapaError for an unknown
+    name, and when nothing is left."""
+    named = [CANDIDATES[choose(name, CANDIDATES, "way to finetune")] for name in only or CANDIDATES]
+    found = [each for each in named if each.suits(says)]
+    if not found:
+        raise LapaError(f"{', '.join(only)}: this policy has no such head yet, so there is none to keep or replace.")
+    return found
+
+
+def tune(
+    packed: Packed,
+    policy_path: Path | None,
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    benchmark: Benchmark,
+    episodes: int,
+    only: Sequence[str] = (),
+    idm_path: Path | None = None,
+) -> dict[str, Any]:
+    """Finetune in every way, score each on `episodes` of the benchmark (drawn with `seed`), save the best to `out`.
+
+    `benchmark` must be one of validation scenes. Nothing is scored where there is only one way. The first in order wins
+    a tie. Returns {"chosen": NAME, "validation": {NAME: {"success", "interval", "episodes"}}}; config.json keeps it
+    as "tuning". Raises LapaError as `candidates` and `finetune` do.
+    """
+    tried = [(each, out / TRIED / each.name) for each in candidates(_says(policy_path), only)]
+    scores: dict[str, dict[str, Any]] = {}
+    for each, folder in tried:
+        _make(each, packed, policy_path, recipe, folder, seed, idm_path)
+        if len(tried) > 1:
+            scores[each.name] = _score(folder, benchmark, episodes, seed)
+            print(f"{each.name}: {scores[each.name]['success']:.1%} of {episodes} validation episodes.", flush=True)
+    best = max(tried, key=lambda pair: scores[pair[0].name]["success"] if scores else 0.0)
+    made = load_artefact(best[1], "policy")
+    tuning = {"chosen": best[0].name, "validation": scores}
+    kept = {key: value for key, value in made.config.items() if key not in ("kind", "format", "hash")}
+    save_artefact(out, "policy", {**kept, "tuning": tuning}, made.tensors)
+    shutil.rmtree(out / TRIED)
+    return tuning
+
+
+def _says(path: Path | None) -> Says:
+    policy = Policy.from_pretrained(path) if path is not None else None
+    if isinstance(policy, VideoPlanner):
+        return "frames"
+    space = getattr(policy, "space", None)
+    return "nothing" if space is None else "classes" if isinstance(space, CodeSpace) else "actions"
+
+
+def _make(
+    each: Candidate,
+    packed: Packed,
+    policy_path: Path | None,
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+    idm_path: Path | None,
+) -> None:
+    wanted = each.of(recipe, optimised_by(policy_path))
+    if begin(folder, wanted, seed, True, "policy", dataset=packed.spec, policy=policy_path):
+        return
+    if each.steps:
+        finetune(packed, policy_path, wanted, folder, seed, idm_path)
+    else:
+        assert policy_path is not None
+        as_it_is(packed, policy_path, wanted, folder, seed, idm_path)
+
+
+def _score(folder: Path, benchmark: Benchmark, episodes: int, seed: int) -> dict[str, Any]:
+    path = folder / SCORE
+    if not path.exists():
+        assert finished(folder)
+        write_json(path, share(benchmark.run(Policy.from_pretrained(folder), episodes, seed)))
+    found: dict[str, Any] = read_json(path, "validation score")
+    return found

@@ -1,0 +1,107 @@
+"""How sure is a figure of the table? Bootstrap over training seeds and, within each, over test episodes.
+
+All methods meet the same episodes, so outcomes are resampled together: whatever made an episode hard for one method
+made it hard for the other, and a difference is known better than either of its parts. Two levels, because two things
+vary: a method trained again gives another policy, and a policy meets other scenes. With one seed only the second shows.
+
+Three seeds drawn from three lie closer together than three new ones would, and an interval from them alone would hold
+the truth in three cases of four, not in 95% (benchmarks/interval_coverage.py). So what seeds differ by, beyond what
+their episodes explain, is widened by Student's factor for that many seeds.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.stats import norm, t
+
+from lapa.contracts import Array, LapaError
+
+DRAWS = 4000
+LEVEL = 0.975  # each side of a 95% interval
+Interval = tuple[float, float]
+
+
+def wilson(successes: int, episodes: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a share (95% for z = 1.96): low and high, in [0, 1].
+
+    Raises LapaError unless 0 <= successes <= episodes and there is an episode.
+    """
+    if not 0 <= successes <= episodes or episodes < 1:
+        raise LapaError(f"Success is counted over at least one episode; got {successes} of {episodes}.")
+    share, spread = successes / episodes, z * z / episodes
+    centre = share + spread / 2
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4))
+    low, high = (centre - half) / (1 + spread), (centre + half) / (1 + spread)
+    return max(low, 0.0), min(high, 1.0)
+
+
+def resampled(wins: Array, contrasts: Array, draws: int = DRAWS) -> Array:
+    """Sums of the success of M methods in worlds that might as well have been.
+
+    wins bool [M, S seeds, E episodes], contrasts float [C, M] (a row of 1 and -1 is a difference) -> float [draws, C].
+    A draw takes S seeds with replacement, and for each of them E episodes with replacement; the same for all methods.
+    The same input gives the same draws.
+    """
+    methods, seeds, episodes = wins.shape
+    # An episode's outcomes of all methods together are one of 2^M patterns: counting those is all there is to drawing.
+    patterns = np.tensordot(2 ** np.arange(methods), wins, 1)  # [S, E]
+    shares = np.stack([np.bincount(row, minlength=2**methods) / episodes for row in patterns])
+    values = ((np.arange(2**methods)[:, None] >> np.arange(methods)) & 1) @ contrasts.T  # [2^M, C]
+    rng = np.random.default_rng(0)
+    taken = rng.integers(seeds, size=(draws, seeds))
+    counts = rng.multinomial(episodes, shares[taken]).sum(1)  # [draws, 2^M]
+    of_seeds = shares @ values  # [S, C]
+    by_seeds = of_seeds[taken].mean(1) - of_seeds.mean(0)  # what the draw of seeds alone did
+    noise = (shares @ values**2 - of_seeds**2).mean(0) / episodes
+    return counts @ values / (seeds * episodes) + (_widening(of_seeds, noise) - 1) * by_seeds
+
+
+def _widening(of_seeds: Array, noise: Array) -> Array:
+    """How many times farther apart the means of new seeds may lie than those of seeds drawn from these, float [C].
+
+    of_seeds float [S, C]; noise float [C]: the variance that a seed's episodes explain. 0: they explain it all.
+    """
+    seeds = len(of_seeds)
+    if seeds == 1:
+        return np.zeros(len(noise))
+    found = of_seeds.var(0, ddof=1)
+    own = np.sqrt(np.clip(1 - noise / np.maximum(found, 1e-12), 0, None))
+    return own * t.ppf(LEVEL, seeds - 1) / norm.ppf(LEVEL) * np.sqrt(seeds / (seeds - 1))
+
+
+def success(wins: Array) -> Interval:
+    """95% interval of the success of bool [S, E]; Wilson's where all episodes end alike: nothing to resample."""
+    if wins.all() or not wins.any():
+        return wilson(int(wins.sum()), wins.size)
+    low, high = _middle(resampled(wins[None], np.eye(1))[:, 0])
+    return max(low, 0.0), min(high, 1.0)
+
+
+def difference(one: Array, other: Array) -> Interval:
+    """95% interval of the success of `one` less that of `other`, bool [S, E] on the same episodes.
+
+    Where both solve the very same episodes there is nothing to resample: Wilson's interval of none, either way.
+    """
+    if (one == other).all():
+        most = wilson(0, one.size)[1]
+        return -most, most
+    low, high = _middle(resampled(np.stack([one, other]), np.array([[1.0, -1.0]]))[:, 0])
+    return max(low, -1.0), min(high, 1.0)
+
+
+def gap_closed(low: Array, method: Array, high: Array) -> Interval | None:
+    """95% interval of the share of the gap from `low` to `high` that `method` closes, bool [S, E] on the same episodes.
+
+    None where the gap may well be none at all: more than one draw in forty has no gap.
+    """
+    closed, gap = resampled(np.stack([low, method, high]), np.array([[-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])).T
+    if (gap <= 0).mean() > 0.025:
+        return None
+    return _middle(closed[gap > 0] / gap[gap > 0])
+
+
+def _middle(values: Array) -> Interval:
+    low, high = np.quantile(values, (1 - LEVEL, LEVEL))
+    return float(low), float(high)

@@ -1,0 +1,1 @@
+"""What a run stands on: processes, precision, memory, progress."""
