@@ -153,7 +153,7 @@ def oracle(
             optimizer.step()
             losses.append(float(loss.detach()))
         print(f"{count} steps, rate {rate}, {videos} videos: loss {np.mean(losses[-100:]):.3f}")
-        for decode in (space.expect, space.expect_full_length):
+        for decode in (space.expect, space.expect_norm_preserving):
 
             @torch.no_grad()
             def act(table: Table, model: nn.Module = model, decode: Callable[[Array], Array] = decode) -> Array:

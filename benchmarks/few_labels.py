@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from lapa.actions.codebook import Vocabulary
+from lapa.actions.codebook import ActionCodebook
 from lapa.actions.spaces import CodeSpace
 from lapa.contracts import Array
 from lapa.data.pack import Packed, pack
@@ -53,10 +53,12 @@ def main(spec: str, *folders: str) -> None:
         for count in TRAJECTORIES:
             for _ in range(DRAWS):
                 mine = np.isin(episode, rng.choice(packed.episodes, count, replace=False))
-                wanted = Vocabulary.read(likely[~mine], actions[~mine]).decide(likely[~mine], "expectation")[:, 0]
+                wanted = ActionCodebook.from_readout(likely[~mine], actions[~mine]).decide(
+                    likely[~mine], "expectation"
+                )[:, 0]
                 for with_places in (False, True):
                     places = policy.space.places if with_places else ()
-                    read = Vocabulary.read(likely[mine], actions[mine], places=places)
+                    read = ActionCodebook.from_readout(likely[mine], actions[mine], code_embeddings=places)
                     told = read.decide(likely[~mine], "expectation")[:, 0]
                     found.setdefault((count, with_places), []).append(off(told, wanted))
     print("| trajectories | error, each code by itself | with places | > 30° off, by itself | with places |")

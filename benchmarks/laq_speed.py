@@ -40,7 +40,7 @@ from lapa.models.laq import LAQConfig
 from lapa.recipe import override, preset
 from lapa.runtime.distributed import clip_gradients, device
 from lapa.runtime.memory import keep_freed_memory
-from lapa.runtime.precision import AdamW, Twins
+from lapa.runtime.precision import AdamW, ShadowWeights
 from lapa.training.loop import Optimisation, _prepare
 
 Job = Callable[[], Any]
@@ -51,9 +51,9 @@ def ours(c: LAQConfig, how: Optimisation, eager: bool) -> tuple[Job, Job]:
     keep_freed_memory()
     model = c.build().to(device()).train()
     _prepare(model, how, "LAQ")
-    twins, step = Twins(model, how.dtype()), 0
+    shadow, step = ShadowWeights(model, how.dtype()), 0
     parameters = list(model.parameters())
-    optimizer = AdamW(parameters, twins, lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay)
+    optimizer = AdamW(parameters, shadow, lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay)
     video = videos(c, how.batch_size)
     frames = (video * 255).to(torch.uint8).permute(2, 0, 3, 4, 1).contiguous().numpy()  # as they come from the disk
     zeros = np.zeros(how.batch_size, np.int64)
@@ -64,7 +64,7 @@ def ours(c: LAQConfig, how: Optimisation, eager: bool) -> tuple[Job, Job]:
         step += 1
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        with twins.in_place():
+        with shadow.in_place():
             with torch.autocast(device().type, how.dtype(), enabled=how.dtype() != torch.float32):
                 loss, _ = model.loss(batch)
             loss.backward()
@@ -76,7 +76,7 @@ def ours(c: LAQConfig, how: Optimisation, eager: bool) -> tuple[Job, Job]:
 
     def label() -> None:
         model.difference = frozen or plain  # as labels/latent.py does
-        with twins.evaluating():
+        with shadow.evaluating():
             model.encode(batch.now, batch.later).cpu()
         model.difference = plain
 

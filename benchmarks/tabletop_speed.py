@@ -18,9 +18,9 @@ import lapa  # noqa: F401  (registers the environment)
 from lapa.tabletop.env import Table
 
 
-def batched(look: str) -> float:
+def batched(domain: str) -> float:
     """Steps a second of 500 scenes stepped as one."""
-    table = Table(np.arange(500), look)
+    table = Table(np.arange(500), domain)
     begin, steps = time.perf_counter(), 40
     for _ in range(steps):
         table.step(table.expert())
@@ -28,9 +28,9 @@ def batched(look: str) -> float:
     return 500 * steps / (time.perf_counter() - begin)
 
 
-def single(look: str) -> float:
+def single(domain: str) -> float:
     """Steps a second of one scene behind Gymnasium's wrappers."""
-    env = gymnasium.make("lapa/Tabletop-v0", look=look)
+    env = gymnasium.make("lapa/Tabletop-v0", domain=domain)
     _, info = env.reset(seed=0)
     begin, steps = time.perf_counter(), 300
     for _ in range(steps):
@@ -43,11 +43,11 @@ def single(look: str) -> float:
 def main() -> None:
     """Measure and print."""
     ratios = []
-    for look in ("sim", "real", "hand"):
-        pairs = [(batched(look), single(look)) for _ in range(5)]
+    for domain in ("sim", "real", "hand"):
+        pairs = [(batched(domain), single(domain)) for _ in range(5)]
         many, one = (statistics.median(p[i] for p in pairs) for i in (0, 1))
         ratios += [a / b for a, b in pairs]
-        print(f"{look:<5} batch of 500: {many:,.0f} steps/s   one at a time: {one:,.0f} steps/s")
+        print(f"{domain:<5} batch of 500: {many:,.0f} steps/s   one at a time: {one:,.0f} steps/s")
     print(f"batched over single {statistics.median(ratios):.1f}x ({min(ratios):.1f} to {max(ratios):.1f})")
 
 

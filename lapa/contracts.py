@@ -206,7 +206,8 @@ class LabelSource(Protocol):
     """Stage 2a's left side: LAQ (codes), an inverse dynamics model or the truth (actions), or the video (frames).
 
     `hash` tells it from others; `window` is in seconds, None for adjacent frames; `classes` is |C|, 0 for actions.
-    One of codes may have `places`, float [s * |C|, k]: where each code lies among the others, for stage 3 to read by.
+    One of codes may have `code_embeddings`, float [s * |C|, k]: codes that lie near each other mean similar motions,
+    which stage 3 makes use of.
     """
 
     @property

@@ -47,7 +47,7 @@ class Recipe:
     """inverse dynamics model of the VPT baseline (stage 1)"""
     fit_idm: Optimisation = Optimisation(steps=1500, batch_size=64, learning_rate=2e-3)
     """optimisation of the inverse dynamics model"""
-    policy: VLAConfig = VLAConfig(decoding="full_length")
+    policy: VLAConfig = VLAConfig(decoding="norm_preserving")
     """the policy (stages 2 and 3)"""
     pretrain: Optimisation = Optimisation(steps=2000, batch_size=128, learning_rate=1e-3)
     """optimisation of stage 2"""
@@ -55,8 +55,8 @@ class Recipe:
     """optimisation of stage 3"""
     trainable: Literal["head", "all"] = "head"
     """what stage 3 trains: the new head alone (best below some 50 trajectories), or all but the vision encoder"""
-    head: Literal["read", "own", "new"] = "read"
-    """stage 3: keep the head and read off the labels what its classes mean ("read", trains nothing); as in the paper
+    head: Literal["linear", "own", "new"] = "linear"
+    """stage 3: keep the head and read off the labels what its classes mean ("linear", trains nothing); as in the paper
     drop a latent head, but keep one that speaks actions (VPT, ActionVLA; "own"); or always grow a new one ("new")"""
     clusters: int = 16
     """classes that robot actions are put into, each a whole action (k-means); 0: bins of each dimension (the paper)"""

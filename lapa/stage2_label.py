@@ -369,7 +369,7 @@ def finish(
     }
     if counts.size:
         manifest["code_counts"] = counts.tolist()  # [s][classes]
-        manifest["places"] = np.asarray(getattr(labeller, "places", ())).tolist()  # [s * classes][k]
+        manifest["code_embeddings"] = np.asarray(getattr(labeller, "code_embeddings", ())).tolist()  # [s * classes][k]
     elif actions and packed.actions is not None:
         every = joined(actions)
         manifest["r2_of_true_actions"] = r2(every.values, packed.actions[packed.starts[every.episode] + every.frame])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lapa.actions.codebook import Vocabulary
+from lapa.actions.codebook import ActionCodebook
 from lapa.actions.saved import Space
 from lapa.actions.scales import Scales
 from lapa.actions.spaces import ActionSpace, CodeSpace
@@ -161,18 +161,18 @@ def _tell_of_instructions(packed: Index, backbone: nn.Module) -> None:
 def classes_of(labels: Labels, manifest: dict[str, Any], recipe: Recipe) -> tuple[Space, Array]:
     """What the head predicts, and the labels as classes int64 [N, positions]."""
     if labels.kind == "codes":
-        places = tuple(map(tuple, manifest.get("places", ())))
-        return CodeSpace(labels.values.shape[1], int(manifest["classes"]), places=places), labels.values
+        embeddings = tuple(map(tuple, manifest.get("code_embeddings", ())))
+        return CodeSpace(labels.values.shape[1], int(manifest["classes"]), code_embeddings=embeddings), labels.values
     return classes_of_actions(labels.values[:, None], recipe, tuple(manifest.get("action_names") or ()))
 
 
 def classes_of_actions(
     actions: Array, recipe: Recipe, names: tuple[str, ...]
-) -> tuple[ActionSpace | Vocabulary, Array]:
+) -> tuple[ActionSpace | ActionCodebook, Array]:
     """A space for chunks of actions [N, chunk, A], clusters or bins as the recipe says, and the actions as classes
     int64 [N, positions]."""
     if recipe.clusters:
-        words = Vocabulary.clusters(actions, recipe.clusters, names)
+        words = ActionCodebook.clusters(actions, recipe.clusters, names)
         return words, words.encode(actions)
     chunk, dimensions = actions.shape[1:]
     bins = ActionSpace.fit(actions[:, 0], recipe.bins, chunk, names)

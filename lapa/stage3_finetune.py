@@ -2,7 +2,7 @@
 
 The recipe's `head` says how. In the paper (section 3.3; "own", "new") the latent head is dropped and a new one learns
 the robot's discretised actions; a policy that already speaks actions (VPT, ActionVLA) keeps its own, or gets a new one
-as well (another robot's actions, say). With "read" nothing is trained: all keep their heads, and what a code, or an
+as well (another robot's actions, say). With "linear" nothing is trained: all keep their heads, and what a code, or an
 action class, means for this robot is read off the labels by linear regression, near classes meaning similar actions,
 which a handful of trajectories suffices for. UniPi goes on learning to imagine and is given the inverse dynamics that
 reads actions off its frames.
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa.actions.codebook import Vocabulary
+from lapa.actions.codebook import ActionCodebook
 from lapa.actions.saved import space_from_json
 from lapa.actions.scales import Scales
 from lapa.actions.spaces import ActionSpace
@@ -82,7 +82,7 @@ def finetune(
         raise LapaError("--idm is for a policy that imagines frames (UniPi); this one predicts actions. Leave it out.")
     else:
         monitor = None
-        own = policy.space if recipe.head == "own" and isinstance(policy.space, ActionSpace | Vocabulary) else None
+        own = policy.space if recipe.head == "own" and isinstance(policy.space, ActionSpace | ActionCodebook) else None
         chunk = own.chunk if own else recipe.chunk
         frames = acting_frames(packed, chunk)
         chunks = np.stack([actions[frames + k] for k in range(chunk)], 1)
@@ -90,7 +90,7 @@ def finetune(
         each = policy.scales is not None if own else each  # its classes mean what they meant
         policy.scales = Scales.of(actions[frames], source) if each else None
         chunks = policy.scales.normalise(chunks, source) if policy.scales else chunks
-        if recipe.head == "read" and policy.space is not None:
+        if recipe.head == "linear" and policy.space is not None:
             results = _read(policy, packed, frames, chunks)
             save_policy(policy, recipe, results, out, seed, packed, parents, method)
             return results
@@ -132,8 +132,8 @@ def _read(policy: VLA, packed: Packed, frames: Array, chunks: Array) -> Logs:
         [policy.probabilities(packed.gather(frames[i : i + AT_ONCE]), texts[i : i + AT_ONCE]) for i in parts]
     )
     assert policy.space is not None
-    places = policy.space.places
-    meaning = Vocabulary.read(said, chunks, packed.action_names, places)
+    code_embeddings = policy.space.code_embeddings
+    meaning = ActionCodebook.from_readout(said, chunks, packed.action_names, code_embeddings)
     policy.read_as(meaning)
     fit = _agreement(meaning.decide(said, "expectation"), chunks)
     results = {"labels": float(len(frames)), "r2_of_labels": fit}
@@ -142,7 +142,7 @@ def _read(policy: VLA, packed: Packed, frames: Array, chunks: Array) -> Logs:
     if fold.any():  # more than one trajectory
         unseen = np.empty(chunks.shape, np.float32)
         for k in np.unique(fold):
-            others = Vocabulary.read(said[fold != k], chunks[fold != k], places=places)
+            others = ActionCodebook.from_readout(said[fold != k], chunks[fold != k], code_embeddings=code_embeddings)
             unseen[fold == k] = others.decide(said[fold == k], "expectation")
         fit = results["r2_left_out"] = _agreement(unseen, chunks)
         told += f"; {fit:.2f} of trajectories left out in turn"
@@ -222,7 +222,7 @@ def chosen_decoding(policy_path: Path | None, recipe: Recipe, options: Sequence[
         if group in groups and field in groups[group]:
             _require_same(name, wanted[group][field], groups[group][field], policy_path, "pretrain with it")
     space = policy.get("space") or {}
-    if recipe.head == "own" and space.get("kind") in ("actions", "vocabulary"):
+    if recipe.head == "own" and space.get("kind") in ("actions", "codebook"):
         has = {**policy.get("recipe", {}), "chunk": space_from_json(space).chunk}  # type: ignore[union-attr]
         for name in sorted(chosen & set(KEPT_WITH_THE_HEAD) & set(has)):
             _require_same(name, wanted[name], has[name], policy_path, "give it a new head (--head new)")

@@ -44,12 +44,12 @@ def sectors(moved: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.where(still, SECTORS, np.minimum((angle * SECTORS).astype(int), SECTORS - 1))[:, None]
 
 
-def reading(look: str, episodes: int = 40) -> Reading:
+def reading(domain: str, episodes: int = 40) -> Reading:
     """Every pair of some Tabletop videos with perfect codes."""
-    packed = pack([f"tabletop:{look},episodes={episodes},seed=7,size=24"], 24, quiet=True)
+    packed = pack([f"tabletop:{domain},episodes={episodes},seed=7,size=24"], 24, quiet=True)
     pairs = window_pairs(packed, 0.2)
     rows = np.arange(len(pairs))
-    bare = Reading(look, packed, pairs, rows, np.zeros((len(rows), 1), np.int64), SECTORS + 1)
+    bare = Reading(domain, packed, pairs, rows, np.zeros((len(rows), 1), np.int64), SECTORS + 1)
     return recoded(bare, sectors(bare.moved))
 
 
@@ -309,7 +309,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Path:
     return folder
 
 
-SMALL = [f"tabletop:{look},episodes=12,seed=7,size=24" for look in ("sim", "real")]
+SMALL = [f"tabletop:{domain},episodes=12,seed=7,size=24" for domain in ("sim", "real")]
 
 
 @pytest.mark.parametrize("what", ["transplant", "algebra", "information", "rollout", "language"])
@@ -342,7 +342,7 @@ def test_inspect_draws_plans_and_the_codes_of_several_looks(made: Path, tmp_path
     for folder in ("both", "one"):
         with Image.open(tmp_path / folder / "gallery.png") as image:
             sizes.append(image.size[0])
-    assert sizes[0] > sizes[1], "an arrow for each look"
+    assert sizes[0] > sizes[1], "an arrow for each domain"
 
 
 def test_questions_that_cannot_be_answered(made: Path, clips: Path, tmp_path: Path) -> None:

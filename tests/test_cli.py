@@ -238,7 +238,7 @@ def test_a_robot_of_other_dimensions(
         ("label --dataset tabletop:sim --source ground_trth", 'There is no folder ground_trth. --source is'),
         ("pretrain --dataset tabletop:sim --labels nowhere", "nowhere does not exist"),
         ("evaluate --row no_op --benchmark tabeltop", 'Did you mean "tabletop"'),
-        ("evaluate --row no_op --look hnad", 'Did you mean "hand"'),
+        ("evaluate --row no_op --domain hnad", 'Did you mean "hand"'),
         ("evaluate --row no_op --split unsen", 'Did you mean "unseen"'),
         ("evaluate --row no_op --episodes 0", "--episodes must be at least 1"),
         ("evaluate --row no_op --seed 10000", "seed from 0 to 9,999"),
@@ -389,7 +389,7 @@ def test_an_evaluation_is_not_overwritten(refuses: Refuses, made: Path, tmp_path
 def test_reading_takes_no_options_of_training(refuses: Refuses, made: Path, robot: Path, tmp_path: Path) -> None:
     command = ("finetune", "--dataset", f"lerobot:{robot}", "--policy", made / "latent", "--out", tmp_path / "out")
     refuses(*command, "--steps", 9, says=("--steps is for training", "(of --preset laptop)", "Add --head own"))
-    refuses(*command, "--head", "read", "--trainable", "all", says=("--trainable is for training, and --head read",))
+    refuses(*command, "--head", "linear", "--trainable", "all", says=("--trainable is for training; --head linear",))
 
 
 def test_options_of_the_other_comparison(refuses: Refuses, tmp_path: Path) -> None:
@@ -627,4 +627,4 @@ def test_codes_that_tell_the_dataset(
     run("quantize", *two, "--steps", 1, *small, "--set", "hold_out=2", "--out", tmp_path)
     said = capsys.readouterr().out
     assert f"dataset_mlp_r2       {told}" in said
-    assert ("--set laq.sees=contrast --set laq.symmetric=true" in said) == warns
+    assert ("--set laq.encoder_input=contrast --set laq.symmetric=true" in said) == warns

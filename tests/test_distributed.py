@@ -59,7 +59,7 @@ def gradients(config: LAQConfig, how: loop.Optimisation) -> dict[str, torch.Tens
     model = config.build().train()
     if config.decoder == "unet":  # its last layer starts at zero, and so does everyone's gradient
         nn.init.normal_(model.decoder.out.weight)
-    spread = distributed.Spread(model, how.parallel)
+    spread = distributed.ParallelModel(model, how.parallel)
     micro_batches = next(batches(sampler(packed, pairs), distributed.shares(8, how.accumulate), 5, range(1)))
     logs = loop._backward(spread, micro_batches, how, 5, 0)
     found = {

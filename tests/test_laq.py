@@ -75,7 +75,7 @@ def test_encode_and_decode(codes: int, decoder: str) -> None:
 def test_places_keep_the_distances_of_the_codebook(quantizer: str, codes: int) -> None:
     model = replace(TINY, codes=codes, quantizer=quantizer).build()
     positions, size = model.quantizer.positions, model.quantizer.size
-    places = model.places()
+    places = model.code_embeddings()
     assert places.dtype == np.float32
     assert len(places) == positions * size
     for position in range(positions):
@@ -90,7 +90,7 @@ def test_a_flat_codebook_is_known_for_flat() -> None:
     model = replace(TINY, quant_dim=16).build()
     plane = torch.randn(8, 2) @ torch.linalg.qr(torch.randn(16, 2))[0].T
     model.quantizer.codebook.data = plane + 1e-4 * torch.randn(8, 16) + 7
-    assert model.places().shape == (8, 2)
+    assert model.code_embeddings().shape == (8, 2)
 
 
 def test_uint8_and_float_agree() -> None:
@@ -137,7 +137,7 @@ def test_contrast_knows_no_colours() -> None:
     assert light.max() == 1
     assert light[:, 10:14, 20:24].mean() > 10 * light.mean()
     torch.testing.assert_close(contrast(1 - pixels), contrast(pixels))
-    model = replace(TINY, sees="contrast").build()
+    model = replace(TINY, encoder_input="contrast").build()
     night = 0.6 * pixels[[0, 1]] + 0.1
     assert torch.allclose(model.compare(pixels[[0, 0]], pixels[[0, 1]]), model.compare(night[[0, 0]], night), atol=1e-5)
 

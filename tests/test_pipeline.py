@@ -37,7 +37,7 @@ from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
 from lapa.tabletop import grounding as stage0_grounding
 from lapa.tabletop.grounding import Grounding, scenes
-from lapa.tabletop.render import LOOKS, render
+from lapa.tabletop.render import DOMAINS, render
 from lapa.training import loop
 from lapa.training.resume import Checkpoints
 
@@ -113,7 +113,11 @@ def test_every_method_resumes_to_the_same_bits(
         )
         if name == "lapa":
             space = load_artefact(start, "policy").config["space"]
-            assert space["places"] == manifest["places"] == LAQ.from_pretrained(fitted).places().tolist()
+            assert (
+                space["code_embeddings"]
+                == manifest["code_embeddings"]
+                == LAQ.from_pretrained(fitted).code_embeddings().tolist()
+            )
     policy = resumed_equals_unbroken(lambda out: finetune(packed, start, recipe, out, 7, reader), tmp_path / "policy")
     config = load_artefact(policy, "policy").config
     assert config["method"] == name
@@ -138,7 +142,7 @@ def test_reading_the_labels_trains_nothing(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """`head=read`: the same weights, and actions that are what its classes mean, weighted by its probabilities."""
+    """`head=linear`: the same weights, and actions that are what its classes mean, weighted by its probabilities."""
     recipe, start = replace(tiny, clusters=clusters, chunk=2), made / "latent"
     if name == "actionvla":
         manifest = label(packed, "ground_truth", tmp_path / "labels")
@@ -174,7 +178,7 @@ def test_a_policy_that_keeps_its_head_keeps_its_chunk(packed: Packed, tiny: Reci
     assert steps_logged(tmp_path) == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("head", ["read", "own", "new"])
+@pytest.mark.parametrize("head", ["linear", "own", "new"])
 def test_each_robot_keeps_its_own_units(head: str, robot: Path, tiny: Recipe, tmp_path: Path) -> None:
     """The same episodes twice, the second time in other units: in stages 2 and 3 they are one robot's, and the policy
     acts in the units that it is asked for."""
@@ -204,7 +208,7 @@ def test_each_robot_keeps_its_own_units(head: str, robot: Path, tiny: Recipe, tm
 def test_who_says_nothing_yet_gets_a_head(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
     finetune(packed, None, tiny, tmp_path, 7)
     config = load_artefact(tmp_path, "policy").config
-    assert config["recipe"]["head"] == "read"
+    assert config["recipe"]["head"] == "linear"
     assert config["space"]["classes"] == 16, "clusters of the labelled actions"
     assert steps_logged(tmp_path) == [1, 2, 3, 4]
 
@@ -533,9 +537,9 @@ def test_settings_that_a_pretrained_policy_has(
         return str(load_artefact(tmp_path / name, "policy").config["model"]["decoding"])
 
     assert tiny.policy.decoding == "expectation"
-    assert run("silent", "head=own") == "expectation", "not the preset's full_length"
+    assert run("silent", "head=own") == "expectation", "not the preset's norm_preserving"
     assert run("chosen", "head=own", "policy.decoding=centre") == "centre"
-    assert run("read", "head=read", "policy.decoding=centre") == "centre"
+    assert run("read", "head=linear", "policy.decoding=centre") == "centre"
     assert lapa.Policy.from_pretrained(tmp_path / "read").config.decoding == "centre"
     assert run("same", "head=own", "policy.head_width=16", "chunk=1") == "expectation"
     assert "policy.head_width=64 would mean nothing" in run("wide", "policy.head_width=64")
@@ -661,14 +665,14 @@ def test_a_backbone_is_grounded_on_the_looks_that_are_asked_for(
     monkeypatch.setattr(stage0_grounding, "render", watched)
     command = ["ground", "--steps", "8", "--batch-size", "4", "--width", "32", "--depth", "1", "--out"]
     cli.main([*command, str(tmp_path / "all")])
-    assert seen == set(LOOKS)
+    assert seen == set(DOMAINS)
     seen.clear()
-    cli.main([*command, str(tmp_path / "two"), "--looks", "sim,hand"])
+    cli.main([*command, str(tmp_path / "two"), "--domains", "sim,hand"])
     assert seen == {"sim", "hand"}
-    assert json.loads((tmp_path / "two" / "config.json").read_text())["looks"] == ["sim", "hand"]
+    assert json.loads((tmp_path / "two" / "config.json").read_text())["domains"] == ["sim", "hand"]
     with pytest.raises(SystemExit):
-        cli.main([*command, str(tmp_path / "none"), "--looks", "sin"])
-    assert 'no look of Tabletop "sin"' in capsys.readouterr().err
+        cli.main([*command, str(tmp_path / "none"), "--domains", "sin"])
+    assert 'no domain of Tabletop "sin"' in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
@@ -691,12 +695,12 @@ def test_the_decoding_is_chosen_by_name(tiny: Recipe) -> None:
     space = ActionSpace.fit(np.random.default_rng(0).normal(size=(200, 2)), bins=8)
     image = np.random.default_rng(1).integers(0, 256, (24, 24, 3), np.uint8)
     acted = {}
-    for name in ("expectation", "full_length", "centre"):
+    for name in ("expectation", "norm_preserving", "centre"):
         torch.manual_seed(0)
         policy = replace(tiny.policy, decoding=name).build().eval()
         policy.adapt(space)
         acted[name] = policy.act({"image": image, "instruction": "push the red disc left"})[0].astype(np.float64)
-    mean, full = acted["expectation"], acted["full_length"]
+    mean, full = acted["expectation"], acted["norm_preserving"]
     assert np.linalg.norm(full) > 1.1 * np.linalg.norm(mean)  # an untrained policy wavers
     assert mean @ full == pytest.approx(np.linalg.norm(mean) * np.linalg.norm(full), rel=1e-4)
     assert all(np.isclose(space.centres()[d], acted["centre"][d]).any() for d in range(2))

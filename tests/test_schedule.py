@@ -17,10 +17,10 @@ from lapa.experiments import schedule
 from lapa.experiments.schedule import Step, run
 
 
-def collecting(name: str, folder: Path, needs: tuple[str, ...] = (), look: str = "sim") -> Step:
+def collecting(name: str, folder: Path, needs: tuple[str, ...] = (), domain: str = "sim") -> Step:
     """A step that takes a second: two demonstrations to disk."""
     out = folder / name
-    command = ("collect", "--dataset", f"tabletop:{look},episodes=2", "--out", str(out))
+    command = ("collect", "--dataset", f"tabletop:{domain},episodes=2", "--out", str(out))
     return Step(name, command, out, out / "meta/info.json", needs)
 
 
@@ -66,7 +66,7 @@ def test_a_missing_result_is_made_again(tmp_path: Path, started: list[schedule._
 
 
 def test_a_failing_step_is_shown_and_stops_the_others(tmp_path: Path, started: list[schedule._Running]) -> None:
-    steps = [endless(tmp_path), collecting("typo", tmp_path, look="smi"), collecting("never", tmp_path, ("typo",))]
+    steps = [endless(tmp_path), collecting("typo", tmp_path, domain="smi"), collecting("never", tmp_path, ("typo",))]
     with pytest.raises(LapaError) as failed:
         run(steps, tmp_path, workers=2)
     message = str(failed.value)

@@ -18,7 +18,7 @@ from lapa import plugins
 from lapa.backbones.tiny import ImageAttention
 from lapa.contracts import FramePairs
 from lapa.models.laq import LAQ, LAQConfig
-from lapa.runtime.precision import AdamW, Twins, fast_dtype
+from lapa.runtime.precision import AdamW, ShadowWeights, fast_dtype
 from lapa.training.loop import Optimisation, Sampler, fit
 
 TINY = LAQConfig(
@@ -41,30 +41,32 @@ def model(seed: int = 0) -> LAQ:
     return TINY.build()
 
 
-def gradients(laq: LAQ, twins: Twins, batches: int = 1) -> dict[str, torch.Tensor]:
+def gradients(laq: LAQ, shadow: ShadowWeights, batches: int = 1) -> dict[str, torch.Tensor]:
     """Gradients in bfloat16 arithmetic, as float32."""
     for _ in range(batches):
         torch.manual_seed(0)
-        with twins.in_place():
+        with shadow.in_place():
             with torch.autocast("cpu", torch.bfloat16):
                 loss, _ = laq.loss(pairs(np.arange(8)))
             loss.backward()
     return {name: p.grad.float() for name, p in laq.named_parameters() if p.grad is not None and p.numel()}
 
 
-# Twins
+# ShadowWeights
 
 
 def test_twins_are_autocast() -> None:
     """The same arithmetic: bfloat16 products of rounded weights. Only gradients of weights used twice differ."""
     laq, other = model(), model()
-    twins = gradients(laq, Twins(laq, torch.bfloat16))
-    autocast = gradients(other, Twins(other, torch.float32))
-    assert twins.keys() == autocast.keys()
-    for name in twins:
-        torch.testing.assert_close(twins[name], autocast[name], rtol=0.02, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
-    exact = [name for name in twins if torch.equal(twins[name], autocast[name])]
-    assert len(exact) > 0.8 * len(twins)
+    shadow = gradients(laq, ShadowWeights(laq, torch.bfloat16))
+    autocast = gradients(other, ShadowWeights(other, torch.float32))
+    assert shadow.keys() == autocast.keys()
+    for name in shadow:
+        torch.testing.assert_close(
+            shadow[name], autocast[name], rtol=0.02, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    exact = [name for name in shadow if torch.equal(shadow[name], autocast[name])]
+    assert len(exact) > 0.8 * len(shadow)
 
 
 @pytest.mark.parametrize("quantizer", plugins.names("quantizers"))
@@ -75,7 +77,7 @@ def test_quantizers_compute_in_float32(quantizer: str) -> None:
     seen: list[torch.dtype] = []
     for layer in laq.quantizer.modules():
         layer.register_forward_pre_hook(lambda layer, _: seen.extend(p.dtype for p in layer.parameters(recurse=False)))
-    made = gradients(laq, Twins(laq, torch.bfloat16))
+    made = gradients(laq, ShadowWeights(laq, torch.bfloat16))
     assert set(seen) <= {torch.float32}
     assert made["project_in.weight"].isfinite().all()
 
@@ -83,7 +85,7 @@ def test_quantizers_compute_in_float32(quantizer: str) -> None:
 def test_twins_leave_no_trace() -> None:
     laq = model()
     before = {name: p.clone() for name, p in laq.state_dict().items()}
-    with Twins(laq, torch.bfloat16).in_place():
+    with ShadowWeights(laq, torch.bfloat16).in_place():
         assert laq.project_in.weight.dtype == torch.bfloat16
         assert laq.quantizer.codebook.dtype == torch.float32  # distances decide codes
     assert all(torch.equal(before[name], p) for name, p in laq.state_dict().items())
@@ -91,16 +93,19 @@ def test_twins_leave_no_trace() -> None:
 
 def test_twins_notice_who_else_writes() -> None:
     laq = model()
-    twins = Twins(laq, torch.bfloat16)
+    shadow = ShadowWeights(laq, torch.bfloat16)
     laq.load_state_dict(model(seed=1).state_dict())
-    with twins.in_place():
+    with shadow.in_place():
         seen = laq.project_in.weight.detach().clone()
     assert torch.equal(seen, laq.project_in.weight.detach().bfloat16())
 
 
 def test_gradients_of_several_batches_add_up_in_float32() -> None:
     laq, other = model(), model()
-    once, thrice = gradients(laq, Twins(laq, torch.bfloat16)), gradients(other, Twins(other, torch.bfloat16), 3)
+    once, thrice = (
+        gradients(laq, ShadowWeights(laq, torch.bfloat16)),
+        gradients(other, ShadowWeights(other, torch.bfloat16), 3),
+    )
     assert other.project_in.weight.grad is not None
     assert other.project_in.weight.grad.dtype == torch.float32
     assert torch.equal(thrice["project_in.weight"], 3 * once["project_in.weight"])
@@ -108,16 +113,16 @@ def test_gradients_of_several_batches_add_up_in_float32() -> None:
 
 @pytest.mark.parametrize(("chunk", "on_a_cpu"), [(7, True), (1 << 19, True), (1 << 19, False)])
 def test_adamw_is_that_of_torch(chunk: int, on_a_cpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the twins follow the weights, in the branch for GPUs as well, where the weights are updated all at once."""
+    """And the shadow follow the weights, in the branch for GPUs as well, where the weights are updated all at once."""
     monkeypatch.setattr("lapa.runtime.precision.CHUNK", chunk)
     if not on_a_cpu:
         monkeypatch.setattr(nn.Parameter, "is_cpu", False)
     torch.manual_seed(0)
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
     theirs.load_state_dict(ours.state_dict())
-    twins = Twins(ours, torch.bfloat16)
+    shadow = ShadowWeights(ours, torch.bfloat16)
     settings = {"lr": 0.1, "betas": (0.8, 0.95), "weight_decay": 0.1}
-    optimizers = AdamW(ours.parameters(), twins, **settings), torch.optim.AdamW(theirs.parameters(), **settings)
+    optimizers = AdamW(ours.parameters(), shadow, **settings), torch.optim.AdamW(theirs.parameters(), **settings)
     for _ in range(3):
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             a.grad = torch.randn_like(a).bfloat16()
@@ -126,9 +131,9 @@ def test_adamw_is_that_of_torch(chunk: int, on_a_cpu: bool, monkeypatch: pytest.
             optimizer.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-        twin = twins.of(a)
+        twin = shadow.of(a)
         assert twin is not None
-        with twins.in_place():
+        with shadow.in_place():
             assert torch.equal(twin, a.bfloat16())
 
 
@@ -153,7 +158,10 @@ def test_recomputed_gradients_are_the_same() -> None:
     laq, other = model(), model()
     for part in (other.spatial, other.temporal, other.decoder.transformer):
         part.recompute = True
-    kept, again = gradients(laq, Twins(laq, torch.bfloat16)), gradients(other, Twins(other, torch.bfloat16))
+    kept, again = (
+        gradients(laq, ShadowWeights(laq, torch.bfloat16)),
+        gradients(other, ShadowWeights(other, torch.bfloat16)),
+    )
     assert kept.keys() == again.keys()
     for name in kept:
         torch.testing.assert_close(again[name], kept[name], msg=lambda m, n=name: f"{n}: {m}")

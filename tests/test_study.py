@@ -104,9 +104,9 @@ def test_a_study_runs_resumes_and_tells_what_its_cells_say(
 
 
 def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path) -> None:
-    def step(name: str, look: str, needs: tuple[str, ...] = ()) -> Step:
+    def step(name: str, domain: str, needs: tuple[str, ...] = ()) -> Step:
         out = tmp_path / name
-        data = ("collect", "--dataset", f"tabletop:{look},episodes=1", "--out", str(out))
+        data = ("collect", "--dataset", f"tabletop:{domain},episodes=1", "--out", str(out))
         return Step(name, data, out, out / "meta/info.json", needs)
 
     done: list[dict[str, float]] = []

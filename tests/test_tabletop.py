@@ -21,16 +21,16 @@ from lapa.plugins import find
 from lapa.tabletop import language as lang
 from lapa.tabletop import world
 from lapa.tabletop.env import ACTION_NAMES, STATE_NAMES, Table
-from lapa.tabletop.render import LOOKS, render
+from lapa.tabletop.render import DOMAINS, render
 
-ALL_LOOKS = pytest.mark.parametrize("look", LOOKS)
+ALL_DOMAINS = pytest.mark.parametrize("domain", DOMAINS)
 BOTH_SPLITS = pytest.mark.parametrize("split", lang.PHRASES)
 RELATIONS = ("block2block", "block2side", "separate")
 
 
-def solved(seeds: Array, families: tuple[str, ...] = lang.FAMILIES, look: str = "sim") -> tuple[world.Scenes, Array]:
+def solved(seeds: Array, families: tuple[str, ...] = lang.FAMILIES, domain: str = "sim") -> tuple[world.Scenes, Array]:
     """Each scene at the moment the expert solves it, and which scenes it solved."""
-    table = Table(seeds, look, families=families)
+    table = Table(seeds, domain, families=families)
     done, kept = np.zeros(len(seeds), bool), table.scenes
     for _ in range(world.TIME_LIMIT):
         new = table.step(table.expert()) & ~done
@@ -46,10 +46,10 @@ def solved(seeds: Array, families: tuple[str, ...] = lang.FAMILIES, look: str = 
 # --- how hard it is -------------------------------------------------------------------------------
 
 
-@ALL_LOOKS
+@ALL_DOMAINS
 @BOTH_SPLITS
-def test_the_expert_solves_every_family(look: str, split: str) -> None:
-    benchmark = find("benchmarks", "tabletop")(look=look, split=split, validation=True).build()
+def test_the_expert_solves_every_family(domain: str, split: str) -> None:
+    benchmark = find("benchmarks", "tabletop")(domain=domain, split=split, validation=True).build()
     outcomes = benchmark.run("expert", 1000)
     asked = Counter(o.family for o in outcomes)
     won = Counter(o.family for o in outcomes if o.success)
@@ -57,9 +57,9 @@ def test_the_expert_solves_every_family(look: str, split: str) -> None:
     assert all(won[family] >= 0.97 * 200 for family in lang.FAMILIES), won
 
 
-@ALL_LOOKS
-def test_doing_nothing_or_anything_fails(look: str) -> None:
-    benchmark = find("benchmarks", "tabletop")(look=look, validation=True).build()
+@ALL_DOMAINS
+def test_doing_nothing_or_anything_fails(domain: str) -> None:
+    benchmark = find("benchmarks", "tabletop")(domain=domain, validation=True).build()
     assert not any(o.success for o in benchmark.run("no_op", 1000))
     assert np.mean([o.success for o in benchmark.run("random", 1000)]) < 0.05
 
@@ -185,12 +185,12 @@ def test_the_sentence_names_the_blocks_of_the_task() -> None:
 # --- the same for everyone ------------------------------------------------------------------------
 
 
-@ALL_LOOKS
-def test_a_scene_is_the_same_in_every_batch(look: str) -> None:
+@ALL_DOMAINS
+def test_a_scene_is_the_same_in_every_batch(domain: str) -> None:
     """Alone, in a batch, and in another order: state, pixels and the expert's action, bit for bit."""
     seeds = np.array([3, 1_000_000_007, 12, 5, 77])
-    batch, other = Table(seeds, look), Table(seeds[::-1].copy(), look)
-    alone = [Table([seed], look) for seed in seeds]
+    batch, other = Table(seeds, domain), Table(seeds[::-1].copy(), domain)
+    alone = [Table([seed], domain) for seed in seeds]
     for _ in range(25):
         actions = batch.expert()
         np.testing.assert_array_equal(other.expert()[::-1], actions)
@@ -277,62 +277,64 @@ def test_actions_that_are_none(actions: Array) -> None:
         Table([1, 2]).step(actions)
 
 
-# --- three looks ----------------------------------------------------------------------------------
+# --- three domains ----------------------------------------------------------------------------------
 
 
 def test_every_look_looks_different() -> None:
     scenes, _ = world.reset(np.arange(8))
-    images = {look: render(scenes, look).astype(float) for look in LOOKS}
-    for one in LOOKS:
-        for other in LOOKS:
+    images = {domain: render(scenes, domain).astype(float) for domain in DOMAINS}
+    for one in DOMAINS:
+        for other in DOMAINS:
             assert one == other or np.abs(images[one] - images[other]).mean() > 20, (one, other)
 
 
-@ALL_LOOKS
-def test_motion_of_a_third_of_a_pixel_is_visible(look: str) -> None:
+@ALL_DOMAINS
+def test_motion_of_a_third_of_a_pixel_is_visible(domain: str) -> None:
     scenes, _ = world.reset(np.arange(8))
     moved = replace(scenes, effector=scenes.effector + 1 / 48 / 3)
-    assert (render(scenes, look) != render(moved, look)).any((1, 2, 3)).all()
+    assert (render(scenes, domain) != render(moved, domain)).any((1, 2, 3)).all()
 
 
 def test_only_the_real_camera_shakes() -> None:
     scenes, _ = world.reset(np.arange(8))
-    shaken = {look: bool((render(scenes, look, tick=0) != render(scenes, look, tick=1)).any()) for look in LOOKS}
+    shaken = {
+        domain: bool((render(scenes, domain, tick=0) != render(scenes, domain, tick=1)).any()) for domain in DOMAINS
+    }
     assert shaken == {"sim": False, "real": True, "hand": False}
 
 
 def test_the_same_motion_is_another_action_in_each_look() -> None:
     motion = np.array([0.03, 0.01])
-    actions = {look: np.array(style.frame) @ motion for look, style in LOOKS.items()}
+    actions = {domain: np.array(style.frame) @ motion for domain, style in DOMAINS.items()}
     np.testing.assert_allclose(actions["real"], [-0.015, 0.045], err_msg="turned by 90 degrees, times 1.5")
     np.testing.assert_allclose(actions["hand"], [-0.015, 0.005], err_msg="mirrored, halved")
     expected = world.step(world.reset([4])[0], motion[None]).effector
-    for look, action in actions.items():
-        table = Table([4], look)
+    for domain, action in actions.items():
+        table = Table([4], domain)
         table.step(action[None])
         np.testing.assert_allclose(table.scenes.effector, expected, rtol=0, atol=1e-15)
 
 
-@ALL_LOOKS
-def test_frame_and_inverse_are_exact(look: str) -> None:
-    frame = np.array(LOOKS[look].frame)
+@ALL_DOMAINS
+def test_frame_and_inverse_are_exact(domain: str) -> None:
+    frame = np.array(DOMAINS[domain].frame)
     np.testing.assert_array_equal(np.linalg.inv(frame) @ frame, np.eye(2))
 
 
 # --- Gymnasium ------------------------------------------------------------------------------------
 
 
-@ALL_LOOKS
-def test_gymnasium_is_content(look: str) -> None:
+@ALL_DOMAINS
+def test_gymnasium_is_content(domain: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gymnasium.make("lapa/Tabletop-v0", look=look).unwrapped)
+        check_env(gymnasium.make("lapa/Tabletop-v0", domain=domain).unwrapped)
 
 
-@ALL_LOOKS
-def test_the_vector_environment_equals_single_ones(look: str) -> None:
-    many = gymnasium.make_vec("lapa/Tabletop-v0", 3, "vector_entry_point", look=look)
-    singles = [gymnasium.make("lapa/Tabletop-v0", look=look) for _ in range(3)]
+@ALL_DOMAINS
+def test_the_vector_environment_equals_single_ones(domain: str) -> None:
+    many = gymnasium.make_vec("lapa/Tabletop-v0", 3, "vector_entry_point", domain=domain)
+    singles = [gymnasium.make("lapa/Tabletop-v0", domain=domain) for _ in range(3)]
     seen, _ = many.reset(seed=[11, 12, 13])
     each = [env.reset(seed=seed) for env, seed in zip(singles, (11, 12, 13), strict=True)]
     np.testing.assert_array_equal(seen["image"], [o["image"] for o, _ in each])
@@ -364,7 +366,7 @@ def test_an_episode_that_leads_nowhere_is_truncated() -> None:
 
 def test_a_misspelt_look_is_corrected() -> None:
     with pytest.raises(LapaError, match='Did you mean "hand"'):
-        gymnasium.make("lapa/Tabletop-v0", look="hnad")
+        gymnasium.make("lapa/Tabletop-v0", domain="hnad")
 
 
 def test_names_and_shapes_of_what_is_recorded() -> None:
@@ -374,7 +376,7 @@ def test_names_and_shapes_of_what_is_recorded() -> None:
     assert episode.action_names == ACTION_NAMES
     assert episode.state.shape == (length, len(STATE_NAMES))
     assert episode.actions.shape == (length, len(ACTION_NAMES))
-    frame = np.array(LOOKS["hand"].frame)
+    frame = np.array(DOMAINS["hand"].frame)
     free = np.abs(episode.state[:-1, :2] - 0.5).max(1) < 0.4  # away from walls
     motion = np.diff(episode.state[:, :2], axis=0)
     np.testing.assert_allclose((motion @ frame.T)[free], episode.actions[:-1][free], atol=0.02)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lapa.actions.codebook import Vocabulary
+from lapa.actions.codebook import ActionCodebook
 from lapa.actions.saved import Space, space_from_json
 from lapa.actions.scales import Scales, scales_from_json
 from lapa.actions.spaces import ActionSpace, CodeSpace
@@ -152,7 +152,7 @@ def test_expectation_of_a_sure_bin_is_its_centre(actions: np.ndarray, bins: int,
 def test_full_length_of_a_sure_bin_is_its_centre(actions: np.ndarray, bins: int, data: st.DataObject) -> None:
     space = ActionSpace.fit(actions, bins)
     classes = np.array([data.draw(st.integers(0, len(e) - 2)) for e in space.edges])
-    found = space.expect_full_length(np.eye(space.classes)[classes])
+    found = space.expect_norm_preserving(np.eye(space.classes)[classes])
     largest = np.nanmax(np.abs(space.centres()))
     np.testing.assert_allclose(found, space.decode(classes), rtol=1e-5, atol=1e-6 * largest)
 
@@ -162,11 +162,11 @@ def test_who_wavers_goes_on_at_full_length() -> None:
     bins = np.linspace(-1.5, 1.5, 4)
     space = ActionSpace((tuple(bins), tuple(bins)))  # centres -1, 0, 1
     wavering = np.array([[0.5, 0.0, 0.5], [0.0, 0.6, 0.4]])
-    mean, full = space.expect(wavering), space.expect_full_length(wavering)
+    mean, full = space.expect(wavering), space.expect_norm_preserving(wavering)
     np.testing.assert_allclose(mean, [0.0, 0.4], atol=1e-6)
     np.testing.assert_allclose(full, [0.0, 1.0], atol=1e-6)  # root mean square 1.18, the outermost centre is 1
     still = np.array([[0.0, 1.0, 0.0]] * 2)
-    np.testing.assert_array_equal(space.expect_full_length(still), [0.0, 0.0])
+    np.testing.assert_array_equal(space.expect_norm_preserving(still), [0.0, 0.0])
 
 
 def test_what_lies_outside_goes_to_the_outermost_bins() -> None:
@@ -211,15 +211,15 @@ def seen_often(times: int, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_clusters_are_the_actions_there_are() -> None:
     which, actions = seen_often(50)
-    words = Vocabulary.clusters(actions, 4, ("x", "y"))
+    words = ActionCodebook.clusters(actions, 4, ("x", "y"))
     assert (words.positions, words.classes, words.chunk, words.dimensions) == (1, 4, 1, 2)
     classes = words.encode(actions)
     assert classes.shape == (200, 1)
     assert len(set(zip(which, classes[:, 0], strict=True))) == 4, "one class for each"
-    for decoding in ("expectation", "full_length", "centre"):
+    for decoding in ("expectation", "norm_preserving", "centre"):
         np.testing.assert_allclose(words.decide(np.eye(4)[classes], decoding)[:, 0], actions, atol=1e-6)
-    assert words == Vocabulary.clusters(actions, 4, ("x", "y")), "always the same"
-    assert Vocabulary.clusters(actions, 16).classes == 4, "no more than there are different actions"
+    assert words == ActionCodebook.clusters(actions, 4, ("x", "y")), "always the same"
+    assert ActionCodebook.clusters(actions, 16).classes == 4, "no more than there are different actions"
 
 
 def test_what_codes_mean_is_read_off_soft_predictions() -> None:
@@ -228,11 +228,11 @@ def test_what_codes_mean_is_read_off_soft_predictions() -> None:
     which, actions = seen_often(500)
     doubt = rng.dirichlet(np.ones(4), 2000)
     said = 0.6 * np.eye(4)[which] + 0.4 * doubt
-    read = Vocabulary.read(said[:, None], said @ MEANINGS, ("x", "y"))
+    read = ActionCodebook.from_readout(said[:, None], said @ MEANINGS, ("x", "y"))
     np.testing.assert_allclose(np.array(read.means) / MEANINGS.max(0), MEANINGS / MEANINGS.max(0), atol=0.1)
     acted = read.decide(np.eye(4)[which][:, None], "centre")[:, 0]
     np.testing.assert_allclose(acted / MEANINGS.max(0), actions / MEANINGS.max(0), atol=0.1)
-    few = Vocabulary.read(np.eye(4)[[0, 0, 0, 1]][:, None], MEANINGS[[0, 0, 0, 1]])
+    few = ActionCodebook.from_readout(np.eye(4)[[0, 0, 0, 1]][:, None], MEANINGS[[0, 0, 0, 1]])
     np.testing.assert_allclose(few.means, MEANINGS * [[0.75], [0.5], [0], [0]], err_msg="one frame without motion each")
 
 
@@ -243,7 +243,7 @@ def test_codes_that_lie_near_each_other_mean_similar_actions() -> None:
     means = places @ np.array([[0.02, 0.5], [-0.03, 0.4]]) + [0.01, -0.2]
     shown = np.repeat(np.arange(10), 6)
     said, actions = np.eye(16)[shown][:, None], means[shown] + rng.normal(size=(60, 2)) * [0.001, 0.01]
-    near, apart = (Vocabulary.read(said, actions, places=p) for p in (places, ()))
+    near, apart = (ActionCodebook.from_readout(said, actions, code_embeddings=p) for p in (places, ()))
     unit = np.array(near.unit)
     assert np.abs((np.array(near.means) - means) / unit).max() < 0.25, "also of the six that no label shows"
     assert np.all(np.array(apart.means)[10:] == 0), "without places nothing is known of those"
@@ -255,17 +255,23 @@ def test_places_that_tell_nothing_do_little_harm() -> None:
     rng = np.random.default_rng(4)
     means = rng.normal(size=(16, 2))
     shown = np.tile(np.arange(16), 60)
-    read = Vocabulary.read(np.eye(16)[shown][:, None], means[shown], places=rng.normal(size=(16, 5)))
+    read = ActionCodebook.from_readout(
+        np.eye(16)[shown][:, None], means[shown], code_embeddings=rng.normal(size=(16, 5))
+    )
     np.testing.assert_allclose(read.means, means, atol=0.15)
 
 
 def test_classes_of_actions_lie_where_their_actions_do() -> None:
     rng = np.random.default_rng(5)
     actions = rng.normal(size=(300, 2, 2)) * [0.01, 3.0]
-    words = Vocabulary.clusters(actions, 8)
-    np.testing.assert_allclose(words.places, np.reshape(np.array(words.means).reshape(8, 2, 2) / words.unit, (8, 4)))
+    words = ActionCodebook.clusters(actions, 8)
+    np.testing.assert_allclose(
+        words.code_embeddings, np.reshape(np.array(words.means).reshape(8, 2, 2) / words.unit, (8, 4))
+    )
     bins = ActionSpace.fit(actions[:, 0], 5, chunk=2)
-    places = bins.places.reshape(2, 2, 5, 2, 2)  # chunk, dimension, bin: a coordinate for each chunk and dimension
+    places = bins.code_embeddings.reshape(
+        2, 2, 5, 2, 2
+    )  # chunk, dimension, bin: a coordinate for each chunk and dimension
     for step, dimension in np.ndindex(2, 2):
         along = places[step, dimension, :, step, dimension]
         np.testing.assert_allclose(along / along[0], bins.centres()[dimension] / bins.centres()[dimension, 0])
@@ -278,7 +284,7 @@ def test_several_positions_add_up() -> None:
     codes = rng.integers(0, 3, (3000, 2))
     first = (codes - 1) * [1.0, 5.0]
     chunks = np.stack([first, first / 2], 1)
-    read = Vocabulary.read(np.eye(3)[codes], chunks)
+    read = ActionCodebook.from_readout(np.eye(3)[codes], chunks)
     assert (read.positions, read.classes, read.chunk) == (2, 3, 2)
     assert len(read.means) == 6
     with pytest.raises(LapaError, match="2 classes mean an action together"):
@@ -288,11 +294,11 @@ def test_several_positions_add_up() -> None:
 
 def test_a_wavering_vocabulary_goes_on_at_full_length_and_not_farther() -> None:
     _, actions = seen_often(50)
-    words = Vocabulary.clusters(actions, 4)
+    words = ActionCodebook.clusters(actions, 4)
     order = [int(words.encode(m[None])[0, 0]) for m in MEANINGS]
     said = np.zeros((1, 1, 4))
     said[0, 0, order[0]], said[0, 0, order[1]] = 0.8, 0.2
-    mean, full = (words.decide(said, decoding)[0, 0] for decoding in ("expectation", "full_length"))
+    mean, full = (words.decide(said, decoding)[0, 0] for decoding in ("expectation", "norm_preserving"))
     np.testing.assert_allclose(mean, [0.8, 4.0], atol=1e-6)
     squared = 0.8 * 1 / 0.5625 + 0.2 * 400 / 200  # the dimensions' mean squares are 0.5625 and 200
     np.testing.assert_allclose(full, mean * np.sqrt(squared / (0.64 / 0.5625 + 16 / 200)), rtol=1e-5)
@@ -300,7 +306,7 @@ def test_a_wavering_vocabulary_goes_on_at_full_length_and_not_farther() -> None:
     np.testing.assert_array_equal(words.decide(9 * said, "expectation")[0, 0], [1, 20], "no farther than any did")
 
 
-@pytest.mark.parametrize("decoding", ["expectation", "full_length", "centre"])
+@pytest.mark.parametrize("decoding", ["expectation", "norm_preserving", "centre"])
 @pytest.mark.parametrize("way", ["bins", "clusters", "read"])
 def test_a_gripper_is_open_or_closed(way: str, decoding: Any) -> None:
     """Also for who wavers; and the motion beside it is the same as without a gripper."""
@@ -310,8 +316,8 @@ def test_a_gripper_is_open_or_closed(way: str, decoding: Any) -> None:
     said = rng.dirichlet(np.ones(8), 400)[:, None]
     make = {
         "bins": lambda a: ActionSpace.fit(a, 8),
-        "clusters": lambda a: Vocabulary.clusters(a, 8),
-        "read": lambda a: Vocabulary.read(said, a),
+        "clusters": lambda a: ActionCodebook.clusters(a, 8),
+        "read": lambda a: ActionCodebook.from_readout(said, a),
     }[way]
     space, without = make(actions), make(motion)
     wavering = rng.dirichlet(np.ones(space.classes), (50, space.positions))
@@ -352,20 +358,20 @@ def test_scales_of_something_else(content: Any) -> None:
 
 def test_vocabularies_of_nothing_are_refused() -> None:
     with pytest.raises(LapaError, match="at least two actions"):
-        Vocabulary.clusters(np.zeros((1, 2)), 4)
+        ActionCodebook.clusters(np.zeros((1, 2)), 4)
     with pytest.raises(LapaError, match="row 1, dimension 0 is nan"):
-        Vocabulary.read(np.ones((2, 1, 1)), np.array([[0.0], [np.nan]]))
-    still = Vocabulary.clusters(np.zeros((9, 2)), 4)
-    np.testing.assert_array_equal(still.decide(np.ones((1, 1, 1)), "full_length"), np.zeros((1, 1, 2)))
+        ActionCodebook.from_readout(np.ones((2, 1, 1)), np.array([[0.0], [np.nan]]))
+    still = ActionCodebook.clusters(np.zeros((9, 2)), 4)
+    np.testing.assert_array_equal(still.decide(np.ones((1, 1, 1)), "norm_preserving"), np.zeros((1, 1, 2)))
 
 
 @pytest.mark.parametrize(
     "space",
     [
         CodeSpace(4, 8),
-        CodeSpace(1, 2, places=((0.5, -1.0), (0.0, 1.0))),
+        CodeSpace(1, 2, code_embeddings=((0.5, -1.0), (0.0, 1.0))),
         ActionSpace.fit(np.random.default_rng(0).normal(size=(50, 3)), 8, 2, ("x", "y", "z")),
-        Vocabulary.clusters(np.random.default_rng(0).normal(size=(50, 2, 3)), 8, ("x", "y", "z")),
+        ActionCodebook.clusters(np.random.default_rng(0).normal(size=(50, 2, 3)), 8, ("x", "y", "z")),
     ],
 )
 def test_json_round_trip(space: Space) -> None:

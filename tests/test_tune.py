@@ -117,7 +117,7 @@ def test_a_killed_search_goes_on(packed: Packed, tiny: Recipe, actionvla: Path, 
     ("says", "ways"),
     [
         ("nothing", ["head", "all", "all-long"]),
-        ("classes", ["read", "head", "all", "all-long"]),
+        ("classes", ["linear", "head", "all", "all-long"]),
         ("frames", ["head", "all", "all-long", "as-it-is"]),
         ("actions", list(CANDIDATES)),
     ],

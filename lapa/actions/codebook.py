@@ -18,7 +18,7 @@ from lapa.actions.tables import (
     Rows,
     as_chunks,
     as_rows,
-    full_length,
+    norm_preserving,
     squared_lengths,
     two_valued,
     typical_sizes,
@@ -27,7 +27,7 @@ from lapa.contracts import Array, LapaError
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class ActionCodebook:
     """Classes that mean an action each; what a policy does is what they mean, weighted by its probabilities.
 
     positions, classes   as the policy predicts them
@@ -47,10 +47,10 @@ class Vocabulary:
     reach: Rows
     names: tuple[str, ...] = ()
     switches: tuple[bool, ...] = ()
-    kind: str = "vocabulary"
+    kind: str = "codebook"
 
     @staticmethod
-    def clusters(actions: Array, classes: int, names: tuple[str, ...] = ()) -> Vocabulary:
+    def clusters(actions: Array, classes: int, names: tuple[str, ...] = ()) -> ActionCodebook:
         """The centres of k-means of float [N, A] or chunks [N, chunk, A], always the same for the same actions; fewer
         if there are fewer different ones. Raises LapaError on non-finite or too few actions."""
         actions = as_chunks(actions)
@@ -62,18 +62,19 @@ class Vocabulary:
             warnings.simplefilter("ignore", UserWarning)  # of a cluster that nothing is near to: it does no harm
             centres, _ = kmeans2(some, classes, iter=50, minit="++", rng=0)
         means = centres.reshape(classes, *actions.shape[1:]) * unit
-        return Vocabulary._of(1, means, squared_lengths(means, unit, two_valued(actions)), actions, unit, names)
+        return ActionCodebook._of(1, means, squared_lengths(means, unit, two_valued(actions)), actions, unit, names)
 
     @staticmethod
-    def read(
-        probabilities: Array, actions: Array, names: tuple[str, ...] = (), places: Array | Rows = ()
-    ) -> Vocabulary:
+    def from_readout(
+        probabilities: Array, actions: Array, names: tuple[str, ...] = (), code_embeddings: Array | Rows = ()
+    ) -> ActionCodebook:
         """What the classes of a policy mean, told by its probabilities float [N, positions, classes] for frames whose
         actions float [N, A] or chunks [N, chunk, A] are known: ridge regression, towards no motion.
 
-        `places` float [positions * classes, k] says which classes are alike. Then it is towards a linear function of
-        those instead, which takes k + 1 numbers a dimension in place of one a class: few labels suffice, and a class
-        that none of them shows is known from its neighbours. Raises LapaError on non-finite or too few actions.
+        `code_embeddings` float [positions * classes, k] says which classes are alike. Then it is towards a linear
+        function of those instead, which takes k + 1 numbers a dimension in place of one a class: few labels suffice,
+        and a class that none of them shows is known from its neighbours. Raises LapaError on non-finite or too few
+        actions.
         """
         actions = as_chunks(actions)
         rows, positions, _ = probabilities.shape
@@ -81,22 +82,23 @@ class Vocabulary:
         said = probabilities.reshape(rows, -1).astype(np.float64)
         known, squares = actions.reshape(rows, -1), squared_lengths(actions, unit, switches)
         alone, nowhere = np.eye(said.shape[1]), np.zeros((said.shape[1], 0))
-        basis = similar_classes(np.asarray(places, np.float64), positions) if len(places) else alone
+        basis = similar_classes(np.asarray(code_embeddings, np.float64), positions) if len(code_embeddings) else alone
         means = regress(said, known, basis).reshape(-1, *actions.shape[1:])
         inside = squared_lengths(means, unit, switches)
         spread = regress(
             said, squares - said @ inside, similar_classes(nowhere, positions)
         )  # around the means, much the same
-        return Vocabulary._of(positions, means, inside + np.maximum(spread, 0), actions, unit, names)
+        return ActionCodebook._of(positions, means, inside + np.maximum(spread, 0), actions, unit, names)
 
     @staticmethod
     def _of(
         positions: int, means: Array, squares: Array, actions: Array, unit: Array, names: tuple[str, ...]
-    ) -> Vocabulary:
+    ) -> ActionCodebook:
         low, high = actions.min((0, 1)), actions.max((0, 1))
-        return Vocabulary(positions, len(means) // positions, as_rows(means.reshape(len(means), -1)), as_rows(squares),
-                          tuple(unit.tolist()), as_rows(np.stack([low, high], 1)), names,
-                          tuple(two_valued(actions).tolist()))  # fmt: skip
+        return ActionCodebook(
+            positions, len(means) // positions, as_rows(means.reshape(len(means), -1)), as_rows(squares),
+            tuple(unit.tolist()), as_rows(np.stack([low, high], 1)), names, tuple(two_valued(actions).tolist()),
+        )  # fmt: skip
 
     @property
     def dimensions(self) -> int:
@@ -104,7 +106,7 @@ class Vocabulary:
         return len(self.unit)
 
     @property
-    def places(self) -> Array:
+    def code_embeddings(self) -> Array:
         """As a CodeSpace's: the classes lie where their meanings do."""
         means = np.array(self.means).reshape(len(self.means), -1, self.dimensions)
         return (means / self.unit).reshape(len(means), -1)
@@ -120,7 +122,7 @@ class Vocabulary:
         if self.positions > 1:
             raise LapaError(
                 f"Here {self.positions} classes mean an action together, so it cannot be put into one. Finetune with "
-                "--head read or --head new."
+                "--head linear or --head new."
             )
         unit = np.array(self.unit)
         scaled = (np.asarray(actions, np.float64).reshape(len(actions), self.chunk, -1) / unit).reshape(
@@ -136,9 +138,9 @@ class Vocabulary:
         said = probabilities.reshape(len(probabilities), -1)
         actions = expected = (said @ np.array(self.means)).reshape(len(said), self.chunk, -1)
         switches, (low, high) = np.array(self.switches or [False] * self.dimensions), np.array(self.reach).T
-        if decoding == "full_length":
+        if decoding == "norm_preserving":
             unit = np.where(switches, np.inf, self.unit)
-            actions = full_length(actions, said @ np.array(self.squares), unit)
+            actions = norm_preserving(actions, said @ np.array(self.squares), unit)
         nearer = np.where(expected > (low + high) / 2, high, low)
         return np.where(switches, nearer, np.clip(actions, low, high)).astype(np.float32)
 

@@ -20,11 +20,11 @@ def regress(said: Array, known: Array, basis: Array) -> Array:
     return found
 
 
-def similar_classes(places: Array, positions: int) -> Array:
-    """Of classes that lie at places [C, k]: the basis [C, 1 + k + C] of functions that are linear in the place, more or
-    less (TOGETHER), and differ from that by class, a little (ALONE)."""
-    of_position = places.reshape(positions, len(places) // positions, places.shape[1])
-    inner = (of_position - of_position.mean(1, keepdims=True)).reshape(places.shape)
+def similar_classes(embeddings: Array, positions: int) -> Array:
+    """Of classes that lie at embeddings [C, k]: the basis [C, 1 + k + C] of functions that are linear in the embedding,
+    more or less (TOGETHER), and differ from that by class, a little (ALONE)."""
+    of_position = embeddings.reshape(positions, len(embeddings) // positions, embeddings.shape[1])
+    inner = (of_position - of_position.mean(1, keepdims=True)).reshape(embeddings.shape)
     inner = inner / max(np.sqrt((inner**2).sum(1).mean()), np.finfo(np.float32).tiny)
-    common = np.concatenate([np.full((len(places), 1), 1 / positions), inner], 1)
-    return np.concatenate([np.sqrt(TOGETHER) * common, np.sqrt(ALONE) * np.eye(len(places))], 1)
+    common = np.concatenate([np.full((len(embeddings), 1), 1 / positions), inner], 1)
+    return np.concatenate([np.sqrt(TOGETHER) * common, np.sqrt(ALONE) * np.eye(len(embeddings))], 1)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from lapa.actions.codebook import Vocabulary
+from lapa.actions.codebook import ActionCodebook
 from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.actions.tables import as_rows
 from lapa.contracts import LapaError
 
-Space = CodeSpace | ActionSpace | Vocabulary
+Space = CodeSpace | ActionSpace | ActionCodebook
 
 
 def space_from_json(content: dict[str, Any]) -> Space:
@@ -19,13 +19,13 @@ def space_from_json(content: dict[str, Any]) -> Space:
     try:
         kind, fields = content["kind"], {k: v for k, v in content.items() if k != "kind"}
         if kind == "codes":
-            return CodeSpace(**{**fields, "places": as_rows(np.array(fields.get("places", ())))})
-        if kind == "vocabulary":
+            return CodeSpace(**{**fields, "code_embeddings": as_rows(np.array(fields.get("code_embeddings", ())))})
+        if kind == "codebook":
             for name in ("means", "squares", "reach"):
                 fields[name] = as_rows(np.array(fields[name]))
             for name in ("unit", "names", "switches"):
                 fields[name] = tuple(fields.get(name, ()))
-            return Vocabulary(**fields)
+            return ActionCodebook(**fields)
         for name, given in (("edges", fields["edges"]), ("values", fields.get("values", ()))):
             fields[name] = tuple(tuple(float(x) for x in row) for row in given)
         for name in ("names", "switches"):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lapa.actions.tables import Decoding, Rows, checked, full_length, two_valued, typical_sizes
+from lapa.actions.tables import Decoding, Rows, checked, norm_preserving, two_valued, typical_sizes
 from lapa.contracts import Array
 
 
@@ -19,13 +19,14 @@ from lapa.contracts import Array
 class CodeSpace:
     """What a latent policy predicts: `codes` positions, each one of `classes` codes.
 
-    places  [codes * classes][k]: where each code lies among the others, in the coordinates of its codebook; (): unknown
+    code_embeddings  [codes * classes][k]: where each code lies among the others, in the coordinates of its codebook;
+                     (): unknown
     """
 
     codes: int
     classes: int
     kind: str = "codes"
-    places: Rows = ()
+    code_embeddings: Rows = ()
 
     @property
     def positions(self) -> int:
@@ -87,7 +88,7 @@ class ActionSpace:
         return table
 
     @property
-    def places(self) -> Array:
+    def code_embeddings(self) -> Array:
         """As a CodeSpace's: a coordinate for every position, on which its bins lie where their centres do."""
         centres = self.centres()
         centres = np.tile(np.nan_to_num(centres / typical_sizes(centres)[:, None]), (self.chunk, 1))
@@ -111,20 +112,20 @@ class ActionSpace:
         likeliest = self.decode(shares.argmax(-1))
         if decoding == "centre":
             return likeliest
-        expected = self.expect_full_length(shares) if decoding == "full_length" else self.expect(shares)
+        expected = self.expect_norm_preserving(shares) if decoding == "norm_preserving" else self.expect(shares)
         return np.where(self._switches, likeliest, expected)
 
     def expect(self, probabilities: Array) -> Array:
         """float [..., A, classes] -> float32 [..., A], the expected centre: smoother than the likeliest bin."""
         return (probabilities * np.nan_to_num(self.centres())).sum(-1).astype(np.float32)
 
-    def expect_full_length(self, probabilities: Array) -> Array:
-        """float [..., A, classes] -> float32 [..., A], the expected centre at its `full_length`, every dimension
+    def expect_norm_preserving(self, probabilities: Array) -> Array:
+        """float [..., A, classes] -> float32 [..., A], the expected centre at its `norm_preserving`, every dimension
         measured by its own bins (switches are none of the length), within the outermost centres."""
         centres = self.centres()
         unit = np.where(self._switches, np.inf, typical_sizes(centres))
         squared = (probabilities * np.nan_to_num(centres / unit[:, None]) ** 2).sum((-1, -2))
-        longer = full_length((probabilities * np.nan_to_num(centres)).sum(-1), squared, unit)
+        longer = norm_preserving((probabilities * np.nan_to_num(centres)).sum(-1), squared, unit)
         return np.clip(longer, np.nanmin(centres, 1), np.nanmax(centres, 1)).astype(np.float32)
 
 

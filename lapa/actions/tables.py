@@ -8,13 +8,13 @@ import numpy as np
 
 from lapa.contracts import Array, LapaError
 
-Decoding = Literal["expectation", "full_length", "centre"]
+Decoding = Literal["expectation", "norm_preserving", "centre"]
 
 
 Rows = tuple[tuple[float, ...], ...]
 
 
-def full_length(mean: Array, squared: Array, unit: Array) -> Array:
+def norm_preserving(mean: Array, squared: Array, unit: Array) -> Array:
     """The direction of the mean [..., A] at the length that an action is expected to have, the root of `squared` [...],
     every dimension measured by its unit [A]; one with an infinite unit is none of it and stays.
 

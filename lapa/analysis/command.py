@@ -18,7 +18,7 @@ from lapa.evaluate import require_fit
 from lapa.plugins import find
 from lapa.policies import Policy
 
-LOOKS = tuple(f"tabletop:{look},episodes=300,seed=9" for look in ("sim", "real", "hand"))
+DOMAINS = tuple(f"tabletop:{domain},episodes=300,seed=9" for domain in ("sim", "real", "hand"))
 
 
 def answer(
@@ -38,13 +38,13 @@ def answer(
     else:
         source = open_laq(run)
         if policy is not None:
-            results = rollout(source, open_policy(policy, source), specs or LOOKS[:1], out, seed)
+            results = rollout(source, open_policy(policy, source), specs or DOMAINS[:1], out, seed)
         else:
             questions: dict[str, Callable[..., dict[str, Any]]] = {
                 "transplant": transplant, "algebra": algebra, "information": information,
             }  # fmt: skip
-            results = questions[what](source, specs or LOOKS, out, seed)
-    about = {"what": what, "run": str(run), "datasets": list(specs or LOOKS), "policy": policy, "seed": seed}
+            results = questions[what](source, specs or DOMAINS, out, seed)
+    about = {"what": what, "run": str(run), "datasets": list(specs or DOMAINS), "policy": policy, "seed": seed}
     if what == "language":
         about = {"what": what, "run": str(run), "episodes": episodes, "seed": seed}
     write_json(out / f"{what}.json", {**about, "results": results})
@@ -64,7 +64,7 @@ def _transplant(results: dict[str, Any]) -> list[str]:
         )
     return [
         *lines,
-        f"Across looks {results['across_looks']:.1%} of the motions are within {results['within_degrees']:.0f} degrees "
+        f"Across domains {results['across_domains']:.1%} of motions are within {results['within_degrees']:.0f} degrees "
         f"(shuffled codes {results['shuffled']:.1%}, true motion {results['true_motion']:.1%}).",
     ]
 

@@ -4,7 +4,7 @@
     position   where the effector was, on a grid of three by three
     object     the block that the instruction moves (colour and shape); colour and shape alone
     family     the kind of task
-    look       which of the datasets, where there are several
+    domain       which of the datasets, where there are several
 
 A code that means "push the red star" in place of "push" would tell the object. Counting cells of a finite sample
 always finds some bits; what shuffled labels give is taken off. Episodes are shuffled whole: neighbouring pairs are
@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from lapa.analysis.reading import Reading, Source, effector, read, tabletop_looks
+from lapa.analysis.reading import Reading, Source, effector, read, tabletop_domains
 from lapa.contracts import Array, LapaError
 from lapa.data.spec import parse
 from lapa.plots.figure import COLOURS, INK, MISS, figure, plain, save, whiskers
 from lapa.tabletop import world
 from lapa.tabletop.language import FAMILIES, SHAPES
-from lapa.tabletop.render import LOOKS
+from lapa.tabletop.render import DOMAINS
 
 SECTORS, SHUFFLES = 8, 40
 GOAL = 0.05  # object share of action share (issue 5)
@@ -36,13 +36,13 @@ OBJECT = "object"
 def information(source: Source, specs: Sequence[str], out: Path, seed: int = 0) -> dict[str, Any]:
     """The bits for every dataset, for all together, and `out/information.png`. Raises LapaError unless they are
     Tabletop's: its tasks say which block is meant."""
-    tabletop_looks(specs, "What the codes tell of objects is asked of Tabletop, whose tasks name them; it")
+    tabletop_domains(specs, "What the codes tell of objects is asked of Tabletop, whose tasks name them; it")
     readings = [read(source, spec, seed=seed) for spec in specs]
     labels = [variables(r) for r in readings]
     results = {r.name: told(r.codes, known, r.episode, seed) for r, known in zip(readings, labels, strict=True)}
     if len(readings) > 1:
         together = {name: np.concatenate([known[name] for known in labels]) for name in ("action", OBJECT)}
-        together["look"] = np.repeat(np.arange(len(readings)), [len(r) for r in readings])
+        together["domain"] = np.repeat(np.arange(len(readings)), [len(r) for r in readings])
         episode = np.concatenate([10**6 * i + r.episode for i, r in enumerate(readings)])
         results["all together"] = told(np.concatenate([r.codes for r in readings]), together, episode, seed)
     _picture(results, out / "information.png")
@@ -59,7 +59,7 @@ def variables(reading: Reading) -> dict[str, Array]:
     colour, shape = np.divmod(kind, len(SHAPES))  # as OBJECTS are ordered
     grid = np.minimum((effector(reading.packed)[reading.pairs.now[reading.rows]] * 3).astype(np.int64), 2)
     return {
-        "action": polar(reading.actions @ np.linalg.inv(LOOKS[spec.path].frame).T),
+        "action": polar(reading.actions @ np.linalg.inv(DOMAINS[spec.path].frame).T),
         "position": 3 * grid[:, 0] + grid[:, 1],
         OBJECT: kind,
         "colour": colour,

@@ -180,8 +180,8 @@ def _look(
     results["codes_in_use"] = [len(np.unique(column)) for column in encode_all(laq, packed, pairs, rows).T]
     codes, motion = code_table(laq, packed, pairs, rows)
     _gallery(laq, packed, pairs, rng, specs, out / f"gallery{of}.png", run.path, codes, motion)
-    looks, title = [short(spec) for spec in specs], f"Where the codes lie: {run.path}"
-    results["dimensions"] = code_map(laq, codes, out / f"map{of}.png", title, motion, looks)
+    domains, title = [short(spec) for spec in specs], f"Where the codes lie: {run.path}"
+    results["dimensions"] = code_map(laq, codes, out / f"map{of}.png", title, motion, domains)
     _print_laq(run.path, packed, results, laq.config.codebook_size)
     some = pairs.batch(packed, _moving(packed, pairs, rows))
     reconstructions(laq, some.now, some.later, out / f"reconstructions{of}.png", f"Reconstructions: {run.path}")
@@ -200,16 +200,16 @@ def _gallery(
     motion: Array | None,
 ) -> None:
     """Each code on scenes of the dataset; of several, on the first frames of the same episodes of each. Tabletop's
-    looks show the same scenes there, if they have the same seed."""
+    domains show the same scenes there, if they have the same seed."""
     title = f"What each code does to the same scenes: {of}"
     if len(specs) == 1:
-        scenes, looks = packed.gather(_one_an_episode(pairs, rng)), [""]
+        scenes, domains = packed.gather(_one_an_episode(pairs, rng)), [""]
     else:
         common = int(np.bincount(packed.source).min())
         chosen = np.unique(np.linspace(0, common - 1, min(SHOWN // 2, common)).round().astype(int))
         episodes = np.concatenate([np.flatnonzero(packed.source == i)[chosen] for i in range(len(specs))])
-        scenes, looks = packed.gather(packed.starts[episodes]), [short(spec) for spec in specs]
-    gallery(laq, scenes, path, title, codes=codes, motion=motion, looks=looks)
+        scenes, domains = packed.gather(packed.starts[episodes]), [short(spec) for spec in specs]
+    gallery(laq, scenes, path, title, codes=codes, motion=motion, domains=domains)
 
 
 def _plans(

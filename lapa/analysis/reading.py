@@ -131,7 +131,7 @@ def read(
 
 
 def short(spec: str) -> str:
-    """A dataset's name for tables: the look of Tabletop, else the last part of the path."""
+    """A dataset's name for tables: the domain of Tabletop, else the last part of the path."""
     found = parse(spec)
     return found.path if found.name == "tabletop" else Path(found.path).name
 
@@ -182,9 +182,9 @@ def effector(packed: Packed) -> Array:
     return packed.state[:, [packed.state_names.index(name) for name in EFFECTOR]].astype(np.float64)
 
 
-def tabletop_looks(specs: Sequence[str], purpose: str) -> list[str]:
-    """The look of each spec. Raises LapaError unless all are Tabletop's: the simulator must know them."""
+def tabletop_domains(specs: Sequence[str], purpose: str) -> list[str]:
+    """The domain of each spec. Raises LapaError unless all are Tabletop's: the simulator must know them."""
     parsed = [parse(spec) for spec in specs]
     if any(spec.name != "tabletop" for spec in parsed):
-        raise LapaError(f"{purpose} needs datasets tabletop:LOOK, such as tabletop:real,episodes=300,seed=9.")
+        raise LapaError(f"{purpose} needs datasets tabletop:DOMAIN, such as tabletop:real,episodes=300,seed=9.")
     return [spec.path for spec in parsed]

@@ -1,6 +1,6 @@
-"""Do codes mean the same motion in every look? Codes read off one look are executed by the robot of another.
+"""Do codes mean the same motion in every domain? Codes read off one domain are executed by the robot of another.
 
-For looks A and B: each pair of frames of A gets its code. A linear probe, fitted on B alone, turns codes into
+For domains A and B: each pair of frames of A gets its code. A linear probe, fitted on B alone, turns codes into
 commands of B's robot (its axes are turned, mirrored and scaled). B's simulator executes the command in a scene of its
 own, drawn at random. The angle between that motion and the one that the pair of A shows, both in the board's frame,
 is counted.
@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from lapa.analysis.reading import Reading, Source, angles, effector, read, share, tabletop_looks
+from lapa.analysis.reading import Reading, Source, angles, effector, read, share, tabletop_domains
 from lapa.contracts import Array
 from lapa.measures.probes import Linear
 from lapa.plots.figure import COLOURS, INK, MUTED, figure, plain, save
 from lapa.tabletop import world
-from lapa.tabletop.render import LOOKS
+from lapa.tabletop.render import DOMAINS
 
 STILL = world.STEP / 4  # board units
 WITHIN = 30.0  # degrees
@@ -33,29 +33,29 @@ BLOCKS = slice(2, None)  # of Tabletop's state
 
 
 def transplant(source: Source, specs: Sequence[str], out: Path, seed: int = 0) -> dict[str, Any]:
-    """Every look's codes in every look; writes `out/transplant.png`. Raises LapaError unless all are Tabletop's."""
-    looks = tabletop_looks(specs, "A transplant is executed in the simulator; it")
-    readings = {look: read(source, spec, seed=seed) for look, spec in zip(looks, specs, strict=True)}
-    halves = {look: reading.halves(seed) for look, reading in readings.items()}
-    probes = {look: Linear.fit(fit.features, per_frame(fit)) for look, (fit, _) in halves.items()}
+    """Every domain's codes in every domain; writes `out/transplant.png`. Raises LapaError unless all are Tabletop's."""
+    domains = tabletop_domains(specs, "A transplant is executed in the simulator; it")
+    readings = {domain: read(source, spec, seed=seed) for domain, spec in zip(domains, specs, strict=True)}
+    halves = {domain: reading.halves(seed) for domain, reading in readings.items()}
+    probes = {domain: Linear.fit(fit.features, per_frame(fit)) for domain, (fit, _) in halves.items()}
     cells = [
-        cell(test, probes[b], halves[b][1], b, seed) for _, test in halves.values() for b in looks
+        cell(test, probes[b], halves[b][1], b, seed) for _, test in halves.values() for b in domains
     ]  # fmt: skip
     across = [c for c in cells if c["from"] != c["to"]] or cells
     results = {
         "within_degrees": WITHIN,
         "still_below": STILL,
         "cells": [{k: v for k, v in c.items() if not k.endswith("angles")} for c in cells],
-        "across_looks": float(np.mean([c["share"] for c in across])),
+        "across_domains": float(np.mean([c["share"] for c in across])),
         "shuffled": float(np.mean([c["shuffled"] for c in across])),
         "true_motion": float(np.mean([c["true_motion"] for c in across])),
     }
-    _picture(looks, cells, results, out / "transplant.png")
+    _picture(domains, cells, results, out / "transplant.png")
     return results
 
 
-def cell(test: Reading, probe: Linear, scenes: Reading, look: str, seed: int = 0) -> dict[str, Any]:
-    """Codes of `test`, read by `probe` (codes -> action of one frame), executed in `look` from scenes of `scenes`.
+def cell(test: Reading, probe: Linear, scenes: Reading, domain: str, seed: int = 0) -> dict[str, Any]:
+    """Codes of `test`, read by `probe` (codes -> action of one frame), executed in `domain` from scenes of `scenes`.
 
     Returns shares with their interval over the episodes of `test`, counts, and "angles" float [N] in degrees.
     """
@@ -69,12 +69,12 @@ def cell(test: Reading, probe: Linear, scenes: Reading, look: str, seed: int = 0
     executed = {
         "codes": commands,
         "shuffled": commands[rng.permutation(len(commands))],
-        "true motion": (moved / frames[:, None]) @ np.array(LOOKS[look].frame).T,
+        "true motion": (moved / frames[:, None]) @ np.array(DOMAINS[domain].frame).T,
     }
-    found = {name: angles(moved, execute(scenes, starts, look, action, frames)) for name, action in executed.items()}
+    found = {name: angles(moved, execute(scenes, starts, domain, action, frames)) for name, action in executed.items()}
     return {
         "from": test.name,
-        "to": look,
+        "to": domain,
         **share(found["codes"] <= WITHIN, some.episode, seed),
         "shuffled": float((found["shuffled"] <= WITHIN).mean()),
         "true_motion": float((found["true motion"] <= WITHIN).mean()),
@@ -92,43 +92,43 @@ def per_frame(reading: Reading) -> Array:
     return mean
 
 
-def execute(scenes: Reading, starts: Array, look: str, action: Array, frames: Array) -> Array:
-    """How far the effector goes, float64 [N, 2] in the board's frame, when the robot of `look` repeats action [N, A]
+def execute(scenes: Reading, starts: Array, domain: str, action: Array, frames: Array) -> Array:
+    """How far the effector goes, float64 [N, 2] in the board's frame, when the robot of `domain` repeats action [N, A]
     (its own units) for `frames` [N] steps, from the states that the pairs `starts` of `scenes` begin with."""
     first = scenes.pairs.now[scenes.rows[starts]]
     assert scenes.packed.state is not None
     blocks = scenes.packed.state[first][:, BLOCKS].astype(np.float64).reshape(len(first), -1, 2)
     nobody = np.zeros(blocks.shape[:2], np.int64)  # contacts do not depend on what the blocks look like
     begin = now = world.Scenes(nobody, blocks, effector(scenes.packed)[first], nobody[:, 0])
-    delta = action @ np.linalg.inv(LOOKS[look].frame).T
+    delta = action @ np.linalg.inv(DOMAINS[domain].frame).T
     for step in range(int(frames.max())):
         now = world.step(now, np.where((step < frames)[:, None], delta, 0.0))
     moved: Array = now.effector - begin.effector
     return moved
 
 
-def _picture(looks: list[str], cells: list[dict[str, Any]], results: dict[str, Any], path: Path) -> None:
+def _picture(domains: list[str], cells: list[dict[str, Any]], results: dict[str, Any], path: Path) -> None:
     """The shares as a table; all angles as a curve."""
-    made = figure(8.6, 3.7, "Codes of one look, executed as motion in another")
+    made = figure(8.6, 3.7, "Codes of one domain, executed as motion in another")
     table, curve = made.subplots(1, 2, width_ratios=(1, 1.25))
-    n = len(looks)
+    n = len(domains)
     shares = np.array([c["share"] for c in cells]).reshape(n, n)
     table.imshow(shares, cmap="Blues", vmin=0, vmax=1.3)
     for c, (i, j) in zip(cells, np.ndindex(n, n), strict=True):
         low, high = c["interval"]
         words = f"{c['share']:.0%}\n{low:.0%} to {high:.0%}\nshuffled {c['shuffled']:.0%}"
         table.text(j, i, words, ha="center", va="center", fontsize=8, color=INK, linespacing=1.5)
-    plain(table, f"Share within {WITHIN:.0f} degrees", "executed in the look", "codes read from the look")
-    table.set_xticks(range(n), looks)
-    table.set_yticks(range(n), looks)
+    plain(table, f"Share within {WITHIN:.0f} degrees", "executed in the domain", "codes read from the domain")
+    table.set_xticks(range(n), domains)
+    table.set_yticks(range(n), domains)
     table.grid(visible=False)
     table.spines[:].set_visible(False)
     degrees = np.linspace(0, 180, 181)
     same = [c for c in cells if c["from"] == c["to"]]
     across = [c for c in cells if c["from"] != c["to"]]
     for name, some, key, colour in (
-        ("another look", across, "angles", COLOURS[0]),
-        ("the same look", same, "angles", COLOURS[2]),
+        ("another domain", across, "angles", COLOURS[0]),
+        ("the same domain", same, "angles", COLOURS[2]),
         ("shuffled codes", across or same, "shuffled_angles", COLOURS[4]),
     ):
         if some:

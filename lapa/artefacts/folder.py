@@ -27,9 +27,11 @@ from safetensors.torch import save_file
 
 from lapa import __version__
 from lapa.artefacts.hub import local
+from lapa.artefacts.older import upgraded, upgraded_weights
 from lapa.contracts import LapaError
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # formats (artefacts/older.py)
 T = TypeVar("T")
 
 
@@ -170,14 +172,17 @@ def load_artefact(path: Path | str, kind: str) -> Artefact:
     found = config.get("kind") if isinstance(config, dict) else None
     if found != kind:
         raise LapaError(f'{path} holds a "{found}" artefact, not a "{kind}".')
-    if config.get("format") != FORMAT:
-        raise LapaError(f"{path} has artefact format {config.get('format')}; this lapa reads format {FORMAT}.")
+    if config.get("format") not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise LapaError(f"{path} has artefact format {config.get('format')}; this lapa reads formats {known}.")
     tensors, _ = read_tensors(path / "model.safetensors")
     content = file_hash(path / "model.safetensors")
     if content != config.get("hash"):
         raise LapaError(
             f"{path}/model.safetensors does not match config.json (hash {content}, expected {config.get('hash')})."
         )
+    if config["format"] != FORMAT:
+        config, tensors = upgraded(config), upgraded_weights(tensors)
     return Artefact(path, kind, config, tensors, content)
 
 

@@ -18,7 +18,7 @@ VALIDATION_SEEDS = 2_000_000_000  # for choosing settings; never reported
 class Config:
     """Which table, which split, what the policy sees."""
 
-    look: str = "sim"
+    domain: str = "sim"
     """sim, real or hand"""
     split: str = "seen"
     """seen, or unseen: held-out objects and held-out phrases"""
@@ -33,9 +33,9 @@ class Config:
         """The benchmark."""
         from lapa.plugins import choose
         from lapa.tabletop.language import PHRASES
-        from lapa.tabletop.render import LOOKS
+        from lapa.tabletop.render import DOMAINS
 
-        choose(self.look, tuple(LOOKS), "look of Tabletop")
+        choose(self.domain, tuple(DOMAINS), "domain of Tabletop")
         choose(self.split, tuple(PHRASES), "split of Tabletop")
         choose(self.instruction, ("right", "shuffled", "empty"), "instruction")
         return TabletopBenchmark(self)
@@ -69,7 +69,7 @@ class TabletopBenchmark:
             raise LapaError(f"Tabletop evaluates with a seed from 0 to 9,999, not {seed}.")
         base = (VALIDATION_SEEDS if self.config.validation else TEST_SEEDS) + seed * 100_000
         table = Table(
-            base + np.arange(episodes), self.config.look, self.config.split, image_size=self.config.image_size
+            base + np.arange(episodes), self.config.domain, self.config.split, image_size=self.config.image_size
         )
         told = self._told(table.instructions, seed)
         act = _scripted(table)[actor] if isinstance(actor, str) else _Chunks(actor, table, told)

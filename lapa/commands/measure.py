@@ -48,7 +48,7 @@ def evaluate(
     row: Literal["no_op", "random", "expert"] | None = None,
     name: str | None = None,
     benchmark: str = "tabletop",
-    look: str = "sim",
+    domain: str = "sim",
     split: str = "seen",
     instruction: Literal["right", "shuffled", "empty"] = "right",
     episodes: int = 500,
@@ -64,7 +64,7 @@ def evaluate(
         row: a scripted row in place of a policy
         name: name in the results (None: the policy's method)
         benchmark: a plug-in of lapa/benchmarks
-        look: tabletop: sim, real or hand
+        domain: tabletop: sim, real or hand
         split: tabletop: seen, or unseen (held-out objects and phrases)
         instruction: what the policy is told: the right words, those of another scene, or none (does it listen?)
         episodes: test episodes
@@ -81,7 +81,7 @@ def evaluate(
         raise LapaError("Give either --policy FOLDER or --row no_op|random|expert.")
     if episodes < 1 or video < 0:
         raise LapaError(f"--episodes must be at least 1 and --video at least 0, got {episodes} and {video}.")
-    settings = {"look": look, "split": split, "validation": validation, "instruction": instruction}
+    settings = {"domain": domain, "split": split, "validation": validation, "instruction": instruction}
     world = plugins.find("benchmarks", benchmark)(**settings).build()
     about: dict[str, Any] = {"benchmark": benchmark, "settings": settings}
     if policy:

@@ -87,7 +87,7 @@ def quantize(
               "together: lapa inspect DATASET.")  # fmt: skip
     if results.get("dataset_mlp_r2", 0) > APART:
         print("The codes tell which dataset a pair is from: each has an alphabet of its own; what is learnt on one is "
-              "lost on another. Try --set laq.sees=contrast --set laq.symmetric=true, and more --steps: "
+              "lost on another. Try --set laq.encoder_input=contrast --set laq.symmetric=true, and more --steps: "
               "docs/analysis.md.")  # fmt: skip
     print(f"{'LAQ' if method == 'lapa' else 'The inverse dynamics model'} is in {out}.")
     print(f"Look: lapa inspect {quoted(out)}" + (f" {again(dataset)}" if method == "lapa" else ""))
@@ -201,7 +201,7 @@ def finetune(
     out: Path,
     policy: Path | None = None,
     idm: Path | None = None,
-    head: Literal["read", "own", "new"] | None = None,
+    head: Literal["linear", "own", "new"] | None = None,
     trainable: Literal["head", "all"] | None = None,
     preset: Preset = "laptop",
     steps: Steps = None,
@@ -219,7 +219,7 @@ def finetune(
         out: folder of the artefact
         policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
         idm: for unipi alone: folder made by `lapa quantize --method unipi`, which reads actions off imagined frames
-        head: read: keep the head, and read off the labels what its classes, such as latent codes, mean as actions
+        head: linear: keep the head, and read off the labels what its classes, such as latent codes, mean as actions
             (trains nothing, best for a few trajectories); own: train a new head in place of a latent one, as the paper
             does, or go on with one that speaks actions; new: train a new one (None: the preset's)
         trainable: head: the new head alone (best below some 50 trajectories), for unipi the video diffusion; all: all
@@ -235,11 +235,11 @@ def finetune(
     options = (*set, *(f"{name}={value}" for name, value in told.items() if value))
     stage = optimised_by(policy)
     recipe = recipe_of(preset, options, stage, steps, log)
-    reads = policy is not None and stage == "finetune" and recipe.head == "read"
+    reads = policy is not None and stage == "finetune" and recipe.head == "linear"
     for name, value in {"--steps": steps, "--trainable": trainable}.items() if reads else ():
         if value is not None:
             raise LapaError(
-                f"{name} is for training, and --head read{'' if head else f' (of --preset {preset})'} trains nothing. "
+                f"{name} is for training; --head linear{'' if head else f' (of --preset {preset})'} trains nothing. "
                 f"Add --head own, or leave {name} out."
             )
     decoding = chosen_decoding(policy, recipe, options)
@@ -286,7 +286,7 @@ def tune(
     policy: Path | None = None,
     idm: Path | None = None,
     benchmark: str = "tabletop",
-    look: str = "sim",
+    domain: str = "sim",
     episodes: int = 200,
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     preset: Preset = "laptop",
@@ -308,7 +308,7 @@ def tune(
         policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
         idm: for unipi alone: folder made by `lapa quantize --method unipi`, which reads actions off imagined frames
         benchmark: a plug-in of lapa/benchmarks
-        look: tabletop: sim, real or hand
+        domain: tabletop: sim, real or hand
         episodes: validation episodes for each way
         only: try only this way, given once or more
     """
@@ -322,7 +322,7 @@ def tune(
         raise LapaError(f"--episodes must be at least 1, got {episodes}.")
     _saved(policy)
     recipe = recipe_of(preset, set, "finetune", None, "none")
-    scenes = plugins.find("benchmarks", benchmark)(look=look, validation=True).build()
+    scenes = plugins.find("benchmarks", benchmark)(domain=domain, validation=True).build()
     inputs = {"dataset": dataset, "policy": policy, "ways": only, "episodes": episodes, **({"idm": idm} if idm else {})}
     if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
@@ -341,7 +341,7 @@ def ground(
     learning_rate: float = 1.5e-3,
     width: int | None = None,
     depth: int | None = None,
-    looks: Names = (),
+    domains: Names = (),
     seed: Seed = 0,
     resume: Resume = False,
 ) -> None:
@@ -358,26 +358,26 @@ def ground(
         learning_rate: peak learning rate of Adam
         width: hidden size of the language model and of the readout, a multiple of 4 (None: that of the shipped weights)
         depth: layers of the language model (None: those of the shipped weights)
-        looks: looks of Tabletop that it sees (none: sim,real,hand)
+        domains: domains of Tabletop that it sees (none: sim,real,hand)
     """
     from lapa.backbones import tiny
     from lapa.plugins import choose
     from lapa.recipe import Recipe
     from lapa.run_folder import begin
     from lapa.tabletop.grounding import ground as train
-    from lapa.tabletop.render import LOOKS
+    from lapa.tabletop.render import DOMAINS
     from lapa.training.loop import Optimisation
 
     how = Optimisation(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=100)
     size: dict[str, Any] = {name: value for name, value in (("width", width), ("depth", depth)) if value is not None}
     config = tiny.Config(**size, grounded=False)
     config.build()  # refuses a size that cannot be, before the folder is in use
-    looks = split_names(looks) or tuple(LOOKS)
-    for look in looks:
-        choose(look, LOOKS, "look of Tabletop")
-    if begin(out, Recipe(), seed, resume, "backbone", how=how, looks=looks, **size):
+    domains = split_names(domains) or tuple(DOMAINS)
+    for domain in domains:
+        choose(domain, DOMAINS, "domain of Tabletop")
+    if begin(out, Recipe(), seed, resume, "backbone", how=how, domains=domains, **size):
         return
-    print_results(train(out, how, seed, config, looks))
+    print_results(train(out, how, seed, config, domains))
     print(f"The grounded backbone is in {out}.")
     told = json.dumps({**size, "weights": str(out)}, separators=(",", ":"))
     print(f"A policy starts from it with --set 'policy.backbone_options={told}'")

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lapa.artefacts.folder import read_json, replacing
+from lapa.artefacts.older import upgraded
 from lapa.contracts import Labels, LapaError
 from lapa.data.folders import existing_folder
 
@@ -73,7 +74,7 @@ def read_labels(path: str | Path) -> tuple[Labels, dict[str, Any]]:
             raise LapaError(f'{folder} holds a "{kind}" artefact and no labels. Give a folder made by `lapa label`.')
         raise LapaError(f"{folder}: holds no labels, {TABLE} is missing. Write them with `lapa label`.")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = upgraded(json.loads((folder / MANIFEST).read_text()))
     except FileNotFoundError:
         raise LapaError(
             f"{folder}: the labels are not finished, {MANIFEST} is missing. Run the same lapa label again."

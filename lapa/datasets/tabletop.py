@@ -20,7 +20,7 @@ TRAINING_SEEDS = 1_000_000_000
 
 @dataclass(frozen=True)
 class Config:
-    """`path` is the look: sim, real or hand; split seen or unseen; size in pixels; family one task family, or "" for
+    """`path` is the domain: sim, real or hand; split seen or unseen; size in pixels; family one task family, or "" for
     all five."""
 
     path: str = "sim"
@@ -31,11 +31,11 @@ class Config:
     family: str = ""
 
     def build(self) -> TabletopDataset:
-        """Check the options. Raises LapaError on an unknown look or value."""
+        """Check the options. Raises LapaError on an unknown domain or value."""
         from lapa.tabletop.language import FAMILIES, PHRASES
-        from lapa.tabletop.render import LOOKS
+        from lapa.tabletop.render import DOMAINS
 
-        choose(self.path, tuple(LOOKS), "look of Tabletop")
+        choose(self.path, tuple(DOMAINS), "domain of Tabletop")
         fits = self.size >= 16 and 0 <= self.seed * 100_000 + self.episodes < TRAINING_SEEDS
         if not (fits and 1 <= self.episodes <= 100_000):
             raise LapaError(f"tabletop:{self.path}: at least 1 episode (100,000 at most), 16 pixels, seed 0 to 9,998.")
@@ -48,7 +48,7 @@ class Config:
 class TabletopDataset:
     """See Config."""
 
-    look: str
+    domain: str
     episodes_wanted: int
     seed: int
     split: str
@@ -74,7 +74,7 @@ class TabletopDataset:
         from lapa.tabletop import world
         from lapa.tabletop.env import ACTION_NAMES, STATE_NAMES, Table
 
-        table = Table(seeds, self.look, self.split, self.families, self.pixels)
+        table = Table(seeds, self.domain, self.split, self.families, self.pixels)
         images, actions, states = [table.images()], [], [table.state()]
         end = np.full(len(seeds), world.TIME_LIMIT)
         for step in range(world.TIME_LIMIT):
@@ -93,7 +93,7 @@ class TabletopDataset:
             acted = actions_all[i, :stop].copy()
             acted[-1] = 0.0
             yield Episode(
-                id=f"{self.look}-{self.split}-{seed}",
+                id=f"{self.domain}-{self.split}-{seed}",
                 frames=frames[i, :stop],
                 fps=world.FPS,
                 instruction=table.instructions[i],

@@ -3,7 +3,7 @@ section 4.1, Table 2).
 
 A setting says which videos stages 1 and 2 watch and which labelled trajectories stage 3 gets; it is always judged in
 `sim`, on seen and on unseen instructions and objects. Beside the paper's cross-environment column (here: videos in the
-look `real`, whose robot has another frame) stands one with videos of a `hand`.
+domain `real`, whose robot has another frame) stands one with videos of a `hand`.
 
 A cell ends in one evaluation a split. What it is made of is called after what goes into it, so that what two cells
 share has one name.
@@ -22,7 +22,7 @@ from lapa.plugins import choose
 
 BUDGETS = (5, 10, 20, 50, 100)
 SPLITS = ("seen", "unseen")
-HOME = "sim"  # the look of all labels and all tests
+HOME = "sim"  # the domain of all labels and all tests
 VIDEO_SEED, LABEL_SEED = 1, 2  # of the data, added to 10 times the training seed, as `lapa demo` does
 
 
@@ -30,7 +30,7 @@ VIDEO_SEED, LABEL_SEED = 1, 2  # of the data, added to 10 times the training see
 class Setting:
     """One pair of columns (seen, unseen) of the table.
 
-    videos: the look of the videos; family: the one task family of the labels ("" for all); budgets: how many labelled
+    videos: the domain of the videos; family: the one task family of the labels ("" for all); budgets: how many labelled
     trajectories; main: the budget that the table shows.
     """
 

@@ -42,7 +42,7 @@ class Candidate:
 
     name: str
     trainable: Literal["head", "all"] = "head"
-    head: Literal["read", "own", "new"] = "own"
+    head: Literal["linear", "own", "new"] = "own"
     steps: float = 1.0
     rate: float = 1.0
 
@@ -50,7 +50,7 @@ class Candidate:
         """Does this mean anything for a policy that says this?"""
         if not self.steps:
             return says in ("actions", "frames")
-        return says in {"read": ("classes", "actions"), "new": ("actions",)}.get(self.head, get_args(Says))
+        return says in {"linear": ("classes", "actions"), "new": ("actions",)}.get(self.head, get_args(Says))
 
     def of(self, recipe: Recipe, setting: str = "finetune") -> Recipe:
         """The recipe with this way of finetuning; `setting` is what of the recipe optimises the policy in stage 3."""
@@ -63,7 +63,7 @@ class Candidate:
 CANDIDATES = {
     each.name: each
     for each in (
-        Candidate("read", head="read"),
+        Candidate("linear", head="linear"),
         Candidate("head"),
         Candidate("all", "all", rate=0.25),
         Candidate("all-long", "all", steps=4.0, rate=0.5),

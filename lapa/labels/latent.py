@@ -13,7 +13,7 @@ from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, FramePairs
 from lapa.labels import BATCH
 from lapa.models.laq import LAQ
-from lapa.runtime.precision import NO_TWINS, Twins
+from lapa.runtime.precision import NO_SHADOW, ShadowWeights
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Config:
         artefact = load_artefact(self.path, "laq")
         window = artefact.settings(lambda window, **_: float(window), "recipe")
         laq = LAQ.from_pretrained(self.path)
-        twins = Twins(laq, getattr(torch, self.precision))
+        shadow = ShadowWeights(laq, getattr(torch, self.precision))
         if self.compile:
             laq.difference = freeze(laq)  # type: ignore[method-assign, assignment]
-        return LatentSource(laq, artefact.hash, window, twins=twins, whole_batches=self.compile)
+        return LatentSource(laq, artefact.hash, window, shadow=shadow, whole_batches=self.compile)
 
 
 def freeze(laq: LAQ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -57,7 +57,7 @@ class LatentSource:
     hash: str
     window: float | None
     kind: str = "codes"
-    twins: Twins = field(default=NO_TWINS, repr=False)
+    shadow: ShadowWeights = field(default=NO_SHADOW, repr=False)
     whole_batches: bool = False
 
     @property
@@ -66,14 +66,14 @@ class LatentSource:
         return self.laq.config.codebook_size
 
     @property
-    def places(self) -> Array:
-        """Where each code lies among the others (LAQ.places)."""
-        return self.laq.places()
+    def code_embeddings(self) -> Array:
+        """Where each code lies among the others (LAQ.code_embeddings)."""
+        return self.laq.code_embeddings()
 
     def label(self, pairs: FramePairs) -> Array:
         """-> int64 [B, s]."""
         now, later, count = pairs.now, pairs.later, len(pairs.now)
         if self.whole_batches and count < BATCH:
             now, later = (np.resize(frames, (BATCH, *frames.shape[1:])) for frames in (now, later))
-        with self.twins.evaluating():
+        with self.shadow.evaluating():
             return self.laq.encode(now, later)[:count].cpu().numpy()

@@ -45,7 +45,7 @@ class LAQConfig:
     normalise             centre and scale the difference over the batch (BatchNorm without parameters) before
                           the quantizer. Not in the paper; what all pairs share, such as the temporal layers'
                           first-or-second-frame offset, then cannot drown what tells them apart.
-    sees                  what the encoder compares, "pixels" or "contrast": how far each pixel stands out from its
+    encoder_input         what the encoder compares, "pixels" or "contrast": how far each pixel stands out from its
                           neighbourhood, in whatever colour (`contrast`). What robots, lights and tables look like can
                           then hardly enter the codes.
     symmetric             a pair turned round gives the opposite difference exactly: what frames share, such as the
@@ -70,7 +70,7 @@ class LAQConfig:
     codebook_size: int = 8
     quant_dim: int = 32
     normalise: bool = False
-    sees: Literal["pixels", "contrast"] = "pixels"
+    encoder_input: Literal["pixels", "contrast"] = "pixels"
     symmetric: bool = False
     quantizer: str = "nsvq"
     quantizer_options: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class LAQConfig:
 
     def __post_init__(self) -> None:
         plugins.choose(self.decoder, ("transformer", "unet"), "LAQ decoder")
-        plugins.choose(self.sees, ("pixels", "contrast"), "input of the LAQ encoder")
+        plugins.choose(self.encoder_input, ("pixels", "contrast"), "input of the LAQ encoder")
         for name in set(GIVEN) & set(self.quantizer_options):
             raise LapaError(f'LAQ: the quantizer option "{name}" is the setting {GIVEN[name]}; set laq.{GIVEN[name]}.')
         if self.image_size % self.patch_size:
@@ -91,10 +91,10 @@ class LAQConfig:
                 f"LAQ: codes {self.codes} lie in a grid of {rows}x{cols}, which does not fit the {grid}x{grid} patches "
                 f"of an image. Choose fewer, a number with nearer factors, or more patches."
             )
-        if self.sees == "contrast" and self.decoder == "transformer":
+        if self.encoder_input == "contrast" and self.decoder == "transformer":
             raise LapaError(
                 "LAQ: the transformer decoder draws with the encoder's patch embedding, which must see pixels for "
-                "that; with laq.sees=contrast take laq.decoder=unet."
+                "that; with laq.encoder_input=contrast take laq.decoder=unet."
             )
         if self.decoder == "unet" and self.image_size % 4:
             raise LapaError(f"LAQ: the unet decoder needs image_size divisible by 4, not {self.image_size}.")
@@ -159,7 +159,7 @@ class LAQ(nn.Module):
             return future.clamp(0, 1) if clamp else future
 
     @torch.no_grad()
-    def places(self) -> Array:
+    def code_embeddings(self) -> Array:
         """Where each code lies among the others: what it adds to the embedding that the decoder gets, in principal
         coordinates, float32 [positions * |C|, k]; k is what the codes take up, 2 where they lie in a plane."""
         positions, size = self.quantizer.positions, self.quantizer.size
@@ -217,7 +217,7 @@ class LAQ(nn.Module):
 
     def compare(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
         """Pixels of two frames -> e_{t+H} - e_t, [B, s, quant_dim]."""
-        frames = [contrast(x) if self.config.sees == "contrast" else x for x in (now, later)]
+        frames = [contrast(x) if self.config.encoder_input == "contrast" else x for x in (now, later)]
         video = torch.stack(frames, dim=1)
         if not self.config.symmetric:
             return self._compare(video)
@@ -321,8 +321,8 @@ class PatchDecoder(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """x_t plus a residual: convolutions at two resolutions with a skip, steered by the codes (scale and shift
-    of the channels). The last layer starts at zero, hence training starts from copying x_t."""
+    """x_t plus a residual: convolutions at two resolutions with a skip, whose channels the codes scale and shift
+    (FiLM). The last layer starts at zero, hence training starts from copying x_t."""
 
     def __init__(self, c: LAQConfig) -> None:
         super().__init__()
@@ -333,25 +333,25 @@ class UNetDecoder(nn.Module):
         self.up = nn.Conv2d(2 * w, 4 * w, 1)
         self.merge = nn.Conv2d(w, w, 3, padding=1)
         self.out = nn.Conv2d(w, 12, 3, padding=1)
-        self.steer = nn.Linear(c.codes * c.dim, 2 * (2 * w + 2 * w + w))
+        self.film = nn.Linear(c.codes * c.dim, 2 * (2 * w + 2 * w + w))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def forward(self, now: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Pixels [B, 3, H, W] and codes [B, s, dim] -> pixels [B, 3, H, W]."""
         w = self.fine.out_channels
-        a, b, c = self.steer(codes.flatten(1))[:, :, None, None].split([4 * w, 4 * w, 2 * w], dim=1)
+        a, b, c = self.film(codes.flatten(1))[:, :, None, None].split([4 * w, 4 * w, 2 * w], dim=1)
         # Channels last: the layout the CPU and GPU convolutions are fastest in.
         x = F.pixel_unshuffle(now, 2).contiguous(memory_format=torch.channels_last)
         skip = F.relu(self.fine(x))
-        h = F.relu(_steered(self.down(skip), a))
-        h = F.relu(_steered(self.coarse(h), b))
+        h = F.relu(_film(self.down(skip), a))
+        h = F.relu(_film(self.coarse(h), b))
         h = skip + F.pixel_shuffle(self.up(h), 2)
-        h = F.relu(_steered(self.merge(h), c))
+        h = F.relu(_film(self.merge(h), c))
         return now + F.pixel_shuffle(self.out(h), 2)
 
 
-def _steered(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+def _film(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
     scale, shift = by.chunk(2, dim=1)
     return x * (1 + scale) + shift
 

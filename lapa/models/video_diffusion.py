@@ -81,8 +81,8 @@ class VideoDiffusion(nn.Module):
 
 
 class UNet(nn.Module):
-    """Convolutions at a half and a quarter of the resolution with a skip, steered by condition and noisiness (scale and
-    shift of the channels). The last layer starts at zero: nothing changes."""
+    """Convolutions at a half and a quarter of the resolution with a skip. Condition and noisiness scale and shift the
+    channels (FiLM). The last layer starts at zero: nothing changes."""
 
     def __init__(self, config: VideoDiffusionConfig, condition: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class UNet(nn.Module):
         self.merge = Block(w)
         self.out = nn.Conv2d(w, pixels * config.frames, 3, padding=1)
         self.widths = [2 * w, *([4 * w] * config.blocks), 2 * w]
-        self.steer = nn.Sequential(
+        self.film = nn.Sequential(
             nn.Linear(condition + 2 * WAVES, 4 * w), nn.LeakyReLU(LEAK), nn.Linear(4 * w, sum(self.widths))
         )
         nn.init.zeros_(self.out.weight)
@@ -104,8 +104,8 @@ class UNet(nn.Module):
     def forward(self, y: Tensor, now: Tensor, noisiness: Tensor, condition: Tensor) -> Tensor:
         """y [B, 3K, H, W], now [B, 3, H, W], noisiness [B, 1, 1, 1], condition [B, D] -> [B, 3K, H, W]."""
         angles = noisiness.flatten(1) * torch.pi * 2.0 ** torch.arange(WAVES, device=y.device)
-        steering = self.steer(torch.cat([condition, angles.sin(), angles.cos()], 1))[:, :, None, None]
-        fine, *coarse, merge = steering.split(self.widths, 1)
+        scales = self.film(torch.cat([condition, angles.sin(), angles.cos()], 1))[:, :, None, None]
+        fine, *coarse, merge = scales.split(self.widths, 1)
         # Channels last: the layout the CPU and GPU convolutions are fastest in.
         x = F.pixel_unshuffle(torch.cat([y, now - 0.5], 1), 2).contiguous(memory_format=torch.channels_last)
         skip = self.fine(F.leaky_relu(self.stem(x), LEAK), fine)
@@ -117,7 +117,7 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """x + convolutions of x, steered between the two."""
+    """x + convolutions of x, scaled and shifted (FiLM) between the two."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

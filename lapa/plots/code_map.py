@@ -22,18 +22,18 @@ ARROW = 0.16  # of the map's width: the longest
 
 
 def code_map(
-    laq: LAQ, codes: Array, path: Path, title: str, motion: Array | None = None, looks: Sequence[str] = ()
+    laq: LAQ, codes: Array, path: Path, title: str, motion: Array | None = None, domains: Sequence[str] = ()
 ) -> int:
     """Draw codes int64 [K, s] where they lie in the codebook, along its first two principal directions, as a PNG.
 
-    motion float [K, looks, 2], to the right and down: the mean motion of each code in each of the datasets called
-    `looks`, NaN where there was none. Where several codes describe a pair, all |C| of the first position are drawn, for
+    motion float [K, domains, 2], to the right and down: the mean motion of each code in each of the datasets called
+    `domains`, NaN where there was none. Where several codes describe a pair, all |C| of the first position are drawn:
     none of them has a motion of its own. Returns how many directions there are.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    first = laq.places()[: laq.config.codebook_size]
+    first = laq.code_embeddings()[: laq.config.codebook_size]
     if codes.shape[1] > 1:
         codes, motion = np.arange(len(first))[:, None], None
     left, spread, _ = np.linalg.svd(first, full_matrices=False)
@@ -47,12 +47,12 @@ def code_map(
     reach = 1.45 * max(float(np.abs(where).max()), TINY)
     if motion is not None:
         longest = max(float(np.nanmax(np.linalg.norm(motion, axis=-1), initial=0.0)), TINY)
-        for look in range(motion.shape[1]):
-            there = np.isfinite(motion[:, look]).all(-1)
-            along = motion[there, look] * [1, -1] / longest * ARROW * 2 * reach
+        for domain in range(motion.shape[1]):
+            there = np.isfinite(motion[:, domain]).all(-1)
+            along = motion[there, domain] * [1, -1] / longest * ARROW * 2 * reach
             axes.quiver(*where[there].T, *along.T, angles="xy", scale_units="xy", scale=1, width=0.006, zorder=3,
-                        color=COLOURS[look % len(COLOURS)], label=looks[look] if looks else None)  # fmt: skip
-        if len(looks) > 1:
+                        color=COLOURS[domain % len(COLOURS)], label=domains[domain] if domains else None)  # fmt: skip
+        if len(domains) > 1:
             axes.legend(loc="upper left", fontsize=8, frameon=False)
     axes.plot(*where.T, "o", ms=13, mfc="white", mec=INK, mew=0.8, zorder=4)
     for name, at in zip(map(code_name, codes), where, strict=True):

@@ -83,26 +83,27 @@ def gallery(
     title: str,
     codes: Array | None = None,
     motion: Array | None = None,
-    looks: Sequence[str] = ("",),
+    domains: Sequence[str] = ("",),
 ) -> None:
     """Each code applied by the decoder to the same scenes: a code that means something does the same everywhere.
 
     scenes uint8 [n, S, S, 3]. codes int64 [K, s]: the rows; without them all codes of the codebook, at one
     position after another while the other positions stay at code 0. motion float [K, 2]: the mean motion of the
-    effector under each code, drawn as an arrow (x right, y down). With several looks the scenes are those of one after
-    those of another, as many of each, and motion is [K, looks, 2]. Raises LapaError when the lengths differ.
+    effector under each code, drawn as an arrow (x right, y down). With several domains the scenes of each
+    follow those of the one before, as many of each, and motion is [K, domains, 2]. Raises LapaError when the lengths
+    differ.
     """
     size, device = laq.config.image_size, next(laq.parameters()).device
     table = _one_by_one(laq) if codes is None else np.asarray(codes)
     if motion is not None and len(motion) != len(table):
         raise LapaError(f"The gallery has {len(table)} codes and {len(motion)} motions; give one motion a code.")
-    pixels, each = as_pixels(scenes, size, device), len(scenes) // len(looks)
+    pixels, each = as_pixels(scenes, size, device), len(scenes) // len(domains)
     drawn = None if motion is None else _arrows(np.reshape(motion, (-1, 2)))
 
     def row(name: str, tiles: list[Array], k: int | None, change: Cell) -> list[Cell]:
         cells: list[Cell] = [name]
-        for i in range(len(looks)):
-            cells += [] if drawn is None else [""] if k is None else [drawn[k * len(looks) + i]]
+        for i in range(len(domains)):
+            cells += [] if drawn is None else [""] if k is None else [drawn[k * len(domains) + i]]
             cells += tiles[i * each : (i + 1) * each]
         return [*cells, change]
 
@@ -112,9 +113,9 @@ def gallery(
         (change,) = _tiles(_difference(future[:1], pixels[:1]), 96)
         rows.append(row(code_name(code), _tiles(_frames(future), 96), k, change))
     heads = ["code"]
-    for look in looks:
-        heads += [] if drawn is None else [f"in {look}" if look else "motion"]
-        heads += [f"{look} {j + 1}".strip() for j in range(each)]
+    for domain in domains:
+        heads += [] if drawn is None else [f"in {domain}" if domain else "motion"]
+        heads += [f"{domain} {j + 1}".strip() for j in range(each)]
     heads.append("change in 1")
     note = (
         "First row: the scenes. Each further row: what the decoder expects to see next if that code happens. "

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lapa.actions.codebook import Vocabulary
+from lapa.actions.codebook import ActionCodebook
 from lapa.actions.saved import Space, space_from_json
 from lapa.actions.scales import Scales, scales_from_json
 from lapa.actions.spaces import ActionSpace, CodeSpace
@@ -91,7 +91,7 @@ class VLA(nn.Module):
         self.space = space
 
     @torch.no_grad()
-    def read_as(self, meaning: Vocabulary) -> None:
+    def read_as(self, meaning: ActionCodebook) -> None:
         """Keep the head as it is: its classes mean these actions from now on."""
         assert self.space is not None
         assert (meaning.positions, meaning.classes) == (self.space.positions, self.space.classes)

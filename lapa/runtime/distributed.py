@@ -311,7 +311,7 @@ def layers(model: nn.Module) -> list[nn.Module]:
     return [layer for child in model.children() for layer in layers(child)]
 
 
-class Spread:
+class ParallelModel:
     """A model (contracts.Trainable) spread over the processes. `model` is what trains: the module that was given,
     or with FSDP a sharded copy of it, while the module that was given stays whole."""
 

@@ -1,10 +1,10 @@
-"""bfloat16 at its full speed: the model computes with bfloat16 twins of its weights, the optimizer keeps float32.
+"""bfloat16 at its full speed: the model computes with bfloat16 shadow weights, the optimizer keeps float32.
 
 Autocast alone converts every weight to bfloat16 in each forward pass and every gradient back in each backward pass; in
 a large model with a small batch that costs what the quicker products gain. Here the weights that products and
-convolutions read have twins, which take their place while a loss and its gradients are computed:
+convolutions read have a bfloat16 copy, which takes their place while a loss and its gradients are computed:
 
-    weight, float32 --rounded--> twin, bfloat16 --loss, backward--> gradient, bfloat16 --AdamW--> weight, float32
+    weight, float32 --rounded--> its shadow, bfloat16 --loss, backward--> gradient, bfloat16 --AdamW--> weight, float32
 
 The model itself never changes: artefacts, checkpoints and moving averages hold the float32 weights. The arithmetic is
 that of autocast, which stays on for the activations; norms, distances in the quantizer and the loss are float32.
@@ -33,64 +33,64 @@ def fast_dtype() -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-class Twins:
-    """Twins in `dtype` of a model's float32 weights; none, and nothing to do, when that is float32."""
+class ShadowWeights:
+    """Copies in `dtype` of a model's float32 weights; none, and nothing to do, when that is float32."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
-        self._twins: dict[nn.Parameter, nn.Parameter] = {}
-        self._rounded: dict[nn.Parameter, tuple[int, int]] = {}  # which state of the weight the twin is of
+        self._shadow: dict[nn.Parameter, nn.Parameter] = {}
+        self._rounded: dict[nn.Parameter, tuple[int, int]] = {}  # which state of the weight the copy is of
         if dtype == torch.float32:
             return
         for module in _layers(model):
             for name, weight in module.named_parameters(recurse=False):
                 if weight.dtype == torch.float32:
                     self._places.append((module, name, weight))
-                    self._twins[weight] = nn.Parameter(weight.detach().to(dtype), weight.requires_grad)
+                    self._shadow[weight] = nn.Parameter(weight.detach().to(dtype), weight.requires_grad)
                     self._rounded[weight] = _state(weight)
-                    weight.grad_dtype = None  # its gradient may have the twin's
+                    weight.grad_dtype = None  # its gradient may have the copy's
 
     def of(self, weight: nn.Parameter) -> nn.Parameter | None:
-        """The twin of a weight, if it has one."""
-        return self._twins.get(weight)
+        """The copy of a weight, if it has one."""
+        return self._shadow.get(weight)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model computes with the twins for the length of a with-block. The backward pass belongs inside too: it
-        may compute activations again. Afterwards the weights have the gradients of their twins."""
+        """The model computes with the copies for the length of a with-block. The backward pass belongs inside too: it
+        may compute activations again. Afterwards the weights have the gradients of their copies."""
         with torch.no_grad():
-            for weight, twin in self._twins.items():
+            for weight, copied in self._shadow.items():
                 if self._rounded[weight] != _state(weight):  # someone else moved it: a checkpoint, an average
-                    twin.copy_(weight)
+                    copied.copy_(weight)
                     self.rounded(weight)
         for module, name, weight in self._places:
-            module._parameters[name] = self._twins[weight]
+            module._parameters[name] = self._shadow[weight]
         try:
             yield
         finally:
             for module, name, weight in self._places:
                 module._parameters[name] = weight
-        for weight, twin in self._twins.items():
-            if twin.grad is not None:
+        for weight, copied in self._shadow.items():
+            if copied.grad is not None:
                 # One batch: bfloat16 is all there is. Several add up in float32, lest the small ones be lost.
-                weight.grad = twin.grad if weight.grad is None else weight.grad.float().add_(twin.grad)
-                twin.grad = None
+                weight.grad = copied.grad if weight.grad is None else weight.grad.float().add_(copied.grad)
+                copied.grad = None
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """The model computes as in training, without gradients, for the length of a with-block."""
-        where = next((weight.device.type for weight in self._twins), "cpu")
-        with self.in_place(), torch.no_grad(), torch.autocast(where, self.dtype, enabled=bool(self._twins)):
+        where = next((weight.device.type for weight in self._shadow), "cpu")
+        with self.in_place(), torch.no_grad(), torch.autocast(where, self.dtype, enabled=bool(self._shadow)):
             yield
 
     def rounded(self, weight: nn.Parameter) -> None:
-        """Note that the twin of `weight` is that of its present value."""
+        """Note that the copy of `weight` is that of its present value."""
         self._rounded[weight] = _state(weight)
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    """The layers whose weights get twins. Children that a module names in `in_float32` keep theirs."""
+    """The layers whose weights get a copy. Children that a module names in `in_float32` keep theirs."""
     if isinstance(module, PRODUCTS):
         yield module
     for name, child in module.named_children():
@@ -98,7 +98,7 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
             yield from _layers(child)
 
 
-NO_TWINS = Twins(nn.Module(), torch.float32)
+NO_SHADOW = ShadowWeights(nn.Module(), torch.float32)
 
 
 def _state(weight: nn.Parameter) -> tuple[int, int]:
@@ -107,11 +107,11 @@ def _state(weight: nn.Parameter) -> tuple[int, int]:
 
 
 class AdamW(torch.optim.AdamW):
-    """Fused AdamW over float32 weights and their twins: one pass over memory for gradient, weight, moments and twin."""
+    """Fused AdamW over float32 weights and their copies, in one pass over memory."""
 
-    def __init__(self, parameters: Iterable[Any], twins: Twins, **settings: Any) -> None:
+    def __init__(self, parameters: Iterable[Any], shadow: ShadowWeights, **settings: Any) -> None:
         super().__init__(parameters, fused=True, **settings)
-        self.twins = twins
+        self.shadow = shadow
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -130,22 +130,22 @@ class AdamW(torch.optim.AdamW):
                 tensors = tuple(
                     map(_local, (weight.detach(), weight.grad, *(state[k] for k in MOMENTS), state["step"]))
                 )
-                twin = self.twins.of(weight)
-                if twin is None or not weight.is_cpu:
+                copied = self.shadow.of(weight)
+                if copied is None or not weight.is_cpu:
                     whole.append(tensors)
-                    if twin is not None:
-                        moved.append((weight, twin))
+                    if copied is not None:
+                        moved.append((weight, copied))
                     continue
-                flat = [tensor.view(-1).split(CHUNK) for tensor in (*tensors[:4], twin.detach())]
+                flat = [tensor.view(-1).split(CHUNK) for tensor in (*tensors[:4], copied.detach())]
                 for w, g, m, v, t in zip(*flat, strict=True):
                     self._update(group, [(w, g, m, v, state["step"])])
                     t.copy_(w)
-                self.twins.rounded(weight)
+                self.shadow.rounded(weight)
             self._update(group, whole)
             if moved:  # by hand: the fused kernel leaves no mark on the weight that `in_place` could notice
-                torch._foreach_copy_([twin for _, twin in moved], [weight for weight, _ in moved])
+                torch._foreach_copy_([copied for _, copied in moved], [weight for weight, _ in moved])
                 for weight, _ in moved:
-                    self.twins.rounded(weight)
+                    self.shadow.rounded(weight)
 
     @staticmethod
     def _update(group: dict[str, Any], pieces: list[tuple[Tensor, ...]]) -> None:

@@ -14,7 +14,7 @@ from lapa.plugins import choose
 from lapa.tabletop import language as lang
 from lapa.tabletop import world
 from lapa.tabletop.expert import act as expert_motion
-from lapa.tabletop.render import LOOKS, render
+from lapa.tabletop.render import DOMAINS, render
 
 TREMOR = 0.2  # standard deviation of the demonstrator's motor noise, in steps: demonstrations show recoveries
 STATE_NAMES = ("effector_x", "effector_y", *(f"block{i}_{axis}" for i in range(world.BLOCKS) for axis in "xy"))
@@ -22,20 +22,20 @@ ACTION_NAMES = ("dx", "dy")
 
 
 class Table:
-    """N scenes of one look. Actions are in the robot's units: `LOOKS[look].frame` turns board motion into them."""
+    """N scenes of one domain. Actions are in robot units: `DOMAINS[domain].frame` turns board motion into them."""
 
     def __init__(
         self,
         seeds: Sequence[int] | Array,
-        look: str = "sim",
+        domain: str = "sim",
         split: str = "seen",
         families: Sequence[str] = lang.FAMILIES,
         image_size: int = 48,
     ) -> None:
-        choose(look, tuple(LOOKS), "look of Tabletop")
-        self.look, self.image_size, self.tick = look, image_size, 0
+        choose(domain, tuple(DOMAINS), "domain of Tabletop")
+        self.domain, self.image_size, self.tick = domain, image_size, 0
         self.scenes, self.tasks = world.reset(seeds, split, families)
-        self.frame = np.array(LOOKS[look].frame)
+        self.frame = np.array(DOMAINS[domain].frame)
         self._noise = np.stack(
             [np.random.default_rng([int(s), 7]).normal(size=(world.TIME_LIMIT, 2)) for s in self.scenes.seeds]
         )
@@ -48,7 +48,7 @@ class Table:
 
     def images(self, size: int | None = None, first: int | None = None) -> Array:
         """uint8 [N, size, size, 3] of the present state, or of the `first` scenes only."""
-        return render(self.scenes.head(first), self.look, size or self.image_size, self.tick)
+        return render(self.scenes.head(first), self.domain, size or self.image_size, self.tick)
 
     def state(self) -> Array:
         """float32 [N, 2 + 2 * BLOCKS], named by STATE_NAMES; for probes, not for policies."""
@@ -72,7 +72,7 @@ class Table:
 
     def expert(self) -> Array:
         """The demonstrator's next action, float32 [N, 2] in robot units, with its tremor, pauses and smoothness."""
-        style, tick = LOOKS[self.look], min(self.tick, world.TIME_LIMIT - 1)
+        style, tick = DOMAINS[self.domain], min(self.tick, world.TIME_LIMIT - 1)
         motion = expert_motion(self.scenes, self.tasks) + TREMOR * world.STEP * self._noise[:, tick]
         motion = style.smooth * self._last + (1 - style.smooth) * motion
         motion = motion * np.minimum(1.0, world.STEP / np.maximum(world.length(motion), 1e-9))[:, None]
@@ -81,8 +81,8 @@ class Table:
         return np.stack([motion[:, 0] * row[0] + motion[:, 1] * row[1] for row in self.frame], 1).astype(np.float32)
 
 
-def _spaces(look: str, image_size: int) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
-    reach = float(world.STEP * np.abs(np.array(LOOKS[look].frame)).max())
+def _spaces(domain: str, image_size: int) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
+    reach = float(world.STEP * np.abs(np.array(DOMAINS[domain].frame)).max())
     observation = gym.spaces.Dict(
         image=gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8),
         instruction=gym.spaces.Text(max_length=160, charset="abcdefghijklmnopqrstuvwxyz "),
@@ -91,17 +91,17 @@ def _spaces(look: str, image_size: int) -> tuple[gym.spaces.Dict, gym.spaces.Box
 
 
 class TabletopEnv(gym.Env[dict[str, Any], Array]):
-    """`gymnasium.make("lapa/Tabletop-v0", look="sim", split="seen", image_size=48)`: one scene a time; reward 1 and
+    """`gymnasium.make("lapa/Tabletop-v0", domain="sim", split="seen", image_size=48)`: one scene a time; reward 1 and
     termination on success, truncation after 60 steps. `info` holds `family`, `success`, `expert_action`."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(world.FPS)}  # noqa: RUF012  (Gymnasium's interface)
 
     def __init__(
-        self, look: str = "sim", split: str = "seen", image_size: int = 48, render_mode: str | None = "rgb_array"
+        self, domain: str = "sim", split: str = "seen", image_size: int = 48, render_mode: str | None = "rgb_array"
     ) -> None:
-        choose(look, tuple(LOOKS), "look of Tabletop")
-        self.look, self.split, self.image_size, self.render_mode = look, split, image_size, render_mode
-        self.observation_space, self.action_space = _spaces(look, image_size)
+        choose(domain, tuple(DOMAINS), "domain of Tabletop")
+        self.domain, self.split, self.image_size, self.render_mode = domain, split, image_size, render_mode
+        self.observation_space, self.action_space = _spaces(domain, image_size)
         self.table: Table | None = None
 
     def reset(
@@ -109,7 +109,7 @@ class TabletopEnv(gym.Env[dict[str, Any], Array]):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
         drawn = seed if seed is not None else int(self.np_random.integers(2**31))
-        self.table = Table([drawn], self.look, self.split, image_size=self.image_size)
+        self.table = Table([drawn], self.domain, self.split, image_size=self.image_size)
         return self._observe(), self._info(False)
 
     def step(self, action: Array) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
@@ -142,11 +142,11 @@ class TabletopVectorEnv(gym.vector.VectorEnv[dict[str, Any], Array, Array]):
     metadata = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED, "render_fps": int(world.FPS)}  # noqa: RUF012
 
     def __init__(
-        self, num_envs: int = 1, look: str = "sim", split: str = "seen", image_size: int = 48, **_: Any
+        self, num_envs: int = 1, domain: str = "sim", split: str = "seen", image_size: int = 48, **_: Any
     ) -> None:
-        choose(look, tuple(LOOKS), "look of Tabletop")
-        self.num_envs, self.look, self.split, self.image_size = num_envs, look, split, image_size
-        self.single_observation_space, self.single_action_space = _spaces(look, image_size)
+        choose(domain, tuple(DOMAINS), "domain of Tabletop")
+        self.num_envs, self.domain, self.split, self.image_size = num_envs, domain, split, image_size
+        self.single_observation_space, self.single_action_space = _spaces(domain, image_size)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.table: Table | None = None
@@ -158,7 +158,7 @@ class TabletopVectorEnv(gym.vector.VectorEnv[dict[str, Any], Array, Array]):
         if isinstance(seed, int):
             seed = [seed + i for i in range(self.num_envs)]
         seeds = [s if s is not None else int(self.np_random.integers(2**31)) for s in seed or [None] * self.num_envs]
-        self.table = Table(seeds, self.look, self.split, image_size=self.image_size)
+        self.table = Table(seeds, self.domain, self.split, image_size=self.image_size)
         self._done = np.zeros(self.num_envs, bool)
         return self._observe(), {}
 

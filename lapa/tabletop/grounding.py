@@ -1,6 +1,6 @@
 """Stage 0, `lapa ground`: give the tiny backbone what the paper's VLM brings along: knowing words and finding things.
 
-Static Tabletop scenes in all three looks (or in some, `--looks`), every object and every phrase, no motion and no
+Static Tabletop scenes in all three domains (or in some, `--domains`), every object and every phrase, no motion and no
 action: the readout must tell where the block is that the sentence moves, where the block or place is that it refers to,
 where the robot is, and which relation the sentence names. The weights ship with lapa; this rebuilds them, or makes a
 backbone of another size.
@@ -23,7 +23,7 @@ from lapa.contracts import Array, Logs
 from lapa.runtime.distributed import on_first_rank
 from lapa.tabletop import language as lang
 from lapa.tabletop import world
-from lapa.tabletop.render import LOOKS, render
+from lapa.tabletop.render import DOMAINS, render
 from lapa.training.loop import Optimisation, Sampler, fit
 
 CELLS = 32  # an answer is a distribution over 32 cells per axis
@@ -86,9 +86,9 @@ def _errors(logits: Tensor, points: Tensor, ways: Tensor) -> Logs:
 
 
 def scenes(
-    rng: np.random.Generator, count: int, size: int, looks: Sequence[str] = tuple(LOOKS)
+    rng: np.random.Generator, count: int, size: int, domains: Sequence[str] = tuple(DOMAINS)
 ) -> tuple[Array, list[str], Array, Array, Array]:
-    """Random static scenes of one of the looks, drawn at random, with a sentence about each.
+    """Random static scenes of one of the domains, drawn at random, with a sentence about each.
 
     -> images uint8 [count, size, size, 3], texts, points float32 [count, 4, 2] (A, what the sentence refers to, the
     effector, and where the sentence would have A be), relation int64 [count], content int64 [count, (size / 4)^2].
@@ -115,8 +115,8 @@ def scenes(
         points[i, 1] = state.blocks[i, 1] if uses_b else lang.PLACES[place] if place else state.blocks[i, 0]
         points[i, 3] = _destination(family, points[i, 0], points[i, 1], np.array(lang.DIRECTIONS.get(way, (0.0, 0.0))))
         relation[i] = RELATIONS.index((family, way))
-    look = looks[int(rng.integers(len(looks)))]
-    images = render(state, look, size, tick=int(rng.integers(900)))
+    domain = domains[int(rng.integers(len(domains)))]
+    images = render(state, domain, size, tick=int(rng.integers(900)))
     return images, texts, points, relation, _content(state, size // 4)
 
 
@@ -140,15 +140,15 @@ def _content(state: world.Scenes, grid: int) -> Array:
 
 
 def ground(
-    out: Path, how: Optimisation, seed: int, config: tiny.Config | None = None, looks: Sequence[str] = tuple(LOOKS)
+    out: Path, how: Optimisation, seed: int, config: tiny.Config | None = None, domains: Sequence[str] = tuple(DOMAINS)
 ) -> Logs:
-    """Train a backbone from random weights on scenes of these looks and write it to `out` as a "backbone" artefact."""
+    """Train a backbone from random weights on scenes of these domains; write it to `out` as a "backbone" artefact."""
     config = replace(config or tiny.Config(), grounded=False, weights="")
     torch.manual_seed(seed)
     model = Grounding(config.build())
 
     def draw(rng: np.random.Generator) -> Array:  # a scene is random through and through: the rows are the scenes
-        drawn = scenes(rng, how.batch_size, config.image_size, looks)
+        drawn = scenes(rng, how.batch_size, config.image_size, domains)
         return np.fromiter(zip(*drawn, strict=True), dtype=object, count=how.batch_size)
 
     def load(rows: Array) -> tuple[Tensor, list[str], Tensor, Tensor, Tensor]:
@@ -160,7 +160,7 @@ def ground(
     made = {
         "model": asdict(config),
         "recipe": asdict(how),
-        "looks": list(looks),
+        "domains": list(domains),
         "results": logs,
         "provenance": provenance(seed, {}, {}),
     }

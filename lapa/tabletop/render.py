@@ -1,4 +1,4 @@
-"""State -> pixels, in three looks.
+"""State -> pixels, in three domains.
 
     sim   light table, round dark effector; the robot's home
     real  dark wood, other palette, square two-tone effector, a camera that shakes; actions turned by 90 degrees, x 1.5
@@ -26,7 +26,7 @@ SAMPLES = 4  # samples per pixel and axis when a sprite is drawn
 
 
 @dataclass(frozen=True)
-class Look:
+class Domain:
     """One rendering of the table and one robot frame. `frame` maps board motion to robot action: a = frame @ delta."""
 
     palette: dict[str, tuple[int, int, int]]
@@ -94,21 +94,21 @@ def _fingers(x: Array, y: Array) -> Array:
     return _paint([(palm, shade), (left | right, skin)])
 
 
-LOOKS = {
-    "sim": Look(
+DOMAINS = {
+    "sim": Domain(
         {"red": (214, 40, 40), "green": (30, 150, 60), "blue": (40, 80, 215), "yellow": (240, 190, 20)},
         _plain,
         _disc_tool,
         ((1.0, 0.0), (0.0, 1.0)),
     ),
-    "real": Look(
+    "real": Domain(
         {"red": (190, 70, 60), "green": (95, 150, 90), "blue": (90, 120, 190), "yellow": (225, 205, 120)},
         _wood,
         _square_tool,
         ((0.0, -1.5), (1.5, 0.0)),
         shake=0.004,
     ),
-    "hand": Look(
+    "hand": Domain(
         {"red": (200, 50, 70), "green": (60, 130, 70), "blue": (60, 70, 160), "yellow": (230, 200, 60)},
         _cloth,
         _fingers,
@@ -148,9 +148,9 @@ def _sprite(radius: float, size: int, colour_at: Callable[[Array, Array], Array]
 
 
 @cache
-def _sheet(look: str, size: int) -> tuple[Array, Array, Array]:
-    """Block sprites [objects, ...], the effector's sprite [1, ...], and the grounds, for one look and image size."""
-    style = LOOKS[look]
+def _sheet(domain: str, size: int) -> tuple[Array, Array, Array]:
+    """Block sprites [objects, ...], the effector's sprite [1, ...], and the grounds, for one domain and image size."""
+    style = DOMAINS[domain]
     blocks = []
     for name in lang.OBJECTS:
         colour, shape = name.split()
@@ -164,10 +164,10 @@ def _shakes() -> Array:
     return np.random.default_rng(0).normal(size=(997, 2))
 
 
-def render(scenes: Scenes, look: str = "sim", size: int = 48, tick: int = 0) -> Array:
+def render(scenes: Scenes, domain: str = "sim", size: int = 48, tick: int = 0) -> Array:
     """uint8 [N, size, size, 3]. `tick` is the time step; it only matters where the camera shakes."""
-    blocks, effector, grounds = _sheet(look, size)
-    shake = LOOKS[look].shake * _shakes()[(scenes.seeds * 31 + tick * 7) % 997]
+    blocks, effector, grounds = _sheet(domain, size)
+    shake = DOMAINS[domain].shake * _shakes()[(scenes.seeds * 31 + tick * 7) % 997]
     pad = blocks.shape[-2]
     canvas = np.zeros((len(scenes), size + 2 * pad, size + 2 * pad, 3), np.float32)
     canvas[:, pad:-pad, pad:-pad] = grounds[scenes.seeds % len(grounds)]

@@ -26,8 +26,8 @@ from lapa.contracts import LapaError, Logs
 from lapa.plugins import choose
 from lapa.runtime.distributed import (
     Parallel,
+    ParallelModel,
     Share,
-    Spread,
     clip_gradients,
     device,
     layers,
@@ -40,7 +40,7 @@ from lapa.runtime.distributed import (
     working_on,
 )
 from lapa.runtime.memory import keep_freed_memory
-from lapa.runtime.precision import NO_TWINS, AdamW, Twins, fast_dtype
+from lapa.runtime.precision import NO_SHADOW, AdamW, ShadowWeights, fast_dtype
 from lapa.runtime.progress import Progress
 from lapa.training.batches import Sampler, batches, sequence
 from lapa.training.ema import EMA
@@ -173,14 +173,14 @@ def fit(
     model.to(device()).train()
     names = {id(p): name for name, p in model.named_parameters()}
     wanted = {names[id(p)] for p in (model.parameters() if parameters is None else parameters) if p.requires_grad}
-    spread = Spread(model, how.parallel)
-    learner = spread.model  # what trains: `model`, or under FSDP this rank's slices of it
+    parallel = ParallelModel(model, how.parallel)
+    learner = parallel.model  # what trains: `model`, or under FSDP this rank's slices of it
     trained = {name: p for name, p in learner.named_parameters() if name in wanted}
     _prepare(learner, how, title)
-    # Among several processes, DDP and FSDP have hooks on the weights themselves, which twins would bypass.
-    twins = Twins(learner, how.dtype() if ranks() == 1 else torch.float32)
+    # Among several processes, DDP and FSDP have hooks on the weights themselves, which shadow would bypass.
+    shadow = ShadowWeights(learner, how.dtype() if ranks() == 1 else torch.float32)
     optimizer = AdamW(
-        [{"params": group} for group in spread.groups(trained.values())], twins,
+        [{"params": group} for group in parallel.groups(trained.values())], shadow,
         lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay,
     )  # fmt: skip
     ema = EMA(trained, how.ema)
@@ -201,7 +201,7 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = how.rate(step)
                 optimizer.zero_grad(set_to_none=True)
-                logs = _backward(spread, micro_batches, how, seed, step, twins)
+                logs = _backward(parallel, micro_batches, how, seed, step, shadow)
                 if not math.isfinite(logs["loss"]):
                     raise LapaError(f"{title}: the loss is {logs['loss']} at step {done}; try a lower learning rate.")
                 clip_gradients(list(trained.values()), how.clip)
@@ -212,7 +212,7 @@ def fit(
 
                 watched: Logs = {}
                 if monitor and (last or (monitor_every and done % monitor_every == 0)):
-                    watched = _watched(spread, ema, monitor, done, book, stop)
+                    watched = _watched(parallel, ema, monitor, done, book, stop)
                     logs |= watched
                 if last or watched or kept.get("codes_replaced") or done % max(1, how.steps // 100) == 0:
                     book.write(done, {"lr": how.rate(step), **logs})
@@ -235,7 +235,7 @@ def fit(
             print(f"\n{title} stopped by {name}; step {step + 1} of {how.steps} is saved in {out}.", file=sys.stderr)
         leave(asked)
     ema.swap()
-    spread.gather().eval()
+    parallel.gather().eval()
     return logs
 
 
@@ -252,33 +252,33 @@ def _prepare(learner: nn.Module, how: Optimisation, title: str) -> None:
 
 
 def _backward(
-    spread: Spread,
+    parallel: ParallelModel,
     micro_batches: Sequence[tuple[Share, Any]],
     how: Optimisation,
     seed: int,
     step: int,
-    twins: Twins = NO_TWINS,
+    shadow: ShadowWeights = NO_SHADOW,
 ) -> Logs:
     """The gradients of one step, on every rank those of the global batch. Returns the logs, averaged over it."""
     parts = []
     for number, (share, batch) in enumerate(micro_batches, 1):
         seed_everything(seed, step)  # every share draws the noise of the global batch, and takes its own
         dtype = how.dtype()
-        with working_on(share), spread.exchanging(number == len(micro_batches)), twins.in_place():
+        with working_on(share), parallel.exchanging(number == len(micro_batches)), shadow.in_place():
             with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
-                loss, logs = spread.loss(batch)
+                loss, logs = parallel.loss(batch)
             (loss / how.accumulate).backward()
         parts.append({"loss": float(loss.detach()), **logs})
-    spread.gradients_done()
+    parallel.gradients_done()
     return mean_over_all(parts)
 
 
 def _watched(
-    spread: Spread, ema: EMA, monitor: Callable[[int, Logbook], Logs], step: int, book: Logbook, stop: Stop
+    parallel: ParallelModel, ema: EMA, monitor: Callable[[int, Logbook], Logs], step: int, book: Logbook, stop: Stop
 ) -> Logs:
     """The monitor's figures, on every rank; none if it was asked to stop, for then nobody waits for them."""
     with ema.in_place(), torch.no_grad():
-        whole = spread.gather().eval()
+        whole = parallel.gather().eval()
         stop.interrupts = True
         try:
             return on_first_rank(lambda: monitor(step, book))
@@ -287,7 +287,7 @@ def _watched(
         finally:
             stop.interrupts = False
             whole.train()
-            spread.release()
+            parallel.release()
 
 
 def _state(

@@ -1,0 +1,56 @@
+"""Artefacts that lapa 0.1 wrote still open, and say what they said then (tests/fixtures/README.md tells how they were made)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import lapa
+from lapa.artefacts.folder import load_artefact
+from lapa.data.labelled import read_labels
+from lapa.models.idm import InverseDynamics
+
+OLD = Path(__file__).parent / "fixtures" / "lapa_0_1"
+EXPECTED = load_file(OLD / "expected.safetensors")
+NOW, LATER = EXPECTED["now"].numpy(), EXPECTED["later"].numpy()
+TEXT = "push the red disc to the blue block"
+
+
+def same(found: torch.Tensor | np.ndarray, name: str) -> None:
+    torch.testing.assert_close(torch.as_tensor(found), EXPECTED[name], atol=2e-3, rtol=2e-3)
+
+
+def test_laq() -> None:
+    laq = lapa.LAQ.from_pretrained(OLD / "laq")
+    assert laq.config.encoder_input == "contrast"
+    assert torch.equal(laq.encode(NOW, LATER), EXPECTED["laq_codes"])
+    same(laq.decode(NOW, EXPECTED["laq_codes"]), "laq_drawn")
+
+
+def test_inverse_dynamics() -> None:
+    same(InverseDynamics.from_pretrained(OLD / "idm").predict(NOW, LATER), "idm_actions")
+
+
+def test_a_policy_that_names_codes() -> None:
+    same(lapa.Policy.from_pretrained(OLD / "policy_codes").probabilities(NOW, [TEXT] * len(NOW)), "policy_codes")
+
+
+@pytest.mark.parametrize("name", ["policy_actions", "policy_linear", "policy_bins", "policy_planner"])
+def test_policies_that_act(name: str) -> None:
+    policy = lapa.Policy.from_pretrained(OLD / name)
+    same(policy.act_batch([{"image": image, "instruction": TEXT} for image in NOW]), name)
+
+
+def test_backbone() -> None:
+    assert load_artefact(OLD / "backbone", "backbone").config["domains"] == ["sim", "real", "hand"]
+
+
+def test_labels() -> None:
+    labels, manifest = read_labels(OLD / "labels")
+    assert labels.kind == "codes"
+    assert len(labels.frame) == manifest["pairs"]
+    assert np.array(manifest["code_embeddings"]).shape[0] == 8
