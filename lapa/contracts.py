@@ -9,9 +9,9 @@ pair of frames. Images are uint8 RGB outside models and float in [0, 1], channel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict, get_args, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # so that listing plug-ins and printing help need no torch
 
 Array = NDArray[Any]
 Logs = dict[str, float]
+ActionKind = Literal["delta", "absolute", "binary"]
 
 
 class LapaError(Exception):
@@ -38,6 +39,10 @@ class Episode:
     frames   uint8 [T, H, W, 3]; actions[t] (float32 [T, A], robot units) leads from frames[t] to frames[t+1].
     state    float32 [T, S] or None; read by probes and analysis only, never by a policy or by LAQ.
     size     (H, W) of the picture at the source, where the frames were made smaller on the way.
+    camera   the name of the camera that took the frames, where the source has one.
+    action_kinds  what the source says its actions are, as in ActionSpec; () where it does not: the data tell
+                  (actions/spec.py).
+    embodiment    the robot's name, where the source has one.
     """
 
     id: str
@@ -49,6 +54,9 @@ class Episode:
     state_names: tuple[str, ...] = ()
     action_names: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
+    camera: str = ""
+    action_kinds: tuple[ActionKind, ...] = ()
+    embodiment: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,15 +89,85 @@ class Labels:
     values: Array
 
 
-class Observation(TypedDict):
-    """What a robot or a benchmark shows a policy."""
+@dataclass(frozen=True)
+class ActionSpec:
+    """What the numbers of an action mean; in dataset, artefact, benchmark and server alike.
 
-    image: Array  # uint8 [H, W, 3], any size
+    names   one a dimension, such as "left_elbow" or "gripper"
+    kinds   "delta": how far to go in one step of time. "absolute": where to be, in the units of the state.
+            "binary": one of two values, such as a gripper's
+    hz      actions a second
+    """
+
+    names: tuple[str, ...]
+    kinds: tuple[ActionKind, ...]
+    hz: float
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.kinds):
+            raise LapaError(f"An action has as many names as kinds; got {len(self.names)} and {len(self.kinds)}.")
+        if unknown := set(self.kinds) - set(get_args(ActionKind)):
+            raise LapaError(f"An action is {', '.join(get_args(ActionKind))}, not {sorted(unknown)[0]}.")
+
+    def __len__(self) -> int:
+        """A."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What a policy needs to be shown and what it answers. Readable without its weights.
+
+    cameras  the pictures that it reads, by name and in this order; an observation with one picture may call it anything
+    state    names of the numbers of the state that it reads; (): none
+    action   None before stage 3, while it names codes
+    chunk    actions that it answers with; execute: how many of them are carried out before it is asked again
+    """
+
+    cameras: tuple[str, ...]
+    state: tuple[str, ...]
+    action: ActionSpec | None
+    chunk: int = 1
+    execute: int = 1
+
+
+class Observation(TypedDict):
+    """What a robot or a benchmark shows a policy.
+
+    With one camera {"image": picture, "instruction": text} says the same. A key that no policy knows is refused.
+    """
+
+    images: dict[str, Array]  # camera -> uint8 [H, W, 3], of any size
     instruction: str
-    dataset: NotRequired[int]  # whose actions are wanted from a policy of several robots (docs/datasets.md)
+    state: NotRequired[Array]  # float32 [S], robot units
+    embodiment: NotRequired[str]  # whose actions are wanted from a policy of several robots, by name
 
 
 Actions = Array  # float32 [chunk, A] in the robot's units
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a benchmark shows and takes.
+
+    families   kinds of task, for tables; max_steps: an episode that has not succeeded by then has failed
+    state      names of the numbers of the state that it shows; (): none
+    """
+
+    action: ActionSpec
+    cameras: tuple[str, ...]
+    families: tuple[str, ...]
+    max_steps: int
+    state: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What came of one action of one episode. `done`: nothing more can happen, with or without success."""
+
+    observation: Observation
+    success: bool
+    done: bool
 
 
 @dataclass(frozen=True)
@@ -227,22 +305,33 @@ class LabelSource(Protocol):
 class Actor(Protocol):
     """All that a benchmark or a robot sees of a policy."""
 
-    def act_batch(self, observations: list[Observation]) -> Array:
-        """B observations -> float32 [B, chunk, A]."""
+    def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
+        """B observations -> float32 [B, chunk, A], robot units. `ids` says which running episode each is of, for who
+        remembers; others ignore it."""
         ...
 
 
 class Benchmark(Protocol):
-    """Tasks with a success test. A client of an Actor; it never sees a model."""
+    """Tasks with a success test. It never sees a policy: evaluate.py asks the policy, executes and counts.
 
-    families: tuple[str, ...]
-    dimensions: int  # A of the actions that it takes
-    frames: list[Array]  # uint8 [T, H, W, 3] of the scenes that the last run recorded
+    Episodes run side by side: row i of what goes in and out is episode i of the last `reset`.
+    """
 
-    def run(self, actor: Actor | str, episodes: int, seed: int = 0, record: int = 0) -> list[Outcome]:
-        """Roll out an actor, or a scripted row by name, and keep pictures of the first `record` episodes."""
+    spec: TaskSpec
+
+    def reset(self, seeds: Sequence[int]) -> list[Observation]:
+        """Begin len(seeds) episodes. The same seed gives the same scene, whatever the others are."""
         ...
 
-    def scripted(self) -> tuple[str, ...]:
-        """Names of the reference rows: no_op, random, expert."""
+    def step(self, actions: Array) -> list[Step]:
+        """float32 [B, A] in the robot's units -> what came of it. Episodes that are done stay as they are."""
+        ...
+
+    def tasks(self) -> tuple[str, ...]:
+        """The family of each episode, one of spec.families."""
+        ...
+
+    def baselines(self) -> Mapping[str, Actor]:
+        """Actors to compare with, as far as there are such: no_op, random, expert. Made for this benchmark, they may
+        look into it; `ids` tells them of which episodes they are asked."""
         ...

@@ -253,7 +253,7 @@ def make(dim):
 
 def test_the_benchmark_compares(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text(REFERENCE)
-    script = Path(__file__).parents[1] / "benchmarks" / "laq_speed.py"
+    script = Path(__file__).parents[2] / "benchmarks" / "laq_speed.py"
     sizes = ("patch_size=8", "image_size=32", "dim=32", "spatial_depth=1", "temporal_depth=1", "heads=2", "dim_head=16")
     options = [part for size in sizes for part in ("--set", f"laq.{size}")]
     command = [sys.executable, str(script), "--reference", f"{tmp_path}/other.py:make", "--repeats", "2", *options]

@@ -21,8 +21,8 @@ from lapa.models.released_layout import MixedPEG, mixed_codes
 from lapa.models.transformer import PEG
 from lapa.recipe import preset
 
-HERE = Path(__file__).parent / "fixtures"
-SHARED = Path(__file__).parents[2] / "shared" / "fixtures" / "laq_official"
+HERE = Path(__file__).parents[1] / "fixtures"
+SHARED = Path(__file__).parents[3] / "shared" / "fixtures" / "laq_official"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from lapa.plugins import find
 from lapa.stage1_latent_actions import _sampler
 from lapa.training.loop import Optimisation
 
-REAL_CLIPS = Path(__file__).parents[2] / "shared/data/real_clips"
+REAL_CLIPS = Path(__file__).parents[3] / "shared/data/real_clips"
 SIZE = 16
 
 

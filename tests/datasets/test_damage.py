@@ -28,7 +28,7 @@ from lapa.data.lerobot_format import LeRobotWriter
 from lapa.data.pack import Packed, pack
 from lapa.data.stream import Stream, stream
 
-SHARED = Path(__file__).parents[2] / "shared/data"
+SHARED = Path(__file__).parents[3] / "shared/data"
 TIMES = 150  # damages of each kind of dataset
 STREAMED = 50  # of each, with --stream
 REAL = 60  # of each that is cut from real data, where there are such

@@ -17,7 +17,7 @@ from lapa.data import tfrecord as reader
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 
-BRIDGE = Path(__file__).parents[2] / "shared/data/rlds_bridge_sample"
+BRIDGE = Path(__file__).parents[3] / "shared/data/rlds_bridge_sample"
 
 
 def read(spec: str, size: int | None = None) -> list[Episode | BadVideo]:

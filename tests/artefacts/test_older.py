@@ -1,4 +1,4 @@
-"""Artefacts that lapa 0.1 wrote still open, and say what they said then (tests/fixtures/README.md tells how they were made)."""
+"""Artefacts that lapa 0.1 wrote still open and say what they said then (tests/fixtures/README.md: how they were made)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lapa.artefacts.folder import load_artefact
 from lapa.data.labelled import read_labels
 from lapa.models.idm import InverseDynamics
 
-OLD = Path(__file__).parent / "fixtures" / "lapa_0_1"
+OLD = Path(__file__).parents[1] / "fixtures" / "lapa_0_1"
 EXPECTED = load_file(OLD / "expected.safetensors")
 NOW, LATER = EXPECTED["now"].numpy(), EXPECTED["later"].numpy()
 TEXT = "push the red disc to the blue block"

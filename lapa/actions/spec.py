@@ -1,0 +1,97 @@
+"""What actions mean over time: kinds told by the data where nobody says them, and actions over a window.
+
+delta      add up                       absolute   the change of the state, or the last target where no state is known
+binary     the last value
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+
+from lapa.contracts import ActionKind, ActionSpec, Array, LapaError
+
+TWO_LEVELS = 0.05  # of its range: values of a binary dimension lie this near to one of the two ends
+BETWEEN = 0.01  # of its values may lie elsewhere: a gripper on its way
+NEAR = 0.25  # of the spread of the state: targets that lie this near to it, on average, are absolute
+
+
+def told_by_data(actions: Array, state: Array | None) -> tuple[ActionKind, ...]:
+    """The kind of each dimension of float [N, A]; state float [N, S] or None.
+
+    binary: two levels, within a tolerance (TWO_LEVELS, BETWEEN). absolute: there is a state of as many numbers, and the
+    targets lie near it (NEAR). delta: the rest.
+    """
+    kinds: list[ActionKind] = []
+    for i, column in enumerate(np.asarray(actions, np.float64).T):
+        if two_levels(column):
+            kinds.append("binary")
+        elif state is not None and state.shape[1] == actions.shape[1] and _follows(column, state[:, i]):
+            kinds.append("absolute")
+        else:
+            kinds.append("delta")
+    return tuple(kinds)
+
+
+def two_levels(column: Array) -> bool:
+    """Do nearly all values of float [N] lie at one of two levels?"""
+    low, high = float(column.min()), float(column.max())
+    if high <= low:
+        return False
+    place = (column - low) / (high - low)
+    away = np.minimum(place, 1 - place) > TWO_LEVELS
+    return bool(away.mean() <= BETWEEN) and bool((place < 0.5).any()) and bool((place > 0.5).any())
+
+
+def _follows(target: Array, state: Array) -> bool:
+    spread = float(np.std(state))
+    return spread > 1e-9 and float(np.abs(target - state).mean()) < NEAR * spread
+
+
+def parse_kinds(text: str, dimensions: int) -> tuple[ActionKind, ...]:
+    """ "absolute", "6delta+binary" or "delta+delta+binary" -> a kind for each of the dimensions. Raises LapaError."""
+    kinds: list[Any] = []
+    for part in text.split("+"):
+        found = re.fullmatch(r"(\d*)([a-z]+)", part.strip())
+        if not found or found[2] not in get_args(ActionKind):
+            known = ", ".join(get_args(ActionKind))
+            raise LapaError(f'kinds={text}: write {known} for all dimensions, or such as "6delta+binary".')
+        kinds += [found[2]] * int(found[1] or 1)
+    if len(kinds) == 1:
+        kinds *= dimensions
+    if len(kinds) != dimensions:
+        raise LapaError(f"kinds={text} names {len(kinds)} dimensions; the actions have {dimensions}.")
+    return tuple(kinds)
+
+
+def described(spec: ActionSpec) -> str:
+    """One line for people: "7 numbers at 10 Hz: 6 delta (dx, dy, ..), 1 binary (gripper)"."""
+    parts = []
+    for kind in get_args(ActionKind):
+        names = [name for name, its in zip(spec.names, spec.kinds, strict=True) if its == kind]
+        if names:
+            shown = ", ".join(names[:3]) + (", .." if len(names) > 3 else "")
+            parts.append(f"{len(names)} {kind} ({shown})")
+    return f"{len(spec)} numbers at {spec.hz:g} Hz: {', '.join(parts)}"
+
+
+def over_window(kinds: Sequence[ActionKind], actions: Array, state: Array | None, now: Array, later: Array) -> Array:
+    """What an action over the frames now : later means: float32 [B, A] of actions float32 [N, A] and state float32
+    [N, S]; now, later int64 [B], in the same episode.
+
+    Deltas add up; an absolute target gives the change of the state over the window where a state of as many numbers is
+    known, else the last target; a binary one its last value. Clipped pairs (later == now) give 0, or the present value.
+    """
+    until = np.concatenate([np.zeros((1, actions.shape[1])), np.cumsum(actions, 0, np.float64)])
+    made = (until[later] - until[now]).astype(np.float32)
+    last = actions[np.maximum(later - 1, now)]
+    of = np.array(kinds)
+    if (absolute := of == "absolute").any():
+        known = state is not None and state.shape[1] == actions.shape[1]
+        change = state[later] - state[now] if known and state is not None else last
+        made[:, absolute] = change[:, absolute]
+    made[:, of == "binary"] = last[:, of == "binary"]
+    return made
