@@ -1,7 +1,8 @@
 """What actions mean over time: kinds told by the data where nobody says them, and actions over a window.
 
-delta      add up                       absolute   the change of the state, or the last target where no state is known
-binary     the last value
+delta     they add up
+absolute  the change of the state, or the last target where no state is known
+binary    the last value
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Artefacts that lapa 0.1 wrote still open and say what they said then (tests/fixtures/README.md: how they were made)."""
+"""Artefacts that lapa 0.1 wrote still open and say what they said then (tests/fixtures/README.md)."""
 
 from __future__ import annotations
 

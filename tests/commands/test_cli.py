@@ -22,12 +22,13 @@ import pytest
 from safetensors import SafetensorError
 
 from lapa import cli
+from lapa.artefacts import folder as checkpoint
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Episode
 from lapa.data.lerobot_format import LeRobotWriter
 from lapa.data.video import VideoFile
 from lapa.recipe import ABOUT, PRESETS
-from lapa.training import checkpoint, loop
+from lapa.training import loop
 from lapa.training.resume import Checkpoints
 
 TABLE = "tabletop:sim,episodes=4,seed=6"

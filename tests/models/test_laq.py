@@ -197,8 +197,8 @@ def test_config_is_json() -> None:
         ({"codes": 11}, "grid of 11x1, which does not fit the 8x8 patches"),
         ({"codes": 81}, "8x8"),
         ({"decoder": "unett"}, 'Did you mean "unet"'),
-        ({"sees": "contrasts"}, 'Did you mean "contrast"'),
-        ({"sees": "contrast", "decoder": "transformer"}, "take laq.decoder=unet"),
+        ({"encoder_input": "contrasts"}, 'Did you mean "contrast"'),
+        ({"encoder_input": "contrast", "decoder": "transformer"}, "take laq.decoder=unet"),
         ({"quantizer_options": {"size": 4}}, r'option "size" is the setting codebook_size; set laq\.codebook_size'),
     ],
 )

@@ -18,11 +18,11 @@ from lapa.contracts import LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.experiments.report import answer, write_report
+from lapa.measures import probes as metrics
 from lapa.measures.intervals import wilson
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.plots import codes as explorer
 from lapa.plots.code_map import code_map
-from lapa.training import metrics
 
 TINY = LAQConfig(
     image_size=32, patch_size=8, dim=16, spatial_depth=1, temporal_depth=1, heads=2, dim_head=8,

@@ -23,10 +23,11 @@ from lapa.data.pairs import PairIndex, window_pairs
 from lapa.data.pixels import as_pixels
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.recipe import Recipe
+from lapa.runtime import distributed
 from lapa.stage1_latent_actions import fit_laq
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
-from lapa.training import distributed, loop
+from lapa.training import loop
 from lapa.training.batches import batches
 from lapa.training.resume import Checkpoints
 

@@ -15,8 +15,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lapa.contracts import LapaError
+from lapa.runtime import progress
 from lapa.runtime.progress import Progress
-from lapa.training import progress
 from lapa.training.logbook import Logbook, by_position, read_metrics, require
 
 

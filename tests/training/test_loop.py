@@ -24,7 +24,8 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 from lapa import cli
 from lapa.artefacts.folder import load_artefact, write_tensors
 from lapa.contracts import LapaError, Logs
-from lapa.training import distributed, loop
+from lapa.runtime import distributed
+from lapa.training import loop
 from lapa.training.batches import AHEAD, batches
 from lapa.training.ema import EMA
 from lapa.training.loop import Optimisation, Sampler
