@@ -115,9 +115,9 @@ def _read_off(laq: LAQ, reading: Reading, now: Array, later: Array) -> tuple[Arr
     """Of one batch, on a LAQ in evaluation mode: differences and codebook entries float64 [B, s * d], codes [B, s]."""
     where = next(laq.parameters()).device
     x, y = (as_pixels(reading.packed.gather(frames), laq.config.image_size, where) for frames in (now, later))
-    difference = laq.compare(x, y).float()
-    quantized = laq.quantizer(laq.normalised(difference))
-    entry = laq.denormalised(quantized.embedding)
+    difference = laq.difference(x, y).float()
+    quantized = laq.quantizer(laq.normalise(difference))
+    entry = laq.denormalise(quantized.embedding)
     return *(v.flatten(1).double().cpu().numpy() for v in (difference, entry)), quantized.codes.cpu().numpy()
 
 

@@ -149,13 +149,14 @@ class LAQ(nn.Module):
         """Two batches of frames -> codes int64 [B, s] (residual codes: [B, s * levels]). The inverse dynamics model of
         stage 2."""
         with _evaluating(self):
-            return self.quantizer(self.difference(*self.pixels(now, later))).codes
+            d = self.difference(*self.pixels(now, later))
+            return self.quantizer(self.normalise(d)).codes
 
     def decode(self, now: Images, codes: Images, clamp: bool = True) -> torch.Tensor:
         """Frames and codes int64 [B, s] -> predicted frames float32 [B, 3, H, W], in [0, 1] if `clamp`."""
         with _evaluating(self):
-            now = self._pixels(now, "now")
-            future = self.predict(now, self.quantizer.lookup(self._codes(codes, len(now)))).float()
+            frames = as_pixels(now, self.config.image_size, self.project_in.weight.device, "now")
+            future = self.predict(frames, self.quantizer.lookup(self._codes(codes, len(frames)))).float()
             return future.clamp(0, 1) if clamp else future
 
     @torch.no_grad()
@@ -196,40 +197,38 @@ class LAQ(nn.Module):
 
     def forward(self, now: torch.Tensor, later: torch.Tensor) -> tuple[torch.Tensor, Quantized]:
         """Pixels of x_t and x_{t+H}, float [B, 3, H, W] in [0, 1] -> predicted x_{t+H}, Quantized."""
-        quantized = self.quantizer(self.difference(now, later))
+        d = self.difference(now, later)
+        quantized = self.quantizer(self.normalise(d))
         return self.predict(now, quantized.embedding), quantized
 
     def difference(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
-        """Pixels of two frames -> d = e_{t+H} - e_t, [B, s, quant_dim], as the quantizer takes it."""
-        return self.normalised(self.compare(now, later))
+        """Pixels of x_t and x_{t+H} -> d = e_{t+H} - e_t, float [B, s, quant_dim]."""
+        frames = [contrast(x) if self.config.encoder_input == "contrast" else x for x in (now, later)]
+        video = torch.stack(frames, dim=1)
+        if self.config.symmetric:
+            video = torch.cat([video, video.flip(1)])
+        tokens = self._embed(video)
+        tokens = self.spatial(tokens, bias=self.position_bias(*tokens.shape[2:4]))
+        maps = rearrange(self.project_in(self.temporal(tokens)), "b t h w d -> (b t) d h w")
+        e = rearrange(self.cnn(maps), "(b t) d h w -> t b (h w) d", t=2)
+        d = e[1] - e[0]
+        if self.config.symmetric:
+            forwards, backwards = d.chunk(2)
+            d = (forwards - backwards) / 2
+        return d
 
-    def normalised(self, d: torch.Tensor) -> torch.Tensor:
-        """[B, s, quant_dim], centred and scaled over the batch if the settings say so."""
+    def normalise(self, d: torch.Tensor) -> torch.Tensor:
+        """Differences [B, s, quant_dim] -> what the quantizer takes, float32: centred and scaled over the batch if the
+        settings say so."""
         return self.norm(d.float().flatten(0, 1)).view_as(d)
 
-    def denormalised(self, d: torch.Tensor) -> torch.Tensor:
-        """The inverse of `normalised` in evaluation mode."""
+    def denormalise(self, d: torch.Tensor) -> torch.Tensor:
+        """The inverse of `normalise` in evaluation mode."""
         if not isinstance(self.norm, BatchNorm):
             return d
         assert self.norm.running_mean is not None
         assert self.norm.running_var is not None
         return d * (self.norm.running_var + self.norm.eps).sqrt() + self.norm.running_mean
-
-    def compare(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
-        """Pixels of two frames -> e_{t+H} - e_t, [B, s, quant_dim]."""
-        frames = [contrast(x) if self.config.encoder_input == "contrast" else x for x in (now, later)]
-        video = torch.stack(frames, dim=1)
-        if not self.config.symmetric:
-            return self._compare(video)
-        there, back = self._compare(torch.cat([video, video.flip(1)])).chunk(2)
-        return (there - back) / 2
-
-    def _compare(self, video: torch.Tensor) -> torch.Tensor:
-        video = self._embed(video)
-        video = self.spatial(video, bias=self.position_bias(*video.shape[2:4]))
-        maps = rearrange(self.project_in(self.temporal(video)), "b t h w d -> (b t) d h w")
-        e = rearrange(self.cnn(maps), "(b t) d h w -> t b (h w) d", t=2)
-        return e[1] - e[0]
 
     def predict(self, now: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
         """Pixels of x_t and quantised differences [B, s, quant_dim] -> pixels of x_{t+H}, not clamped."""
@@ -253,13 +252,11 @@ class LAQ(nn.Module):
 
     def pixels(self, now: Images, later: Images) -> tuple[torch.Tensor, torch.Tensor]:
         """The frames of pairs, float [B, 3, H, W] in [0, 1] each. Raises LapaError where they are no pairs."""
-        x, y = self._pixels(now, "now"), self._pixels(later, "later")
+        size, where = self.config.image_size, self.project_in.weight.device
+        x, y = as_pixels(now, size, where, "now"), as_pixels(later, size, where, "later")
         if not len(x) or len(x) != len(y):
             raise LapaError(f"LAQ: now and later are the frames of one pair or more; got {len(x)} and {len(y)} frames.")
         return x, y
-
-    def _pixels(self, images: Images, name: str) -> torch.Tensor:
-        return as_pixels(images, self.config.image_size, self.project_in.weight.device, name)
 
     def _codes(self, codes: Images, batch: int) -> torch.Tensor:
         codes = torch.as_tensor(codes, device=self.project_in.weight.device)

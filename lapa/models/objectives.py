@@ -51,7 +51,7 @@ class Taught(nn.Module):
         """Reconstruction as LAQ.loss has it, plus the weighted term. Logs have it as its share."""
         laq, ask = self.laq, self.ask
         now, later = laq.pixels(batch.now, batch.later)
-        quantized = laq.quantizer(laq.difference(now, later))
+        quantized = laq.quantizer(laq.normalise(laq.difference(now, later)))
         embedding = quantized.embedding
         future = laq.predict(now, embedding if ask.pixels else embedding.detach())
         loss, logs = laq.score(now, later, future, quantized)

@@ -124,7 +124,7 @@ def test_a_difference_of_frame_embeddings_adds_up(
         x, y = ((image.mean(1) * where).mean((1, 2)) for image in (now, later))
         return 100 * (y - x)[:, None, None] ** power * torch.tensor([1.0, -2.0, 3.0, 0.5])
 
-    monkeypatch.setattr(LAQ, "compare", embedded)
+    monkeypatch.setattr(LAQ, "difference", embedded)
     torch.manual_seed(0)
     found = of_reading(TINY.build().eval(), recoded(sim, np.zeros((len(sim), 1), np.int64), 6))
     assert set(found["additivity"]) == set(found["reversal"]) == {"difference", "code", "motion"}

@@ -111,7 +111,7 @@ def test_loss_of_copying_at_the_start() -> None:
 
 def test_normalised_difference_has_no_common_part() -> None:
     model = TINY.build()
-    d = model.difference(torch.rand(8, 3, 32, 32), torch.rand(8, 3, 32, 32))
+    d = model.normalise(model.difference(torch.rand(8, 3, 32, 32), torch.rand(8, 3, 32, 32)))
     torch.testing.assert_close(d.mean((0, 1)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(d.std((0, 1), correction=0), torch.ones(4), atol=1e-2, rtol=0)
 
@@ -122,7 +122,7 @@ def test_a_symmetric_difference_turns_round_exactly() -> None:
         model = replace(TINY, symmetric=symmetric).build()
         for parameter in model.parameters():  # the layers that tell first from second start at zero
             parameter.data += 0.1 * torch.randn_like(parameter)
-        there, back = model.compare(a, b), model.compare(b, a)
+        there, back = model.difference(a, b), model.difference(b, a)
         assert torch.allclose(there, -back, atol=1e-6) == symmetric
         assert there.std() > 1e-3
 
@@ -139,7 +139,9 @@ def test_contrast_knows_no_colours() -> None:
     torch.testing.assert_close(contrast(1 - pixels), contrast(pixels))
     model = replace(TINY, encoder_input="contrast").build()
     night = 0.6 * pixels[[0, 1]] + 0.1
-    assert torch.allclose(model.compare(pixels[[0, 0]], pixels[[0, 1]]), model.compare(night[[0, 0]], night), atol=1e-5)
+    assert torch.allclose(
+        model.difference(pixels[[0, 0]], pixels[[0, 1]]), model.difference(night[[0, 0]], night), atol=1e-5
+    )
 
 
 def test_still_frames_do_not_divide_by_zero() -> None:
