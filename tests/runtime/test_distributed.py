@@ -180,8 +180,8 @@ def test_gradients_are_those_of_one_process(name: str, two: Path) -> None:
             )
 
 
-# The last bias before the difference of two frames cancels in it. Its gradient is zero but for rounding, and rounding is
-# another on every processor. What it is a sum of has the size of the gradient of the same layer's weight.
+# The last bias before the difference of two frames cancels in it. Its gradient is zero except for rounding, which is
+# different on every processor. The terms of its sum have the size of the gradient of the same layer's weight.
 SCALE = {"cnn.0.bias": "cnn.0.weight"}
 
 
