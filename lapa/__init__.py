@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from lapa.policies import Policy
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Load on first use, so that `import lapa` and `lapa --help` need no torch."""
     if name == "LAQ":

@@ -17,38 +17,44 @@ import tyro
 from lapa.commands.data import cache, collect, convert, export
 from lapa.commands.look import analyse, inspect, show_list
 from lapa.commands.measure import ablate, compare, demo, evaluate, study
-from lapa.commands.train import finetune, ground, label, pretrain, quantize, tune
+from lapa.commands.train import finetune, fit, ground, label, pretrain, quantize, tune
 from lapa.contracts import LapaError
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo,
-    "cache": cache,
-    "collect": collect,
-    "quantize": quantize,
-    "label": label,
-    "pretrain": pretrain,
-    "finetune": finetune,
-    "tune": tune,
-    "evaluate": evaluate,
-    "compare": compare,
-    "study": study,
-    "ablate": ablate,
-    "inspect": inspect,
-    "analyse": analyse,
-    "ground": ground,
-    "convert": convert,
-    "export": export,
-    "list": show_list,
+GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    "Start here": {"demo": demo},
+    "Your own videos and robot, in this order": {
+        "inspect": inspect,
+        "quantize": quantize,
+        "label": label,
+        "pretrain": pretrain,
+        "finetune": finetune,
+        "evaluate": evaluate,
+    },
+    "More about training": {"tune": tune, "fit": fit, "ground": ground},
+    "Several runs side by side": {"compare": compare, "study": study, "ablate": ablate},
+    "What was learnt, and what there is": {"analyse": analyse, "list": show_list},
+    "Data and models, in and out": {"cache": cache, "collect": collect, "convert": convert, "export": export},
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
+BEGIN = """\
+LAPA, Latent Action Pretraining from Videos: from video without actions to a robot policy.
 
-MANY = ("quantize", "label", "pretrain", "finetune", "ground")  # run in many processes under torchrun
+Start here     lapa demo                  the whole method on this machine, ten minutes on two cores, with a report
+Your videos    lapa quantize --dataset video_folder:clips/ --preset video --out runs/laq
+               Each command ends by naming the next one.
+All commands   lapa --help"""
+
+MANY = ("quantize", "fit", "label", "pretrain", "finetune", "ground")  # run in many processes under torchrun
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command. Exit codes: 0 done, 1 an error the user can mend, 2 a wrong option, 130 interrupted by Ctrl-C,
     143 stopped by SIGTERM."""
     given = sys.argv[1:] if arguments is None else arguments
+    if answer := ANSWERS.get(" ".join(given)):
+        print(answer())
+        return
     if "LAPA_PARENT" in os.environ:
         from lapa.runtime.workers import end_with_parent
 
@@ -79,6 +85,29 @@ def main(arguments: list[str] | None = None) -> None:
             message = f"cannot use {error.filename}: {error.strerror}. Choose a place you may write to."
             sys.exit(_complain(message, error))
         raise
+
+
+def overview() -> str:
+    """`lapa --help`: the first line of each command's docstring, in the order of use."""
+    lines = ["usage: lapa COMMAND [OPTIONS]", "       lapa COMMAND --help   its options", "       lapa --version"]
+    for title, commands in GROUPS.items():
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:<10} {(command.__doc__ or '').partition(chr(10))[0]}" for name, command in commands.items()]
+    return "\n".join(lines)
+
+
+def _version() -> str:
+    from lapa import __version__
+
+    return f"lapa {__version__}"
+
+
+ANSWERS: dict[str, Callable[[], str]] = {
+    "": lambda: BEGIN,
+    "-h": overview,
+    "--help": overview,
+    "--version": _version,
+}
 
 
 def _processes(command: str) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""Stage 1, `lapa quantize`: fit the label source.
+"""Stage 1, `lapa quantize` and `lapa fit`: fit the label source.
 
     lapa  LAQ on video without actions            vpt  inverse dynamics on the few labelled trajectories
 
@@ -187,7 +187,7 @@ def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
     The R^2 is of the training pairs: few labels are too dear to hold out. How good it is on video shows in
     `lapa label`, where the video has actions to compare with.
     """
-    actions = packed.require_actions("an inverse dynamics model (--method vpt)")
+    actions = packed.require_actions("inverse dynamics (lapa fit)")
     pairs = window_pairs(packed, 1e-9)
     seed_everything(seed)
     model = InverseDynamics(recipe.idm, actions.shape[1])

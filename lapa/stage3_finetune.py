@@ -177,7 +177,7 @@ def _give_reader(planner: VideoPlanner, path: Path | None) -> dict[str, str]:
     if planner.reader is None:
         raise LapaError(
             "This policy imagines frames, and something must read actions off them: fit inverse dynamics with "
-            "`lapa quantize --method unipi` on the labelled trajectories and give its folder as --idm."
+            "`lapa fit` on the labelled trajectories and give its folder as --idm."
         )
     return {}
 

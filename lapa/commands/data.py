@@ -19,9 +19,10 @@ def cache(
     estimate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Read datasets ahead of time, with all cores: the small frames that other commands would make one by one.
+    """Read datasets ahead of time, with all cores.
 
-    Says first how much disk it takes, and refuses what does not fit. Killed, the same command goes on where it was.
+    Makes the small frames that other commands would make one by one. Says first how much disk it takes, and refuses
+    what does not fit. Killed, the same command goes on where it was.
     quantize, label and pretrain can also do without it: see their --stream.
 
     Args:
@@ -62,8 +63,9 @@ def collect(
     without_actions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Write a dataset to disk as a LeRobot v3.0 dataset (parquet + mp4), such as Tabletop demonstrations.
+    """Write a dataset to disk as a LeRobot v3.0 dataset.
 
+    That is parquet and mp4. Datasets are, for example, the demonstrations of Tabletop.
     Example: lapa collect --dataset tabletop:sim,episodes=200,seed=1 --out data/sim
 
     Args:
@@ -90,8 +92,9 @@ def convert(
     window: float | None = None,
     reverse: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Turn a LAQ checkpoint of the authors' released code into an artefact, or with --reverse the other way round.
+    """Open a LAQ checkpoint of the authors' released code, or write one.
 
+    The checkpoint becomes an artefact; with --reverse the artefact becomes a checkpoint.
     Example: lapa convert laq-official vae.100000.pt runs/laq --image-size 256
 
     Args:
@@ -134,8 +137,9 @@ def export(
     license: str | None = None,
     private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Hand results on: labels as a LeRobot dataset or as the released code's jsonl, a model to the hub.
+    """Hand on labels (LeRobot, jsonl) or a model (the hub).
 
+    The jsonl is that of the released LAPA code.
     Examples: lapa export lerobot runs/labels data/labelled; lapa export hub runs/laq me/laq --license apache-2.0
     --dataset says where the labelled videos are now (none: where they were when they were labelled).
 

@@ -20,8 +20,9 @@ def inspect(
     image_size: int = 96,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Look at runs (curves, results; also while they train), at a dataset, or at what a LAQ makes of a dataset.
+    """Look at a dataset, at runs, or at what a LAQ makes of a dataset.
 
+    Of runs it shows curves and results, also while they train.
     Examples: lapa inspect video_folder:clips/; lapa inspect runs/laq; lapa inspect runs/a runs/b; lapa inspect runs/laq
     --dataset video_folder:clips/, where any dataset will do, not only the one that the LAQ was trained on.
     A dataset, given by itself or with --dataset, is always read to its end, and what cannot be read is listed.
@@ -55,7 +56,7 @@ def analyse(
     episodes: int = 500,
     seed: Seed = 0,
 ) -> None:
-    """One question about what was learnt, answered with a figure, its baseline and a picture.
+    """Ask what the codes mean: a figure, its baseline and a picture.
 
     Example: lapa analyse transplant runs/laq. What figures mean: docs/analysis.md. Give as --dataset videos that the
     LAQ was not trained on; without it they are 300 episodes of each look of Tabletop (for rollout, of sim).
@@ -75,7 +76,7 @@ def analyse(
 
 
 def show_list(preset: str | None = None) -> None:
-    """Name every method, preset and plug-in.
+    """Name every method, preset and plug-in (datasets, backbones, ..).
 
     Args:
         preset: print all settings of this preset; each can be changed with --set NAME=VALUE

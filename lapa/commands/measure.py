@@ -23,10 +23,10 @@ def demo(
     unipi: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Watch LAPA learn from videos without actions and compare it with its baselines; ten minutes on two cores.
+    """Videos -> robot policy on this machine, beside the baselines.
 
-    Makes the data, fits LAQ, labels, pretrains, finetunes and evaluates every method, and writes a report. Interrupt it
-    at any time and run it again: it goes on from the last finished step.
+    Takes ten minutes on two cores. Makes the data, fits LAQ, labels, pretrains, finetunes and evaluates every method,
+    and writes a report. Interrupt it at any time and run it again: it goes on from the last finished step.
 
     Args:
         out: folder of everything the demo makes
@@ -56,7 +56,7 @@ def evaluate(
     seed: Seed = 0,
     validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Roll a policy (or a scripted row) out on a benchmark: success per family with 95% intervals.
+    """Try a policy on a benchmark: success with 95% intervals.
 
     Args:
         out: folder for results.json, success.png and animations
@@ -122,8 +122,9 @@ def compare(
     workers: int = 0,
     set: Options = (),
 ) -> None:
-    """The paper's table on Tabletop (--settings), or several methods on your own data (--dataset, --labelled). Resumes.
+    """Several methods on your data, or the paper's table on Tabletop.
 
+    Your data are --dataset and --labelled, the table is --settings. Interrupted, the same command goes on.
     Examples: lapa compare --settings all --methods all --seeds 3 --out runs/paper; lapa compare --settings in-domain
     --methods lapa,vpt --budgets 20 --seeds 1 --out runs/part;
     lapa compare --dataset video_folder:clips/ --labelled lerobot:robot/ --out runs/mine. The first runs for hours; stop
@@ -209,8 +210,9 @@ def study(
     results: Path | None = None,
     set: Options = (),
 ) -> None:
-    """Settings of stage 1 side by side on your data: what do the codes tell, are all in use? Resumes.
+    """Settings of stage 1 on your data: what do the codes tell?
 
+    It also says whether all codes are in use. Interrupted, the same command goes on.
     Each cell is a `lapa quantize` with one seed. Its figures are of episodes that are held out: perplexity at each
     position, error over copying, and, where the dataset has actions and states, how much of action, displacement and
     position the codes tell. --dataset are the videos (none: 1,500 episodes of Tabletop).
@@ -247,9 +249,10 @@ def ablate(
     workers: int = 0,
     set: Options = (),
 ) -> None:
-    """One setting of LAPA turned through its values, from video to success on Tabletop, beside what the codes tell.
+    """One setting through its values, from video to success on Tabletop.
 
-    Resumes. A cell takes about six minutes of a core. Data and scenes are those of `lapa compare --settings in-domain`.
+    What the codes tell stands beside it. Interrupted, the same command goes on. A cell takes about six minutes of a
+    core. Data and scenes are those of `lapa compare --settings in-domain`.
 
     Args:
         name: codes: |C| 4 to 64; positions: s 1, 2, 4; window: 0.2 to 1 s; videos: 1 to 100% of them; policy: sizes of

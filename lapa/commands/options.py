@@ -39,7 +39,10 @@ Datasets = Annotated[tuple[str, ...], tyro.conf.arg(name="", constructor=_datase
 Seed = Annotated[int, tyro.conf.arg(help="seed of everything random")]
 Preset = Annotated[
     str,
-    tyro.conf.arg(help="named settings: laptop, video (real clips) or paper; `lapa list` shows them"),
+    tyro.conf.arg(
+        help="named settings, the same in every command of a run: laptop (for Tabletop, minutes on a CPU), video (for "
+        "your own videos and robots) or paper (the released settings, for GPUs); `lapa list` says more"
+    ),
 ]
 Steps = Annotated[int | None, tyro.conf.arg(help="optimizer steps (None: the preset's)")]
 Options = Annotated[

@@ -1,4 +1,4 @@
-"""What trains a model or makes its labels: `lapa quantize`, `label`, `pretrain`, `finetune`, `tune`, `ground`."""
+"""What trains or labels: `lapa quantize`, `fit`, `label`, `pretrain`, `finetune`, `tune`, `ground`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ LITTLE = 0.3  # R^2 of inverse dynamics on its own training pairs, below which l
 def quantize(
     dataset: Datasets,
     out: Path,
-    method: Literal["lapa", "vpt", "unipi"] = "lapa",
     preset: Preset = "laptop",
     steps: Steps = None,
     window: float | None = None,
@@ -50,49 +49,74 @@ def quantize(
     skip_bad: SkipBad = False,
     set: Options = (),
 ) -> None:
-    """Stage 1: LAPA learns latent actions from video (LAQ); VPT and UniPi fit inverse dynamics, one for both.
+    """Stage 1: learn latent actions (LAQ) from video without actions.
 
-    --dataset are the videos, for vpt and unipi the labelled trajectories.
+    --dataset are the videos. VPT and UniPi have another stage 1: `lapa fit`.
 
     Args:
         out: folder of the artefact; pictures and metrics.jsonl appear there while it trains
-        method: lapa fits LAQ on video without actions; vpt and unipi fit inverse dynamics on labelled trajectories
         window: seconds between the two frames (None: the preset's)
     """
     from lapa.run_folder import begin, done_before
-    from lapa.stage1_latent_actions import fit_idm, fit_laq
+    from lapa.stage1_latent_actions import fit_laq
 
-    key = "quantize" if method == "lapa" else "fit_idm"
-    recipe = recipe_of(preset, (*set, *([f"window={window}"] if window is not None else [])), key, steps, log)
-    if method != "lapa" and stream:
-        raise LapaError(f"--stream belongs to --method lapa; {method} reads its few trajectories at once.")
-    kind = "laq" if method == "lapa" else "idm"
+    recipe = recipe_of(preset, (*set, *([f"window={window}"] if window is not None else [])), "quantize", steps, log)
     inputs: dict[str, Any] = {"dataset": dataset, **({"stream": stream} if stream else {})}
-    if done_before(out, recipe, seed, resume, kind, **inputs):
+    if done_before(out, recipe, seed, resume, "laq", **inputs):
         return
-    size = recipe.laq.image_size if method == "lapa" else recipe.idm.image_size
-    packed: Any = (open_stream if stream else open_pack)(dataset, size, skip_bad)
-    if method != "lapa":
-        packed.require_actions("an inverse dynamics model (--method vpt)")
-    begin(out, recipe, seed, resume, kind, **inputs)
+    packed: Any = (open_stream if stream else open_pack)(dataset, recipe.laq.image_size, skip_bad)
+    begin(out, recipe, seed, resume, "laq", **inputs)
     print_watch(out)
-    if method == "lapa":
-        results = fit_laq(packed, recipe, out, seed, stream or 0)
-    else:
-        results = fit_idm(packed, recipe, out, seed)
+    results = fit_laq(packed, recipe, out, seed, stream or 0)
+    print_results(results)
+    if results.get("dataset_mlp_r2", 0) > APART:
+        print("The codes tell which dataset a pair is from: each has an alphabet of its own; what is learnt on one is "
+              "lost on another. Try --set laq.encoder_input=contrast --set laq.symmetric=true, and more --steps: "
+              "docs/analysis.md.")  # fmt: skip
+    print(f"LAQ is in {out}.")
+    print(f"Look: lapa inspect {quoted(out)} {again(dataset)}")
+    print_next(f"lapa label {again(dataset)} --source {quoted(out)} --out runs/labels")
+
+
+def fit(
+    dataset: Datasets,
+    out: Path,
+    preset: Preset = "laptop",
+    steps: Steps = None,
+    seed: Seed = 0,
+    log: Log = "none",
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
+    set: Options = (),
+) -> None:
+    """Stage 1 of the baselines VPT and UniPi: fit inverse dynamics.
+
+    The model learns which action lies between two adjacent frames. One serves both baselines: VPT labels the videos
+    with it, UniPi reads actions off the frames that it imagines. --dataset are the few labelled trajectories.
+
+    Args:
+        out: folder of the artefact; metrics.jsonl appears there while it trains
+    """
+    from lapa.run_folder import begin, done_before
+    from lapa.stage1_latent_actions import fit_idm
+
+    recipe = recipe_of(preset, set, "fit_idm", steps, log)
+    if done_before(out, recipe, seed, resume, "idm", dataset=dataset):
+        return
+    packed = open_pack(dataset, recipe.idm.image_size, skip_bad)
+    packed.require_actions("inverse dynamics (lapa fit)")
+    begin(out, recipe, seed, resume, "idm", dataset=dataset)
+    print_watch(out)
+    results = fit_idm(packed, recipe, out, seed)
     print_results(results)
     if results.get("train_r2", 1) < LITTLE:
         print("That is little for the very pairs it was trained on: it cannot read the actions off the frames, so its "
               "labels will hardly tell them. Train it for longer (--steps), or check that actions and frames belong "
               "together: lapa inspect DATASET.")  # fmt: skip
-    if results.get("dataset_mlp_r2", 0) > APART:
-        print("The codes tell which dataset a pair is from: each has an alphabet of its own; what is learnt on one is "
-              "lost on another. Try --set laq.encoder_input=contrast --set laq.symmetric=true, and more --steps: "
-              "docs/analysis.md.")  # fmt: skip
-    print(f"{'LAQ' if method == 'lapa' else 'The inverse dynamics model'} is in {out}.")
-    print(f"Look: lapa inspect {quoted(out)}" + (f" {again(dataset)}" if method == "lapa" else ""))
-    source = "future_frames" if method == "unipi" else quoted(out)
-    print_next(f"lapa label {again(dataset if method == 'lapa' else ('VIDEOS',))} --source {source} --out runs/labels")
+    print(f"The inverse dynamics model is in {out}.")
+    print(f"Look: lapa inspect {quoted(out)}")
+    print_next(f"lapa label --dataset VIDEOS --source {quoted(out)} --out runs/labels")
+    print("(for UniPi: --source future_frames, and this folder as --idm of lapa finetune)")
 
 
 def label(
@@ -108,11 +132,13 @@ def label(
     stream: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Stage 2a: label every frame of the videos. Interrupt it at any time and run it again: it goes on.
+    """Stage 2a: label every frame of the videos.
+
+    Interrupt it at any time and run it again: it goes on. Run again when it is done, it says so.
 
     Args:
-        source: folder made by `lapa quantize`, ground_truth (the dataset's own actions, for ActionVLA) or future_frames
-            (the frames to come, for UniPi)
+        source: folder made by `lapa quantize` or `lapa fit`, ground_truth (the dataset's own actions, for ActionVLA)
+            or future_frames (the frames to come, for UniPi)
         out: new folder for labels.parquet (a folder of shards) and manifest.json
         end: frames whose later frame would lie past the end of the episode: drop them, or clip to the last frame
         precision: arithmetic of a LAQ; bfloat16 is several times as fast at the paper's size; about 2% of codes differ
@@ -161,7 +187,9 @@ def pretrain(
     skip_bad: SkipBad = False,
     set: Options = (),
 ) -> None:
-    """Stage 2b: a policy learns to predict the labels from the frame and the instruction.
+    """Stage 2b: a policy learns to predict the labels.
+
+    It predicts them from the frame and the instruction.
 
     --dataset are the videos that were labelled, given as they were for `lapa label`.
 
@@ -211,14 +239,14 @@ def finetune(
     skip_bad: SkipBad = False,
     set: Options = (),
 ) -> None:
-    """Stage 3: a few labelled trajectories turn a pretrained policy into a robot policy.
+    """Stage 3: a few labelled trajectories make it a robot policy.
 
     --dataset are those trajectories.
 
     Args:
         out: folder of the artefact
         policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
-        idm: for unipi alone: folder made by `lapa quantize --method unipi`, which reads actions off imagined frames
+        idm: for unipi alone: folder made by `lapa fit`, which reads actions off imagined frames
         head: linear: keep the head, and read off the labels what its classes, such as latent codes, mean as actions
             (trains nothing, best for a few trajectories); own: train a new head in place of a latent one, as the paper
             does, or go on with one that speaks actions; new: train a new one (None: the preset's)
@@ -295,7 +323,7 @@ def tune(
     skip_bad: SkipBad = False,
     set: Options = (),
 ) -> None:
-    """Stage 3 in several ways, each scored on validation scenes of a benchmark; the best becomes the policy.
+    """Stage 3 in several ways; the best on validation scenes is kept.
 
     --dataset are labelled robot trajectories. Tried are: reading off them what a pretrained head's classes mean (read);
     training the head alone (head), all but the vision encoder, gently (all) or four times as long (all-long); and for a
@@ -306,7 +334,7 @@ def tune(
     Args:
         out: folder of the best policy
         policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
-        idm: for unipi alone: folder made by `lapa quantize --method unipi`, which reads actions off imagined frames
+        idm: for unipi alone: folder made by `lapa fit`, which reads actions off imagined frames
         benchmark: a plug-in of lapa/benchmarks
         domain: tabletop: sim, real or hand
         episodes: validation episodes for each way
@@ -345,9 +373,9 @@ def ground(
     seed: Seed = 0,
     resume: Resume = False,
 ) -> None:
-    """Stage 0: rebuild the weights of the tiny backbone that ship with lapa (about seven minutes on one core), or make
-    those of another size.
+    """Stage 0: make the weights of the tiny backbone that lapa ships.
 
+    It takes about seven minutes on one core. Another --width or --depth makes a backbone of another size.
     A policy starts from the weights in FOLDER with
     --set 'policy.backbone_options={"weights":"FOLDER","width":64,"depth":2}', naming the size they have.
 

@@ -32,6 +32,7 @@ QUICK = tuple(  # a rehearsal: every step of the way, figures that mean nothing
     for word in ("--set", setting)
 )
 SMALL = 16  # pixels: only the actions of the frames are looked at
+FITTED_BY = {"laq": "quantize", "idm": "fit"}  # what stage 1 fits -> the command that does
 LONGEST_FIRST = ("unipi", "lapa", "vpt", "actionvla", "scratch")
 
 
@@ -97,7 +98,7 @@ def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], 
     if row.fits:
         owner, data = KINDS[row.fits], chain.labelled if few else chain.videos  # VPT and UniPi share inverse dynamics
         fitted = plan.add(chain.name(owner, "fit", not few, few),
-                          ("quantize", "--method", owner, *data, *chain.common, "--resume"),
+                          (FITTED_BY[row.fits], *data, *chain.common, "--resume"),
                           "config.json", chain.needs, guess.idm if few else guess.laq)  # fmt: skip
     word, films = row.source in WORDS, row.policy == "video_planner"
     source, few = (row.source, False) if word else (plan.path(fitted), few)

@@ -11,7 +11,7 @@ from lapa.models.idm import InverseDynamics
 
 @dataclass(frozen=True)
 class Config:
-    """`path`: folder of an inverse dynamics model that stage 1 fitted with --method vpt."""
+    """`path`: folder of an inverse dynamics model made by `lapa fit`."""
 
     path: str = ""
 

@@ -22,6 +22,7 @@ from lapa.contracts import Array, LapaError, Logs, Observation
 from lapa.data.pixels import as_pixels
 from lapa.models.idm import IDMConfig, InverseDynamics
 from lapa.models.video_diffusion import VideoDiffusion, VideoDiffusionConfig
+from lapa.policies import Policy
 from lapa.policies.vla import Batch, build_backbone, seen
 from lapa.training.loop import device, fast_dtype
 
@@ -58,7 +59,7 @@ class Config:
         return planner.to(device()).eval()
 
 
-class VideoPlanner(nn.Module):
+class VideoPlanner(nn.Module, Policy):
     """See the module's docstring."""
 
     def __init__(self, config: Config, backbone: nn.Module) -> None:
@@ -113,10 +114,6 @@ class VideoPlanner(nn.Module):
         images, texts = seen(observations, self.size)
         parts = [self._plan(images[i : i + AT_ONCE], texts[i : i + AT_ONCE]) for i in range(0, len(texts), AT_ONCE)]
         return np.concatenate(parts)
-
-    def act(self, observation: Observation) -> Array:
-        """One observation -> float32 [executed, A] in the robot's units."""
-        return self.act_batch([observation])[0]
 
     def _plan(self, images: Array | Tensor, texts: list[str]) -> Array:
         now = self._pixels(images)

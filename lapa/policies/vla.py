@@ -25,6 +25,7 @@ from lapa.artefacts.folder import Artefact, load_strictly
 from lapa.contracts import Array, LapaError, Logs, Observation
 from lapa.data.pixels import as_pixels
 from lapa.plugins import configure
+from lapa.policies import Policy
 from lapa.training.loop import device, fast_dtype
 
 IMPOSSIBLE = -1e4  # a logit
@@ -64,7 +65,7 @@ class Config:
         return policy.to(device()).eval()
 
 
-class VLA(nn.Module):
+class VLA(nn.Module, Policy):
     """See the module's docstring."""
 
     def __init__(self, config: Config, backbone: nn.Module) -> None:
@@ -167,10 +168,6 @@ class VLA(nn.Module):
                 f"on; got {wrong[0]}."
             )
         return self.scales.restore(actions, asked)
-
-    def act(self, observation: Observation) -> Array:
-        """One observation -> float32 [chunk, A] in the robot's units."""
-        return self.act_batch([observation])[0]
 
     def description(self) -> dict[str, Any]:
         """What config.json needs to open this policy again."""

@@ -175,7 +175,7 @@ def test_two_image_sizes_in_one_dataset(refuses: Refuses, tmp_path: Path) -> Non
 def test_video_without_actions_cannot_finetune(refuses: Refuses, clips: Path, tmp_path: Path) -> None:
     data = ("--dataset", f"video_folder:{clips}", "--out", tmp_path / "out")
     refuses("finetune", *data, says=(clips, "has no actions, and finetuning needs them"))
-    refuses("quantize", "--method", "vpt", *data, says=("has no actions, and an inverse dynamics model",))
+    refuses("fit", *data, says=("has no actions, and inverse dynamics (lapa fit) needs them",))
     assert not (tmp_path / "out").exists(), "what comes to nothing leaves no folder"
     refuses("label", "--source", "ground_truth", "--dataset", data[1], "--out", tmp_path / "labels",
             says=("need actions", "Label it with a LAQ"))  # fmt: skip
@@ -264,9 +264,8 @@ def test_misspelt_values(arguments: str, says: str, refuses: Refuses, tmp_path: 
         ("quantize --datset tabletop:sim --out x", "--dataset"),
         ("quantize --dataset tabletop:sim", "--out"),
         ("quantise --dataset tabletop:sim --out x", "quantize"),
-        ("quantize --dataset tabletop:sim --out x --method lappa", "lapa"),
+        ("export lerobt a b", "lerobot"),
         ("quantize --dataset tabletop:sim --out x --steps many", "--steps"),
-        ("", "quantize"),
     ],
 )
 def test_misspelt_options(arguments: str, says: str, refuses: Refuses) -> None:
@@ -558,7 +557,7 @@ def test_what_comes_next_keeps_the_preset_and_can_be_pasted(
         said = capsys.readouterr()
         return shlex.split(said.out.partition("Next: ")[2]), said.out + said.err
 
-    following, said = says("quantize", "--method", "vpt", *data, *video, "--out", folder / "idm")
+    following, said = says("fit", *data, *video, "--out", folder / "idm")
     assert following[-4:-2] == ["--source", str(folder / "idm")]
     assert "That is little for the very pairs" in said
     says("quantize", *data, *video, "--out", folder / "laq")
@@ -594,7 +593,7 @@ def test_every_command_says_what_comes_next(
     made: Path, robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ("--dataset", f"lerobot:{robot}")
-    run("quantize", *data, "--method", "vpt", "--steps", 1, *small, "--out", tmp_path / "idm")
+    run("fit", *data, "--steps", 1, *small, "--out", tmp_path / "idm")
     assert f"Next: lapa label --dataset VIDEOS --source {tmp_path / 'idm'}" in capsys.readouterr().out
     run("label", *data, "--source", tmp_path / "idm", "--out", tmp_path / "labels")
     assert f"Next: lapa pretrain --dataset lerobot:{robot} --labels {tmp_path / 'labels'}" in capsys.readouterr().out

@@ -493,6 +493,7 @@ def test_what_training_from_a_stream_refuses(
     robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ("--dataset", f"lerobot:{robot}", "--stream", 8, *small, "--steps", 1)
-    with pytest.raises(SystemExit):
-        run("quantize", *data, "--method", "vpt", "--out", tmp_path / "out")
-    assert "--stream belongs to --method lapa" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        run("fit", *data, "--out", tmp_path / "out")
+    assert ended.value.code == 2, "inverse dynamics is fitted to few trajectories, which are read at once"
+    assert "--stream" in capsys.readouterr().err

@@ -207,7 +207,7 @@ def test_what_does_not_belong_together(made: Path, packed: Packed, tiny: Recipe,
     latent = lapa.Policy.from_pretrained(made / "latent")
     with pytest.raises(LapaError, match="cannot act yet; finetune it first"):
         latent.act({"image": np.zeros((24, 24, 3), np.uint8), "instruction": "push"})
-    with pytest.raises(LapaError, match=r"lapa quantize --method unipi.* --idm"):
+    with pytest.raises(LapaError, match=r"lapa fit.* --idm"):
         finetune(packed, made / "latent", tiny, tmp_path / "out", 0)
     with pytest.raises(LapaError, match="--idm is for a policy that imagines"):
         finetune(packed, None, tiny, tmp_path / "out", 0, made / "idm")
@@ -219,7 +219,7 @@ def test_the_commands(made: Path, robot: Path, small: list[str], tmp_path: Path,
     """What a user types; each command names the next one."""
     data = f"lerobot:{robot}"
     idm, labels, latent, policy = (str(tmp_path / name) for name in ("idm", "labels", "latent", "policy"))
-    cli.main(["quantize", "--method", "unipi", "--dataset", data, "--out", idm, "--steps", "2", *small])
+    cli.main(["fit", "--dataset", data, "--out", idm, "--steps", "2", *small])
     assert "lapa label --dataset VIDEOS --source future_frames" in capsys.readouterr().out
     cli.main(["label", "--dataset", data, "--source", "future_frames", "--out", labels])
     cli.main(["pretrain", "--dataset", data, "--labels", labels, "--out", latent, "--steps", "3", *small])
