@@ -115,14 +115,15 @@ def fit(
               "together: lapa inspect DATASET.")  # fmt: skip
     print(f"The inverse dynamics model is in {out}.")
     print(f"Look: lapa inspect {quoted(out)}")
+    print(f"For UniPi: lapa label --dataset VIDEOS --source future_frames{same_preset(preset)} --out runs/labels")
     print_next(f"lapa label --dataset VIDEOS --source {quoted(out)} --out runs/labels")
-    print("(for UniPi: --source future_frames, and this folder as --idm of lapa finetune)")
 
 
 def label(
     dataset: Datasets,
     source: str,
     out: Path,
+    preset: str | None = None,
     end: Literal["drop", "clip"] = "drop",
     precision: Literal["float32", "bfloat16"] = "float32",
     compile: bool = False,
@@ -140,6 +141,7 @@ def label(
         source: folder made by `lapa quantize` or `lapa fit`, ground_truth (the dataset's own actions, for ActionVLA)
             or future_frames (the frames to come, for UniPi)
         out: new folder for labels.parquet (a folder of shards) and manifest.json
+        preset: the preset that the policy will be pretrained with: named in the next command (None: the source's)
         end: frames whose later frame would lie past the end of the episode: drop them, or clip to the last frame
         precision: arithmetic of a LAQ; bfloat16 is several times as fast at the paper's size; about 2% of codes differ
         compile: compile a LAQ first: a minute at the start, then about a tenth faster on a CPU; for long jobs
@@ -150,9 +152,12 @@ def label(
     """
     from lapa.artefacts.folder import read_json
     from lapa.recipe import nearest_preset
+    from lapa.recipe import preset as named
     from lapa.stage2_label import label as write
     from lapa.stage2_label import source_image_size
 
+    if preset:
+        named(preset)  # refuses one that there is not
     packed = (open_stream if stream else open_pack)(dataset, source_image_size(source), skip_bad)
     manifest = write(packed, source, out, end, precision, compile=compile, shard=shard, workers=workers,
                      engine=engine, datasets=dataset, skip_bad=skip_bad)  # fmt: skip
@@ -169,8 +174,8 @@ def label(
         print(f"  R^2 of the dataset's own actions: {manifest['r2_of_true_actions']:.3f}")
     made_by = Path(source) / "config.json"  # ground_truth and future_frames have none
     recipe = read_json(made_by, "finished label source").get("recipe") if made_by.exists() else None
-    preset = same_preset(nearest_preset(recipe)) if recipe else ""
-    print_next(f"lapa pretrain {again(dataset)} --labels {quoted(out)}{preset} --out runs/latent")
+    found = preset or (nearest_preset(recipe) if recipe else "laptop")
+    print_next(f"lapa pretrain {again(dataset)} --labels {quoted(out)}{same_preset(found)} --out runs/latent")
 
 
 def pretrain(

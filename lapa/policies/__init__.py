@@ -42,7 +42,7 @@ class Policy:
         {camera: uint8 [H, W, 3]}, and where the policy reads the state, "state", float32 [S]. Images may be of any
         size. Raises LapaError for what is not an observation, and for a policy that was not finetuned.
         """
-        return self.act_batch([observation])[0]  # type: ignore[no-any-return]
+        return self.act_batch([observation])[0]
 
     def act_batch(self, observations: Sequence[Observation]) -> Array:
         """The same for B observations at once -> float32 [B, chunk, A]."""

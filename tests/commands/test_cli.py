@@ -563,6 +563,9 @@ def test_what_comes_next_keeps_the_preset_and_can_be_pasted(
     says("quantize", *data, *video, "--out", folder / "laq")
     following, _ = says("label", *data, "--source", folder / "laq", "--out", folder / "labels")
     assert following[4:8] == ["--labels", str(folder / "labels"), "--preset", "video"]
+    truth = ("label", *data, "--source", "ground_truth", "--preset", "video", "--out", folder / "truth")
+    following, _ = says(*truth)
+    assert following[4:8] == ["--labels", str(folder / "truth"), "--preset", "video"]
     following, _ = says("pretrain", *data, "--labels", folder / "labels", *video, "--out", folder / "latent")
     assert following[4:8] == ["--policy", str(folder / "latent"), "--preset", "video"]
     _, said = says("finetune", *data, "--policy", folder / "latent", *small, "--out", folder / "laptop")
