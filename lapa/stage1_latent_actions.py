@@ -9,8 +9,10 @@ alone: it asks how much of the true action a code tells.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex, pair_counts, window_offsets, window_pairs
 from lapa.data.pixels import as_pixels
 from lapa.data.stream import Stream
-from lapa.measures.probes import effector_columns, perplexity, probe, r2
+from lapa.measures.motion import Motion, Told, baselines, behind, motion, told, verdict
+from lapa.measures.probes import LEAST, effector_columns, of_each_fifth, one_hot, perplexity, probe, r2
 from lapa.models.idm import InverseDynamics
 from lapa.models.laq import LAQ
 from lapa.models.objectives import Taught
@@ -37,8 +40,9 @@ from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everythi
 from lapa.training.starts import FOLDER as STARTS
 from lapa.training.starts import forget, furthest
 
-WATCHED = 4000  # pairs, fixed for the run, on which stage 1 is watched
-LOWEST = "watched/error_over_copy"  # of checkpoints and of starts, the best
+CHOICE, WATCHED, FITTED = 1024, 3000, 2500  # pairs, fixed for the run: see Look
+LOWEST = "watched/choice_error"  # of checkpoints and of starts, the best
+FEWEST = 8  # episodes of which segments are looked at, at least, to fit probes on
 
 
 def fit_laq(
@@ -58,9 +62,7 @@ def fit_laq(
         return _fit_from_stream(packed, recipe, out, seed, megabytes)
     pairs = window_pairs(packed, recipe.window, recipe.end)
     held_out = _held_out(pairs.episode, recipe)
-    pool = np.flatnonzero(held_out) if held_out.any() else np.arange(len(pairs))
-    watched = np.random.default_rng(seed).choice(pool, min(WATCHED, len(pool)), replace=False)
-    look = Look(packed, pairs, watched, bool(held_out.any()))
+    look = look_at(packed, pairs, held_out, seed)
     sampler = _sampler(packed, pairs, recipe.quantize, np.flatnonzero(~held_out))
     return _fit(look, sampler, {packed.spec: packed.fingerprint}, recipe, out, seed)
 
@@ -69,12 +71,19 @@ def _fit_from_stream(stream: Stream, recipe: Recipe, out: Path, seed: int, megab
     counts = pair_counts(stream, recipe.window, recipe.end)
     reach = window_offsets(stream.fps, recipe.window)
     held_out = _held_out(np.arange(stream.episodes), recipe) & (counts > 0)
-    shown = np.where(held_out, counts, 0) if held_out.any() else counts
+    shown = held_out if held_out.any() else counts > 0
+    if held_out.any():  # as many of those that are trained on, spread evenly, to fit the probes
+        rest = np.flatnonzero(~held_out & (counts > 0))
+        chosen = np.linspace(0, len(rest) - 1, min(len(rest), max(FEWEST, int(held_out.sum())))).round().astype(int)
+        shown[rest[chosen]] = True
     looked_at = replace(stream, weights=None)
-    packed = excerpt(looked_at, shown, reach, seed=seed, samples=WATCHED, megabytes=megabytes // 4)
+    packed = excerpt(looked_at, np.where(shown, counts, 0), reach, seed=seed, samples=CHOICE + WATCHED + FITTED,
+                     megabytes=megabytes // 4)  # fmt: skip
     pairs = window_pairs(packed, recipe.window)
-    watched = np.random.default_rng(seed).choice(len(pairs), min(WATCHED, len(pairs)), replace=False)
-    look = Look(packed, pairs, watched, bool(held_out.any()))
+    # Several segments may be of one episode: they stay on one side.
+    number = {key: e for e, key in enumerate(zip(stream.source.tolist(), stream.ids, strict=True))}
+    origin = np.array([number[key] for key in zip(packed.source.tolist(), packed.ids, strict=True)])
+    look = look_at(packed, pairs, held_out[origin[pairs.episode]], seed, origin[pairs.episode])
     left = megabytes - -(-packed.nbytes // 2**20)
     buffer = Buffer(stream, np.where(held_out, 0, counts), reach, seed=seed, batch=recipe.quantize.batch_size,
                     megabytes=left)  # fmt: skip
@@ -85,36 +94,113 @@ def _fit_from_stream(stream: Stream, recipe: Recipe, out: Path, seed: int, megab
 
 @dataclass(frozen=True)
 class Look:
-    """What stage 1 is watched on: rows of pairs of a pack, of episodes that are held out or not."""
+    """What a LAQ is judged by: rows of the pairs of a pack, int64 each.
+
+    rows    what figures are reported of; choice: what starts and checkpoints are chosen by, of other episodes
+    fit     what the probes are fitted on, of other episodes than `rows`
+    episode int64 [P], of every pair of the pack (segments of a stream count as their episode)
+    where   what these are, in words
+    """
 
     packed: Packed
     pairs: PairIndex
+    choice: Array
     rows: Array
-    held_out: bool
+    fit: Array
+    episode: Array
+    where: str
+
+    @cached_property
+    def probed(self) -> tuple[Array, Array]:
+        """Rows of `fit` and `rows` one behind the other, and which of them are the latter, bool: none where the probes
+        cannot be judged by other episodes than they are fitted on."""
+        apart = not len(np.intersect1d(self.episode[self.fit], self.episode[self.rows]))
+        test = np.repeat([False, True], [len(self.fit), len(self.rows)])
+        return np.concatenate([self.fit, self.rows]), test & apart
+
+    def comparison(self, codes: int) -> tuple[Motion, dict[str, Told]] | None:
+        """What the robot did in the rows of `probed`, and what features that need no training tell of it, with as many
+        clusters as there are codes. None where nothing says what it did. Made once: it is the same at every step."""
+        if codes not in self._made:
+            rows, test = self.probed
+            did = motion(self.packed, self.pairs, rows)
+            enough = did is not None and min(test.sum(), (~test).sum()) >= LEAST
+            self._made[codes] = (
+                (did, baselines(self.packed, self.pairs, rows, did.values, self.episode[rows], test, codes))
+                if did is not None and enough
+                else None
+            )
+        return self._made[codes]
+
+    @cached_property
+    def _made(self) -> dict[int, tuple[Motion, dict[str, Told]] | None]:
+        return {}
+
+    @property
+    def judged(self) -> int:
+        """Episodes that figures are reported of."""
+        return len(np.unique(self.episode[self.rows]))
+
+
+def look_at(
+    packed: Packed,
+    pairs: PairIndex,
+    held_out: Array,
+    seed: int,
+    episode: Array | None = None,
+    trained_on: bool = True,
+) -> Look:
+    """Draw what a LAQ is judged by. held_out bool [P]: pairs of episodes that it was not trained on.
+
+    Half of the held-out episodes choose and the other half reports; probes are fitted on the rest. With a single one
+    it does both. With none, each fifth episode reports and the others choose and fit. `where` says which it was.
+    """
+    episode = pairs.episode if episode is None else episode
+    rng = np.random.default_rng(seed)
+    some = np.unique(episode[held_out])
+    if len(some):
+        report = np.isin(episode, some[::2])
+        choice, fit = np.isin(episode, some[1::2]) if len(some) > 1 else report, ~held_out
+        of = f"{len(some[::2])} held-out episode{'s' * (len(some) > 2)}"
+        where = f"pairs of {of}" + ("" if len(some) > 1 else ", too few for a choice on others")
+    else:
+        report = of_each_fifth(episode)
+        choice = fit = ~report
+        apart = bool(report.any())
+        report = report if apart else fit
+        where = f"pairs of {'training, of ' * trained_on}each fifth episode"
+        if not apart:
+            where = "pairs of training" if trained_on else "pairs of the only episode"
+
+    def drawn(which: Array, most: int) -> Array:
+        pool = np.flatnonzero(which)
+        return rng.choice(pool, min(most, len(pool)), replace=False)
+
+    rows = drawn(report, WATCHED)
+    return Look(packed, pairs, drawn(choice, CHOICE), rows, drawn(fit, FITTED), episode, where)
 
 
 def _fit(look: Look, sampler: Sampler, data: dict[str, str], recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:
-    packed, pairs, watched = look.packed, look.pairs, look.rows
+    packed, pairs = look.packed, look.pairs
     recipe, starts = _start(look, sampler, recipe, out, seed)
     laq = _train(look, sampler, recipe, out, seed, "LAQ")
 
     def finish() -> dict[str, Any]:
-        results = watch(laq, packed, pairs, watched)
+        results = judge(laq, look)
         results["training_perplexity"] = laq.watcher.perplexity()
-        results["watched_on"] = f"{len(watched):,} pairs of {'held-out episodes' if look.held_out else 'training'}"
         scenes = packed.gather(
             pairs.now[np.random.default_rng(seed + 1).choice(len(pairs), min(6, len(pairs)), replace=False)]
         )
-        codes, motion = code_table(laq, packed, pairs, watched)
+        codes, moved = code_table(laq, packed, pairs, look.rows)
         gallery(
             laq,
             scenes,
             out / "pictures" / "gallery.png",
             "What each code does to the same scenes",
             codes=codes,
-            motion=None if motion is None else np.nanmean(motion, 1),
+            motion=None if moved is None else np.nanmean(moved, 1),
         )
-        code_map(laq, codes, out / "pictures" / "map.png", "Where the codes lie", motion)
+        code_map(laq, codes, out / "pictures" / "map.png", "Where the codes lie", moved)
         made = {"model": asdict(recipe.laq), "recipe": recipe.to_json(), "results": results,
                 "provenance": provenance(seed, data, {})}  # fmt: skip
         save_artefact(out, "laq", {**made, **starts}, laq.state_dict())
@@ -156,7 +242,8 @@ def _train(look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int, t
     learner = Taught(laq, recipe.objectives) if recipe.objectives.features else laq
 
     def monitor(step: int, book: Logbook) -> Logs:
-        results = watch(laq, look.packed, look.pairs, look.rows)
+        results = watch(laq, look) | {"choice_error": error_over_copy(laq, look, look.choice)}
+        results |= _compare(laq, look, results, step, title)
         picture = out / "pictures" / f"reconstructions_{step:06d}.png"
         _picture(laq, look.packed, look.pairs, look.rows, picture, f"step {step}")
         book.picture("reconstructions", picture)
@@ -170,9 +257,15 @@ def _train(look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int, t
     return laq
 
 
+def held_out_pairs(episode: Array, every: int) -> Array:
+    """Episodes int64 [P] -> bool [P]: is it one that is held out, each `every`th?"""
+    held: Array = episode % every == every - 1
+    return held
+
+
 def _held_out(episode: Array, recipe: Recipe) -> Array:
     """Episodes int64 [P] -> bool [P]: is it one that is watched and not trained on? Raises LapaError when all are."""
-    held: Array = episode % recipe.hold_out == recipe.hold_out - 1
+    held = held_out_pairs(episode, recipe.hold_out)
     if held.all():
         raise LapaError(
             f"hold_out={recipe.hold_out} keeps one episode in {recipe.hold_out} from training, and none is left to "
@@ -228,19 +321,66 @@ def encode_all(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, batch: i
     return np.concatenate(parts)
 
 
-def watch(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array) -> dict[str, Any]:
-    """error_over_copy, perplexity per position and, where the data allow, the linear probes, on fixed pairs."""
-    codes = encode_all(laq, packed, pairs, rows)
+def error_over_copy(laq: LAQ, look: Look, rows: Array) -> float:
+    """Squared error of the later frames, decoded from their codes, over that of showing the present frame again."""
     error = copy = 0.0
-    for start in range(0, min(len(rows), 1024), 256):
-        some = pairs.batch(packed, rows[start : start + 256])
+    for start in range(0, min(len(rows), CHOICE), 256):
+        some = look.pairs.batch(look.packed, rows[start : start + 256])
         now, later = (as_pixels(x, laq.config.image_size, device()) for x in (some.now, some.later))
-        future = laq.decode(now, codes[start : start + 256])
+        future = laq.decode(now, laq.encode(some.now, some.later).cpu().numpy())
         error += float((future - later).square().sum())
         copy += float((now - later).square().sum())
-    results: dict[str, Any] = {"error_over_copy": error / max(copy, 1e-9)}
-    results |= probe(codes, laq.config.codebook_size, packed, pairs, rows)
-    return results | {"perplexity": perplexity(codes, laq.config.codebook_size)}
+    return error / max(copy, 1e-9)
+
+
+def watch(laq: LAQ, look: Look) -> dict[str, Any]:
+    """error_over_copy, perplexity per position and, where the data allow, the probes: numbers alone."""
+    rows, test = look.probed
+    codes, size = encode_all(laq, look.packed, look.pairs, rows), laq.config.codebook_size
+    results: dict[str, Any] = {"error_over_copy": error_over_copy(laq, look, look.rows)}
+    results |= probe(codes, size, look.packed, look.pairs, rows, look.episode[rows], test)
+    return results | {"perplexity": perplexity(codes[len(look.fit) :], size)}
+
+
+def judge(laq: LAQ, look: Look) -> dict[str, Any]:
+    """What `watch` gives, what it was watched on, and, where something says what the robot did, the headline: "motion",
+    the codes beside features that need no training on the same pairs (measures/motion.py), with a verdict in words."""
+    results = watch(laq, look)
+    results["watched_on"] = f"{len(look.rows):,} {look.where}"
+    compared = look.comparison(full_codes(laq))
+    if compared is None:
+        return results
+    rows, test = look.probed
+    did, others = compared
+    features = one_hot(encode_all(laq, look.packed, look.pairs, rows), laq.config.codebook_size)
+    codes = told(features, did.values, look.episode[rows], test)
+    results["motion"] = {
+        "what": did.what,
+        "names": list(did.names),
+        "episodes": look.judged,
+        "rows": {name: row.to_json() for name, row in {"codes": codes, **others}.items()},
+        "verdict": verdict(codes.weighted, others, did.what, look.judged),
+    }
+    return results
+
+
+def full_codes(laq: LAQ) -> int:
+    """How many different codes a pair may have."""
+    return int(laq.quantizer.size**laq.quantizer.positions)
+
+
+def _compare(laq: LAQ, look: Look, results: Mapping[str, Any], step: int, title: str) -> Logs:
+    """Figures of features that need no training, to log beside those of the codes. Says so, in words, when the codes
+    tell no more."""
+    compared = look.comparison(full_codes(laq))
+    if compared is None:
+        return {}
+    did, others = compared
+    codes = float(results.get("action_r2", results.get("state_r2", 0.0)))
+    if behind(codes, others):
+        print(f"{title}, step {step:,}: {verdict(codes, others, did.what, look.judged)}", flush=True)
+    return {f"{name.replace(' ', '_').partition('_of_')[0].replace('-', '_')}_r2": row.weighted
+            for name, row in others.items()}  # fmt: skip
 
 
 def code_table(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, most: int = 16) -> tuple[Array, Array | None]:
@@ -249,7 +389,7 @@ def code_table(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, most: in
     codes = encode_all(laq, packed, pairs, rows)
     kinds, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
     order = np.argsort(-counts)[:most]
-    columns = effector_columns(packed.state_names, 0)[:2]  # width 0: none where no name tells
+    columns = effector_columns(packed.state_names)[:2]
     if packed.state is None or len(columns) < 2:
         return kinds[order], None
     where = packed.state[:, columns]

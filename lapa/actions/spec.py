@@ -17,7 +17,7 @@ from lapa.contracts import ActionKind, ActionSpec, Array, LapaError
 
 TWO_LEVELS = 0.05  # of its range: values of a binary dimension lie this near to one of the two ends
 BETWEEN = 0.01  # of its values may lie elsewhere: a gripper on its way
-NEAR = 0.25  # of the spread of the state: targets that lie this near to it, on average, are absolute
+NEAR = 0.6  # of what a constant misses the state by, on average: targets that miss it by less are absolute
 
 
 def told_by_data(actions: Array, state: Array | None) -> tuple[ActionKind, ...]:
@@ -48,8 +48,8 @@ def two_levels(column: Array) -> bool:
 
 
 def _follows(target: Array, state: Array) -> bool:
-    spread = float(np.std(state))
-    return spread > 1e-9 and float(np.abs(target - state).mean()) < NEAR * spread
+    constant = float(np.abs(state - np.median(state)).mean())
+    return constant > 1e-9 and float(np.abs(target - state).mean()) < NEAR * constant
 
 
 def parse_kinds(text: str, dimensions: int) -> tuple[ActionKind, ...]:

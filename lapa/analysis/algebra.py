@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from lapa.analysis.reading import Reading, Source, angles, interval, motion_probe, read, share
+from lapa.analysis.reading import Reading, Source, angles, motion_probe, read
 from lapa.contracts import Array, LapaError
 from lapa.data.pairs import following
 from lapa.data.pixels import as_pixels
-from lapa.measures.probes import Linear, one_hot
+from lapa.measures.intervals import by_episode, share_by_episode
+from lapa.measures.linear import Linear
+from lapa.measures.probes import effector_columns, one_hot
 from lapa.models.laq import LAQ
 from lapa.plots.figure import MISS, figure, plain, save, whiskers
 
@@ -70,7 +72,7 @@ def of_reading(laq: LAQ, reading: Reading, seed: int = 0) -> dict[str, Any]:
         ab, bc, ac, ba = (read_off[name][level] for name in ("ab", "bc", "ac", "ba"))
         results["additivity"][level] = over_chance(ab + bc, ac, episode, seed)
         results["reversal"][level] = over_chance(-ab, ba, episode, seed)
-    if probe is not None:
+    if probe is not None and effector_columns(reading.packed.state_names):  # directions are of the effector
         ab, bc, ac, ba = (read_off[name]["motion"] for name in ("ab", "bc", "ac", "ba"))
         results["within_30"] = {
             name: _direction(expected, found, episode, seed)
@@ -89,7 +91,7 @@ def over_chance(expected: Array, found: Array, episode: Array, seed: int = 0) ->
     chance = float(expected.var(0).sum() + found.var(0).sum() + apart)
     if chance < 1e-12:
         return {"error": 0.0, "interval": [0.0, 0.0]}
-    low, high = interval(episode, lambda weight: float((miss * weight).sum() / max(weight.sum(), 1)) / chance, seed)
+    low, high = by_episode(episode, lambda weight: float((miss * weight).sum() / max(weight.sum(), 1)) / chance, seed)
     return {"error": float(miss.mean()) / chance, "interval": [low, high]}
 
 
@@ -97,7 +99,7 @@ def _direction(expected: Array, found: Array, episode: Array, seed: int) -> dict
     """Share of the predicted motions, of those with a direction, that are found within 30 degrees."""
     length = np.linalg.norm(expected, axis=1)
     long = length >= STILL * length.mean()
-    return share(angles(expected, found)[long] <= 30, episode[long], seed)
+    return share_by_episode(angles(expected, found)[long] <= 30, episode[long], seed)
 
 
 def _levels(laq: LAQ, reading: Reading, now: Array, later: Array, probe: Linear | None) -> dict[str, Array]:

@@ -28,19 +28,19 @@ from lapa.data.labelled import MANIFEST, TABLE
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.datasets.video_folder import SUFFIXES
-from lapa.measures.probes import MEANING
+from lapa.measures.motion import lines
+from lapa.measures.probes import MEANING, effector_columns
 from lapa.models.laq import LAQ
 from lapa.plots.code_map import code_map
 from lapa.plots.codes import contact_sheet, describe, gallery, reconstructions
 from lapa.plots.curves import Curves, curves
-from lapa.stage1_latent_actions import code_table, encode_all, watch
+from lapa.stage1_latent_actions import Look, code_table, encode_all, held_out_pairs, judge, look_at
 from lapa.stage2_pretrain import optimised_by
 from lapa.training.logbook import FILE, read_metrics
 
-WATCHED = 2000  # pairs on which a LAQ is judged
 SHOWN = 6  # pairs and scenes in a picture
 PLANNED = 5000  # pairs on which the probe of plans is fitted, and plans are drawn
-PROBES = ("action", "displacement", "position", "dataset")
+PROBES = ("action", "state", "displacement", "position", "dataset")
 VIDEOS = tuple(f"{below}*{suffix}" for suffix in SUFFIXES for below in ("", "*/"))
 STAGES = {"laq": "quantize", "idm": "fit_idm"}
 
@@ -170,13 +170,12 @@ def _look(
     seconds = window or recipe.get("window")
     if seconds is None:
         raise LapaError(f"{run.path}/config.json does not say which window it was trained with; give --window SECONDS.")
-    trained_on = run.about.get("provenance", {}).get("data", {})
     for spec in specs:
-        note_if_trained_on(spec, " ".join(trained_on))
+        note_if_trained_on(spec, " ".join(run.about.get("provenance", {}).get("data", {})))
     pairs = window_pairs(packed, seconds, recipe.get("end", "drop"))
-    rng = np.random.default_rng(seed)
-    rows = rng.choice(len(pairs), min(WATCHED, len(pairs)), replace=False)
-    results = {"window_seconds": seconds, "pairs": len(rows), **watch(laq, packed, pairs, rows)}
+    look = _judged_by(run, packed, pairs, seed)
+    rng, rows = np.random.default_rng(seed), look.rows
+    results = {"window_seconds": seconds, "pairs": len(rows), **judge(laq, look)}
     results["codes_in_use"] = [len(np.unique(column)) for column in encode_all(laq, packed, pairs, rows).T]
     codes, motion = code_table(laq, packed, pairs, rows)
     _gallery(laq, packed, pairs, rng, specs, out / f"gallery{of}.png", run.path, codes, motion)
@@ -186,6 +185,17 @@ def _look(
     some = pairs.batch(packed, _moving(packed, pairs, rows))
     reconstructions(laq, some.now, some.later, out / f"reconstructions{of}.png", f"Reconstructions: {run.path}")
     return results
+
+
+def _judged_by(run: Run, packed: Packed, pairs: PairIndex, seed: int) -> Look:
+    """What stage 1 judged the LAQ by, where it was trained on this very dataset with this window: then the figures are
+    those of its log. Else each fifth episode, with the probes fitted on the others."""
+    about, recipe = run.about.get("provenance", {}), run.about.get("recipe", {})
+    trained_on = packed.fingerprint in about.get("data", {}).values() and pairs.seconds == recipe.get("window")
+    held_out = np.zeros(len(pairs), bool)
+    if trained_on and "hold_out" in recipe:
+        held_out, seed = held_out_pairs(pairs.episode, recipe["hold_out"]), about.get("seed", seed)
+    return look_at(packed, pairs, held_out, seed, trained_on=trained_on)
 
 
 def _gallery(
@@ -285,7 +295,7 @@ def _print_state(run: Run, state: Mapping[str, Any]) -> None:
         "trained on": ("; ".join(data) or "-",),
         "seed": ("-" if seed is None else str(seed),),
     }
-    figures = state["results"] or state["newest"]
+    figures = {k: v for k, v in (state["results"] or state["newest"]).items() if not isinstance(v, dict)}
     title = {"laq": "LAQ", "idm": "Inverse dynamics model", "policy": "Policy", "backbone": "Backbone"}
     rows |= {
         f"  {name}": (", ".join(f"{v:.3g}" for v in value) if isinstance(value, list) else _figure(value),)
@@ -306,17 +316,20 @@ def _print_laq(path: Path, packed: Packed, results: Mapping[str, Any], size: int
     for name in PROBES:
         if any(form.format(name) in results for _, form in kinds):
             probes[name] = (*(f"{results[form.format(name)]:.3f}" for _, form in kinds), MEANING[f"{name}_r2"])
-    if "action_r2" not in results:
+    if not {"action_r2", "state_r2"} & set(results):
         blank = [""] * len(kinds)
-        lack = "the dataset has no actions" if packed.actions is None else "too few pairs"
+        lack = "the dataset has no actions" if packed.actions is None else "too few pairs or episodes"
         probes["action"] = (*blank, f"{lack}: cannot be told")
     if "displacement_r2" not in results:
-        lack = "the dataset has no states" if packed.state is None else "too few pairs"
+        named = packed.state is not None and effector_columns(packed.state_names)
+        lack = "too few pairs or episodes" if named else "nothing says where the effector is"
         probes["displacement, position"] = (*[""] * len(kinds), f"{lack}: cannot be told")
     error = f"{results['error_over_copy']:.3f}"
     probes["error / copy"] = (error, *[""] * (len(kinds) - 1), MEANING["error_over_copy"])
-    title = f"{path} on {packed.spec}: {results['pairs']:,} pairs, {results['window_seconds']:g} s apart"
+    title = f"{path} on {packed.spec}: {results['watched_on']}, {results['window_seconds']:g} s apart"
     _print_table(title, probes, ("R² of a probe", *(head for head, _ in kinds), ""))
+    if "motion" in results:
+        Console(highlight=False, emoji=False).print("\n".join(lines(results["motion"])), markup=False)
     used, effective = results["codes_in_use"], results["perplexity"]
     shown = {
         f"position {i}": (f"{used[i]} of {size}", f"{effective[i]:.1f}", _verdict(effective[i], size))

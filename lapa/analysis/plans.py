@@ -20,7 +20,8 @@ import numpy as np
 from lapa.analysis.reading import Reading, angles, effector, in_picture
 from lapa.contracts import Array, LapaError
 from lapa.data.pixels import as_pixels
-from lapa.measures.probes import Linear, one_hot
+from lapa.measures.linear import Linear
+from lapa.measures.probes import one_hot
 from lapa.models.laq import LAQ
 from lapa.plots.codes import Dreamer
 from lapa.plots.figure import COLOURS, INK, figure, save

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,8 @@ from lapa.contracts import Array, LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, summed, window_pairs
 from lapa.data.spec import parse
-from lapa.measures.probes import Linear, effector_columns, one_hot
+from lapa.measures.linear import Linear
+from lapa.measures.probes import effector_columns, one_hot
 from lapa.models.laq import LAQ
 from lapa.plots.codes import Dreamer
 from lapa.plugins import find
@@ -22,7 +22,6 @@ from lapa.policies import Policy
 from lapa.stage1_latent_actions import encode_all
 
 EFFECTOR = ("effector_x", "effector_y")  # names of a state that says where the effector is in the picture
-DRAWS = 1000  # resamplings of episodes behind an interval
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,29 @@ class Reading:
 
     @property
     def moved(self) -> Array:
-        """How far the effector went, float64 [N, 2], in the state's units. Raises LapaError without a state."""
+        """How far the effector went, float64 [N, 2], in the state's units. Raises LapaError where no state says where
+        it is."""
+        columns = effector_columns(self.packed.state_names)[:2]
+        if self.packed.state is None or not columns:
+            names = ", ".join(self.packed.state_names[:6]) or "no names"
+            raise LapaError(
+                f"{self.name}: nothing says how far the effector went. It takes a state with columns whose names start "
+                f'with "effector"; here there {"is none" if self.packed.state is None else f"are {names}"}.'
+            )
+        return self._change(columns)
+
+    @property
+    def changed(self) -> Array:
+        """How the state changed over the window: the effector's place where names tell it, else float64 [N, S] of all
+        columns, each over how much it varies. Raises LapaError without a state."""
         if self.packed.state is None:
-            raise LapaError(f"{self.name} has no states, so nothing says how far the effector went.")
-        columns = effector_columns(self.packed.state_names, self.packed.state.shape[1])[:2]
+            raise LapaError(f"{self.name} has no states, so nothing says how they changed.")
+        if effector_columns(self.packed.state_names):
+            return self.moved
+        return self._change(list(range(self.packed.state.shape[1]))) / np.maximum(self.packed.state.std(0), 1e-9)
+
+    def _change(self, columns: list[int]) -> Array:
+        assert self.packed.state is not None
         where = self.packed.state[:, columns].astype(np.float64)
         return where[self.pairs.later[self.rows]] - where[self.pairs.now[self.rows]]
 
@@ -137,28 +155,8 @@ def short(spec: str) -> str:
 
 
 def motion_probe(reading: Reading) -> Linear:
-    """Codes as features -> displacement of the effector."""
-    return Linear.fit(reading.features, reading.moved)
-
-
-def interval(episode: Array, statistic: Callable[[Array], float], seed: int = 0, draws: int = DRAWS) -> list[float]:
-    """95% of what `statistic` gives when episodes are drawn anew: [low, high].
-
-    episode int64 [N]; the statistic takes the weight of each row, float [N]: how often its episode was drawn.
-    """
-    kinds, row = np.unique(episode, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = [statistic(rng.multinomial(len(kinds), np.full(len(kinds), 1 / len(kinds)))[row]) for _ in range(draws)]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return [float(low), float(high)]
-
-
-def share(hits: Array, episode: Array, seed: int = 0) -> dict[str, Any]:
-    """{"share", "interval", "of"} of a mask bool [N]; the interval is over episodes."""
-    if not len(hits):
-        raise LapaError("There is nothing to take a share of: no pair moves far enough.")
-    low, high = interval(episode, lambda weight: float((hits * weight).sum() / max(weight.sum(), 1)), seed)
-    return {"share": float(hits.mean()), "interval": [low, high], "of": len(hits)}
+    """Codes as features -> displacement of the effector, or the change of the whole state (`Reading.changed`)."""
+    return Linear.fit(reading.features, reading.changed)
 
 
 def angles(a: Array, b: Array) -> Array:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from lapa.analysis.reading import DRAWS, Source
+from lapa.analysis.reading import Source
 from lapa.contracts import Array, LapaError
 from lapa.data.pack import pack
 from lapa.data.pairs import window_offsets
 from lapa.data.pixels import as_pixels
+from lapa.measures.intervals import EPISODE_DRAWS
 from lapa.models.laq import LAQ
 from lapa.plots.codes import Dreamer
 from lapa.plots.figure import COLOURS, MISS, figure, plain, save
@@ -79,7 +80,7 @@ def over_horizon(laq: LAQ, policy: Dreamer, real: Array, texts: Sequence[str]) -
 def _spread(error: Array, seed: int) -> list[list[float]]:
     """95% intervals of the mean over episodes: [low [H], high [H]]."""
     rng = np.random.default_rng(seed)
-    means = np.stack([error[rng.integers(len(error), size=len(error))].mean(0) for _ in range(DRAWS)])
+    means = np.stack([error[rng.integers(len(error), size=len(error))].mean(0) for _ in range(EPISODE_DRAWS)])
     low, high = np.quantile(means, (0.025, 0.975), axis=0)
     return [low.tolist(), high.tolist()]
 

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from lapa.analysis.reading import Reading, Source, angles, effector, read, share, tabletop_domains
+from lapa.analysis.reading import Reading, Source, angles, effector, read, tabletop_domains
 from lapa.contracts import Array
-from lapa.measures.probes import Linear
+from lapa.measures.intervals import share_by_episode
+from lapa.measures.linear import Linear
 from lapa.plots.figure import COLOURS, INK, MUTED, figure, plain, save
 from lapa.tabletop import world
 from lapa.tabletop.render import DOMAINS
@@ -75,7 +76,7 @@ def cell(test: Reading, probe: Linear, scenes: Reading, domain: str, seed: int =
     return {
         "from": test.name,
         "to": domain,
-        **share(found["codes"] <= WITHIN, some.episode, seed),
+        **share_by_episode(found["codes"] <= WITHIN, some.episode, seed),
         "shuffled": float((found["shuffled"] <= WITHIN).mean()),
         "true_motion": float((found["true motion"] <= WITHIN).mean()),
         "median_degrees": float(np.median(found["codes"])),

@@ -128,12 +128,17 @@ def recipe_of(preset: str, options: tuple[str, ...], stage: str, steps: int | No
 
 def print_results(results: dict[str, Any]) -> None:
     """A figure a line, with what it means."""
+    from lapa.measures.motion import lines
     from lapa.measures.probes import MEANING
 
     for name, value in results.items():
+        if isinstance(value, dict):  # the headline of stage 1 comes last
+            continue
         values = value if isinstance(value, list) else [value]
         shown = ", ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values)
         print(f"  {name:<20} {shown:<16} {MEANING.get(name, '')}".rstrip())
+    if "motion" in results:
+        print("\n".join(lines(results["motion"])))
 
 
 def print_table(results: dict[str, Any]) -> None:

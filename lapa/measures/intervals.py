@@ -1,4 +1,8 @@
-"""How sure is a figure of the table? Bootstrap over training seeds and, within each, over test episodes.
+"""How sure is a figure? The package's intervals, all of 95%.
+
+    wilson      a share of independent episodes
+    success, difference, gap_closed    of a table: bootstrap over training seeds and, within each, over test episodes
+    by_episode, share_by_episode    of rows, many to an episode: bootstrap over the episodes
 
 All methods meet the same episodes, so outcomes are resampled together: whatever made an episode hard for one method
 made it hard for the other, and a difference is known better than either of its parts. Two levels, because two things
@@ -12,6 +16,8 @@ their episodes explain, is widened by Student's factor for that many seeds.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm, t
@@ -19,6 +25,7 @@ from scipy.stats import norm, t
 from lapa.contracts import Array, LapaError
 
 DRAWS = 4000
+EPISODE_DRAWS = 1000  # for statistics of rows, which take longer
 LEVEL = 0.975  # each side of a 95% interval
 Interval = tuple[float, float]
 
@@ -105,3 +112,25 @@ def gap_closed(low: Array, method: Array, high: Array) -> Interval | None:
 def _middle(values: Array) -> Interval:
     low, high = np.quantile(values, (1 - LEVEL, LEVEL))
     return float(low), float(high)
+
+
+def by_episode(
+    episode: Array, statistic: Callable[[Array], float], seed: int = 0, draws: int = EPISODE_DRAWS
+) -> list[float]:
+    """95% of what `statistic` gives when episodes are drawn anew: [low, high].
+
+    episode int64 [N]; the statistic takes the weight of each row, float [N]: how often its episode was drawn.
+    """
+    kinds, row = np.unique(episode, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn = [statistic(rng.multinomial(len(kinds), np.full(len(kinds), 1 / len(kinds)))[row]) for _ in range(draws)]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return [float(low), float(high)]
+
+
+def share_by_episode(hits: Array, episode: Array, seed: int = 0) -> dict[str, Any]:
+    """{"share", "interval", "of"} of a mask bool [N]; the interval is over episodes."""
+    if not len(hits):
+        raise LapaError("There is nothing to take a share of: no pair moves far enough.")
+    low, high = by_episode(episode, lambda weight: float((hits * weight).sum() / max(weight.sum(), 1)), seed)
+    return {"share": float(hits.mean()), "interval": [low, high], "of": len(hits)}

@@ -16,7 +16,7 @@ from lapa import cli
 from lapa.analysis.algebra import of_reading, over_chance
 from lapa.analysis.information import OBJECT, entropy, mutual, polar, told, variables
 from lapa.analysis.plans import follow, plans
-from lapa.analysis.reading import Reading, angles, interval, motion_probe
+from lapa.analysis.reading import Reading, angles, motion_probe
 from lapa.analysis.rollout import over_horizon
 from lapa.analysis.transplant import cell, per_frame
 from lapa.contracts import LapaError, Observation
@@ -25,7 +25,8 @@ from lapa.data.pairs import window_pairs
 from lapa.experiments import ablation
 from lapa.experiments.schedule import Step
 from lapa.experiments.sweep import slug
-from lapa.measures.probes import Linear
+from lapa.measures.intervals import by_episode
+from lapa.measures.linear import Linear
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.plugins import find
 from lapa.recipe import override, preset
@@ -95,7 +96,7 @@ def test_angles_and_intervals() -> None:
     assert angles(a, b) == pytest.approx([0, 90, 180, 180])
     episode = np.repeat(np.arange(50), 10)
     same = np.repeat(np.random.default_rng(0).random(50) < 0.5, 10)  # all rows of an episode alike: fifty, not 500
-    low, high = interval(episode, lambda w: float((same * w).sum() / w.sum()))
+    low, high = by_episode(episode, lambda w: float((same * w).sum() / w.sum()))
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 50), rel=0.2)
 
 

@@ -624,7 +624,7 @@ def test_codes_that_tell_the_dataset(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    probe = lambda features, targets, seed=0: told if set(targets.ravel()) == {0.0, 1.0} else 0.5  # noqa: E731
+    probe = lambda features, targets, *_: told if set(targets.ravel()) == {0.0, 1.0} else 0.5  # noqa: E731
     monkeypatch.setattr("lapa.measures.probes.mlp_r2", probe)
     two = [word for _ in range(2) for word in ("--dataset", f"lerobot:{robot}")]
     run("quantize", *two, "--steps", 1, *small, "--set", "hold_out=2", "--out", tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -52,100 +51,6 @@ def size_of(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         image.load()
         return image.size
-
-
-# Metrics
-
-
-def test_wilson_known_values() -> None:
-    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    n, p, z = 400, 0.57, 1.96  # the roots of (share - p)^2 = z^2 p (1 - p) / n
-    for bound in wilson(round(n * p), n):
-        assert (p - bound) ** 2 == pytest.approx(z * z * bound * (1 - bound) / n, abs=1e-12)
-
-
-@pytest.mark.parametrize(("successes", "episodes"), [(0, 0), (-1, 5), (6, 5)])
-def test_wilson_refuses_impossible_counts(successes: int, episodes: int) -> None:
-    with pytest.raises(LapaError, match="at least one episode"):
-        wilson(successes, episodes)
-
-
-def test_linear_r2_of_a_relation_and_of_noise() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2000, 5))
-    y = x @ rng.normal(size=(5, 3)) + 7
-    assert metrics.linear_r2(x, y, 0) > 0.999
-    assert abs(metrics.linear_r2(x, rng.normal(size=(2000, 3)), 0)) < 0.02
-    noisy = y + rng.normal(size=y.shape) * y.std()  # as much noise as signal in all: half is told
-    assert metrics.linear_r2(x, noisy, 0) == pytest.approx(0.5, abs=0.06)
-    assert metrics.linear_r2(x, np.full((2000, 1), 3.0), 0) == 0.0
-    assert np.isfinite(metrics.linear_r2(rng.normal(size=(40, 500)), y[:40], 0))
-    assert metrics.linear_r2(x, y, 1) == metrics.linear_r2(x, y, 1)
-    with pytest.raises(LapaError, match="4 rows"):
-        metrics.linear_r2(x[:3], y[:3], 0)
-
-
-def test_mlp_r2_reads_what_only_the_combination_of_codes_tells() -> None:
-    codes = np.random.default_rng(0).integers(0, 2, (2000, 2))
-    either = (codes[:, :1] ^ codes[:, 1:]).astype(np.float64)
-    x, before = metrics.one_hot(codes, 2), torch.get_rng_state()
-    assert metrics.linear_r2(x, either) < 0.02
-    assert metrics.mlp_r2(x, either) > 0.99
-    assert metrics.mlp_r2(x, either) == metrics.mlp_r2(x, either)
-    assert torch.equal(torch.get_rng_state(), before)  # asking does not disturb the training that it watches
-    noisy = either + np.random.default_rng(1).normal(size=either.shape) * either.std()  # as much noise as signal
-    assert metrics.mlp_r2(x, noisy) == pytest.approx(0.5, abs=0.06)
-    assert metrics.mlp_r2(x, np.full((2000, 1), 3.0)) == 0.0
-
-
-def test_linear_r2_weights_targets_by_their_variance() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(4000, 1))
-    told, noise = x * 3, rng.normal(size=(4000, 1))
-    assert metrics.linear_r2(x, np.hstack([told, noise]), 0) == pytest.approx(9 / 10, abs=0.02)
-
-
-def test_one_hot_and_perplexity() -> None:
-    codes = np.array([[0, 2], [1, 2]])
-    assert metrics.one_hot(codes, 3).tolist() == [[1, 0, 0, 0, 0, 1], [0, 1, 0, 0, 0, 1]]
-    uniform = np.stack([np.arange(800) % 8, np.zeros(800, int)], 1)
-    assert metrics.perplexity(uniform, 8) == pytest.approx([8.0, 1.0])
-    quarter = np.array([[0], [0], [0], [1]])
-    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert metrics.perplexity(quarter, 5) == pytest.approx([math.exp(entropy)])
-
-
-def test_probe_of_codes_that_are_actions_and_of_codes_that_are_places(packed: Packed, pairs: PairIndex) -> None:
-    rows = np.arange(len(pairs))
-    moved = pairs.batch(packed, rows).actions
-    assert moved is not None
-    assert packed.state is not None
-    bins = np.stack(
-        [np.digitize(moved[:, i], np.quantile(moved[:, i], np.linspace(0, 1, 13)[1:-1])) for i in (0, 1)], 1
-    )
-    told = metrics.probe(bins, 12, packed, pairs, rows)
-    assert set(told) == {f"{name}{by}_r2" for name in ("action", "displacement", "position") for by in ("", "_mlp")}
-    assert told["action_r2"] > 0.9
-    assert told["position_r2"] < 0.5
-    places = np.clip((packed.state[pairs.now, :2] * 12).astype(np.int64), 0, 11)
-    assert metrics.probe(places, 12, packed, pairs, rows)["position_r2"] > 0.9
-    blind = replace(packed, actions=None, state=None)
-    assert metrics.probe(bins, 12, blind, pairs, rows) == {}
-    two = replace(packed, source=np.arange(packed.episodes) % 2)
-    origin = two.source[pairs.episode[rows]]
-    assert "dataset_r2" not in told, "one dataset"
-    for codes, apart in ((bins, False), (bins + 12 * origin[:, None], True)):
-        found = metrics.probe(codes, 24, two, pairs, rows)
-        assert (found["dataset_r2"] > 0.9) == (found["dataset_mlp_r2"] > 0.9) == apart
-        assert found["action_r2"] == pytest.approx(told["action_r2"], abs=0.1)
-    assert metrics.probe(bins[:7], 12, packed, pairs, rows[:7]) == {}, "one short episode held out stops no training"
-
-
-def test_effector_columns() -> None:
-    assert metrics.effector_columns(("effector_x", "block0_x", "effector_y"), 3) == [0, 2]
-    assert metrics.effector_columns((), 4) == [0, 1, 2, 3]
 
 
 # Pictures

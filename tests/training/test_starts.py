@@ -60,7 +60,7 @@ def test_the_start_with_the_lowest_error_goes_on_as_if_it_had_been_alone(
         early = read_json(tmp_path / str(number) / "checkpoints" / "best" / STATE, "checkpoint")
         assert same_bits(unbroken, tmp_path / str(number)) == (number == chosen)
         lines = (tmp_path / str(number) / "metrics.jsonl").read_text()
-        assert f'"watched/error_over_copy": {errors[number]}' in lines.splitlines()[1], "of step 2, a quarter"
+        assert f'"watched/choice_error": {errors[number]}' in lines.splitlines()[1], "of step 2, a quarter"
         assert ((unbroken / "metrics.jsonl").read_text() == lines) == (number == chosen)
         assert early["seed"] == SEED
 
