@@ -1,0 +1,125 @@
+"""The open-loop error against actors whose actions are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lapa.contracts import Array, LapaError
+from lapa.data.pack import Packed, pack
+from lapa.measures.offline import HOLD, MEAN, POLICY, RIDGE, keys_of, lines, offline, recorded
+from lapa.plots.offline import offline_error
+
+CHUNK = 3
+
+
+@pytest.fixture(scope="module")
+def packed() -> Packed:
+    return pack(["tabletop:sim,episodes=16,seed=6"], 24, quiet=True)
+
+
+class Knows:
+    """Answers with the recorded chunk, times `scale` and off by `off`; asked in the order of the frames."""
+
+    def __init__(self, packed: Packed, episodes: Array, scale: float = 1.0, off: float = 0.0) -> None:
+        some = recorded(packed, episodes, CHUNK)
+        self.actions, self.frames, self.packed, self.at = scale * some.actions + off, some.frames, packed, 0
+
+    def act_batch(self, observations: Sequence[Any]) -> Array:
+        rows = slice(self.at, self.at + len(observations))
+        assert (observations[0]["image"] == self.packed.gather(self.frames[rows][:1])[0]).all()
+        self.at = rows.stop
+        return self.actions[rows].astype(np.float32)
+
+
+def test_the_expert_makes_no_error_and_half_of_its_steps_half_of_one(packed: Packed, tmp_path: Path) -> None:
+    episodes = np.arange(8, 16)
+    perfect = offline(Knows(packed, episodes), packed, episodes, (packed, np.arange(8)))
+    rows = perfect["rows"]
+    assert list(rows) == [POLICY, HOLD, MEAN, RIDGE]
+    assert rows[POLICY]["error"] == pytest.approx(0, abs=1e-6)
+    assert rows[POLICY]["step"] == pytest.approx(1, abs=1e-6)
+    assert rows[MEAN]["error"] == pytest.approx(1)
+    assert rows[HOLD]["step"] == 0
+    assert len(rows[POLICY]["by_step"]) == CHUNK
+    assert "better than every row" in perfect["verdict"]
+    half = offline(Knows(packed, episodes, 0.5), packed, episodes, None)
+    assert half["rows"][POLICY]["step"] == pytest.approx(0.5, abs=1e-6)
+    assert half["rows"][POLICY]["error"] == pytest.approx(half["rows"][HOLD]["error"] / 2, abs=1e-6)
+    assert RIDGE not in half["rows"]
+    assert "may stall" in half["verdict"]
+    text = "\n".join(lines(perfect))
+    assert all(name in text for name in (*rows, *packed.action_names))
+    offline_error(perfect, tmp_path / "offline.png", "offline error")
+    with Image.open(tmp_path / "offline.png") as image:
+        assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_an_error_is_told_in_units_and_in_those_of_the_mean_action(packed: Packed) -> None:
+    episodes = np.arange(4)
+    found = offline(Knows(packed, episodes, off=0.01), packed, episodes, None)["rows"]
+    assert found[POLICY]["absolute"] == pytest.approx([0.01, 0.01], rel=1e-4)
+    expected = [0.01 / unit for unit in found[MEAN]["absolute"]]
+    assert found[POLICY]["by_dimension"] == pytest.approx(expected, rel=1e-4)
+    assert found[POLICY]["error"] == pytest.approx(np.mean(expected), rel=1e-4)
+    low, high = found[POLICY]["interval"]
+    assert low <= found[POLICY]["error"] <= high
+
+
+def test_what_lies_past_the_end_of_an_episode_is_not_judged(packed: Packed) -> None:
+    some = recorded(packed, np.array([2, 5]), CHUNK)
+    lengths = np.diff(packed.starts)[[2, 5]]
+    assert len(some.frames) == (lengths - 1).sum(), "the last frame leads nowhere"
+    assert (~some.known).sum() == 2 * (1 + 2), "the last frames have two and one actions ahead"
+    assert packed.actions is not None
+    first = packed.starts[2]
+    assert some.actions[0] == pytest.approx(packed.actions[first : first + CHUNK])
+    few = recorded(packed, np.arange(16), 1, most=10)
+    assert len(few.frames) == 10
+    assert len(np.unique(few.episode)) > 6
+
+
+def test_holding_the_state_where_targets_are_absolute_and_a_gripper_stays_as_it_was(packed: Packed) -> None:
+    rng = np.random.default_rng(0)
+    state = np.cumsum(rng.normal(size=(len(packed), 3)), 0).astype(np.float32)
+    ends = np.append(state[1:], state[-1:], 0)
+    gripper = (np.arange(len(packed)) // 40 % 2).astype(np.float32)
+    robot = replace(packed, state=state, actions=np.column_stack([ends[:, :2], gripper]),
+                    state_names=("a", "b", "c"), action_names=("a", "b", "gripper"))  # fmt: skip
+    if hasattr(packed, "action_spec"):
+        from lapa.contracts import ActionSpec
+
+        spec = ActionSpec(("a", "b", "gripper"), ("absolute", "absolute", "binary"), 10)
+        robot = replace(robot, action_spec=spec)  # type: ignore[call-arg]
+    episodes = np.arange(16)
+    made = offline(Knows(robot, episodes), robot, episodes, (robot, episodes))
+    assert made["kinds"] == ["absolute", "absolute", "binary"]
+    hold = made["rows"][HOLD]
+    assert hold["by_step"][0] < hold["by_step"][-1], "the further ahead, the worse it is to stay"
+    assert hold["by_dimension"][0] < 0.5
+    assert hold["absolute"][2] < 0.2, "a switch that stays is wrong only where it switches"
+    assert hold["step"] == 0
+
+
+def test_other_dimensions_are_refused(packed: Packed) -> None:
+    class Other:
+        def act_batch(self, observations: Sequence[Any]) -> Array:
+            return np.zeros((len(observations), 1, 7), np.float32)
+
+    with pytest.raises(LapaError, match=r"2 dimensions; the policy gives 7"):
+        offline(Other(), packed, np.arange(3), None)
+    with pytest.raises(LapaError, match="needs them"):
+        offline(Other(), replace(packed, actions=None, widths=(0,)), np.arange(3), None)
+
+
+def test_episodes_are_known_again_at_another_size_and_in_another_order(packed: Packed) -> None:
+    keys = keys_of(packed)
+    assert len(set(keys)) == 16
+    assert keys_of(packed.subset(np.array([3, 1]))) == (keys[3], keys[1])
+    assert keys_of(pack(["tabletop:sim,episodes=4,seed=6"], 32, quiet=True)) == keys[:4]
