@@ -3,6 +3,9 @@
     video -datasets-> Episode -data/pack or data/stream-> Index -data/pairs-> FramePairs -labels-> Labels
           -stage2_pretrain-> policy -stage3_finetune-> robot policy -act-> Actions -evaluate-> Outcome
 
+The faces of what holds weights stand where their plug-ins are: Backbone in backbones/__init__.py, Head in
+heads/__init__.py, Policy in policies/__init__.py.
+
 Shapes: B batch, T frames of an episode, H and W pixels, A action dimensions, S state dimensions, s codes per
 pair of frames. Images are uint8 RGB outside models and float in [0, 1], channels first, inside.
 """
@@ -21,6 +24,7 @@ if TYPE_CHECKING:  # so that listing plug-ins and printing help need no torch
 Array = NDArray[Any]
 Logs = dict[str, float]
 ActionKind = Literal["delta", "absolute", "binary"]
+Inputs = dict[str, "torch.Tensor"]  # what a backbone encodes, by name: pixels, tokens, ..; the first axis is the batch
 
 
 class LapaError(Exception):
@@ -112,6 +116,29 @@ class ActionSpec:
     def __len__(self) -> int:
         """A."""
         return len(self.names)
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a backbone wants its pictures: squares of `size` pixels a side. `fit` says how others are made square:
+    "squash" resizes both sides, "pad" adds a border, "crop" cuts the longer side."""
+
+    size: int
+    fit: Literal["squash", "pad", "crop"] = "squash"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a backbone makes of pictures and instructions; a head reads it.
+
+    hidden   float [B, L, D]: the hidden states of the last layer, as far as the backbone computes them
+    mask     bool [B, L]: which of them are there (False: padding)
+    readout  float [B, D]: the one that sums up, such as the last token's
+    """
+
+    hidden: torch.Tensor
+    mask: torch.Tensor
+    readout: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -251,28 +278,6 @@ class Quantizer(Protocol):
         ...
 
 
-class Backbone(Protocol):
-    """A vision-language model as a feature extractor.
-
-    `width` is the size of the readout; `image_size` is the square input in pixels, and a field or property of the
-    plug-in's Config too: frames are packed before the model is built. If `build` loads weights from elsewhere, give the
-    Config a field `grounded: bool`: it is set to False where a saved policy is opened, whose weights come next.
-    It may have `overlooked(texts) -> list[str]`: sentences for the user on what of the instructions it does not read;
-    and `origin`, {where its weights came from: their hash}, for the provenance of policies that start from them.
-    """
-
-    width: int
-    image_size: int
-
-    def forward(self, images: torch.Tensor, texts: list[str]) -> torch.Tensor:
-        """float [B, 3, H, W] in [0, 1] and B strings -> readout [B, width]: the hidden state of the last token."""
-        ...
-
-    def vision_parameters(self) -> Iterator[torch.nn.Parameter]:
-        """The vision encoder, frozen in stages 2 and 3."""
-        ...
-
-
 @runtime_checkable
 class Trainable(Protocol):
     """The one face of everything that learns, hence one training loop (training/loop.py)."""
@@ -285,7 +290,7 @@ class LabelSource(Protocol):
 
     `hash` tells it from others; `window` is in seconds, None for adjacent frames; `classes` is |C|, 0 for actions.
     One of codes may have `code_embeddings`, float [s * |C|, k]: codes that lie near each other mean similar motions,
-    which stage 3 makes use of.
+    which stage 3 makes use of. What can be known before it is opened is in its Config (labels/__init__.py).
     """
 
     @property

@@ -1,15 +1,20 @@
 """LAPA and its baselines as a table of rows (paper section 4.1). A method is a value, not a script.
 
-source    what stage 1 fits and stage 2 predicts: a plug-in of lapa/labels, or None for no pretraining
-fits      what stage 1 trains for it: "laq" on video, "idm" on the few labelled trajectories (vpt and unipi share it:
-          vpt labels video with it, unipi reads actions off the frames it imagines), or nothing
-policy    a plug-in of lapa/policies
+source    what stage 2 predicts: a plug-in of lapa/labels, or None for no pretraining
+fits      what stage 1 trains for it: "laq" on video, "idm" (inverse dynamics) on the few labelled trajectories, or
+          nothing
+read_by   who uses what stage 1 has trained: "labels", the label source; "policy", stage 3's policy (--idm); or nobody
+policy    a plug-in of lapa/policies; `policy.name` of the recipe chooses another
 note      one line for tables and `lapa list`
+
+VPT and UniPi share one inverse dynamics model: VPT labels video with it, UniPi reads actions off the frames that it
+imagines.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,8 @@ class Method:
 
     name: str
     source: str | None
-    fits: str | None
+    fits: Literal["laq", "idm"] | None
+    read_by: Literal["labels", "policy"] | None
     policy: str
     note: str
 
@@ -26,14 +32,31 @@ class Method:
 METHODS = {
     row.name: row
     for row in (
-        Method("scratch", None, None, "vla", "the backbone alone, finetuned on the few labels"),
+        Method("scratch", None, None, None, "vla", "the backbone alone, finetuned on the few labels"),
         Method(
-            "vpt", "inverse_dynamics", "idm", "vla", "inverse dynamics fitted on the few labels pseudo-labels all video"
+            "vpt", "inverse_dynamics", "idm", "labels", "vla",
+            "inverse dynamics fitted on the few labels pseudo-labels all video",
         ),
-        Method("lapa", "latent", "laq", "vla", "latent actions learnt from video without actions"),
-        Method("actionvla", "ground_truth", None, "vla", "true actions of all video: the upper bound"),
+        Method("lapa", "latent", "laq", "labels", "vla", "latent actions learnt from video without actions"),
+        Method("actionvla", "ground_truth", None, None, "vla", "true actions of all video: the upper bound"),
         Method(
-            "unipi", "future_frames", "idm", "video_planner", "imagines the next frames; inverse dynamics reads actions"
+            "unipi", "future_frames", "idm", "policy", "video_planner",
+            "imagines the next frames; inverse dynamics reads actions",
         ),
     )
-}
+}  # fmt: skip
+
+
+def fitted_for(fits: str) -> str:
+    """The method whose labels come from what stage 1 fits: "laq" -> "lapa", "idm" -> "vpt"."""
+    return next(row.name for row in METHODS.values() if row.fits == fits and row.read_by == "labels")
+
+
+def of_source(source: str) -> str:
+    """The method that a plug-in of lapa/labels belongs to; one of a user's own is a method of its own name."""
+    return next((row.name for row in METHODS.values() if row.source == source), source)
+
+
+def policy_of(method: str) -> str:
+    """The plug-in of lapa/policies that learns a method's labels, where the recipe does not name one."""
+    return METHODS[method].policy if method in METHODS else METHODS["scratch"].policy

@@ -1,9 +1,9 @@
 """The folder is the registry: every file in lapa/<kind>/ that defines a `Config` is a plug-in of that name.
 
 A plug-in's `Config` is a frozen dataclass whose `build()` returns the thing; heavy imports stay inside `build`, so
-listing costs nothing. Adding a dataset, quantizer, backbone, label source, policy or benchmark is adding one file. It
-need not lie in the package: the folders that the environment variable LAPA_PLUGINS names are searched likewise, for
-FOLDER/<kind>/NAME.py.
+listing costs nothing. Adding a dataset, quantizer, backbone, head, label source, policy or benchmark is adding one
+file. It need not lie in the package: the folders that the environment variable LAPA_PLUGINS names are searched
+likewise, for FOLDER/<kind>/NAME.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ JSON: dict[Any, tuple[type, ...]] = {  # type of an option -> types of its value
     float: (int, float),
     **dict.fromkeys((list, tuple), (list, tuple)),
 }
-KINDS = ("datasets", "quantizers", "backbones", "labels", "policies", "benchmarks")
+KINDS = ("datasets", "quantizers", "backbones", "heads", "labels", "policies", "benchmarks")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -108,6 +108,12 @@ def _loaded(path: Path) -> ModuleType:
     sys.modules[spec.name] = module  # where dataclasses and get_type_hints look for it
     spec.loader.exec_module(module)
     return module
+
+
+def name_of(config: Any) -> str:
+    """The name of the plug-in whose `Config` this is, or an instance of it."""
+    its = config if isinstance(config, type) else type(config)
+    return Path(str(sys.modules[its.__module__].__file__)).stem
 
 
 def configure(kind: str, name: str, options: Mapping[str, Any]) -> Any:

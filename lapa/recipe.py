@@ -7,15 +7,34 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
+from lapa.actions.tables import Decoding
 from lapa.contracts import LapaError
 from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
 from lapa.models.objectives import Objectives
 from lapa.models.video_diffusion import VideoDiffusionConfig
 from lapa.plugins import choose, configure
-from lapa.policies.video_planner import Config as VideoPlannerConfig
-from lapa.policies.vla import Config as VLAConfig
 from lapa.training.loop import Optimisation
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """The policy of stages 2 and 3, and the parts that policies are made of."""
+
+    name: str = ""
+    """a plug-in of lapa/policies; "": the method's own (methods.py)"""
+    options: dict[str, Any] = field(default_factory=dict)
+    """options of that plug-in, where it is one of your own"""
+    backbone: str = "tiny"
+    """a plug-in of lapa/backbones"""
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    """its options"""
+    head: str = "parallel"
+    """a plug-in of lapa/heads"""
+    head_options: dict[str, Any] = field(default_factory=dict)
+    """its options"""
+    decoding: Decoding = "expectation"
+    """classes to robot units: the expected action, the same at full length, or what the likeliest class means"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +66,7 @@ class Recipe:
     """inverse dynamics model of the VPT baseline (stage 1)"""
     fit_idm: Optimisation = Optimisation(steps=1500, batch_size=64, learning_rate=2e-3)
     """optimisation of the inverse dynamics model"""
-    policy: VLAConfig = VLAConfig(decoding="norm_preserving")
+    policy: PolicySettings = PolicySettings(decoding="norm_preserving")
     """the policy (stages 2 and 3)"""
     pretrain: Optimisation = Optimisation(steps=2000, batch_size=128, learning_rate=1e-3)
     """optimisation of stage 2"""
@@ -86,11 +105,6 @@ class Recipe:
         return replace(self, laq=replace(self.laq, quantizer_options=options))
 
     @property
-    def video_planner(self) -> VideoPlannerConfig:
-        """UniPi's policy: the same backbone as the others'."""
-        return VideoPlannerConfig(self.policy.backbone, self.policy.backbone_options, self.planner)
-
-    @property
     def policy_image_size(self) -> int:
         """Pixels a side that the policy's backbone sees."""
         size: int = configure("backbones", self.policy.backbone, self.policy.backbone_options).image_size
@@ -117,7 +131,7 @@ PRESETS: dict[str, Recipe] = {
         ),
         starts=(),
         quantize=Optimisation(steps=3000, batch_size=32, learning_rate=2e-3, clip=10.0, warmup=50),
-        policy=VLAConfig(),  # full length and clusters have been tried on the two dimensions of Tabletop alone
+        policy=PolicySettings(),  # full length and clusters have been tried on the two dimensions of Tabletop alone
         head="own",
         clusters=0,
     ),
@@ -129,7 +143,7 @@ PRESETS: dict[str, Recipe] = {
         quantize=Optimisation(
             steps=100_005, batch_size=64, learning_rate=1e-4, clip=0.5, warmup=1, schedule="constant"
         ),
-        policy=VLAConfig(),
+        policy=PolicySettings(),
         pretrain=Optimisation(
             steps=70_000, batch_size=128, learning_rate=2e-5, betas=(0.9, 0.999), warmup=1, schedule="constant"
         ),

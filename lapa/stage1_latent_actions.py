@@ -281,7 +281,7 @@ def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
     `lapa label`, where the video has actions to compare with.
     """
     actions = packed.require_actions("inverse dynamics (lapa fit)")
-    pairs = window_pairs(packed, 1e-9)
+    pairs = window_pairs(packed, None)
     seed_everything(seed)
     model = InverseDynamics(recipe.idm, actions.shape[1])
     model.standardise(actions[pairs.now])

@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lapa import plugins
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import Array, FramePairs, Labels, LabelSource, LapaError
 from lapa.data.folders import new_folder
@@ -30,9 +29,10 @@ from lapa.data.labelled import MANIFEST, TABLE, joined, read_shard, write_shard
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, pair_counts, window_pairs
 from lapa.data.stream import Stream, forward, stream
-from lapa.labels import BATCH
+from lapa.labels import BATCH, source_config
 from lapa.measures.probes import r2
-from lapa.methods import METHODS
+from lapa.methods import of_source
+from lapa.plugins import name_of
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import gather, on_first_rank, rank, ranks
 from lapa.runtime.memory import keep_freed_memory
@@ -40,45 +40,21 @@ from lapa.runtime.progress import Progress
 
 SHARD = 4096  # pairs in a shard, about: what a killed process has to do again; fewer where that makes few shards
 SHARDS = 64
-KINDS = {"laq": "lapa", "idm": "vpt"}  # kind of artefact -> the method whose labels it gives
-WORDS = {"ground_truth": "actionvla", "future_frames": "unipi"}  # sources that need no model, likewise
 PLAN = "plan.json"  # in a folder that is not finished
 Engine = Literal["local", "ray"]
-
-
-def method_of(source: str) -> str:
-    """Which method's labels `--source` gives: a folder made by stage 1, "ground_truth" or "future_frames".
-
-    Raises LapaError for anything else.
-    """
-    if source in WORDS:
-        return WORDS[source]
-    path = Path(source)
-    if not path.is_dir():
-        raise LapaError(
-            f"There is no folder {source}. --source is a folder made by `lapa quantize`, or {' or '.join(WORDS)}."
-        )
-    kind = str(read_json(path / "config.json", "finished label source (lapa quantize makes one)").get("kind"))
-    if kind not in KINDS:
-        raise LapaError(
-            f'{source} holds a "{kind}" artefact; labels come from a laq or an idm (lapa quantize makes them).'
-        )
-    return KINDS[kind]
 
 
 def source_image_size(source: str) -> int:
     """Pixels a side that the source looks at; for those that look at none the size that most policies read, which saves
     a second pack. Raises LapaError for anything that is not a label source."""
-    if method_of(source) in WORDS.values():
-        return Recipe().policy_image_size
-    return int(read_json(Path(source) / "config.json", "finished label source")["model"]["image_size"])
+    return source_config(source).image_size() or Recipe().policy_image_size
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is labelled, and how: plan.json, all that another process needs to help.
 
-    window in seconds (1e-9: adjacent frames); shard as in `label`.
+    window in seconds (None: adjacent frames); shard as in `label`.
     """
 
     datasets: tuple[str, ...]
@@ -87,7 +63,7 @@ class Plan:
     fingerprint: str
     source: str
     source_hash: str
-    window: float
+    window: float | None
     end: Literal["drop", "clip"]
     precision: str
     compile: bool
@@ -157,7 +133,7 @@ def label(
     labeller = open_source(source, precision, compile)
     plan = Plan(
         tuple(datasets) or (packed.spec,), skip_bad, packed.image_size, packed.fingerprint,
-        source, labeller.hash, labeller.window or 1e-9, end, precision, compile, shard, isinstance(packed, Stream),
+        source, labeller.hash, labeller.window, end, precision, compile, shard, isinstance(packed, Stream),
     )  # fmt: skip
     shards = cut(packed, plan)
     labelled(packed, labeller, plan, shards[0], {}, only=1)  # a source that does not fit says so before it writes
@@ -186,15 +162,8 @@ def label(
 
 
 def open_source(source: str, precision: str = "float32", compile: bool = False) -> LabelSource:
-    """The label source. Raises LapaError as `method_of` and the source do, and for one without these choices."""
-    name = str(METHODS[method_of(source)].source)
-    options: dict[str, Any] = {"path": source}
-    if name == "latent":
-        options |= {"precision": precision, "compile": compile}
-    elif precision != "float32" or compile:
-        raise LapaError(f"--precision and --compile are for the codes of a LAQ; {source} is not one. Leave them out.")
-    made: LabelSource = plugins.find("labels", name)(**options).build()
-    return made
+    """The label source. Raises LapaError for anything that is none, and for one without these choices."""
+    return source_config(source, precision=precision, compile=compile).build()
 
 
 def begin(out: Path, plan: Plan) -> None:
@@ -213,7 +182,8 @@ def begin(out: Path, plan: Plan) -> None:
 
 
 def _plan(found: dict[str, Any]) -> Plan:
-    return Plan(**{**found, "datasets": tuple(found["datasets"])})
+    window = None if found["window"] == 1e-9 else found["window"]  # as lapa 0.1 wrote it for adjacent frames
+    return Plan(**{**found, "datasets": tuple(found["datasets"]), "window": window})
 
 
 def labelled(
@@ -348,7 +318,7 @@ def finish(
     named = labeller.kind != "actions" or bool(actions)  # an inverse dynamics model may speak of another robot
     origin = packed.without(left_out) if isinstance(packed, Stream) else packed
     manifest = {
-        "method": METHODS[method_of(plan.source)].name,
+        "method": of_source(name_of(source_config(plan.source))),
         "source": plan.source,
         "source_hash": labeller.hash,
         "kind": labeller.kind,

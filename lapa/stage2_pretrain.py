@@ -1,58 +1,37 @@
-"""Stage 2b, `lapa pretrain`: a policy learns to predict the labels from x_t and the instruction, by cross-entropy.
+"""Stage 2b, `lapa pretrain`: a policy learns to predict the labels from x_t and the instruction.
 
-Codes are classes as they are; actions (VPT, ActionVLA) are put into clusters or equal-mass bins first. Frames (UniPi)
-are imagined, by video diffusion. The vision encoder is frozen, the language model is not (paper section 3.2).
+What it learns of which labels is the policy's own (lapa/policies): codes and actions as classes (LAPA, VPT, ActionVLA),
+or frames, which are imagined (UniPi). The vision encoder is frozen, the language model is not (paper section 3.2).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from lapa.actions.codebook import ActionCodebook
-from lapa.actions.saved import Space
-from lapa.actions.scales import Scales
-from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.artefacts.folder import provenance, read_json, save_artefact
 from lapa.contracts import Array, Labels, LapaError, Logs
 from lapa.data.buffer import Buffer
-from lapa.data.futures import Futures, futures
 from lapa.data.index import Index
 from lapa.data.labelled import MANIFEST
 from lapa.data.mixture import Mixture
+from lapa.data.observations import Seen
 from lapa.data.pack import Packed
-from lapa.data.pixels import as_pixels
 from lapa.data.stream import Stream
-from lapa.measures.probes import r2
-from lapa.methods import METHODS
-from lapa.plots.codes import future_frames
-from lapa.policies.video_planner import VideoPlanner
-from lapa.policies.vla import VLA, Batch
+from lapa.policies import Examples, Policy, PolicyConfig, configured, look
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import on_first_rank, rank
-from lapa.training.logbook import Logbook
-from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everything
-
-WATCHED = 256  # futures, fixed for the run, that a planner is judged by
-SHOWN = 5  # of them in the picture
-OPTIMISED = {"vla": "pretrain", "video_planner": "pretrain_planner"}  # policy -> setting of the recipe
+from lapa.training.loop import Optimisation, Sampler, fit, seed_everything
 
 
-def optimised_by(labels: Path) -> str:
-    """The setting of the recipe that says how a policy for the labels in this folder is optimised."""
+def learner(labels: Path, recipe: Recipe) -> PolicyConfig:
+    """The policy that learns the labels in this folder: what can be known of it before it is built."""
     manifest = labels / MANIFEST
-    return _optimised_by(read_json(manifest, "labels") if manifest.exists() else {"method": "lapa"})
-
-
-def _optimised_by(manifest: dict[str, Any]) -> str:
-    return OPTIMISED[METHODS[manifest["method"]].policy]
+    return configured(recipe, read_json(manifest, "labels")["method"] if manifest.exists() else "lapa")
 
 
 def check_labels(packed: Index, labels: Labels, manifest: dict[str, Any], laq_hash: str | None = None) -> Array:
@@ -102,128 +81,60 @@ def pretrain(
     A stream is read through a shuffle buffer; its frames in memory take `megabytes` at most (data/buffer.py)."""
     if isinstance(packed, Stream):
         packed = packed.without(manifest.get("left_out", []))
-    frames = check_labels(packed, labels, manifest, source_hash)
+    check_labels(packed, labels, manifest, source_hash)
     seed_everything(seed)
-    how: Optimisation = getattr(recipe, _optimised_by(manifest))
-    policy: VLA | VideoPlanner
-    monitor = None
+    config = configured(recipe, manifest["method"])
+    require_learns(config, labels)
+    how: Optimisation = getattr(recipe, config.pretrained_by)
+    policy = config.build()
+    examples = policy.examples(labels, packed, manifest, recipe)
     with ExitStack() as stack:
-        if labels.kind != "frames":
-            policy = recipe.policy.build()
-            if recipe.scale == "each" and manifest["source"] == "ground_truth":  # others speak one robot's units
-                source = packed.source[labels.episode]
-                policy.scales = Scales.of(labels.values, source)
-                labels = replace(labels, values=policy.scales.normalise(labels.values, source))
-            space, targets = classes_of(labels, manifest, recipe)
-            policy.adapt(space)
-            if isinstance(packed, Stream):
-                buffer = stack.enter_context(closing(label_buffer(packed, labels, seed, how.batch_size, megabytes)))
-                sample = stream_sampler(buffer, targets, how.batch_size)
-            else:
-                sample = sampler(packed, frames, targets, how.batch_size)
-        elif isinstance(packed, Stream):
-            raise LapaError("A policy that imagines frames (UniPi) needs a pack of the videos; leave out --stream.")
+        if isinstance(packed, Stream):
+            buffer = stack.enter_context(closing(label_buffer(packed, labels, seed, how.batch_size, megabytes)))
+            sample = stream_sampler(policy, buffer, examples, how.batch_size)
         else:
-            policy = recipe.video_planner.build()
-            after = packed.starts[labels.episode] + labels.values[:, 0]
-            films = futures(packed, frames, after, recipe.planner.frames)
-            monitor = watcher(policy, films, frames, out, seed)
-            sample = sampler(packed, frames, films, how.batch_size)
-        _tell_of_instructions(packed, policy.backbone)
+            sample = sampler(policy, packed, examples, how.batch_size)
+        _tell_of_instructions(packed, policy)
         results = fit(policy, sample, how, out, seed=seed, title=f"pretraining on {manifest['method']} labels",
-                      parameters=policy.trainable("all"), monitor=monitor,
+                      parameters=policy.trainable("all"), monitor=examples.watch and examples.watch(out, seed),
                       monitor_every=max(1, how.steps // 4))  # fmt: skip
-    save_policy(
-        policy,
-        recipe,
-        results,
-        out,
-        seed,
-        packed,
-        {str(manifest["source"]): str(manifest["source_hash"])},
-        manifest["method"],
-    )
+    parents = {str(manifest["source"]): str(manifest["source_hash"])}
+    save_policy(policy, recipe, results, out, seed, packed, parents, manifest["method"])
     return results
 
 
-def _tell_of_instructions(packed: Index, backbone: nn.Module) -> None:
+def require_learns(config: PolicyConfig, labels: Labels) -> None:
+    """Raises LapaError for labels of a kind that the policy does not learn."""
+    if labels.kind not in config.learns:
+        raise LapaError(
+            f"These labels are {labels.kind}, and this policy learns {' or '.join(config.learns)}. Leave policy.name "
+            "out, or label with another source."
+        )
+
+
+def _tell_of_instructions(packed: Index, policy: Policy) -> None:
     """Say, once, which instructions are missing or not read: the policy learns nothing from those."""
     if rank() > 0:
         return
     missing = sum(not text.strip() for text in packed.instructions)
     if missing:
         print(f"{missing} of {packed.episodes} episodes have no instruction.", flush=True)
-    overlooked = getattr(backbone, "overlooked", None)
-    for sentence in overlooked(packed.instructions) if overlooked else ():
+    for sentence in policy.overlooked(packed.instructions):
         print(f"Warning: {sentence}", file=sys.stderr, flush=True)
 
 
-def classes_of(labels: Labels, manifest: dict[str, Any], recipe: Recipe) -> tuple[Space, Array]:
-    """What the head predicts, and the labels as classes int64 [N, positions]."""
-    if labels.kind == "codes":
-        embeddings = tuple(map(tuple, manifest.get("code_embeddings", ())))
-        return CodeSpace(labels.values.shape[1], int(manifest["classes"]), code_embeddings=embeddings), labels.values
-    return classes_of_actions(labels.values[:, None], recipe, tuple(manifest.get("action_names") or ()))
-
-
-def classes_of_actions(
-    actions: Array, recipe: Recipe, names: tuple[str, ...]
-) -> tuple[ActionSpace | ActionCodebook, Array]:
-    """A space for chunks of actions [N, chunk, A], clusters or bins as the recipe says, and the actions as classes
-    int64 [N, positions]."""
-    if recipe.clusters:
-        words = ActionCodebook.clusters(actions, recipe.clusters, names)
-        return words, words.encode(actions)
-    chunk, dimensions = actions.shape[1:]
-    bins = ActionSpace.fit(actions[:, 0], recipe.bins, chunk, names)
-    return bins, bins.encode(actions).reshape(-1, chunk * dimensions)
-
-
-def sampler(packed: Packed, frames: Array, targets: Array | Futures, size: int) -> Sampler:
-    """Batches of random rows: frames int64 [N] (global), targets int64 [N, positions] or the frames to imagine."""
-    episodes = packed.episode_of(frames)
-    mixture = Mixture(packed, episodes)
+def sampler(policy: Policy, packed: Packed, examples: Examples, size: int, rows: Array | None = None) -> Sampler:
+    """Batches of random examples of those in `rows` (None: of all)."""
+    every = np.arange(len(examples.frames)) if rows is None else rows
+    mixture = Mixture(packed, packed.episode_of(examples.frames[every]))
 
     def draw(rng: np.random.Generator) -> Array:
-        return mixture.draw(rng, size)
+        return every[mixture.draw(rng, size)]
 
-    def load(rows: Array) -> Batch:
-        texts = [packed.instructions[e] for e in episodes[rows]]
-        return Batch(packed.gather(frames[rows]), texts, targets[rows])
+    def load(rows: Array) -> Any:
+        return policy.batch(look(packed, examples.frames[rows], policy.spec), examples.targets[rows])
 
     return Sampler(draw, load)
-
-
-def watcher(
-    planner: VideoPlanner, real: Futures, frames: Array, out: Path, seed: int
-) -> Callable[[int, Logbook], Logs]:
-    """A monitor for `fit`: imagined futures beside the real ones, as a picture and in figures.
-
-    error_over_copy is that of the imagined frames; action_agreement, once the planner reads actions, the R^2 of the
-    true ones. Both are of training data: no video is held out from the policies.
-    """
-    rows = np.random.default_rng(seed).choice(len(frames), min(WATCHED, len(frames)), replace=False)
-    packed = real.packed
-    now, texts = packed.gather(frames[rows]), [packed.instructions[e] for e in packed.episode_of(frames[rows])]
-    future = real[rows]
-
-    def monitor(step: int, book: Logbook) -> Logs:
-        film = planner.imagine(now, texts)
-        begin, end = (as_pixels(x, planner.size, device()) for x in (now, future.reshape(-1, *now.shape[1:])))
-        true = end.view_as(film)
-        error, copy = (float((x - true).square().mean()) for x in (film, begin[:, None]))
-        logs = {"watched/error_over_copy": error / max(copy, 1e-9)}
-        if planner.reader is not None and packed.actions is not None:
-            acted = packed.actions[np.column_stack([frames[rows], real.index[rows, :-1]])]  # [B, K, A]
-            read = planner.read(begin, film).cpu().numpy()
-            logs["watched/action_agreement"] = r2(read.reshape(len(read), -1), acted.reshape(len(read), -1))
-        picture = out / "pictures" / "futures.png"
-        title = f"The next frames, real and imagined; step {step}"
-        future_frames(begin[:SHOWN], true[:SHOWN], film[:SHOWN], texts[:SHOWN], picture, title)
-        book.picture("futures", picture)
-        return logs
-
-    return monitor
 
 
 def label_buffer(stream: Stream, labels: Labels, seed: int, batch: int, megabytes: int) -> Buffer:
@@ -237,21 +148,23 @@ def label_buffer(stream: Stream, labels: Labels, seed: int, batch: int, megabyte
     return Buffer(stream, counts, np.zeros_like(counts), seed=seed, batch=batch, megabytes=megabytes)
 
 
-def stream_sampler(buffer: Buffer, targets: Array, size: int) -> Sampler:
-    """Batches from a shuffle buffer of labelled frames; targets int64 [N, positions] in the order of the labels."""
+def stream_sampler(policy: Policy, buffer: Buffer, examples: Examples, size: int) -> Sampler:
+    """Batches from a shuffle buffer of labelled frames; the examples are in the order of the labels."""
     segments = buffer.segments
     firsts = np.cumsum(segments.counts) - segments.counts
+    (camera,) = policy.spec.cameras
 
-    def load(samples: Array) -> Batch:
+    def load(samples: Array) -> Any:
         episode, frame, none = buffer.places(samples)
         texts = [segments.stream.instructions[e] for e in episode]
-        return Batch(buffer.gather(samples, none), texts, targets[firsts[episode] + frame])
+        seen = Seen({camera: buffer.gather(samples, none)}, texts)
+        return policy.batch(seen, examples.targets[firsts[episode] + frame])
 
     return Sampler(lambda rng: buffer.draw(rng, size), load, buffer.begin)
 
 
 def save_policy(
-    policy: VLA | VideoPlanner,
+    policy: Policy,
     recipe: Recipe,
     results: Logs,
     out: Path,
@@ -261,12 +174,11 @@ def save_policy(
     method: str,
 ) -> None:
     """Write a "policy" artefact."""
-    parents = parents | getattr(policy.backbone, "origin", {})
     made = {
         **policy.description(),
         "method": method,
         "recipe": recipe.to_json(),
         "results": results,
-        "provenance": provenance(seed, {packed.spec: packed.fingerprint}, parents),
+        "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {**parents, **policy.origin}),
     }
     on_first_rank(lambda: save_artefact(out, "policy", made, policy.state_dict()))

@@ -17,8 +17,7 @@ from lapa.interop.collect import collect
 from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
 from lapa.models.video_diffusion import VideoDiffusionConfig
-from lapa.policies.vla import Config as VLAConfig
-from lapa.recipe import Recipe
+from lapa.recipe import PolicySettings, Recipe
 from lapa.training.loop import Optimisation
 
 
@@ -58,7 +57,7 @@ TINY_OPTIONS = (
     *("laq.image_size=24", "laq.patch_size=6", "laq.dim=16", "laq.spatial_depth=1", "laq.temporal_depth=1"),
     *("laq.heads=2", "laq.dim_head=8", "laq.codebook_size=8", "laq.quant_dim=4", "laq.unet_width=8"),
     "starts=[]",
-    *("idm.image_size=24", "idm.width=8", "idm.blocks=2", "policy.head_width=16"),
+    *("idm.image_size=24", "idm.width=8", "idm.blocks=2", 'policy.head_options={"width":16}'),
     *("quantize.batch_size=8", "fit_idm.batch_size=8", "pretrain.batch_size=8", "finetune.batch_size=8"),
     *("planner.width=8", "planner.blocks=1", "pretrain_planner.batch_size=8", "finetune_planner.batch_size=8"),
     'policy.backbone_options={"image_size":24,"width":32,"depth":1,"heads":2,"vision_width":16,"grounded":false}',
@@ -82,10 +81,10 @@ def tiny() -> Recipe:
             quantizer_options={"schedule": [[1, 4, 1]]},
         ),
         idm=IDMConfig(image_size=24, width=8, blocks=2),
-        policy=VLAConfig(
+        policy=PolicySettings(
             backbone_options={"image_size": 24, "width": 32, "depth": 1, "heads": 2, "vision_width": 16,
                               "grounded": False},
-            head_width=16,
+            head_options={"width": 16},
         ),
         planner=VideoDiffusionConfig(width=8, blocks=1, steps=2), starts=(),
         quantize=how, fit_idm=how, pretrain=how, finetune=how, pretrain_planner=how, finetune_planner=how, bins=8,

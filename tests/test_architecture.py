@@ -26,10 +26,9 @@ LINES = [line.split() for line in """
     training
     datasets benchmarks quantizers
     models
-    backbones
-    labels policies
-    recipe
-    plots run_folder
+    backbones heads labels
+    recipe plots
+    policies run_folder
     tabletop.grounding stage1_latent_actions stage2_label stage2_pretrain
     stage3_finetune
     evaluate

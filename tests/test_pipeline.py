@@ -21,6 +21,7 @@ from lapa.artefacts.folder import load_artefact
 from lapa.backbones.tiny import Config as TinyVLM
 from lapa.contracts import FramePairs, LapaError
 from lapa.data.labelled import read_labels
+from lapa.data.observations import Seen
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.data.pixels import as_pixels
@@ -28,11 +29,11 @@ from lapa.data.stream import stream
 from lapa.methods import METHODS
 from lapa.models.idm import InverseDynamics, shifted
 from lapa.models.laq import LAQ
-from lapa.policies.vla import Batch
+from lapa.policies import configured
 from lapa.recipe import Recipe, override
 from lapa.runtime.distributed import Share, working_on
 from lapa.stage1_latent_actions import code_table, fit_idm, fit_laq
-from lapa.stage2_label import WORDS, label
+from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
 from lapa.tabletop import grounding as stage0_grounding
@@ -104,7 +105,7 @@ def test_every_method_resumes_to_the_same_bits(
         if method.fits:
             fit = fit_laq if method.fits == "laq" else fit_idm
             fitted = resumed_equals_unbroken(lambda out: fit(packed, recipe, out, 7), tmp_path / "fit")
-            reader, source = (fitted, source) if source in WORDS else (None, str(fitted))
+            reader, source = (fitted, source) if method.read_by == "policy" else (None, str(fitted))
         manifest = label(packed, source, tmp_path / "labels")
         assert manifest["method"] == name
         labels, _ = read_labels(tmp_path / "labels")
@@ -150,9 +151,7 @@ def test_reading_the_labels_trains_nothing(
         pretrain(packed, read_labels(tmp_path / "labels")[0], manifest, recipe, start, 7)
     results = finetune(packed, start, recipe, tmp_path / "policy", 7)
     one, two = weights(start), weights(tmp_path / "policy")
-    kept = [key for key in one if not key.startswith("head.2.")]  # impossible bins are put down there for good
-    assert all(torch.equal(one[key], two[key]) for key in kept)
-    assert all(torch.equal(one[key], two[key]) for key in one) or (name, clusters) == ("actionvla", 0)
+    assert all(torch.equal(one[key], two[key]) for key in one), "also where a dimension has fewer bins than another"
     policy = lapa.Policy.from_pretrained(tmp_path / "policy")
     frames = packed.gather(np.arange(6))
     texts = [packed.instructions[0]] * 6
@@ -193,12 +192,13 @@ def test_each_robot_keeps_its_own_units(head: str, robot: Path, tiny: Recipe, tm
     assert lapa.Policy.from_pretrained(tmp_path / "latent").scales.datasets == 2
     policy = lapa.Policy.from_pretrained(tmp_path / "policy")
     seen = {"image": two.gather(np.arange(1))[0], "instruction": two.instructions[0]}
-    first, second = policy.act(seen), policy.act({**seen, "dataset": 1})
+    one_robot, other = policy.scales.names
+    first, second = policy.act(seen), policy.act({**seen, "embodiment": other})
     assert np.abs(first).max() <= np.abs(one).max() + 1e-3
     np.testing.assert_allclose(second, 100 * first + 3, rtol=1e-4)
-    np.testing.assert_array_equal(policy.act({**seen, "dataset": 0}), first)
-    with pytest.raises(LapaError, match='"dataset" counts the 2 this policy was finetuned on from 0 on; got 2'):
-        policy.act({**seen, "dataset": 2})
+    np.testing.assert_array_equal(policy.act({**seen, "embodiment": one_robot}), first)
+    with pytest.raises(LapaError, match=r'the robot "gripper". Known: lerobot:.*robot, lerobot:.*robot 2\.'):
+        policy.act({**seen, "embodiment": "gripper"})
     only = pack([f"lerobot:{robot}"], 24, quiet=True)  # whoever keeps such a head scales another dataset as well
     finetune(only, tmp_path / "latent", replace(recipe, scale="joint"), tmp_path / "joint", 7)
     scales = lapa.Policy.from_pretrained(tmp_path / "joint").scales
@@ -254,8 +254,8 @@ def test_golden_losses(name: str, tiny: Recipe, tmp_path: Path) -> None:
     loop.seed_everything(0)
     spaces = {"codes": CodeSpace(2, 4), "actions": ActionSpace(((0.0, 1.0, 2.0), (0.0, 1.0, 3.0, 9.0)), ("x", "y"), 2)}
     if name in spaces:
-        model = tiny.policy.build()
-        model.adapt(spaces[name])
+        model = configured(tiny).build()
+        model.grow(spaces[name])
     else:
         model = tiny.laq.build() if name == "laq" else InverseDynamics(tiny.idm, 2)
 
@@ -264,10 +264,10 @@ def test_golden_losses(name: str, tiny: Recipe, tmp_path: Path) -> None:
         answers = rng.integers(0, 2, (8, spaces[name].positions)) if name in spaces else rng.normal(size=(8, 2))
         return np.fromiter(zip(*frames, answers, strict=True), object)
 
-    def load(drawn: np.ndarray) -> FramePairs | Batch:
+    def load(drawn: np.ndarray) -> Any:
         now, later, answers = (np.stack(part) for part in zip(*drawn, strict=True))
         if name in spaces:
-            return Batch(now, ["push the red disc to the blue star"] * 8, answers)
+            return model.batch(Seen.of(now, ["push the red disc to the blue star"] * 8), answers)
         rows = np.arange(8)
         return FramePairs(now, later, rows, rows, rows + 1, answers.astype(np.float32))
 
@@ -390,7 +390,10 @@ def cut_short(path: Path) -> None:
         (edit(lambda c: c.update(policy="vlaa")), r'Did you mean "vla"'),
         (edit(lambda c: c.update(space={"kind": "actions"})), r"space in config.json is not one lapa wrote"),
         (without_a_key, r"do not fit the model: missing head.0.bias"),
-        (edit(lambda c: c["model"].update(head_width=17)), r"head.0.weight is \(16, 32\), expected \(17, 32\)"),
+        (
+            edit(lambda c: c["model"].update(head_options={"width": 17})),
+            r"head.0.weight is \(16, 32\), expected \(17, 32\)",
+        ),
         (flip_a_bit, r"model.safetensors does not match config.json \(hash"),
         (cut_short, r"not a whole safetensors file"),
         (shutil.rmtree, r"There is no folder .*policy"),
@@ -541,9 +544,9 @@ def test_settings_that_a_pretrained_policy_has(
     assert run("chosen", "head=own", "policy.decoding=centre") == "centre"
     assert run("read", "head=linear", "policy.decoding=centre") == "centre"
     assert lapa.Policy.from_pretrained(tmp_path / "read").config.decoding == "centre"
-    assert run("same", "head=own", "policy.head_width=16", "chunk=1") == "expectation"
-    assert "policy.head_width=64 would mean nothing" in run("wide", "policy.head_width=64")
-    assert "made with policy.head_width=16" in run("wide", "policy.head_width=64")
+    assert run("same", "head=own", 'policy.head_options={"width":16}', "chunk=1") == "expectation"
+    assert "policy.head_options={'width': 64} would mean nothing" in run("wide", 'policy.head_options={"width":64}')
+    assert "made with policy.head_options={'width': 16}" in run("wide", 'policy.head_options={"width":64}')
     assert "chunk=2 would mean nothing" in run("chunk", "head=own", "chunk=2")
     assert "--head new" in run("clusters", "head=own", "clusters=0")
     assert run("new", "head=new", "chunk=2", "clusters=0") == "expectation"
@@ -635,7 +638,7 @@ def test_a_backbone_of_another_size_is_grounded_and_starts_a_policy(
     assert json.dumps(options, separators=(",", ":")) in capsys.readouterr().out
     recipe = replace(tiny, policy=replace(tiny.policy, backbone_options=options))
     made = weights(out)
-    start = recipe.policy.build().backbone.state_dict()
+    start = configured(recipe).build().backbone.state_dict()
     assert start.keys() == made.keys()
     assert all(torch.equal(start[name], made[name]) for name in made)
 

@@ -20,13 +20,12 @@ from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.artefacts.folder import save_artefact
 from lapa.contracts import BadVideo, Episode, FramePairs, LapaError, Observation, Outcome
 from lapa.data.labelled import read_labels
+from lapa.data.observations import Seen
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.models.idm import InverseDynamics
-from lapa.policies import Policy
-from lapa.policies.vla import Batch
-from lapa.policies.vla import Config as VLA
-from lapa.recipe import Recipe
+from lapa.policies import Policy, configured
+from lapa.recipe import PolicySettings, Recipe
 from lapa.stage1_latent_actions import fit_idm
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
@@ -186,20 +185,30 @@ def test_backbones_read_images_and_text(name: str) -> None:
     config = plugins.find("backbones", name)
     small = {"grounded": False} if "grounded" in {f.name for f in fields(config)} else {}
     backbone = config(**small).build().eval()
-    images = torch.rand(3, 3, backbone.image_size, backbone.image_size)
+    images = torch.rand(3, 3, config().image_size, config().image_size)
+    assert backbone.image_spec.size == config().image_size
     texts = ["push the red disc to the blue star", "push", ""]
     with torch.no_grad():
-        readout = backbone(images, texts)
+
+        def read(images: torch.Tensor, texts: list[str]) -> torch.Tensor:
+            context = backbone(backbone.prepare(Seen.of(images, texts)))
+            assert context.hidden.shape == (*context.mask.shape, backbone.width)
+            return context.readout
+
+        readout = read(images, texts)
         assert readout.shape == (3, backbone.width)
         assert torch.isfinite(readout).all()
-        alone = torch.cat([backbone(images[i : i + 1], texts[i : i + 1]) for i in range(3)])
+        alone = torch.cat([read(images[i : i + 1], texts[i : i + 1]) for i in range(3)])
         assert torch.allclose(readout, alone, atol=1e-4), "padding of other rows must not be read"
-        assert not torch.allclose(readout[0], backbone(images[:1], ["push the red disc to the green star"])[0])
-        assert not torch.allclose(readout[0], backbone(images[1:2], texts[:1])[0])
+        assert not torch.allclose(readout[0], read(images[:1], ["push the red disc to the green star"])[0])
+        assert not torch.allclose(readout[0], read(images[1:2], texts[:1])[0])
     assert backbone.overlooked([*texts, "Push it, gently!"]) == [], "all of it is read"
-    vision = list(backbone.vision_parameters())
-    assert vision
-    assert len(vision) < len(list(backbone.parameters()))
+    groups = backbone.groups()
+    assert set(groups) == {"vision", "language", "rest"}
+    grouped = [id(parameter) for group in groups.values() for parameter in group]
+    assert sorted(grouped) == sorted(map(id, backbone.parameters())), "each weight is in one group"
+    assert groups["vision"]
+    assert groups["language"]
 
 
 def test_the_tiny_backbone_says_what_it_does_not_read() -> None:
@@ -214,18 +223,18 @@ def test_policies_learn_and_act(name: str, tiny: Recipe) -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     images, texts = rng.integers(0, 256, (4, 24, 24, 3), np.uint8), ["push the red disc"] * 4
-    vla, planner = tiny.policy.build(), tiny.video_planner.build()
-    vla.adapt(ActionSpace.fit(rng.uniform(-3, 5, (50, 2)), 8, chunk=2))
-    planner.adapt(InverseDynamics(tiny.idm, 2))
+    vla, planner = configured(tiny).build(), configured(tiny, "unipi").build()
+    vla.grow(ActionSpace.fit(rng.uniform(-3, 5, (50, 2)), 8, chunk=2))
+    planner.give(InverseDynamics(tiny.idm, 2))
     targets = {"vla": np.zeros((4, 4), np.int64), "video_planner": rng.integers(0, 256, (4, 2, 24, 24, 3), np.uint8)}
     assert name in targets, f"give this test something to learn for {name}"
     policy = {"vla": vla, "video_planner": planner}[name].eval()
-    loss, logs = policy.loss(Batch(images, texts, targets[name]))
+    loss, logs = policy.loss(policy.batch(Seen.of(images, texts), targets[name]))
     assert loss.ndim == 0
     assert all(isinstance(v, float) for v in logs.values())
     trained = {id(p) for p in policy.trainable("all")}
     assert trained
-    assert not trained & {id(p) for p in policy.backbone.vision_parameters()}, "the vision encoder is always frozen"
+    assert not trained & {id(p) for p in policy.backbone.groups()["vision"]}, "the vision encoder is always frozen"
     assert policy.dimensions == 2
     observations = [Observation(image=image, instruction=text) for image, text in zip(images, texts, strict=True)]
     acted = policy.act_batch(observations)
@@ -246,7 +255,11 @@ MINIMAL = '''"""The least that a backbone can be, of one's own."""
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
+
+from lapa.backbones import Backbone, pictures
+from lapa.contracts import Context, ImageSpec
 
 
 @dataclass(frozen=True)
@@ -259,17 +272,22 @@ class Config:
         return Least(self.image_size)
 
 
-class Least(nn.Module):
+class Least(Backbone):
     def __init__(self, size):
         super().__init__()
-        self.width, self.image_size = 8, size
+        self.width, self.image_spec = 8, ImageSpec(size)
         self.vision, self.mix = nn.Linear(3, 8), nn.Linear(8, 8)
 
-    def forward(self, images, texts):
-        return self.mix(self.vision(images.mean((2, 3))))
+    def prepare(self, seen):
+        (images,) = seen.images.values()
+        return {"images": pictures(images, self.image_spec)}
 
-    def vision_parameters(self):
-        return self.vision.parameters()
+    def encode(self, inputs):
+        readout = self.mix(self.vision(inputs["images"].float().mean((1, 2)) / 255))
+        return Context(readout[:, None], torch.ones(len(readout), 1, dtype=torch.bool), readout)
+
+    def groups(self):
+        return {"vision": list(self.vision.parameters()), "language": list(self.mix.parameters()), "rest": []}
 '''
 
 
@@ -281,7 +299,7 @@ def test_a_backbone_of_ones_own(
     (tmp_path / "own/backbones").mkdir(parents=True)
     (tmp_path / "own/backbones/least.py").write_text(MINIMAL)
     monkeypatch.setenv(plugins.OWN, str(tmp_path / "own"))
-    recipe = replace(tiny, policy=VLA(backbone="least", head_width=8), head="own")
+    recipe = replace(tiny, policy=PolicySettings(backbone="least", head_options={"width": 8}), head="own")
     two = {name: replace(getattr(recipe, name), steps=2) for name in ("pretrain", "finetune", "pretrain_planner")}
     recipe = replace(recipe, **two, finetune_planner=two["finetune"], fit_idm=two["finetune"])
     packed, idm = pack([f"lerobot:{robot}"], recipe.policy_image_size, quiet=True), None
@@ -297,11 +315,11 @@ def test_a_backbone_of_ones_own(
 
 def test_the_vla_adapts(tiny: Recipe) -> None:
     torch.manual_seed(0)
-    policy = tiny.policy.build()
-    policy.adapt(CodeSpace(codes=2, classes=5))
+    policy = configured(tiny).build()
+    policy.grow(CodeSpace(codes=2, classes=5))
     images = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), np.uint8)
     texts = ["push the red disc"] * 4
-    loss, logs = policy.loss(Batch(images, texts, np.zeros((4, 2), np.int64)))
+    loss, logs = policy.loss(policy.batch(Seen.of(images, texts), np.zeros((4, 2), np.int64)))
     assert loss.ndim == 0
     assert all(isinstance(v, float) for v in logs.values())
     assert policy.predict_codes(images, texts).shape == (4, 2)
@@ -309,7 +327,7 @@ def test_the_vla_adapts(tiny: Recipe) -> None:
     with pytest.raises(LapaError, match="finetune it first"):
         policy.act_batch(observations)
     actions = np.random.default_rng(0).uniform(-3, 5, (50, 2))
-    policy.adapt(ActionSpace.fit(actions, 8, chunk=3))
+    policy.grow(ActionSpace.fit(actions, 8, chunk=3))
     acted = policy.act_batch(observations)
     assert acted.shape == (4, 3, 2)
     assert acted.dtype == np.float32
@@ -322,11 +340,11 @@ def test_the_vla_adapts(tiny: Recipe) -> None:
 
 @pytest.mark.parametrize("which", ["head", "all"])
 def test_what_is_frozen_gets_no_gradient(which: Any, tiny: Recipe) -> None:
-    policy = tiny.policy.build()
-    policy.adapt(CodeSpace(1, 4))
+    policy = configured(tiny).build()
+    policy.grow(CodeSpace(1, 4))
     trained = {id(p) for p in policy.trainable(which)}
     images = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), np.uint8)
-    policy.loss(Batch(images, ["push the disc"] * 4, np.arange(4)[:, None]))[0].backward()
+    policy.loss(policy.batch(Seen.of(images, ["push the disc"] * 4), np.arange(4)[:, None]))[0].backward()
     got = {name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert not any(name.startswith("backbone.vision.") for name in got), "the vision encoder is always frozen"
     assert any(name.startswith("backbone.") for name in got) == (which == "all")

@@ -7,7 +7,7 @@ It is made from actions, by k-means, or read off a policy that has its classes a
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.cluster.vq import kmeans2, vq
@@ -37,6 +37,7 @@ class ActionCodebook:
     reach    [A][2]: the smallest and the largest value of each dimension in the data, which no action exceeds
     switches [A]: whether a dimension has two values in the data, such as a gripper's: it takes the nearer one, and is
              none of the length
+    absences [positions * classes]: classes that there are not, as of a dimension with fewer bins; (): all are there
     """
 
     positions: int
@@ -48,6 +49,7 @@ class ActionCodebook:
     names: tuple[str, ...] = ()
     switches: tuple[bool, ...] = ()
     kind: str = "codebook"
+    absences: tuple[bool, ...] = ()
 
     @staticmethod
     def clusters(actions: Array, classes: int, names: tuple[str, ...] = ()) -> ActionCodebook:
@@ -66,7 +68,11 @@ class ActionCodebook:
 
     @staticmethod
     def from_readout(
-        probabilities: Array, actions: Array, names: tuple[str, ...] = (), code_embeddings: Array | Rows = ()
+        probabilities: Array,
+        actions: Array,
+        names: tuple[str, ...] = (),
+        code_embeddings: Array | Rows = (),
+        absences: tuple[bool, ...] = (),
     ) -> ActionCodebook:
         """What the classes of a policy mean, told by its probabilities float [N, positions, classes] for frames whose
         actions float [N, A] or chunks [N, chunk, A] are known: ridge regression, towards no motion.
@@ -88,7 +94,8 @@ class ActionCodebook:
         spread = regress(
             said, squares - said @ inside, similar_classes(nowhere, positions)
         )  # around the means, much the same
-        return ActionCodebook._of(positions, means, inside + np.maximum(spread, 0), actions, unit, names)
+        made = ActionCodebook._of(positions, means, inside + np.maximum(spread, 0), actions, unit, names)
+        return replace(made, absences=absences)
 
     @staticmethod
     def _of(
@@ -104,6 +111,10 @@ class ActionCodebook:
     def dimensions(self) -> int:
         """A."""
         return len(self.unit)
+
+    def absent(self) -> Array:
+        """Classes that are never predicted, bool [positions, classes]."""
+        return np.array(self.absences or [False] * (self.positions * self.classes)).reshape(self.positions, -1)
 
     @property
     def code_embeddings(self) -> Array:

@@ -23,7 +23,7 @@ def space_from_json(content: dict[str, Any]) -> Space:
         if kind == "codebook":
             for name in ("means", "squares", "reach"):
                 fields[name] = as_rows(np.array(fields[name]))
-            for name in ("unit", "names", "switches"):
+            for name in ("unit", "names", "switches", "absences"):
                 fields[name] = tuple(fields.get(name, ()))
             return ActionCodebook(**fields)
         for name, given in (("edges", fields["edges"]), ("values", fields.get("values", ()))):

@@ -14,17 +14,19 @@ from lapa.contracts import Array, LapaError
 @dataclass(frozen=True)
 class Scales:
     """One range of actions per dataset: its 1st and 99th percentile in each dimension, which become -1 and 1 (as
-    OpenVLA and Octo do). low, high [D][A], in the units of each of the D datasets."""
+    OpenVLA and Octo do). low, high [D][A], in the units of each of the D datasets; names [D], of their robots."""
 
     low: Rows
     high: Rows
+    names: tuple[str, ...] = ()
 
     @staticmethod
-    def of(actions: Array, source: Array) -> Scales:
+    def of(actions: Array, source: Array, names: tuple[str, ...] = ()) -> Scales:
         """From float [N, A] actions of the datasets int64 [N], which count from 0 and each have some. Raises LapaError
         on non-finite or too few actions."""
         ranges = [np.quantile(checked(actions[source == i]), (0.01, 0.99), axis=0) for i in range(source.max() + 1)]
-        return Scales(as_rows(np.stack([low for low, _ in ranges])), as_rows(np.stack([high for _, high in ranges])))
+        low, high = (as_rows(np.stack(some)) for some in zip(*ranges, strict=True))
+        return Scales(low, high, names or tuple(map(str, range(len(ranges)))))
 
     @property
     def datasets(self) -> int:
@@ -59,4 +61,4 @@ def scales_from_json(content: dict[str, Any] | None) -> Scales | None:
             raise ValueError(f"shapes {low.shape} and {high.shape}")
     except (KeyError, TypeError, ValueError) as error:
         raise LapaError(f"The policy's scales in config.json are not ones lapa wrote ({error}).") from None
-    return Scales(as_rows(low), as_rows(high))
+    return Scales(as_rows(low), as_rows(high), tuple(content.get("names", map(str, range(len(low))))))

@@ -33,6 +33,10 @@ class CodeSpace:
         """How many classes are predicted at once."""
         return self.codes
 
+    def absent(self) -> Array:
+        """Classes that are never predicted, bool [positions, classes]: none."""
+        return np.zeros((self.codes, self.classes), bool)
+
 
 @dataclass(frozen=True)
 class ActionSpace:
@@ -86,6 +90,10 @@ class ActionSpace:
         for row, some in zip(table, values, strict=True):
             row[: len(some)] = some
         return table
+
+    def absent(self) -> Array:
+        """Classes that are never predicted, bool [positions, classes]: bins that a dimension has not."""
+        return np.tile(np.isnan(self.centres()), (self.chunk, 1))
 
     @property
     def code_embeddings(self) -> Array:

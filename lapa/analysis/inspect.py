@@ -30,12 +30,13 @@ from lapa.data.pairs import PairIndex, window_pairs
 from lapa.datasets.video_folder import SUFFIXES
 from lapa.measures.motion import lines
 from lapa.measures.probes import MEANING, effector_columns
+from lapa.methods import policy_of
 from lapa.models.laq import LAQ
 from lapa.plots.code_map import code_map
 from lapa.plots.codes import contact_sheet, describe, gallery, reconstructions
 from lapa.plots.curves import Curves, curves
+from lapa.policies import config_class
 from lapa.stage1_latent_actions import Look, code_table, encode_all, held_out_pairs, judge, look_at
-from lapa.stage2_pretrain import optimised_by
 from lapa.training.logbook import FILE, read_metrics
 
 SHOWN = 6  # pairs and scenes in a picture
@@ -65,14 +66,21 @@ class Run:
         """Optimizer steps of the whole run; None where nothing says so."""
         started = self.path / "run.json"
         about = read_json(started, "settings of the run") if started.exists() else {}
-        finetunes = "finetune_planner" if "idm" in about else "finetune"
-        stage = STAGES.get(self.kind, optimised_by(Path(about["labels"])) if "labels" in about else finetunes)
+        stage = STAGES[self.kind] if self.kind in STAGES else _setting_of_policy(about)
         found = about.get("recipe", {}).get(stage, {}).get("steps")
         return int(found) if found else None
 
     def newest(self) -> dict[str, float]:
         """The last value of everything that is logged."""
         return {name: values[-1] for name, (_, values) in self.metrics.items()}
+
+
+def _setting_of_policy(about: dict[str, Any]) -> str:
+    """The setting of the recipe that optimises the policy of a run.json."""
+    manifest = Path(about.get("labels", "")) / MANIFEST
+    method = read_json(manifest, "labels")["method"] if manifest.is_file() else "unipi" if "idm" in about else "scratch"
+    its = config_class(about.get("recipe", {}).get("policy", {}).get("name") or policy_of(method))
+    return its.pretrained_by if "labels" in about else its.finetuned_by
 
 
 def read_run(path: Path) -> Run:

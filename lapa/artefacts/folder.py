@@ -15,7 +15,7 @@ import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -117,10 +117,11 @@ class Artefact:
     tensors: dict[str, torch.Tensor]
     hash: str
 
-    def settings(self, make: Callable[..., T], key: str = "model") -> T:
-        """`make(**settings)` of what config.json has under `key`. LapaError when some are missing or unknown."""
+    def settings(self, make: Callable[..., T], key: str | None = "model") -> T:
+        """`make(**settings)` of what config.json has under `key` (None: `make()`, which reads it itself). LapaError
+        when some are missing or unknown."""
         try:
-            return make(**self.config[key])
+            return make(**self.config[key]) if key is not None else make()
         except (KeyError, TypeError) as error:
             raise LapaError(
                 f'{self.path}/config.json does not describe a "{self.kind}" of this lapa ("{key}": {error}). '
@@ -165,6 +166,18 @@ def load_artefact(path: Path | str, kind: str) -> Artefact:
 
     Raises LapaError when the folder is missing, unfinished, damaged, of another kind or of another format.
     """
+    found = describe(path, kind)
+    tensors, _ = read_tensors(found.path / "model.safetensors")
+    content = file_hash(found.path / "model.safetensors")
+    if content != found.hash:
+        raise LapaError(
+            f"{found.path}/model.safetensors does not match config.json (hash {content}, expected {found.hash})."
+        )
+    return replace(found, tensors=upgraded_weights(tensors))
+
+
+def describe(path: Path | str, kind: str) -> Artefact:
+    """The same without its weights: they are neither read nor checked."""
     path = local(path)
     if not path.is_dir():
         raise LapaError(f"There is no folder {path}; a {kind} artefact was expected there.")
@@ -175,15 +188,7 @@ def load_artefact(path: Path | str, kind: str) -> Artefact:
     if config.get("format") not in READABLE:
         known = " and ".join(map(str, READABLE))
         raise LapaError(f"{path} has artefact format {config.get('format')}; this lapa reads formats {known}.")
-    tensors, _ = read_tensors(path / "model.safetensors")
-    content = file_hash(path / "model.safetensors")
-    if content != config.get("hash"):
-        raise LapaError(
-            f"{path}/model.safetensors does not match config.json (hash {content}, expected {config.get('hash')})."
-        )
-    if config["format"] != FORMAT:
-        config, tensors = upgraded(config), upgraded_weights(tensors)
-    return Artefact(path, kind, config, tensors, content)
+    return Artefact(path, kind, config if config["format"] == FORMAT else upgraded(config), {}, str(config.get("hash")))
 
 
 def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str | Path) -> None:

@@ -22,7 +22,10 @@ def upgraded(content: Any) -> Any:
     """A config.json, run.json or manifest.json (JSON values) with today's names; what has them already stays."""
     if isinstance(content, dict):
         renamed = {KEYS.get(key, key): (key, upgraded(value)) for key, value in content.items()}
-        return {new: _value(old, value) for new, (old, value) in renamed.items()}
+        made = {new: _value(old, value) for new, (old, value) in renamed.items()}
+        if "head_width" in made:  # of a policy: there was one kind of head
+            made |= {"head": "parallel", "head_options": {"width": made.pop("head_width")}}
+        return made
     if isinstance(content, list):
         return [upgraded(value) for value in content]
     return content

@@ -1,1 +1,86 @@
-"""Vision-language backbones: (images, texts) -> the hidden state of the last token."""
+"""Backbones: vision-language models that turn pictures and instructions into a context (plug-ins, one a file)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lapa.contracts import Context, ImageSpec, Inputs, LapaError
+from lapa.data.observations import Pictures, Seen
+from lapa.data.pixels import as_pixels
+from lapa.data.video import squared
+from lapa.plugins import configure
+
+
+class Backbone(nn.Module, ABC):
+    """What a plug-in of lapa/backbones builds.
+
+    width       D, the size of the readout
+    image_spec  the pictures that it takes; `image_size`, the same number of pixels, is a field or property of the
+                plug-in's Config too, for frames are packed before the model is built
+    origin      {where its weights came from: their hash}, for the provenance of policies that start from them
+
+    If `build` loads weights from elsewhere, give the Config a field `grounded: bool`: it is set to False where a saved
+    policy is opened, whose weights come next.
+    """
+
+    width: int
+    image_spec: ImageSpec
+    origin: Mapping[str, str] = {}
+
+    @abstractmethod
+    def prepare(self, seen: Seen) -> Inputs:
+        """What `encode` takes, on the CPU: pictures of the right size, tokens. Called in loader threads and by `act`,
+        so it changes nothing in the backbone."""
+
+    @abstractmethod
+    def encode(self, inputs: Inputs) -> Context:
+        """The context of B observations; inputs are on the device of the weights."""
+
+    def forward(self, inputs: Inputs) -> Context:
+        """`encode`."""
+        return self.encode(inputs)
+
+    @abstractmethod
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """All weights, as "vision" (the vision encoder, frozen in stages 2 and 3), "language", "rest" (what reads the
+        state and tells cameras apart)."""
+
+    def extend(self, cameras: Sequence[str], state: int) -> None:
+        """Read these cameras, and so many numbers of state, from now on. Raises LapaError where it cannot."""
+        if len(cameras) > 1 or state:
+            raise LapaError(
+                f"The backbone {type(self).__name__} reads one camera and no state; leave policy.cameras and "
+                "policy.state out, or choose another policy.backbone."
+            )
+
+    def overlooked(self, texts: Sequence[str]) -> list[str]:
+        """Sentences for the user on what of the instructions it does not read."""
+        return []
+
+
+def build_backbone(name: str, options: dict[str, Any], pretrained: bool) -> Backbone:
+    """A plug-in of lapa/backbones; without weights of its own where it has the choice (Backbone)."""
+    config = configure("backbones", name, options)
+    if not pretrained and any(field.name == "grounded" for field in fields(config)):
+        config = replace(config, grounded=False)
+    built: Backbone = config.build()
+    return built
+
+
+def pictures(images: Pictures, spec: ImageSpec) -> Tensor:
+    """Pictures of any size -> uint8 [B, size, size, 3], made smaller as a pack of them is; float ones [B, 3, H, W] ->
+    float32 [B, 3, size, size]."""
+    if isinstance(images, Tensor) and images.dtype != torch.uint8:
+        return as_pixels(images, spec.size, images.device)
+    ready = [torch.from_numpy(squared(image, spec.size).copy()) for image in _each(images)]
+    return torch.stack(ready) if ready else torch.zeros(0, spec.size, spec.size, 3, dtype=torch.uint8)
+
+
+def _each(images: Pictures) -> Any:
+    return images.numpy() if isinstance(images, Tensor) else images

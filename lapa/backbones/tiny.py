@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -19,7 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lapa.contracts import LapaError
+from lapa.backbones import Backbone, pictures
+from lapa.contracts import Context, ImageSpec, Inputs, LapaError
+from lapa.data.observations import Seen
+from lapa.data.pixels import as_pixels
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -184,14 +187,13 @@ class VisionEncoder(nn.Module):
         return self.norm(x.flatten(2).transpose(1, 2)) + self.position
 
 
-class TinyVLM(nn.Module):
+class TinyVLM(Backbone):
     """See the module's docstring."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.width, self.image_size = config.width, config.image_size
-        self.origin: dict[str, str] = {}
+        self.width, self.image_spec = config.width, ImageSpec(config.image_size)
         self.vision = VisionEncoder(config.vision_width, config.image_size)
         self.embed = nn.Embedding(config.vocabulary, config.width)
         self.word_position = nn.Parameter(torch.randn(config.words + 1, config.width) * 0.1)
@@ -201,13 +203,20 @@ class TinyVLM(nn.Module):
         self.layers = nn.ModuleList(Layer(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, images: Tensor, texts: list[str]) -> Tensor:
-        """float [B, 3, H, W] in [0, 1], B strings -> readout [B, width]."""
-        return self.read(self.vision(images), texts)
+    def prepare(self, seen: Seen) -> Inputs:
+        """images uint8 [B, size, size, 3] or float [B, 3, size, size]; words int64 [B, L], 0 for padding."""
+        (images,) = seen.images.values()
+        words = tokenize(seen.texts, self.config.words, self.config.vocabulary)
+        return {"images": pictures(images, self.image_spec), "words": words}
 
-    def read(self, tokens: Tensor, texts: list[str]) -> Tensor:
-        """The vision encoder's tokens [B, K, vision_width], B strings -> readout [B, width]."""
-        words = tokenize(texts, self.config.words, self.config.vocabulary).to(tokens.device)
+    def encode(self, inputs: Inputs) -> Context:
+        """The last layer computes the readout alone, so the context holds nothing else."""
+        pixels = as_pixels(inputs["images"], self.image_spec.size, self.readout.device)
+        readout = self.read(self.vision(pixels), inputs["words"])
+        return Context(readout[:, None], torch.ones_like(readout[:, :1], dtype=torch.bool), readout)
+
+    def read(self, tokens: Tensor, words: Tensor) -> Tensor:
+        """The vision encoder's tokens [B, K, vision_width], words int64 [B, L] -> readout [B, width]."""
         embedded = self.embed(words) + self.word_position[: words.shape[1]]
         x = torch.cat([embedded, (self.readout + self.word_position[-1]).expand(len(words), 1, -1)], 1)
         mask = torch.cat([words > 0, torch.ones_like(words[:, :1], dtype=torch.bool)], 1)
@@ -217,7 +226,7 @@ class TinyVLM(nn.Module):
         return self.norm(x[:, 0])
 
     def overlooked(self, texts: Sequence[str]) -> list[str]:
-        """See contracts.Backbone."""
+        """See Backbone."""
         read, said = [split(text) for text in texts], []
         if blank := sum(bool(text.strip()) and not words for text, words in zip(texts, read, strict=True)):
             said.append(f"{blank} of {len(texts)} instructions have no word that the backbone tiny reads (Latin "
@@ -227,6 +236,8 @@ class TinyVLM(nn.Module):
                         "backbone tiny reads; the rest is cut.")  # fmt: skip
         return said
 
-    def vision_parameters(self) -> Iterator[nn.Parameter]:
-        """The vision encoder, frozen in stages 2 and 3."""
-        return self.vision.parameters()
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """See Backbone."""
+        vision = list(self.vision.parameters())
+        ids = {id(p) for p in vision}
+        return {"vision": vision, "language": [p for p in self.parameters() if id(p) not in ids], "rest": []}

@@ -110,8 +110,10 @@ def _opened(read: Callable[..., Any], dataset: tuple[str, ...], image_size: int,
     return found
 
 
-def recipe_of(preset: str, options: tuple[str, ...], stage: str, steps: int | None, log: str) -> Recipe:
-    """The preset with `--set` options, `--steps` and `--log` applied."""
+def recipe_of(
+    preset: str, options: tuple[str, ...], stage: str = "", steps: int | None = None, log: str = "none"
+) -> Recipe:
+    """The preset with `--set` options, and with `--steps` and `--log` for a stage, a setting such as "pretrain"."""
     from lapa.recipe import override
     from lapa.recipe import preset as named
     from lapa.training.logbook import require
@@ -122,7 +124,8 @@ def recipe_of(preset: str, options: tuple[str, ...], stage: str, steps: int | No
     recipe = named(preset)
     for option in (*options, *short):
         recipe = override(recipe, option)
-    require(getattr(recipe, stage).log)  # now, and not after minutes of reading videos
+    if stage:
+        require(getattr(recipe, stage).log)  # now, and not after minutes of reading videos
     return recipe
 
 

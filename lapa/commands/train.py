@@ -207,10 +207,11 @@ def pretrain(
     from lapa.artefacts.folder import read_json
     from lapa.data.labelled import read_labels
     from lapa.run_folder import begin, done_before
-    from lapa.stage2_pretrain import check_labels, optimised_by
+    from lapa.stage2_pretrain import check_labels, learner
     from lapa.stage2_pretrain import pretrain as train
 
-    recipe = recipe_of(preset, set, optimised_by(labels), steps, log)
+    policy = learner(labels, recipe_of(preset, set))
+    recipe = recipe_of(preset, set, policy.pretrained_by, steps, log)
     inputs: dict[str, Any] = {"dataset": dataset, "labels": labels, **({"stream": stream} if stream else {})}
     if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
@@ -219,7 +220,7 @@ def pretrain(
     made_by = source or Path(str(manifest["source"]))
     known = source is not None or (made_by / "config.json").exists()
     wanted = str(read_json(made_by / "config.json", "finished label source")["hash"]) if known else None
-    packed = (open_stream if stream else open_pack)(dataset, recipe.policy_image_size, skip_bad)
+    packed = (open_stream if stream else open_pack)(dataset, policy.image_size, skip_bad)
     check_labels(packed, found, manifest, wanted)
     begin(out, recipe, seed, resume, "policy", **inputs)
     print_watch(out)
@@ -260,36 +261,36 @@ def finetune(
     """
     from lapa import plugins
     from lapa.run_folder import begin, done_before
-    from lapa.stage3_finetune import chosen_decoding, image_size, optimised_by
+    from lapa.stage3_finetune import chosen_settings, learner
     from lapa.stage3_finetune import finetune as train
 
     inherited = _saved(policy)
     told = {"head": head, "trainable": trainable}
     options = (*set, *(f"{name}={value}" for name, value in told.items() if value))
-    stage = optimised_by(policy)
-    recipe = recipe_of(preset, options, stage, steps, log)
-    reads = policy is not None and stage == "finetune" and recipe.head == "linear"
+    its = learner(policy, recipe_of(preset, options))
+    recipe = recipe_of(preset, options, its.finetuned_by, steps, log)
+    reads = not its.trains(inherited or None, recipe)
     for name, value in {"--steps": steps, "--trainable": trainable}.items() if reads else ():
         if value is not None:
             raise LapaError(
                 f"{name} is for training; --head linear{'' if head else f' (of --preset {preset})'} trains nothing. "
                 f"Add --head own, or leave {name} out."
             )
-    decoding = chosen_decoding(policy, recipe, options)
+    changes = chosen_settings(policy, recipe, options)
     inputs = {"dataset": dataset, "policy": policy, **({"idm": idm} if idm else {})}
     if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
     usual = recipe.policy.decoding
     has = inherited.get("model", {}).get("decoding", usual)
-    if decoding is None and has != usual:
+    if "decoding" not in changes and has != usual:
         print(f"Note: {policy} was pretrained with policy.decoding={has} and keeps it; --preset {preset} has {usual}. "
               f"To change it, add --set policy.decoding={usual}.")  # fmt: skip
-    packed = open_pack(dataset, image_size(policy, recipe), skip_bad)
+    packed = open_pack(dataset, its.image_size, skip_bad)
     dimensions = packed.require_actions("finetuning").shape[1]
     begin(out, recipe, seed, resume, "policy", **inputs)
     if not reads:
         print_watch(out)
-    print_results(train(packed, policy, recipe, out, seed, idm, decoding))
+    print_results(train(packed, policy, recipe, out, seed, idm, changes))
     print(f"The robot policy is in {out}.")
     tabletop = plugins.find("benchmarks", "tabletop")().build().dimensions
     if dimensions == tabletop:
@@ -301,16 +302,9 @@ def finetune(
 
 def _saved(policy: Path | None) -> dict[str, Any]:
     """What config.json says of a pretrained policy, if one is given. Raises LapaError when there is no such folder."""
-    from lapa.artefacts.folder import read_json
-    from lapa.artefacts.hub import local
+    from lapa.artefacts.folder import describe
 
-    if policy is None:
-        return {}
-    folder = local(policy)
-    if not folder.is_dir():
-        raise LapaError(f"There is no folder {folder}. --policy is a folder made by `lapa pretrain`.")
-    found: dict[str, Any] = read_json(folder / "config.json", "finished policy artefact")
-    return found
+    return {} if policy is None else describe(policy, "policy").config
 
 
 def tune(
@@ -349,17 +343,17 @@ def tune(
     from lapa.evaluate import require_fit
     from lapa.experiments.tune import tune as search
     from lapa.run_folder import begin, done_before
-    from lapa.stage3_finetune import image_size
+    from lapa.stage3_finetune import learner
 
     if episodes < 1:
         raise LapaError(f"--episodes must be at least 1, got {episodes}.")
     _saved(policy)
-    recipe = recipe_of(preset, set, "finetune", None, "none")
+    recipe = recipe_of(preset, set)
     scenes = plugins.find("benchmarks", benchmark)(domain=domain, validation=True).build()
     inputs = {"dataset": dataset, "policy": policy, "ways": only, "episodes": episodes, **({"idm": idm} if idm else {})}
     if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
-    packed = open_pack(dataset, image_size(policy, recipe), skip_bad)
+    packed = open_pack(dataset, learner(policy, recipe).image_size, skip_bad)
     require_fit(packed.require_actions("finetuning").shape[1], packed.spec, benchmark, scenes)
     begin(out, recipe, seed, resume, "policy", **inputs)
     found = search(packed, policy, recipe, out, seed, scenes, episodes, only, idm)

@@ -32,7 +32,7 @@ class PairIndex:
     episode: Array
     frame: Array
     offset: Array
-    seconds: float
+    seconds: float | None
     dropped: int  # episodes shorter than the window
 
     def __len__(self) -> int:
@@ -51,14 +51,17 @@ class PairIndex:
         )
 
 
-def window_offsets(fps: Array, seconds: float) -> Array:
-    """Rates [E] -> the window in frames, int64 [E], at least 1. Raises LapaError unless seconds > 0."""
+def window_offsets(fps: Array, seconds: float | None) -> Array:
+    """Rates [E] -> the window in frames, int64 [E], at least 1; seconds None: adjacent frames. Raises LapaError unless
+    seconds > 0."""
+    if seconds is None:
+        return np.ones(len(fps), np.int64)
     if not (np.isfinite(seconds) and seconds > 0):
         raise LapaError(f"The window must be above 0 seconds, got {seconds}.")
     return np.clip(np.round(seconds * fps), 1, 2**40).astype(np.int64)
 
 
-def pair_counts(packed: Index, seconds: float, end: Literal["drop", "clip"] = "drop") -> Array:
+def pair_counts(packed: Index, seconds: float | None, end: Literal["drop", "clip"] = "drop") -> Array:
     """How many pairs each episode has, int64 [E]: none where it is no longer than the window.
 
     Raises LapaError when no episode is long enough, saying how long the longest is.
@@ -73,8 +76,8 @@ def pair_counts(packed: Index, seconds: float, end: Literal["drop", "clip"] = "d
     return np.where(long, lengths if end == "clip" else lengths - offsets, 0)
 
 
-def window_pairs(packed: Index, seconds: float, end: Literal["drop", "clip"] = "drop") -> PairIndex:
-    """All pairs (t, t + window) of every episode that is longer than the window.
+def window_pairs(packed: Index, seconds: float | None, end: Literal["drop", "clip"] = "drop") -> PairIndex:
+    """All pairs (t, t + window) of every episode that is longer than the window; seconds None: adjacent frames.
 
     Pairs that reach past the end are dropped, or end at the last frame with `end="clip"`. Raises LapaError
     when no episode is long enough, saying how long the longest is.
@@ -86,7 +89,7 @@ def window_pairs(packed: Index, seconds: float, end: Literal["drop", "clip"] = "
     frame = np.arange(len(episode)) - np.repeat(np.cumsum(counts) - counts, counts)
     now = packed.starts[episode] + frame
     later = np.minimum(now + offsets[episode], packed.starts[episode + 1] - 1)
-    return PairIndex(now, later, episode, frame, later - now, float(seconds), int((counts == 0).sum()))
+    return PairIndex(now, later, episode, frame, later - now, seconds, int((counts == 0).sum()))
 
 
 def following(pairs: PairIndex) -> Array:
@@ -97,10 +100,10 @@ def following(pairs: PairIndex) -> Array:
     return np.where(goes_on, after, -1)
 
 
-def _too_short(packed: Index, lengths: Array, seconds: float) -> str:
+def _too_short(packed: Index, lengths: Array, seconds: float | None) -> str:
     spans = (lengths - 1) / packed.fps
     best = int(np.argmax(spans))
-    if lengths[best] < 2:
+    if seconds is None or lengths[best] < 2:
         return f"{packed.spec}: no episode has two frames, so there are no pairs."
     return (
         f"{packed.spec}: no episode is longer than the window of {seconds:g} s. The longest, "

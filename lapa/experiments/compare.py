@@ -15,9 +15,8 @@ from lapa.contracts import Episode, LapaError
 from lapa.data.spec import open_dataset
 from lapa.evaluate import require_fit
 from lapa.experiments.schedule import Step
-from lapa.methods import METHODS, Method
+from lapa.methods import METHODS, Method, fitted_for
 from lapa.plugins import choose, find
-from lapa.stage2_label import KINDS, WORDS
 
 QUICK = tuple(  # a rehearsal: every step of the way, figures that mean nothing
     word
@@ -96,11 +95,14 @@ def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], 
         return (), chain.needs
     guess, fitted, few = chain.guess, "", row.fits == "idm"
     if row.fits:
-        owner, data = KINDS[row.fits], chain.labelled if few else chain.videos  # VPT and UniPi share inverse dynamics
+        owner, data = (
+            fitted_for(row.fits),
+            chain.labelled if few else chain.videos,
+        )  # VPT and UniPi share inverse dynamics
         fitted = plan.add(chain.name(owner, "fit", not few, few),
                           (FITTED_BY[row.fits], *data, *chain.common, "--resume"),
                           "config.json", chain.needs, guess.idm if few else guess.laq)  # fmt: skip
-    word, films = row.source in WORDS, row.policy == "video_planner"
+    word, films = row.read_by != "labels", row.read_by == "policy"
     source, few = (row.source, False) if word else (plan.path(fitted), few)
     labels = plan.add(chain.name(row.name, "labels", True, few), ("label", *chain.videos, "--source", source),
                       "manifest.json", chain.needs if word else (fitted,),
@@ -173,7 +175,7 @@ def plan(
         tuned = made.add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, "--resume"), "config.json",
                          after, guess.finetune)  # fmt: skip
         made.add(f"eval/{row.name}", _evaluation(setting, ("--policy", made.path(tuned)), row.name), "results.json",
-                 (tuned,), guess.evaluate_films if row.policy == "video_planner" else guess.evaluate)  # fmt: skip
+                 (tuned,), guess.evaluate_films if row.read_by == "policy" else guess.evaluate)  # fmt: skip
     for fixed in scripted:
         made.add(f"eval/{fixed}", _evaluation(setting, ("--row", fixed), fixed), "results.json", (), guess.scripted)
     return list(made.steps.values())

@@ -83,7 +83,7 @@ def _evaluate(plan: Plan, cell: Cell, split: str, common: Common) -> str:
 
 
 def _films(cell: Cell) -> bool:
-    return cell.row.method is not None and cell.row.method.policy == "video_planner"
+    return cell.row.method is not None and cell.row.method.read_by == "policy"
 
 
 def recipe_of(options: Sequence[str]) -> Recipe:

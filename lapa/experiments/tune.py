@@ -11,26 +11,20 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from lapa.actions.spaces import CodeSpace
-from lapa.artefacts.folder import finished, load_artefact, read_json, save_artefact, write_json
+from lapa.artefacts.folder import describe, finished, load_artefact, read_json, save_artefact, write_json
 from lapa.contracts import Benchmark, LapaError
 from lapa.data.pack import Packed
 from lapa.evaluate import share
 from lapa.plugins import choose
 from lapa.policies import Policy
-from lapa.policies.video_planner import VideoPlanner
 from lapa.recipe import Recipe
 from lapa.run_folder import begin
-from lapa.stage3_finetune import as_it_is, finetune, optimised_by
+from lapa.stage3_finetune import as_it_is, finetune, learner
 
 TRIED = "tried"  # below the output folder, until the choice is made
 SCORE = "validation.json"
-
-
-Says = Literal["nothing", "classes", "actions", "frames"]
-"""What a policy says before stage 3: nothing of use here, classes such as codes, actions, or (UniPi) frames."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +39,6 @@ class Candidate:
     head: Literal["linear", "own", "new"] = "own"
     steps: float = 1.0
     rate: float = 1.0
-
-    def suits(self, says: Says) -> bool:
-        """Does this mean anything for a policy that says this?"""
-        if not self.steps:
-            return says in ("actions", "frames")
-        return says in {"linear": ("classes", "actions"), "new": ("actions",)}.get(self.head, get_args(Says))
 
     def of(self, recipe: Recipe, setting: str = "finetune") -> Recipe:
         """The recipe with this way of finetuning; `setting` is what of the recipe optimises the policy in stage 3."""
@@ -75,11 +63,11 @@ CANDIDATES = {
 }
 
 
-def candidates(says: Says, only: Sequence[str] = ()) -> list[Candidate]:
-    """What is tried for a policy that says this before stage 3, in order. Raises LapaError for an unknown
-    name, and when nothing is left."""
+def candidates(ways: Sequence[str], only: Sequence[str] = ()) -> list[Candidate]:
+    """What is tried of the ways that suit a policy (PolicyConfig.ways), in the order of CANDIDATES. Raises LapaError
+    for an unknown name, and when nothing is left."""
     named = [CANDIDATES[choose(name, CANDIDATES, "way to finetune")] for name in only or CANDIDATES]
-    found = [each for each in named if each.suits(says)]
+    found = [each for each in named if each.name in ways]
     if not found:
         raise LapaError(f"{', '.join(only)}: this policy has no such head yet, so there is none to keep or replace.")
     return found
@@ -102,7 +90,9 @@ def tune(
     a tie. Returns {"chosen": NAME, "validation": {NAME: {"success", "interval", "episodes"}}}; config.json keeps it
     as "tuning". Raises LapaError as `candidates` and `finetune` do.
     """
-    tried = [(each, out / TRIED / each.name) for each in candidates(_says(policy_path), only)]
+    saved = None if policy_path is None else describe(policy_path, "policy").config
+    ways = learner(policy_path, recipe).ways(saved)
+    tried = [(each, out / TRIED / each.name) for each in candidates(ways, only)]
     scores: dict[str, dict[str, Any]] = {}
     for each, folder in tried:
         _make(each, packed, policy_path, recipe, folder, seed, idm_path)
@@ -118,14 +108,6 @@ def tune(
     return tuning
 
 
-def _says(path: Path | None) -> Says:
-    policy = Policy.from_pretrained(path) if path is not None else None
-    if isinstance(policy, VideoPlanner):
-        return "frames"
-    space = getattr(policy, "space", None)
-    return "nothing" if space is None else "classes" if isinstance(space, CodeSpace) else "actions"
-
-
 def _make(
     each: Candidate,
     packed: Packed,
@@ -135,7 +117,7 @@ def _make(
     seed: int,
     idm_path: Path | None,
 ) -> None:
-    wanted = each.of(recipe, optimised_by(policy_path))
+    wanted = each.of(recipe, learner(policy_path, recipe).finetuned_by)
     if begin(folder, wanted, seed, True, "policy", dataset=packed.spec, policy=policy_path):
         return
     if each.steps:

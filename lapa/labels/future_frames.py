@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lapa.contracts import Array, FramePairs
+from lapa.labels import SourceConfig
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(SourceConfig):
     """Nothing to fit and nothing to open; `path` is ignored."""
-
-    path: str = ""
 
     def build(self) -> FutureFramesSource:
         """The source."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, FramePairs
+from lapa.labels import SourceConfig
 from lapa.models.idm import InverseDynamics
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(SourceConfig):
     """`path`: folder of an inverse dynamics model made by `lapa fit`."""
 
-    path: str = ""
+    opens: ClassVar[str] = "idm"
 
     def build(self) -> InverseDynamicsSource:
         """Open the model. Raises LapaError if the folder is not one."""
-        return InverseDynamicsSource(InverseDynamics.from_pretrained(self.path), load_artefact(self.path, "idm").hash)
+        artefact = load_artefact(self.path, "idm")
+        return InverseDynamicsSource(InverseDynamics.opened(artefact), artefact.hash)
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, FramePairs
-from lapa.labels import BATCH
+from lapa.labels import BATCH, SourceConfig
 from lapa.models.laq import LAQ
 from lapa.runtime.precision import NO_SHADOW, ShadowWeights
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(SourceConfig):
     """`path`: folder of a LAQ that stage 1 fitted.
 
     precision  arithmetic of the encoder. bfloat16 is several times as fast for a large model; of the pairs that lie
@@ -25,7 +25,7 @@ class Config:
     compile    torch.compile the encoder with its weights frozen in: a minute at the start, quicker batches.
     """
 
-    path: str = ""
+    opens: ClassVar[str] = "laq"
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lapa.artefacts.folder import load_artefact, load_strictly
+from lapa.artefacts.folder import Artefact, load_artefact, load_strictly
 from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.data.pixels import Images, as_pixels
 from lapa.runtime.distributed import Dropout, device, noise_like
@@ -122,7 +122,11 @@ class InverseDynamics(nn.Module):
     @staticmethod
     def from_pretrained(path: str | Path) -> InverseDynamics:
         """Open a saved model strictly."""
-        artefact = load_artefact(path, "idm")
+        return InverseDynamics.opened(load_artefact(path, "idm"))
+
+    @staticmethod
+    def opened(artefact: Artefact) -> InverseDynamics:
+        """The model in an artefact, strictly."""
         model = InverseDynamics(artefact.settings(IDMConfig), int(artefact.config.get("dimensions", 0)))
-        load_strictly(model, artefact.tensors, path)
+        load_strictly(model, artefact.tensors, artefact.path)
         return model.to(device()).eval()

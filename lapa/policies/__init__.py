@@ -1,21 +1,112 @@
-"""Policies: loss(batch), adapt(action space), act(observation). `Policy.from_pretrained` opens any of them."""
+"""Policies (plug-ins, one a file): what they learn from labels, what they learn from a robot, and how they act.
+
+`Policy.from_pretrained` opens any of them. A policy of one's own is a file with a `Config(PolicyConfig)` and a
+`Policy`; the stages, `lapa tune` and the commands know nothing else of it. `--set policy.name=NAME` chooses it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
-if TYPE_CHECKING:
-    from lapa.contracts import Array, Observation
+import numpy as np
+from torch import Tensor, nn
+
+from lapa import plugins
+from lapa.artefacts.folder import Artefact, load_artefact, load_strictly
+from lapa.contracts import Array, Labels, LapaError, Logs, Observation, PolicySpec
+from lapa.data.index import Index
+from lapa.data.observations import Seen
+from lapa.data.pack import Packed
+from lapa.methods import policy_of
+from lapa.recipe import Recipe
+from lapa.runtime.distributed import device
+from lapa.training.logbook import Logbook
+
+Monitor = Callable[[int, Logbook], Logs]
+Which = Literal["head", "all"]
 
 
-class Policy:
-    """A saved policy, ready to act. Policies of every kind have this face.
+@dataclass(frozen=True)
+class Examples:
+    """What a policy learns from: N of them.
+
+    frames   int64 [N], counted over the whole pack
+    targets  targets[rows int64 [B]] is what `Policy.batch` takes beside what is seen, such as int64 [N, positions]
+    watch    (out, seed) -> a monitor for training, or None
+    results  figures of a policy that has learnt already and trains nothing; None: it is to be trained
+    parents  {path: hash} of what it was given beside the data
+    """
+
+    frames: Array
+    targets: Any
+    watch: Callable[[Path, int], Monitor] | None = None
+    results: Logs | None = None
+    parents: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class PolicyConfig(ABC):
+    """What a policy's `Config` derives from: all that can be known before the policy is built.
+
+    learns        kinds of labels that it can be pretrained on (contracts.Labels)
+    pretrained_by, finetuned_by   the settings of the recipe that say how stages 2 and 3 optimise it
+    changeable    settings of the Config that stage 3 may change
+    """
+
+    learns: ClassVar[tuple[str, ...]] = ("codes", "actions")
+    pretrained_by: ClassVar[str] = "pretrain"
+    finetuned_by: ClassVar[str] = "finetune"
+    changeable: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """The Config that a recipe describes: here the options in `policy.options`."""
+        made: Self = plugins.configure("policies", plugins.name_of(cls), recipe.policy.options)
+        return made
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Pixels a side of the pictures that it reads."""
+
+    @abstractmethod
+    def build(self, pretrained: bool = True) -> Policy:
+        """A new policy. `pretrained=False` skips weights that come from elsewhere: a saved policy's come next."""
+
+    @classmethod
+    def ways(cls, saved: Mapping[str, Any] | None) -> tuple[str, ...]:
+        """Ways to finetune that `lapa tune` tries (experiments/tune.py), in order; saved: what config.json says of the
+        pretrained policy, None without pretraining."""
+        return ("head", "all", "all-long")
+
+    @classmethod
+    def settings(cls, saved: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """Groups of the recipe that a pretrained policy keeps as it has them, by name: their settings."""
+        return {"policy": saved.get("model", {})}
+
+    @classmethod
+    def kept_with_head(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of the recipe that a pretrained policy keeps for as long as it keeps its head."""
+        return {}
+
+    @classmethod
+    def trains(cls, saved: Mapping[str, Any] | None, recipe: Recipe) -> bool:
+        """Does stage 3 take optimizer steps, from what config.json says of the pretrained policy (None: from none)?"""
+        return True
+
+
+class Policy(nn.Module, ABC):
+    """From what is seen to what a robot does. Policies of every kind have this face.
 
     policy = lapa.Policy.from_pretrained("runs/policy")
     actions = policy.act({"image": frame, "instruction": "put the carrot on the plate"})
     """
+
+    config: Any  # its PolicyConfig
 
     @staticmethod
     def from_pretrained(path: str | Path) -> Policy:
@@ -23,27 +114,143 @@ class Policy:
 
         Raises LapaError if there is none, or if its weights are damaged.
         """
-        from lapa.artefacts.folder import load_artefact
-        from lapa.plugins import find
+        return opened(load_artefact(path, "policy"))
 
-        artefact = load_artefact(path, "policy")
-        opened: Policy = find("policies", str(artefact.config.get("policy"))).load(artefact)
-        return opened
+    @property
+    @abstractmethod
+    def spec(self) -> PolicySpec:
+        """What it needs to be shown and what it answers."""
 
     @property
     def dimensions(self) -> int:
         """Numbers in an action; 0 before stage 3, when the policy does not speak a robot's actions."""
-        raise NotImplementedError
+        return len(self.spec.action) if self.spec.action else 0
+
+    # --- learning
+
+    @abstractmethod
+    def examples(self, labels: Labels, data: Index, about: Mapping[str, Any], recipe: Recipe) -> Examples:
+        """Stage 2: make ready to learn labels of these data; `about` is their manifest. Row i of the examples is row i
+        of the labels."""
+
+    @abstractmethod
+    def adapt(self, data: Packed, recipe: Recipe, idm: Path | None = None) -> Examples:
+        """Stage 3: make ready to learn the actions of these trajectories; `idm`: what `--idm` gives. Raises LapaError
+        where they do not fit."""
+
+    def as_it_is(self, idm: Path | None = None) -> dict[str, str]:
+        """Make ready to act without stage 3. Returns {path: hash} of what it was given."""
+        refuse_idm(idm)
+        return {}
+
+    @abstractmethod
+    def batch(self, seen: Seen, targets: Any) -> Any:
+        """What `loss` takes, on the CPU: called in loader threads."""
+
+    @abstractmethod
+    def loss(self, batch: Any) -> tuple[Tensor, Logs]:
+        """See contracts.Trainable."""
+
+    def trainable(self, which: Which) -> Iterator[nn.Parameter]:
+        """Freeze what does not train and return what does: the new part alone ("head"), or as much as stage 2 trains
+        ("all"). Here: everything."""
+        if which not in ("head", "all"):
+            raise LapaError(f'Trainable is "head" or "all", not "{which}".')
+        return (p for p in self.parameters() if p.requires_grad)
+
+    def overlooked(self, texts: Sequence[str]) -> list[str]:
+        """Sentences for the user on what of the instructions it does not read."""
+        return []
+
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """{where weights came from: their hash}, beside the policy that it was pretrained as."""
+        return {}
+
+    # --- acting
+
+    def predict_codes(self, images: Any, texts: Sequence[str]) -> Tensor:
+        """The likeliest latent codes, int64 [B, s]. Raises LapaError for a policy that names none."""
+        raise LapaError("This policy predicts no latent codes.")
+
+    @abstractmethod
+    def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
+        """B observations -> float32 [B, chunk, A] in the robot's units. `ids` says which running episode each is of,
+        for a policy that remembers. Raises LapaError before it can act, and for what is no observation."""
 
     def act(self, observation: Observation) -> Array:
         """What to do now: one observation -> float32 [chunk, A], the next actions in the robot's units.
 
         An observation is {"image": uint8 [H, W, 3], "instruction": str}; with several cameras it has "images",
-        {camera: uint8 [H, W, 3]}, and where the policy reads the state, "state", float32 [S]. Images may be of any
-        size. Raises LapaError for what is not an observation, and for a policy that was not finetuned.
+        {camera: uint8 [H, W, 3]}, and where the policy reads the state, "state", float32 [S]; of a policy of several
+        robots "embodiment", the name of one. Images may be of any size. Raises LapaError for what is not an
+        observation, and for a policy that was not finetuned.
         """
-        return self.act_batch([observation])[0]
+        found: Array = self.act_batch([observation])[0]
+        return found
 
-    def act_batch(self, observations: Sequence[Observation]) -> Array:
-        """The same for B observations at once -> float32 [B, chunk, A]."""
-        raise NotImplementedError
+    def reset(self, ids: Sequence[int] | None = None) -> None:
+        """Forget these running episodes (None: all). For a policy that remembers nothing there is nothing to do."""
+
+    # --- saving
+
+    def description(self) -> dict[str, Any]:
+        """What config.json needs to open this policy again."""
+        return {"policy": plugins.name_of(self.config), "model": asdict(self.config)}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Grow what `description` told of, before the saved weights come."""
+
+
+def config_class(name: str) -> type[PolicyConfig]:
+    """The `Config` of a policy. Raises LapaError for an unknown name."""
+    found: type[PolicyConfig] = plugins.find("policies", name)
+    return found
+
+
+def configured(recipe: Recipe, method: str = "scratch") -> PolicyConfig:
+    """The policy that the recipe describes for a method's labels: `policy.name`, or the method's own."""
+    return config_class(recipe.policy.name or policy_of(method)).of(recipe)
+
+
+def opened(artefact: Artefact) -> Policy:
+    """A saved policy, strictly. Raises LapaError where config.json and weights do not belong together."""
+    config = config_class(str(artefact.config.get("policy")))
+    policy = artefact.settings(lambda **settings: rebuilt(config, settings)).build(pretrained=False)
+    artefact.settings(lambda: policy.restore(artefact.config), None)
+    load_strictly(policy, artefact.tensors, artefact.path)
+    return policy.to(device()).eval()
+
+
+def rebuilt(config: Any, content: Mapping[str, Any]) -> Any:
+    """A frozen dataclass from its `asdict` after JSON. Raises TypeError for a field that is missing or unknown."""
+    hints = get_type_hints(config)
+    made = dict(content)
+    for field in fields(config):
+        value = made.get(field.name)
+        if is_dataclass(hints[field.name]) and isinstance(value, Mapping):
+            made[field.name] = rebuilt(hints[field.name], value)
+        elif isinstance(value, list):
+            made[field.name] = tuple(value)
+    return config(**made)
+
+
+def look(data: Packed, frames: Array, spec: PolicySpec) -> Seen:
+    """What a policy of this spec is shown at frames int64 [B] of the data."""
+    texts = [data.instructions[e] for e in data.episode_of(frames)]
+    return Seen({camera: data.gather(frames) for camera in spec.cameras}, texts)
+
+
+def refuse_idm(idm: Path | None) -> None:
+    """Raises LapaError when `--idm` is given to a policy that has no use for it."""
+    if idm is not None:
+        raise LapaError("--idm is for a policy that imagines frames (UniPi); this one predicts actions. Leave it out.")
+
+
+def acting_frames(data: Packed, chunk: int) -> Array:
+    """Frames with a whole chunk of actions after them, int64 [N]; the last frame of an episode leads nowhere."""
+    ends = np.repeat(data.starts[1:], np.diff(data.starts))
+    frames = np.flatnonzero(np.arange(len(data)) + chunk < ends)
+    if not len(frames):
+        raise LapaError(f"{data.spec}: no episode is longer than the action chunk of {chunk}.")
+    return frames

@@ -8,116 +8,216 @@ and with it actions (paper section 4.1).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lapa.artefacts.folder import Artefact, load_strictly
-from lapa.contracts import Array, LapaError, Logs, Observation
+from lapa.artefacts.folder import load_artefact
+from lapa.backbones import Backbone, build_backbone, pictures
+from lapa.contracts import Array, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
+from lapa.data.futures import Futures, futures
+from lapa.data.index import Index
+from lapa.data.observations import ONE, Seen, seen
+from lapa.data.pack import Packed
 from lapa.data.pixels import as_pixels
+from lapa.measures.probes import r2
 from lapa.models.idm import IDMConfig, InverseDynamics
 from lapa.models.video_diffusion import VideoDiffusion, VideoDiffusionConfig
-from lapa.policies import Policy
-from lapa.policies.vla import Batch, build_backbone, seen
-from lapa.training.loop import device, fast_dtype
+from lapa.plots.codes import future_frames
+from lapa.plugins import configure
+from lapa.policies import Examples, Monitor, Policy, PolicyConfig, Which, acting_frames
+from lapa.recipe import Recipe
+from lapa.runtime.distributed import device
+from lapa.runtime.precision import fast_dtype
+from lapa.training.logbook import Logbook
 
+WATCHED = 256  # futures, fixed for the run, that a planner is judged by
+SHOWN = 5  # of them in the picture
 AT_ONCE = 64  # observations imagined at once: larger batches leave the cache
 
 
 @dataclass(frozen=True)
-class Config:
+class Batch:
+    """What the backbone encodes; the frames that it stands for, uint8 [B, size, size, 3]; and those to imagine, uint8
+    [B, K, size, size, 3]."""
+
+    inputs: Inputs
+    now: Tensor
+    future: Tensor
+
+
+@dataclass(frozen=True)
+class Config(PolicyConfig):
     """A backbone (a plug-in of lapa/backbones with its options) and the video diffusion. It imagines images of the
     size that the backbone reads."""
+
+    learns: ClassVar[tuple[str, ...]] = ("frames",)
+    pretrained_by: ClassVar[str] = "pretrain_planner"
+    finetuned_by: ClassVar[str] = "finetune_planner"
 
     backbone: str = "tiny"
     backbone_options: dict[str, Any] = field(default_factory=dict)
     video: VideoDiffusionConfig = VideoDiffusionConfig()
 
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """The same backbone as the other policies', and `planner` of the recipe."""
+        return cls(recipe.policy.backbone, recipe.policy.backbone_options, recipe.planner)
+
+    @property
+    def image_size(self) -> int:
+        """The backbone's."""
+        size: int = configure("backbones", self.backbone, self.backbone_options).image_size
+        return size
+
     def build(self, pretrained: bool = True) -> VideoPlanner:
-        """A planner that imagines; `adapt` makes it act. `pretrained=False` skips the backbone's own weights."""
+        """A planner that imagines; `give` makes it act. `pretrained=False` skips the backbone's own weights."""
         return VideoPlanner(self, build_backbone(self.backbone, self.backbone_options, pretrained))
 
-    @staticmethod
-    def load(artefact: Artefact) -> VideoPlanner:
-        """Open a saved planner strictly."""
+    @classmethod
+    def ways(cls, saved: Mapping[str, Any] | None) -> tuple[str, ...]:
+        """See PolicyConfig: it goes on imagining, or is given the inverse dynamics as it is."""
+        return ("head", "all", "all-long", "as-it-is")
 
-        def config(video: dict[str, Any], **others: Any) -> Config:
-            return Config(video=VideoDiffusionConfig(**video), **others)
-
-        def reader(model: dict[str, Any], dimensions: int) -> InverseDynamics:
-            return InverseDynamics(IDMConfig(**model), dimensions)
-
-        planner = artefact.settings(config).build(pretrained=False)
-        if artefact.config.get("reader"):
-            planner.adapt(artefact.settings(reader, "reader"))
-        load_strictly(planner, artefact.tensors, artefact.path)
-        return planner.to(device()).eval()
+    @classmethod
+    def settings(cls, saved: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """See PolicyConfig."""
+        return {"policy": saved.get("model", {}), "planner": saved.get("model", {}).get("video", {})}
 
 
-class VideoPlanner(nn.Module, Policy):
+class VideoPlanner(Policy):
     """See the module's docstring."""
 
-    def __init__(self, config: Config, backbone: nn.Module) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__()
         self.config, self.backbone = config, backbone
-        self.size: int = backbone.image_size  # type: ignore[assignment]
-        self.video = VideoDiffusion(config.video, backbone.width)  # type: ignore[arg-type]
+        self.size = backbone.image_spec.size
+        self.video = VideoDiffusion(config.video, backbone.width)
         self.reader: InverseDynamics | None = None
+
+    @property
+    def spec(self) -> PolicySpec:
+        """See Policy."""
+        return PolicySpec((ONE,), (), None, self.config.video.executed, self.config.video.executed)
+
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """See Policy: the backbone's."""
+        return self.backbone.origin
+
+    def overlooked(self, texts: Sequence[str]) -> list[str]:
+        """See Policy: the backbone's."""
+        return self.backbone.overlooked(texts)
 
     @property
     def dimensions(self) -> int:
         """A, once it reads actions."""
         return len(self.reader.mean) if self.reader is not None else 0
 
-    def adapt(self, reader: InverseDynamics) -> None:
+    def give(self, reader: InverseDynamics) -> None:
         """From now on actions are read off the imagined frames, by a model that is not trained any more."""
         self.reader = reader.requires_grad_(False)
 
-    def trainable(self, which: Literal["head", "all"]) -> Iterator[nn.Parameter]:
+    # --- learning
+
+    def examples(self, labels: Labels, data: Index, about: Mapping[str, Any], recipe: Recipe) -> Examples:
+        """The frames that the labels say come next."""
+        if not isinstance(data, Packed):
+            raise LapaError("A policy that imagines frames (UniPi) needs a pack of the videos; leave out --stream.")
+        frames = data.starts[labels.episode] + labels.frame
+        films = futures(data, frames, data.starts[labels.episode] + labels.values[:, 0], self.config.video.frames)
+        return Examples(frames, films, lambda out, seed: watcher(self, films, frames, out, seed))
+
+    def adapt(self, data: Packed, recipe: Recipe, idm: Path | None = None) -> Examples:
+        """It goes on learning to imagine, and reads actions with `idm`, or as it did before."""
+        actions = data.require_actions("finetuning")
+        parents = self.as_it_is(idm)
+        frames = acting_frames(data, 1)
+        films = futures(data, frames, frames + 1, self.config.video.frames)
+        if self.dimensions != actions.shape[1]:
+            raise LapaError(
+                f"{data.spec} has {actions.shape[1]} action dimensions; the policy speaks {self.dimensions}. Give it "
+                "inverse dynamics of this robot (--idm)."
+            )
+        return Examples(frames, films, lambda out, seed: watcher(self, films, frames, out, seed), parents=parents)
+
+    def as_it_is(self, idm: Path | None = None) -> dict[str, str]:
+        """Open the inverse dynamics model for a planner that has none yet. Returns its path and hash."""
+        if idm is not None:
+            artefact = load_artefact(idm, "idm")
+            self.give(InverseDynamics.opened(artefact))
+            return {str(idm): artefact.hash}
+        if self.reader is None:
+            raise LapaError(
+                "This policy imagines frames, and something must read actions off them: fit inverse dynamics with "
+                "`lapa fit` on the labelled trajectories and give its folder as --idm."
+            )
+        return {}
+
+    def trainable(self, which: Which) -> Iterator[nn.Parameter]:
         """Freeze all but the video diffusion, or all but vision encoder and reader, and return what trains."""
-        if which not in ("head", "all"):
-            raise LapaError(f'Trainable is "head" or "all", not "{which}".')
+        super().trainable(which)
         self.requires_grad_(which == "all")
-        for parameter in self.backbone.vision_parameters():  # type: ignore[operator]
+        for parameter in self.backbone.groups()["vision"]:
             parameter.requires_grad_(False)
         self.video.requires_grad_(True)
         if self.reader is not None:
             self.reader.requires_grad_(False)
         return (p for p in self.parameters() if p.requires_grad)
 
+    def batch(self, seen: Seen, targets: Array) -> Batch:
+        """See Policy. `targets` are the next frames, uint8 [B, K, H, W, 3]."""
+        (images,) = seen.images.values()
+        spec = self.backbone.image_spec
+        future = pictures(targets.reshape(-1, *targets.shape[2:]), spec).unflatten(0, targets.shape[:2])
+        return Batch(self.backbone.prepare(seen), pictures(images, spec), future)
+
     def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
-        """The video diffusion's. `targets` are the next frames, uint8 [B, K, H, W, 3]."""
-        now = self._pixels(batch.images)
-        future = self._pixels(batch.targets.reshape(-1, *batch.targets.shape[2:]))
-        return self.video.loss(now, future.unflatten(0, (len(now), -1)), self.backbone(now, batch.texts))
+        """The video diffusion's."""
+        now = self._pixels(batch.now)
+        future = self._pixels(batch.future.flatten(0, 1))
+        return self.video.loss(now, future.unflatten(0, (len(now), -1)), self._condition(batch.inputs))
+
+    def _condition(self, inputs: Inputs) -> Tensor:
+        where = next(self.video.parameters()).device
+        readout: Tensor = self.backbone({name: tensor.to(where) for name, tensor in inputs.items()}).readout
+        return readout
+
+    # --- imagining and acting
 
     @torch.no_grad()
-    def imagine(self, images: Array | Tensor, texts: Sequence[str]) -> Tensor:
-        """-> the next frames, float32 [B, K, 3, size, size] in [0, 1]. The same image and text give the same frames.
-        In the arithmetic that is fast here, whatever that of training."""
-        now = self._pixels(images)
-        noise = torch.stack([self._noise(pixels, text) for pixels, text in zip(now.cpu(), texts, strict=True)])
+    def imagine(self, images: Any, texts: Sequence[str]) -> Tensor:
+        """uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1] -> the next frames, float32 [B, K, 3, size, size] in
+        [0, 1]. The same image and text give the same frames. In the arithmetic that is fast here, whatever that of
+        training."""
+        return self._imagine(Seen.of(images, texts))
+
+    def _imagine(self, seen: Seen) -> Tensor:
+        (images,) = seen.images.values()
+        now = self._pixels(pictures(images, self.backbone.image_spec))
+        noise = torch.stack([self._noise(pixels, text) for pixels, text in zip(now.cpu(), seen.texts, strict=True)])
         with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):
-            return self.video.sample(now, self.backbone(now, list(texts)), noise.to(now.device))
+            return self.video.sample(now, self._condition(self.backbone.prepare(seen)), noise.to(now.device))
 
     @torch.no_grad()
-    def act_batch(self, observations: Sequence[Observation]) -> Array:
+    def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
         """B observations -> float32 [B, executed, A] in the robot's units. Ask again when they are done: replanning
         is asking."""
         if self.reader is None:
             raise LapaError("This policy imagines frames and cannot act yet; finetune it first (lapa finetune).")
-        images, texts = seen(observations, self.size)
-        parts = [self._plan(images[i : i + AT_ONCE], texts[i : i + AT_ONCE]) for i in range(0, len(texts), AT_ONCE)]
-        return np.concatenate(parts)
+        shown = seen(observations, self.spec)
+        return np.concatenate([self._plan(shown.part(i, i + AT_ONCE)) for i in range(0, len(shown), AT_ONCE)])
 
-    def _plan(self, images: Array | Tensor, texts: list[str]) -> Array:
-        now = self._pixels(images)
-        actions = self.read(now, self.imagine(now, texts)[:, : self.config.video.executed])
+    def _plan(self, seen: Seen) -> Array:
+        (images,) = seen.images.values()
+        now = self._pixels(pictures(images, self.backbone.image_spec))
+        actions = self.read(now, self._imagine(seen)[:, : self.config.video.executed])
         return actions.cpu().numpy()
 
     def read(self, now: Tensor, film: Tensor) -> Tensor:
@@ -126,7 +226,7 @@ class VideoPlanner(nn.Module, Policy):
         frames = [now, *film.unbind(1)]
         return torch.stack([self.reader.predict(a, b) for a, b in pairwise(frames)], 1)
 
-    def _pixels(self, images: Array | Tensor) -> Tensor:
+    def _pixels(self, images: Tensor) -> Tensor:
         return as_pixels(images, self.size, next(self.video.parameters()).device)
 
     def _noise(self, pixels: Tensor, text: str) -> Tensor:
@@ -135,7 +235,43 @@ class VideoPlanner(nn.Module, Policy):
         generator = torch.Generator().manual_seed(zlib.crc32(text.encode(), zlib.crc32(content)))
         return torch.randn(self.config.video.frames, *pixels.shape, generator=generator)
 
+    # --- saving
+
     def description(self) -> dict[str, Any]:
         """What config.json needs to open this planner again."""
-        reader = self.reader.description() if self.reader is not None else None
-        return {"policy": "video_planner", "model": asdict(self.config), "reader": reader}
+        return {**super().description(), "reader": self.reader.description() if self.reader is not None else None}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """See Policy."""
+        if reader := saved.get("reader"):
+            self.give(InverseDynamics(IDMConfig(**reader["model"]), reader["dimensions"]))
+
+
+def watcher(planner: VideoPlanner, real: Futures, frames: Array, out: Path, seed: int) -> Monitor:
+    """A monitor for `fit`: imagined futures beside the real ones, as a picture and in figures.
+
+    error_over_copy is that of the imagined frames; action_agreement, once the planner reads actions, the R^2 of the
+    true ones. Both are of training data: no video is held out from the policies.
+    """
+    rows = np.random.default_rng(seed).choice(len(frames), min(WATCHED, len(frames)), replace=False)
+    packed = real.packed
+    now, texts = packed.gather(frames[rows]), [packed.instructions[e] for e in packed.episode_of(frames[rows])]
+    future = real[rows]
+
+    def monitor(step: int, book: Logbook) -> Logs:
+        film = planner.imagine(now, texts)
+        begin, end = (as_pixels(x, planner.size, device()) for x in (now, future.reshape(-1, *now.shape[1:])))
+        true = end.view_as(film)
+        error, copy = (float((x - true).square().mean()) for x in (film, begin[:, None]))
+        logs = {"watched/error_over_copy": error / max(copy, 1e-9)}
+        if planner.reader is not None and packed.actions is not None:
+            acted = packed.actions[np.column_stack([frames[rows], real.index[rows, :-1]])]  # [B, K, A]
+            read = planner.read(begin, film).cpu().numpy()
+            logs["watched/action_agreement"] = r2(read.reshape(len(read), -1), acted.reshape(len(read), -1))
+        picture = out / "pictures" / "futures.png"
+        title = f"The next frames, real and imagined; step {step}"
+        future_frames(begin[:SHOWN], true[:SHOWN], film[:SHOWN], texts[:SHOWN], picture, title)
+        book.picture("futures", picture)
+        return logs
+
+    return monitor

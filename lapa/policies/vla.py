@@ -1,19 +1,21 @@
-"""The vision-language-action policy: backbone, readout, one MLP head over classes.
+"""The vision-language-action policy: backbone, context, one head over classes.
 
-In stage 2 the classes are latent codes (LAPA) or discretised actions (ActionVLA, VPT). In stage 3 `adapt` drops the
-head and grows one for the robot's actions, or `read_as` keeps it and says what its classes mean for the robot. One
-loss, the cross-entropy, serves both stages.
+In stage 2 the classes are latent codes (LAPA) or discretised actions (ActionVLA, VPT). In stage 3 a new head grows for
+the robot's actions, or the head is kept and what its classes mean is read off the labels. One loss, the head's, serves
+both stages. In the paper (section 3.3; `head` "own" and "new") the latent head is dropped and a new one learns the
+robot's discretised actions; a policy that already speaks actions (VPT, ActionVLA) keeps its own, or gets a new one as
+well. With "linear" nothing is trained (heads/linear.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapa.actions.codebook import ActionCodebook
@@ -21,178 +23,308 @@ from lapa.actions.saved import Space, space_from_json
 from lapa.actions.scales import Scales, scales_from_json
 from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.actions.tables import Decoding
-from lapa.artefacts.folder import Artefact, load_strictly
-from lapa.contracts import Array, LapaError, Logs, Observation
-from lapa.data.pixels import as_pixels
+from lapa.backbones import Backbone, build_backbone
+from lapa.contracts import Array, Context, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
+from lapa.data.index import Index
+from lapa.data.observations import ONE, Seen, say_once, seen
+from lapa.data.pack import Packed
+from lapa.heads import Head
 from lapa.plugins import configure
-from lapa.policies import Policy
-from lapa.training.loop import device, fast_dtype
+from lapa.policies import Examples, Policy, PolicyConfig, Which, acting_frames, look, refuse_idm
+from lapa.recipe import Recipe
+from lapa.runtime.distributed import device
+from lapa.runtime.precision import fast_dtype
 
-IMPOSSIBLE = -1e4  # a logit
+AT_ONCE = 256  # frames that it is asked about at once
+LITTLE = 0.3  # R^2 below which the user hears that reading is not enough
+OF_THE_HEAD = ("chunk", "clusters", "bins", "scale")  # settings of the recipe that a head that speaks actions has
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images uint8 [B, H, W, 3]; texts B strings; targets int64 [B, positions], -100 where there is none (for a policy
-    that imagines: the next frames, uint8 [B, K, H, W, 3])."""
+    """What the backbone encodes, and targets int64 [B, positions], -100 where there is none."""
 
-    images: Array
-    texts: list[str]
-    targets: Array
+    inputs: Inputs
+    targets: Tensor
 
 
 @dataclass(frozen=True)
-class Config:
-    """A backbone (a plug-in of lapa/backbones with its options) and the width of the head's hidden layer."""
+class Config(PolicyConfig):
+    """A backbone and a head, plug-ins of lapa/backbones and lapa/heads with their options."""
+
+    changeable: ClassVar[tuple[str, ...]] = ("decoding",)
 
     backbone: str = "tiny"
     backbone_options: dict[str, Any] = field(default_factory=dict)
-    head_width: int = 256
+    head: str = "parallel"
+    head_options: dict[str, Any] = field(default_factory=dict)
     decoding: Decoding = "expectation"
     """classes to robot units: the expected action, the same at full length, or what the likeliest class means"""
 
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """From `policy` of the recipe."""
+        return cls(**{each.name: getattr(recipe.policy, each.name) for each in fields(cls)})
+
+    @property
+    def image_size(self) -> int:
+        """The backbone's."""
+        size: int = configure("backbones", self.backbone, self.backbone_options).image_size
+        return size
+
     def build(self, pretrained: bool = True) -> VLA:
-        """A policy without a head; `adapt` gives it one. `pretrained=False` skips the backbone's own weights."""
+        """A policy without a head; `grow` gives it one. `pretrained=False` skips the backbone's own weights."""
         return VLA(self, build_backbone(self.backbone, self.backbone_options, pretrained))
 
-    @staticmethod
-    def load(artefact: Artefact) -> VLA:
-        """Open a saved policy strictly."""
-        policy = artefact.settings(Config).build(pretrained=False)
-        policy.adapt(space_from_json(artefact.config.get("space") or {}))
-        policy.scales = scales_from_json(artefact.config.get("scales"))
-        load_strictly(policy, artefact.tensors, artefact.path)
-        return policy.to(device()).eval()
+    @classmethod
+    def ways(cls, saved: Mapping[str, Any] | None) -> tuple[str, ...]:
+        """See PolicyConfig: what has no head yet has none to keep, what names codes has one to read, what speaks
+        actions can go on with it or get a new one."""
+        kind = _kind(saved)
+        read = ("linear",) if kind else ()
+        again = ("as-it-is", "new-head", "all-new-head", "all-long-new-head") if kind not in ("", "codes") else ()
+        return (*read, "head", "all", "all-long", *again)
+
+    @classmethod
+    def kept_with_head(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """See PolicyConfig."""
+        if _kind(saved) in ("", "codes"):
+            return {}
+        has = {**saved.get("recipe", {}), "chunk": space_from_json(saved["space"]).chunk}  # type: ignore[union-attr]
+        return {name: has[name] for name in OF_THE_HEAD if name in has}
+
+    @classmethod
+    def trains(cls, saved: Mapping[str, Any] | None, recipe: Recipe) -> bool:
+        """See PolicyConfig."""
+        return recipe.head != "linear" or not _kind(saved)
 
 
-class VLA(nn.Module, Policy):
+def _kind(saved: Mapping[str, Any] | None) -> str:
+    """What the classes of a saved policy are; "" for one that has none."""
+    return str(((saved or {}).get("space") or {}).get("kind", ""))
+
+
+class VLA(Policy):
     """See the module's docstring."""
 
-    def __init__(self, config: Config, backbone: nn.Module) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__()
         self.config, self.backbone = config, backbone
-        self.space: Space | None = None
-        self.scales: Scales | None = None  # of the datasets it speaks the actions of, if each has its own
-        self.head: nn.Module = nn.Identity()
+        self.head: Head | nn.Identity = nn.Identity()
+        self.scales: Scales | None = None  # of the robots it speaks the actions of, if each has its own
+
+    @property
+    def space(self) -> Space | None:
+        """What its head predicts; None before it has one."""
+        return self.head.space if isinstance(self.head, Head) else None
+
+    @property
+    def acting(self) -> ActionSpace | ActionCodebook | None:
+        """Its space, once it speaks actions."""
+        return None if self.space is None or isinstance(self.space, CodeSpace) else self.space
 
     @property
     def dimensions(self) -> int:
-        """A, once it speaks actions."""
-        return 0 if self.space is None or isinstance(self.space, CodeSpace) else self.space.dimensions
+        """A, once it speaks actions; 0 before."""
+        return self.acting.dimensions if self.acting else 0
 
-    def adapt(self, space: Space) -> None:
-        """Drop the head and grow a new one for `space`. A head that already speaks this very space stays."""
-        if space == self.space:
-            return
-        width: int = self.backbone.width  # type: ignore[assignment]
-        self.head = nn.Sequential(
-            nn.Linear(width, self.config.head_width), nn.ReLU(),
-            nn.Linear(self.config.head_width, space.positions * space.classes),
-        )  # fmt: skip
-        self.space = space
+    @property
+    def spec(self) -> PolicySpec:
+        """See Policy."""
+        chunk = self.acting.chunk if self.acting else 1
+        return PolicySpec((ONE,), (), None, chunk, chunk)
 
-    @torch.no_grad()
-    def read_as(self, meaning: ActionCodebook) -> None:
-        """Keep the head as it is: its classes mean these actions from now on."""
-        assert self.space is not None
-        assert (meaning.positions, meaning.classes) == (self.space.positions, self.space.classes)
-        if isinstance(self.space, ActionSpace):  # bins that a dimension has not stay impossible
-            last = self.head[-1]  # type: ignore[index]
-            absent = torch.from_numpy(np.isnan(self.space.centres())).repeat(self.space.chunk, 1).flatten()
-            last.weight[absent], last.bias[absent] = 0.0, IMPOSSIBLE
-        self.space = meaning
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """See Policy: the backbone's."""
+        return self.backbone.origin
 
-    def trainable(self, which: Literal["head", "all"]) -> Iterator[nn.Parameter]:
+    def overlooked(self, texts: Sequence[str]) -> list[str]:
+        """See Policy: the backbone's."""
+        return self.backbone.overlooked(texts)
+
+    def grow(self, space: Space) -> None:
+        """Drop the head and grow a new one for `space`."""
+        self.head = configure("heads", self.config.head, self.config.head_options).build(self.backbone.width, space)
+
+    # --- learning
+
+    def examples(self, labels: Labels, data: Index, about: Mapping[str, Any], recipe: Recipe) -> Examples:
+        """Codes are classes as they are; actions are put into clusters or equal-mass bins first."""
+        frames = data.starts[labels.episode] + labels.frame
+        if labels.kind == "codes":
+            embeddings = tuple(map(tuple, about.get("code_embeddings", ())))
+            self.grow(CodeSpace(labels.values.shape[1], int(about["classes"]), code_embeddings=embeddings))
+            return Examples(frames, labels.values)
+        values = labels.values
+        if recipe.scale == "each" and about["source"] == "ground_truth":  # others speak one robot's units
+            source = data.source[labels.episode]
+            self.scales = Scales.of(values, source, robots(data))
+            values = self.scales.normalise(values, source)
+        space, targets = classes_of_actions(values[:, None], recipe, tuple(about.get("action_names") or ()))
+        self.grow(space)
+        return Examples(frames, targets)
+
+    def adapt(self, data: Packed, recipe: Recipe, idm: Path | None = None) -> Examples:
+        """See Policy and the module's docstring."""
+        refuse_idm(idm)
+        actions = data.require_actions("finetuning")
+        own = self.acting if recipe.head == "own" else None
+        chunk = own.chunk if own else recipe.chunk
+        frames = acting_frames(data, chunk)
+        chunks = np.stack([actions[frames + k] for k in range(chunk)], 1)
+        source, each = data.source[data.episode_of(frames)], recipe.scale == "each"
+        each = self.scales is not None if own else each  # its classes mean what they meant
+        self.scales = Scales.of(actions[frames], source, robots(data)) if each else None
+        chunks = self.scales.normalise(chunks, source) if self.scales else chunks
+        if recipe.head == "linear" and self.space is not None:
+            return Examples(frames, None, results=self._read(data, frames, chunks))
+        if own is None:
+            space, targets = classes_of_actions(chunks, recipe, data.action_names)
+            self.grow(space)
+            return Examples(frames, targets)
+        if own.dimensions != actions.shape[1]:
+            raise LapaError(
+                f"{data.spec} has {actions.shape[1]} action dimensions; the policy speaks {own.dimensions}. "
+                "Give it a new head (--head new)."
+            )
+        return Examples(frames, own.encode(chunks).reshape(len(chunks), own.positions))
+
+    def _read(self, data: Packed, frames: Array, chunks: Array) -> Logs:
+        """Keep the head; what its classes mean is told by the labels."""
+        self.to(device()).eval()
+        said = np.concatenate(
+            [self._said(look(data, frames[i : i + AT_ONCE], self.spec)) for i in range(0, len(frames), AT_ONCE)]
+        )
+        assert isinstance(self.head, Head)
+        self.head = self.head.reading()
+        self.config = replace(self.config, head="linear")
+        results: Logs = self.head.read(said, chunks, data.episode_of(frames), data.action_names)  # type: ignore[operator]
+        fit, left_out = results["r2_of_labels"], results.get("r2_left_out")
+        told = f"R^2 of their actions {fit:.2f}"
+        if left_out is not None:
+            told += f"; {left_out:.2f} of trajectories left out in turn"
+        space = self.head.space
+        print(
+            f"What {space.positions} x {space.classes} classes mean was read off {len(frames):,} labelled frames "
+            f"({told}). Nothing was trained; --head own or new trains one.",
+            flush=True,
+        )
+        if (fit if left_out is None else left_out) < LITTLE:
+            print("That is little: what the policy predicts hardly tells these actions. Try --head own (with a "
+                  "benchmark for this robot, `lapa tune` finds out what is best).", flush=True)  # fmt: skip
+        return results
+
+    def trainable(self, which: Which) -> Iterator[nn.Parameter]:
         """Freeze all but the head, or all but the vision encoder, and return what trains."""
-        if which not in ("head", "all"):
-            raise LapaError(f'Trainable is "head" or "all", not "{which}".')
+        super().trainable(which)
         self.requires_grad_(which == "all")
-        for parameter in self.backbone.vision_parameters():  # type: ignore[operator]
+        groups = self.backbone.groups()
+        for parameter in groups["vision"]:
             parameter.requires_grad_(False)
-        self.head.requires_grad_(True)
+        for parameter in (*groups["rest"], *self.head.parameters()):
+            parameter.requires_grad_(True)
         return (p for p in self.parameters() if p.requires_grad)
 
-    def logits(self, images: Array | Tensor, texts: Sequence[str]) -> Tensor:
-        """-> float32 [B, positions, classes]; impossible bins are -inf."""
-        if self.space is None:
-            raise LapaError("This policy has no head yet; pretrain or finetune it first.")
-        size: int = self.backbone.image_size  # type: ignore[assignment]
-        pixels = as_pixels(images, size, next(self.head.parameters()).device)
-        hidden = self.backbone(pixels, list(texts))
-        logits = self.head(hidden).float().view(-1, self.space.positions, self.space.classes)
-        if isinstance(self.space, ActionSpace):
-            absent = torch.from_numpy(np.isnan(self.space.centres())).to(logits.device)
-            logits = logits.masked_fill(absent.repeat(self.space.chunk, 1), -torch.inf)
-        return logits
-
-    @torch.no_grad()
-    def probabilities(self, images: Array | Tensor, texts: Sequence[str]) -> Array:
-        """-> float32 [B, positions, classes], in the arithmetic that is fast here, whatever that of training."""
-        with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):
-            found: Array = self.logits(images, texts).softmax(-1).cpu().numpy()
-        return found
+    def batch(self, seen: Seen, targets: Array) -> Batch:
+        """See Policy."""
+        return Batch(self.backbone.prepare(seen), torch.from_numpy(targets))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
-        """Cross-entropy of the classes. Logs: accuracy, and the perplexity of the mean prediction."""
-        logits = self.logits(batch.images, batch.texts)
-        targets = torch.from_numpy(batch.targets).to(logits.device)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
-        with torch.no_grad():
-            known = targets >= 0
-            accuracy = (logits.argmax(-1) == targets)[known].float().mean()
-            used = torch.special.entr(logits.softmax(-1).mean(0)).sum(-1).exp().mean()
-        return loss, {"accuracy": float(accuracy), "prediction_perplexity": float(used)}
+        """The head's."""
+        context = self._context(batch.inputs)
+        assert isinstance(self.head, Head)
+        return self.head.loss(context, batch.targets.to(context.readout.device))
+
+    # --- saying and acting
+
+    def logits(self, images: Any, texts: Sequence[str]) -> Tensor:
+        """uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1] -> float32 [B, positions, classes]; impossible ones are
+        -inf."""
+        return self._logits(Seen.of(images, texts))
+
+    def _logits(self, seen: Seen) -> Tensor:
+        context = self._context(self.backbone.prepare(seen))
+        assert isinstance(self.head, Head)
+        return self.head.logits(context)
+
+    def _context(self, inputs: Inputs) -> Context:
+        if not isinstance(self.head, Head):
+            raise LapaError("This policy has no head yet; pretrain or finetune it first.")
+        where = next(self.head.parameters()).device
+        context: Context = self.backbone({name: tensor.to(where) for name, tensor in inputs.items()})
+        return context
 
     @torch.no_grad()
-    def predict_codes(self, images: Array | Tensor, texts: Sequence[str]) -> Tensor:
+    def probabilities(self, images: Any, texts: Sequence[str]) -> Array:
+        """-> float32 [B, positions, classes], in the arithmetic that is fast here, whatever that of training."""
+        return self._said(Seen.of(images, texts))
+
+    @torch.no_grad()
+    def _said(self, seen: Seen) -> Array:
+        with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):
+            found: Array = self._logits(seen).softmax(-1).cpu().numpy()
+        return found
+
+    @torch.no_grad()
+    def predict_codes(self, images: Any, texts: Sequence[str]) -> Tensor:
         """The likeliest latent codes, int64 [B, s]. Raises LapaError once the latent head has been dropped."""
         if not isinstance(self.space, CodeSpace):
             raise LapaError("This policy predicts robot actions, not codes: its latent head was dropped in stage 3.")
         return self.logits(images, texts).argmax(-1)
 
     @torch.no_grad()
-    def act_batch(self, observations: Sequence[Observation]) -> Array:
+    def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
         """B observations -> float32 [B, chunk, A] in the robot's units; of a policy with `scales` in those of the
-        observation's "dataset" (0, the first, where it says none)."""
-        space = self.space
-        if space is None or isinstance(space, CodeSpace):
+        observation's "embodiment" (the first, where it says none)."""
+        if self.acting is None:
             raise LapaError("This policy predicts latent codes, not robot actions; finetune it first (lapa finetune).")
-        size: int = self.backbone.image_size  # type: ignore[assignment]
-        actions = space.decide(self.probabilities(*seen(observations, size)), self.config.decoding)
-        if self.scales is None:
-            return actions
-        asked = np.array([o.get("dataset", 0) for o in observations])
-        if wrong := [n for n in asked.tolist() if n not in range(self.scales.datasets)]:
-            raise LapaError(
-                f'An observation\'s "dataset" counts the {self.scales.datasets} this policy was finetuned on from 0 '
-                f"on; got {wrong[0]}."
-            )
-        return self.scales.restore(actions, asked)
+        names = self.scales.names if self.scales else ()
+        shown = seen(observations, self.spec, names)
+        actions = self.acting.decide(self._said(shown), self.config.decoding)
+        return self.scales.restore(actions, _asked(shown.embodiment, names)) if self.scales else actions
+
+    # --- saving
 
     def description(self) -> dict[str, Any]:
         """What config.json needs to open this policy again."""
         told = {"space": self.space, "scales": self.scales}
-        return {"policy": "vla", "model": asdict(self.config), **{k: v and asdict(v) for k, v in told.items()}}
+        return {**super().description(), **{key: value and asdict(value) for key, value in told.items()}}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """See Policy."""
+        self.grow(space_from_json(saved.get("space") or {}))
+        self.scales = scales_from_json(saved.get("scales"))
 
 
-def build_backbone(name: str, options: dict[str, Any], pretrained: bool) -> nn.Module:
-    """A plug-in of lapa/backbones; without weights of its own where it has the choice (contracts.Backbone)."""
-    config = configure("backbones", name, options)
-    if not pretrained and any(field.name == "grounded" for field in fields(config)):
-        config = replace(config, grounded=False)
-    built: nn.Module = config.build()
-    return built
+def _asked(embodiment: Sequence[str], names: Sequence[str]) -> Array:
+    """Names of robots, "" for none -> their numbers int64 [B]. Raises LapaError for one that is not known."""
+    if wrong := [name for name in embodiment if name and name not in names]:
+        raise LapaError(f'This policy does not speak the actions of the robot "{wrong[0]}". Known: {", ".join(names)}.')
+    if len(names) > 1 and not all(embodiment):
+        say_once(
+            f'An observation without "embodiment" is answered in the actions of {names[0]} (of {", ".join(names)}).'
+        )
+    return np.array([names.index(name) if name else 0 for name in embodiment], np.int64)
 
 
-def seen(observations: Sequence[Observation], size: int) -> tuple[Array | Tensor, list[str]]:
-    """Images, uint8 [B, H, W, 3] or, where they are of several sizes, float [B, 3, size, size] in [0, 1], and
-    instructions. Raises LapaError for what is not an observation."""
-    try:
-        images, texts = zip(*((np.asarray(o["image"]), o["instruction"]) for o in observations), strict=True)
-        if wrong := [text for text in texts if not isinstance(text, str)]:
-            raise ValueError(f"the instruction is {wrong[0]!r}")
-    except (KeyError, ValueError) as error:
-        raise LapaError(f'An observation is {{"image": uint8 [H, W, 3], "instruction": str}} ({error!r}).') from None
-    if len({image.shape for image in images}) == 1:
-        return np.stack(images), list(texts)
-    return torch.cat([as_pixels(image[None], size, "cpu") for image in images]), list(texts)
+def robots(data: Index) -> tuple[str, ...]:
+    """A name for the robot of each dataset; what has the same name as one before gets a number."""
+    found = tuple(getattr(data, "embodiments", ())) or tuple(data.spec.split(" "))
+    if len(found) != len(data.widths):
+        return tuple(map(str, range(len(data.widths))))
+    before = [found[:i].count(name) for i, name in enumerate(found)]
+    return tuple(f"{name} {n + 1}" if n else name for name, n in zip(found, before, strict=True))
+
+
+def classes_of_actions(
+    actions: Array, recipe: Recipe, names: tuple[str, ...]
+) -> tuple[ActionSpace | ActionCodebook, Array]:
+    """A space for chunks of actions [N, chunk, A], clusters or bins as the recipe says, and the actions as classes
+    int64 [N, positions]."""
+    if recipe.clusters:
+        words = ActionCodebook.clusters(actions, recipe.clusters, names)
+        return words, words.encode(actions)
+    chunk, dimensions = actions.shape[1:]
+    bins = ActionSpace.fit(actions[:, 0], recipe.bins, chunk, names)
+    return bins, bins.encode(actions).reshape(-1, chunk * dimensions)

@@ -52,7 +52,8 @@ class Grounding(nn.Module):
         where = self.relation.weight.device
         points, relation, content = (answer.to(where) for answer in answers)
         tokens = self.backbone.vision(images.to(where))
-        hidden = self.backbone.read(tokens, texts)
+        words = tiny.tokenize(texts, self.backbone.config.words, self.backbone.config.vocabulary)
+        hidden = self.backbone.read(tokens, words.to(where))
         ways = points[:, [0, 1, 3]] - points[:, [2, 0, 0]]
         places = torch.cat([points, (ways.sign() * ways.abs().sqrt() + 1) / 2], 1)  # the shorter, the more exactly
         logits = self.answers(hidden).view(-1, len(ANSWERS), 2, CELLS).float()

@@ -15,7 +15,8 @@ from lapa import cli
 from lapa.contracts import LapaError, Outcome
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
-from lapa.experiments.tune import CANDIDATES, Says, candidates, tune
+from lapa.experiments.tune import CANDIDATES, candidates, tune
+from lapa.policies import config_class
 from lapa.recipe import Recipe
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
@@ -113,24 +114,30 @@ def test_a_killed_search_goes_on(packed: Packed, tiny: Recipe, actionvla: Path, 
     assert same(tmp_path / "whole", tmp_path / "broken")
 
 
+def saved(kind: str) -> dict[str, Any]:
+    return {"space": {"kind": kind}}
+
+
 @pytest.mark.parametrize(
-    ("says", "ways"),
+    ("policy", "before", "ways"),
     [
-        ("nothing", ["head", "all", "all-long"]),
-        ("classes", ["linear", "head", "all", "all-long"]),
-        ("frames", ["head", "all", "all-long", "as-it-is"]),
-        ("actions", list(CANDIDATES)),
+        ("vla", None, ["head", "all", "all-long"]),
+        ("vla", saved("codes"), ["linear", "head", "all", "all-long"]),
+        ("vla", saved("codebook"), list(CANDIDATES)),
+        ("vla", saved("actions"), list(CANDIDATES)),
+        ("video_planner", {}, ["head", "all", "all-long", "as-it-is"]),
     ],
 )
-def test_a_policy_is_tried_in_the_ways_that_suit_it(says: Says, ways: list[str]) -> None:
-    assert [each.name for each in candidates(says)] == ways
+def test_a_policy_is_tried_in_the_ways_that_suit_it(policy: str, before: Any, ways: list[str]) -> None:
+    assert [each.name for each in candidates(config_class(policy).ways(before))] == ways
 
 
 def test_ways_that_are_refused() -> None:
+    ways = config_class("vla").ways(saved("codes"))
     with pytest.raises(LapaError, match="new-head: this policy has no such head"):
-        candidates("classes", ["new-head"])
+        candidates(ways, ["new-head"])
     with pytest.raises(LapaError, match='Did you mean "all-long"'):
-        candidates("actions", ["all-lomg"])
+        candidates(ways, ["all-lomg"])
 
 
 def test_the_command(small: list[str], robot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

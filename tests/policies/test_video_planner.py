@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from lapa.artefacts.folder import load_artefact, read_json
 from lapa.contracts import LapaError, Observation
 from lapa.data.futures import futures
 from lapa.data.labelled import read_labels
+from lapa.data.observations import Seen
 from lapa.data.pack import Packed, pack
 from lapa.experiments.report import write_report
 from lapa.models.idm import InverseDynamics
 from lapa.models.video_diffusion import VideoDiffusion, VideoDiffusionConfig
+from lapa.policies import configured
 from lapa.policies.video_planner import VideoPlanner
-from lapa.policies.vla import Batch
 from lapa.recipe import Recipe
 from lapa.stage1_latent_actions import fit_idm
 from lapa.stage2_label import label
@@ -71,6 +72,13 @@ def test_futures_end_with_their_episode(packed: Packed) -> None:
 # --- it learns ------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Film:
+    now: np.ndarray
+    texts: list[str]
+    future: np.ndarray
+
+
 class Disc:
     """A white disc that goes left or right by two pixels a frame, as the sentence says, from anywhere."""
 
@@ -79,10 +87,10 @@ class Disc:
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         return np.stack([rng.integers(8, 16, 32), rng.integers(6, 18, 32), rng.integers(0, 2, 32)], 1)
 
-    def load(self, rows: np.ndarray) -> Batch:
+    def load(self, rows: np.ndarray) -> Film:
         frames = [self._frame(x + k * (4 * side - 2), y) for k in range(3) for x, y, side in rows]
         film = np.stack(frames).reshape(3, len(rows), 24, 24, 3)
-        return Batch(film[0], [self.texts[side] for side in rows[:, 2]], film[1:].swapaxes(0, 1))
+        return Film(film[0], [self.texts[side] for side in rows[:, 2]], film[1:].swapaxes(0, 1))
 
     @staticmethod
     def _frame(x: int, y: int) -> np.ndarray:
@@ -91,21 +99,28 @@ class Disc:
         return np.repeat(np.where(inside, 220, 40).astype(np.uint8)[..., None], 3, 2)
 
 
+def batch_of(planner: VideoPlanner, film: Film) -> Any:
+    return planner.batch(Seen.of(film.now, film.texts), film.future)
+
+
 @pytest.fixture(scope="module")
 def dreamer(tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> VideoPlanner:
     torch.manual_seed(0)
     recipe = replace(tiny, planner=VideoDiffusionConfig(width=16, blocks=1))
-    planner = recipe.video_planner.build()
+    planner = configured(recipe, "unipi").build()
+    assert isinstance(planner, VideoPlanner)
     how = Optimisation(steps=250, batch_size=32, learning_rate=4e-3, precision="float32")
     disc, out = Disc(), tmp_path_factory.mktemp("disc")
-    logs = fit(planner, Sampler(disc.draw, disc.load), how, out, seed=0, title="disc")
+    logs = fit(
+        planner, Sampler(disc.draw, lambda rows: batch_of(planner, disc.load(rows))), how, out, seed=0, title="disc"
+    )
     assert logs["error_over_copy"] < 0.5
     return planner
 
 
-def error(film: torch.Tensor, batch: Batch) -> float:
+def error(film: torch.Tensor, batch: Film) -> float:
     """Squared error over that of copying the present frame."""
-    true, now = batch.targets / 255, batch.images[:, None] / 255
+    true, now = batch.future / 255, batch.now[:, None] / 255
     wrong = film.permute(0, 1, 3, 4, 2).numpy() - true
     return float(np.square(wrong).sum() / np.square(now - true).sum())
 
@@ -113,7 +128,7 @@ def error(film: torch.Tensor, batch: Batch) -> float:
 def test_it_imagines_what_the_sentence_says(dreamer: VideoPlanner) -> None:
     batch = Disc().load(Disc().draw(np.random.default_rng(5)))
     other = [Disc.texts[text == Disc.texts[0]] for text in batch.texts]
-    right, wrong = dreamer.imagine(batch.images, batch.texts), dreamer.imagine(batch.images, other)
+    right, wrong = dreamer.imagine(batch.now, batch.texts), dreamer.imagine(batch.now, other)
     assert right.shape == (32, 2, 3, 24, 24)
     assert 0 <= right.min() <= right.max() <= 1
     assert error(right, batch) < 0.5
@@ -123,11 +138,11 @@ def test_it_imagines_what_the_sentence_says(dreamer: VideoPlanner) -> None:
 def test_the_same_sight_is_the_same_dream(dreamer: VideoPlanner) -> None:
     """Whatever else is in the batch; and noise matters: the sampler does not ignore it."""
     batch = Disc().load(Disc().draw(np.random.default_rng(6)))
-    together = dreamer.imagine(batch.images, batch.texts)
-    alone = dreamer.imagine(batch.images[3:4], batch.texts[3:4])
+    together = dreamer.imagine(batch.now, batch.texts)
+    alone = dreamer.imagine(batch.now[3:4], batch.texts[3:4])
     assert torch.allclose(together[3:4], alone, atol=0.02)
     now = torch.rand(2, 3, 24, 24)
-    condition = dreamer.backbone(now, ["push", "push"])
+    condition = dreamer.backbone(dreamer.backbone.prepare(Seen.of(now, ["push", "push"]))).readout
     one, two = (dreamer.video.sample(now, condition, torch.full((2, 2, 3, 24, 24), fill)) for fill in (-1.0, 1.0))
     assert not torch.allclose(one, two)
 

@@ -1,0 +1,143 @@
+"""What a policy is shown: observations of a robot, or frames of a dataset, checked and put into one form.
+
+{"image": picture, "instruction": text} is short for {"images": {"image": picture}, "instruction": text}. A key that no
+policy knows is refused; one that this policy does not use is said, once, on stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lapa.contracts import Array, LapaError, Observation, PolicySpec
+from lapa.data.pixels import Images
+
+KEYS = ("images", "instruction", "state", "embodiment")
+ONE = "image"  # the name of a camera that nobody has named
+
+Pictures = Images | list[Array]  # a list where they are of several sizes
+
+
+@dataclass(frozen=True)
+class Seen:
+    """B observations.
+
+    images      camera -> uint8 [B, H, W, 3], float [B, 3, H, W] in [0, 1], or B pictures uint8 [H, W, 3] of any size
+    texts       B instructions
+    state       float32 [B, S] in the robot's units, or None
+    embodiment  B names of robots, "" where an observation has none
+    """
+
+    images: Mapping[str, Pictures]
+    texts: list[str]
+    state: Array | None = None
+    embodiment: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(images: Pictures, texts: Sequence[str]) -> Seen:
+        """Pictures of one camera with their instructions."""
+        return Seen({ONE: images}, list(texts))
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def part(self, start: int, end: int) -> Seen:
+        """Observations start : end."""
+        return Seen(
+            {camera: pictures[start:end] for camera, pictures in self.images.items()},
+            self.texts[start:end],
+            None if self.state is None else self.state[start:end],
+            self.embodiment[start:end],
+        )
+
+
+def seen(observations: Sequence[Observation], spec: PolicySpec, embodiments: Sequence[str] = ()) -> Seen:
+    """What a policy of this spec, which speaks the actions of these robots, uses of the observations.
+
+    Raises LapaError for what is no observation: an unknown key, a camera or a state that the policy needs and that is
+    not there, numbers of another count.
+    """
+    every = [_whole(observation) for observation in observations]
+    images = {camera: _stacked([_picture(o["images"], camera, spec) for o in every]) for camera in spec.cameras}
+    for unused in sorted({key for o in every for key in o["images"]} - set(spec.cameras)):
+        if len(spec.cameras) > 1 or any(len(o["images"]) > 1 for o in every):
+            say_once(f'This policy does not look at the camera "{unused}"; it looks at {_listed(spec.cameras)}.')
+    state = np.stack([_state(o, spec.state) for o in every]) if spec.state and every else None
+    if not spec.state and any("state" in o for o in every):
+        say_once("This policy does not read the state of the robot; it was trained without (policy.state=false).")
+    if not embodiments and any("embodiment" in o for o in every):
+        say_once("This policy speaks the actions of one robot; the embodiment in an observation changes nothing.")
+    names = tuple(str(o.get("embodiment", "")) for o in every)
+    return Seen(images, [str(o["instruction"]) for o in every], state, names)
+
+
+def _whole(observation: Any) -> dict[str, Any]:
+    """An observation with the keys of contracts.Observation. Raises LapaError."""
+    form = 'An observation is {"image": uint8 [H, W, 3], "instruction": str}, or has "images" by camera'
+    if not isinstance(observation, Mapping):
+        raise LapaError(f"{form}; got {type(observation).__name__}.")
+    found = dict(observation)
+    if ONE in found:
+        if "images" in found:
+            raise LapaError(f'{form}; got both "image" and "images".')
+        found["images"] = {ONE: found.pop(ONE)}
+    if unknown := [key for key in found if key not in KEYS]:
+        raise LapaError(f"{form}; {_listed(unknown)} is no key of it. Known: image, {', '.join(KEYS)}.")
+    if missing := [key for key in KEYS[:2] if key not in found]:
+        raise LapaError(f"{form}; {_listed(missing)} is missing.")
+    if not isinstance(found["instruction"], str):
+        raise LapaError(f"{form}; the instruction is {found['instruction']!r}.")
+    if not isinstance(found["images"], Mapping) or not found["images"]:
+        raise LapaError(f'{form}; "images" is {type(found["images"]).__name__}.')
+    return found
+
+
+def _picture(images: Mapping[str, Any], camera: str, spec: PolicySpec) -> Array:
+    """The picture of a camera; a policy of one camera takes the only picture there is, whatever its name."""
+    if camera not in images and not (len(spec.cameras) == len(images) == 1):
+        raise LapaError(
+            f'This policy looks at the camera "{camera}", and the observation has {_listed(images)}. Give it by that '
+            "name."
+        )
+    picture = np.asarray(images[camera] if camera in images else next(iter(images.values())))
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise LapaError(
+            f'An observation is {{"image": uint8 [H, W, 3], ..}}; the picture of {camera} is {picture.dtype} '
+            f"{list(picture.shape)}."
+        )
+    return picture
+
+
+def _stacked(pictures: list[Array]) -> Array | list[Array]:
+    return np.stack(pictures) if len({picture.shape for picture in pictures}) == 1 else pictures
+
+
+def _state(observation: Mapping[str, Any], names: Sequence[str]) -> Array:
+    if "state" not in observation:
+        raise LapaError(f'This policy reads the state, {len(names)} numbers ({_listed(names)}): give it as "state".')
+    state = np.asarray(observation["state"], np.float32)
+    if state.shape != (len(names),) or not np.isfinite(state).all():
+        raise LapaError(
+            f"This policy reads a state of {len(names)} finite numbers ({_listed(names)}); got shape "
+            f"{list(state.shape)}."
+        )
+    return state
+
+
+def _listed(names: Any) -> str:
+    shown = [f'"{name}"' for name in names]
+    return ", ".join(shown[:8]) + (", .." if len(shown) > 8 else "")
+
+
+_SAID: set[str] = set()
+
+
+def say_once(sentence: str) -> None:
+    """Print a note to stderr, once in a process."""
+    if sentence not in _SAID:
+        _SAID.add(sentence)
+        print(f"Note: {sentence}", file=sys.stderr, flush=True)
