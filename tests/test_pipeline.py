@@ -386,7 +386,7 @@ def cut_short(path: Path) -> None:
         (lambda p: (p / "config.json").write_text("{"), r"config.json is not readable JSON"),
         (lambda p: (p / "config.json").write_text("[]"), r'holds a "None" artefact, not a "policy"'),
         (edit(lambda c: c.update(kind="laq")), r'holds a "laq" artefact, not a "policy"'),
-        (edit(lambda c: c.update(format=99)), r"has artefact format 99; this lapa reads format 1"),
+        (edit(lambda c: c.update(format=99)), r"has artefact format 99; this lapa reads formats 1 and 2"),
         (edit(lambda c: c.update(policy="vlaa")), r'Did you mean "vla"'),
         (edit(lambda c: c.update(space={"kind": "actions"})), r"space in config.json is not one lapa wrote"),
         (without_a_key, r"do not fit the model: missing head.0.bias"),
