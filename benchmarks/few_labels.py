@@ -18,9 +18,8 @@ from lapa.actions.codebook import ActionCodebook
 from lapa.actions.spaces import CodeSpace
 from lapa.contracts import Array
 from lapa.data.pack import Packed, pack
-from lapa.policies import Policy
-from lapa.policies.vla import VLA
-from lapa.stage3_finetune import AT_ONCE, acting_frames
+from lapa.policies import Policy, acting_frames
+from lapa.policies.vla import AT_ONCE, VLA
 
 TRAJECTORIES, DRAWS = (1, 2, 3, 5, 10, 20), 20
 
@@ -44,9 +43,9 @@ def main(spec: str, *folders: str) -> None:
     found: dict[tuple[int, bool], list[tuple[float, float]]] = {}
     for folder in folders:
         policy = Policy.from_pretrained(folder)
-        if not (isinstance(policy, VLA) and isinstance(policy.space, CodeSpace) and policy.space.places):
+        if not (isinstance(policy, VLA) and isinstance(policy.space, CodeSpace) and policy.space.code_embeddings):
             sys.exit(f"{folder} is not a policy that `lapa pretrain` made from codes with places.")
-        packed = pack([spec], policy.backbone.image_size, quiet=True)  # type: ignore[arg-type]
+        packed = pack([spec], policy.backbone.image_spec.size, quiet=True)
         frames = acting_frames(packed, 1)
         actions, episode = packed.require_actions("this")[frames], packed.episode_of(frames)
         likely, rng = said(policy, packed, frames), np.random.default_rng(0)
@@ -57,7 +56,7 @@ def main(spec: str, *folders: str) -> None:
                     likely[~mine], "expectation"
                 )[:, 0]
                 for with_places in (False, True):
-                    places = policy.space.places if with_places else ()
+                    places = policy.space.code_embeddings if with_places else ()
                     read = ActionCodebook.from_readout(likely[mine], actions[mine], code_embeddings=places)
                     told = read.decide(likely[~mine], "expectation")[:, 0]
                     found.setdefault((count, with_places), []).append(off(told, wanted))

@@ -260,7 +260,7 @@ def test_compiled(packed: Packed, laq: str, whole: dict[str, bytes], tmp_path: P
     made = {name: content for name, content in files(tmp_path / "labels").items() if name != MANIFEST}
     assert made == {name: content for name, content in whole.items() if name != MANIFEST}
     assert read_json(tmp_path / "labels" / MANIFEST, "manifest")["compiled"]
-    with pytest.raises(LapaError, match="--compile are for the codes of a LAQ; ground_truth is not one"):
+    with pytest.raises(LapaError, match="--compile: labels of ground_truth have no such choice"):
         label(packed, "ground_truth", tmp_path / "more", compile=True)
 
 
