@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -153,6 +153,7 @@ def fit(
     monitor: Callable[[int, Logbook], Logs] | None = None,
     monitor_every: int = 0,
     best: str = "",
+    patience: int = 0,
     save_every: float = 30.0,
     until: int = 0,
 ) -> Logs:
@@ -162,9 +163,10 @@ def fit(
     `monitor_every` steps and at the end; it runs on rank 0, with the weights that would be saved. Checkpoints go to
     `out/checkpoints` every `save_every` seconds (large ones more rarely: saving takes a twentieth of the time at most),
     whenever the monitor has run, at the end and when asked to stop, and are read back if they are there; that with the
-    lowest watched figure `best` is kept. The logbook in `out` gets an entry every hundredth of the steps, and whenever
-    the monitor has run or codes were replaced. With `until` it ends after that many of the steps, from where another
-    call goes on.
+    lowest watched figure `best` is kept. With `patience`, training ends once the monitor has run so many times without
+    a lower one, and the weights and the logs are those of the best step, which "best_step" names. The logbook in `out`
+    gets an entry every hundredth of the steps, and whenever the monitor has run or codes were replaced. With
+    `until` it ends after that many of the steps, from where another call goes on.
 
     Raises LapaError when the loss stops being a number; KeyboardInterrupt or SystemExit(143) when asked to stop.
     """
@@ -189,13 +191,32 @@ def fit(
     upkeep = getattr(learner, "after_step", None)
     saved, pause, step, asked = time.monotonic(), save_every, start, 0
     end = min(until or how.steps, how.steps)
+
+    def passed(at: int) -> bool:
+        """Has the best step passed long enough ago? A function of what is on disk, so a resumed run decides alike."""
+        found = on_first_rank(checkpoints.best) if patience and monitor_every else None
+        return found is not None and at // monitor_every * monitor_every - found >= patience * monitor_every
+
+    # A monitor that was broken off when the run was asked to stop runs before anything else.
+    missed = bool(monitor and start and (start == end or (monitor_every and start % monitor_every == 0)))
+    missed = missed and not on_first_rank(lambda: checkpoints.watched(start))
     with (
-        Logbook(out, start, how.log, quiet=rank() > 0) as book,
+        Logbook(out, start - missed, how.log, quiet=rank() > 0) as book,
         Progress(title, end, out, done=start, quiet=rank() > 0) as progress,
         Stop() as stop,
-        closing(batches(sampler, mine, seed, range(start, end))) as loaded,
+        ExitStack() as stack,
     ):
         try:
+            if missed and monitor:
+                watched = _watched(parallel, ema, monitor, start, book, stop)
+                [asked] = on_any_rank(stop.asked)
+                if watched:
+                    logs |= watched
+                    book.write(start, {"lr": how.rate(start - 1), **logs})
+                    checkpoints.save(_state(learner, optimizer, trained, ema), start, logs, watched, flush=not asked)
+            if asked or passed(start):
+                end = start
+            loaded = stack.enter_context(closing(batches(sampler, mine, seed, range(start, end))))
             for step, micro_batches in enumerate(loaded, start):
                 done, last = step + 1, step + 1 == end
                 for group in optimizer.param_groups:
@@ -223,7 +244,7 @@ def fit(
                     checkpoints.save(_state(learner, optimizer, trained, ema), done, logs, watched, flush=not asked)
                     saved = time.monotonic()
                     pause = max(save_every, 20 * (saved - began)) if save_every > 0 else save_every
-                if asked:
+                if asked or (watched and passed(done)):
                     break
         except KeyboardInterrupt:
             # The step that was interrupted is repeated on resuming; the optimizer may be half-way through it.
@@ -234,6 +255,14 @@ def fit(
             name = signal.Signals(asked).name
             print(f"\n{title} stopped by {name}; step {step + 1} of {how.steps} is saved in {out}.", file=sys.stderr)
         leave(asked)
+    if patience and (chosen := on_first_rank(checkpoints.best)) is not None:
+        reached = on_first_rank(checkpoints.steps)[-1]
+        _, logs = _restore(checkpoints, learner, optimizer, trained, ema, chosen)
+        logs = {**logs, "best_step": float(chosen)}
+        if rank() == 0 and chosen < reached:
+            early = f" Training ended there, of {how.steps:,}." if reached < how.steps else ""
+            print(f"{title}: step {chosen:,} is kept, the best on what is held out; by step {reached:,} it was no "
+                  f"better.{early}", flush=True)  # fmt: skip
     ema.swap()
     parallel.gather().eval()
     return logs
@@ -307,8 +336,9 @@ def _restore(
     optimizer: torch.optim.Optimizer,
     trained: Mapping[str, nn.Parameter],
     ema: EMA,
+    step: int | None = None,
 ) -> tuple[int, Logs]:
-    """Read the newest checkpoint back, if there is one. Returns its step and logs."""
+    """Read the newest checkpoint back, or that of `step`, if there is one. Returns its step and logs."""
     moments: dict[str, dict[str, Tensor]] = {}
 
     def moment(full: str, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:
@@ -320,7 +350,7 @@ def _restore(
         tensor = torch.zeros_like(like, dtype=dtype) if shape == like.shape else torch.zeros(shape, dtype=dtype)
         return moments.setdefault(name, {}).setdefault(key, tensor)
 
-    step, logs = checkpoints.restore(_state(learner, optimizer, trained, ema), moment)
+    step, logs = checkpoints.restore(_state(learner, optimizer, trained, ema), moment, step)
     for name, state in moments.items():
         optimizer.state[trained[name]] = state
     return step, logs

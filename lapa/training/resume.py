@@ -46,6 +46,17 @@ class Checkpoints:
         """Steps with a whole checkpoint, in order."""
         return sorted(int(found.parent.name.removeprefix("step_")) for found in self.folder.glob(f"step_*/{STATE}"))
 
+    def watched(self, step: int) -> Logs:
+        """What was watched at a step with a checkpoint; nothing where the monitor did not run or was broken off."""
+        found: Logs = read_json(self.path(step) / STATE, "whole checkpoint")["watched"]
+        return found
+
+    def best(self) -> int | None:
+        """The step with the lowest `figure`, the first of equals; None where it was never watched."""
+        scores = {step: self.watched(step).get(self.figure) for step in self.steps()}
+        known = {step: score for step, score in scores.items() if score is not None}
+        return min(known, key=lambda step: (known[step], step), default=None)
+
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is."""
         return self.folder / f"step_{step:06d}"
@@ -85,10 +96,13 @@ class Checkpoints:
             raise
 
     def restore(
-        self, state: Mapping[str, Tensor], make: Callable[[str, torch.Size, torch.dtype], Tensor | None]
+        self,
+        state: Mapping[str, Tensor],
+        make: Callable[[str, torch.Size, torch.dtype], Tensor | None],
+        step: int | None = None,
     ) -> tuple[int, Logs]:
-        """Read the newest checkpoint into the tensors of `state`, in place; returns its step and logs (0 and none if
-        there is no checkpoint).
+        """Read the newest checkpoint, or that of `step`, into the tensors of `state`, in place; returns its step and
+        logs (0 and none if there is no checkpoint).
 
         make(name, shape, dtype) gives a tensor for what the checkpoint has and `state` has not yet. Raises LapaError
         when the checkpoint is damaged, of another seed, or does not fit `state`; OSError when it cannot be read at all.
@@ -96,7 +110,7 @@ class Checkpoints:
         steps = self.steps()
         if not steps:
             return 0, {}
-        path = self.path(steps[-1])
+        path = self.path(steps[-1] if step is None else step)
         about = read_json(path / STATE, "whole checkpoint")
         if about.get("seed") != self.seed:
             raise LapaError(f"{path} was written with --seed {about.get('seed')}, not {self.seed}.")
@@ -125,10 +139,7 @@ class Checkpoints:
 
     def _forget(self) -> None:
         """Remove all but the newest and the best."""
-        steps = self.steps()
-        watched = {step: read_json(self.path(step) / STATE, "whole checkpoint")["watched"] for step in steps}
-        scores = {step: figures[self.figure] for step, figures in watched.items() if self.figure in figures}
-        best = min(scores, key=lambda step: (scores[step], step), default=None)
+        steps, best = self.steps(), self.best()
         if best is not None:
             with replacing(self.folder / BEST) as link:
                 link.symlink_to(self.path(best).name)

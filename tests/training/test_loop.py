@@ -310,6 +310,65 @@ def test_slow_saves_are_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert steps == [1, 30], "the second is due six seconds after the first"
 
 
+def watched_as(*figures: float) -> Callable[[int, Any], Logs]:
+    """A monitor that gives these figures, one at every second step; the last one goes on."""
+    return lambda step, book: {"figure": (*figures, *figures[-1:] * 9)[step // 2 - 1]}
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_the_best_step_is_kept_and_training_ends_once_it_has_passed(ema: float, tmp_path: Path) -> None:
+    how = replace(HOW, steps=12, ema=ema)
+    options: dict[str, Any] = {"monitor_every": 2, "best": "figure", "patience": 2}
+    monitor = watched_as(3.0, 1.0, 2.0, 1.0, 0.5)  # as good once more is not better
+    kept = fit(tmp_path / "kept", how, monitor=monitor, **options)
+    alone = fit(tmp_path / "alone", replace(how, steps=4))
+    assert same(kept, alone), "the weights of step 4"
+    lines = [json.loads(line) for line in (tmp_path / "kept/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 8, "two looks later"
+    assert same(kept, fit(tmp_path / "kept", how, monitor=monitor, **options)), "as it was left"
+    to_the_end = fit(tmp_path / "end", how, monitor=watched_as(3, 2, 1, 0.9, 0.8, 0.7), **options)
+    assert same(to_the_end, fit(tmp_path / "all", how))
+    logs = loop.fit(
+        Line(), Sampler(draw, load), how, tmp_path / "kept", seed=3, title="line", monitor=monitor, **options
+    )
+    assert (logs["best_step"], logs["figure"]) == (4, 1.0)
+
+
+@pytest.mark.parametrize("broken", [3, 4, 5, 7, 8])
+def test_resumed_with_patience_equals_unbroken(broken: int, tmp_path: Path) -> None:
+    how = replace(HOW, steps=12)
+    options: dict[str, Any] = {"monitor_every": 2, "best": "figure", "patience": 2, "save_every": 0}
+    monitor = watched_as(3.0, 1.0, 2.0, 1.5, 0.5)
+    whole = fit(tmp_path / "whole", how, monitor=monitor, **options)
+    fit(tmp_path / "parts", how, monitor=monitor, until=broken, **options)
+    resumed = fit(tmp_path / "parts", how, monitor=monitor, **options)
+    assert same(whole, resumed)
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    # Where a part ends, the monitor runs as well, and says what it says there.
+    assert [line for line in lines[1] if json.loads(line)["step"] != broken or broken % 2 == 0] == [
+        line for line in lines[0] if json.loads(line)["step"] != broken or broken % 2 == 0
+    ]
+
+
+def test_a_look_that_was_broken_off_is_made_up_for(tmp_path: Path) -> None:
+    how = replace(HOW, steps=8)
+    options: dict[str, Any] = {"monitor_every": 2, "best": "figure", "patience": 3}
+    figures = watched_as(3.0, 1.0, 2.0, 1.5)
+    whole = fit(tmp_path / "whole", how, monitor=figures, **options)
+
+    def asked_to_stop(step: int, book: Any) -> Logs:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        return figures(step, book)
+
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "parts", how, monitor=asked_to_stop, **options)
+    assert not Checkpoints(tmp_path / "parts", 3, 2).watched(4)
+    assert same(whole, fit(tmp_path / "parts", how, monitor=figures, **options)), "step 4 is the best of both"
+    assert (tmp_path / "whole/metrics.jsonl").read_text() == (tmp_path / "parts/metrics.jsonl").read_text()
+
+
 def test_a_finished_run_answers_what_it_did(tmp_path: Path) -> None:
     """As when it is killed after the last step, before the artefact is written."""
     first = loop.fit(Line(), Sampler(draw, load), HOW, tmp_path, seed=3, title="line")
