@@ -41,7 +41,7 @@ class Episode:
     """One video with its instruction. `actions` may be None: learning without them is the paper's premise.
 
     frames   uint8 [T, H, W, 3]; actions[t] (float32 [T, A], robot units) leads from frames[t] to frames[t+1].
-    state    float32 [T, S] or None; read by probes and analysis only, never by a policy or by LAQ.
+    state    float32 [T, S] or None, in the units of absolute actions.
     size     (H, W) of the picture at the source, where the frames were made smaller on the way.
     camera   the name of the camera that took the frames, where the source has one.
     action_kinds  what the source says its actions are, as in ActionSpec; () where it does not: the data tell
@@ -220,12 +220,16 @@ class Quantized:
 
 
 class Dataset(Protocol):
-    """A source of episodes, read once from front to back. Frames may be of any size and fps."""
+    """A source of episodes, read once from front to back. Frames may be of any size and fps.
+
+    It may have `cameras: tuple[str, ...]`, the names of all its cameras, and `episode_indices: tuple[int, ...]`, what
+    its episodes are called by number where that is not their place in the order.
+    """
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield every episode in a fixed order. Raises LapaError on data that cannot be read.
 
-        With `size`, frames are made size x size as they are read (data/video.py `squared`): a long film at full size
+        With `size`, frames are made size x size as they are read (data/images.py `resized`): a long film at full size
         would fill the memory. An episode that is bad by itself is yielded as a BadVideo in its place.
         """
         ...

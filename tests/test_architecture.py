@@ -21,7 +21,8 @@ LINES = [line.split() for line in """
     artefacts
     runtime
     tabletop
-    actions data
+    actions
+    data
     measures
     training
     datasets benchmarks quantizers

@@ -86,13 +86,22 @@ def over_window(kinds: Sequence[ActionKind], actions: Array, state: Array | None
     Deltas add up; an absolute target gives the change of the state over the window where a state of as many numbers is
     known, else the last target; a binary one its last value. Clipped pairs (later == now) give 0, or the present value.
     """
-    until = np.concatenate([np.zeros((1, actions.shape[1])), np.cumsum(actions, 0, np.float64)])
-    made = (until[later] - until[now]).astype(np.float32)
-    last = actions[np.maximum(later - 1, now)]
+    made = summed(actions, now, later - now)
     of = np.array(kinds)
+    if (of == "delta").all():
+        return made
+    last = actions[np.maximum(later - 1, now)]
     if (absolute := of == "absolute").any():
         known = state is not None and state.shape[1] == actions.shape[1]
         change = state[later] - state[now] if known and state is not None else last
         made[:, absolute] = change[:, absolute]
     made[:, of == "binary"] = last[:, of == "binary"]
     return made
+
+
+def summed(actions: Array, now: Array, offset: Array) -> Array:
+    """Sums of actions[now : now + offset]: float32 [N, A], int64 [B] each -> float32 [B, A]."""
+    step = np.arange(max(int(offset.max(initial=0)), 1))
+    inside = step < offset[:, None]
+    rows = np.where(inside, now[:, None] + step, 0)
+    return np.where(inside[..., None], actions[rows], 0).sum(1, dtype=np.float32)

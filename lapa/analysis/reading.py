@@ -11,7 +11,7 @@ import numpy as np
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, LapaError
 from lapa.data.pack import Packed, pack
-from lapa.data.pairs import PairIndex, summed, window_pairs
+from lapa.data.pairs import PairIndex, window_pairs
 from lapa.data.spec import parse
 from lapa.measures.linear import Linear
 from lapa.measures.probes import effector_columns, one_hot
@@ -78,9 +78,13 @@ class Reading:
 
     @property
     def actions(self) -> Array:
-        """The robot's actions summed over the window, float32 [N, A], robot units. Raises LapaError without actions."""
-        truth = self.packed.require_actions("this analysis")
-        return summed(truth, self.pairs.now[self.rows], self.pairs.offset[self.rows])
+        """What the robot's actions mean over the window (actions/spec.py), float32 [N, A], robot units.
+
+        Raises LapaError without actions."""
+        self.packed.require_actions("this analysis")
+        made = self.packed.acted(self.pairs.now[self.rows], self.pairs.later[self.rows])
+        assert made is not None
+        return made
 
     def some(self, which: Array) -> Reading:
         """The pairs `which`, rows or a mask."""

@@ -107,6 +107,8 @@ def _opened(read: Callable[..., Any], dataset: tuple[str, ...], image_size: int,
         print(f"skipped: {reason}", file=sys.stderr)
     bad = f", {len(found.bad)} skipped" if found.bad else ""
     print(f"{found.spec}: {counted(found.episodes, 'episode')}, {counted(len(found), 'frame')}{bad}.")
+    for line in found.told():
+        print(f"  {line}")
     return found
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from lapa.contracts import Array, BadVideo, FramePairs, LapaError
 from lapa.data.index import as_fields, cumulate, with_advice
 from lapa.data.pack import Packed
-from lapa.data.pairs import summed
 from lapa.data.stream import Stream
 
 SEGMENTS = 64  # that there should be in the buffer: they are what a batch is mixed from
@@ -163,7 +162,7 @@ class Buffer:
             episode=episode,
             frame=frame,
             offset=offset,
-            actions=None if stream.actions is None else summed(stream.actions, now, offset),
+            actions=stream.acted(now, now + offset),
         )
 
     @property

@@ -227,7 +227,7 @@ def _finish(whole: Stream, wanted: Estimate, work: Path, bad: dict[int, str], sk
             for frames in _frames(whole, work, bad):
                 digest.update(frames.data)
                 copy.write(frames.data)
-        listing.save(folder, digest, wanted.image_size, format=FORMAT)
+        listing.save(folder, digest, wanted.image_size, whole, format=FORMAT, fit=whole.fit)
         if not bad:
             os.rename(work / FRAMES, folder / FRAMES)
 

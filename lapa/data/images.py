@@ -1,4 +1,4 @@
-"""Single images as RGB pixels, and the order of numbered ones."""
+"""Single images as RGB pixels, the one way to resize them, and the order of numbered ones."""
 
 from __future__ import annotations
 
@@ -6,16 +6,62 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from lapa.contracts import Array, BadVideo
 from lapa.data.folders import printable, readable
-from lapa.data.video import LARGEST, Clip, blank, squared
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+LARGEST = 8192 * 8192  # pixels of a picture; a header that says more is taken for damage before memory is
+Fit = Literal["squash", "pad", "crop"]
+
+
+def resized(frame: Array, size: int | None, fit: Fit = "squash") -> Array:
+    """uint8 [H, W, 3] -> uint8 [size, size, 3], each new pixel the mean of the area it covers; None: as it is.
+
+    The one resize: packs, training, probes and service show a model the same pixels, to the bit. A picture that is no
+    square is made one by `fit`: "squash" changes its shape, "pad" keeps it between black bars, "crop" takes the square
+    in its middle.
+    """
+    height, width = frame.shape[:2]
+    if size is None or (height, width) == (size, size):
+        return frame
+    if fit == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        frame = frame[top : top + side, left : left + side]
+        return frame if side == size else _scaled(frame, size, size)
+    if fit == "pad":
+        inner = [max(1, round(length * size / max(height, width))) for length in (height, width)]
+        top, left = ((size - length) // 2 for length in inner)
+        square = np.zeros((size, size, 3), np.uint8)
+        square[top : top + inner[0], left : left + inner[1]] = _scaled(frame, *inner)
+        return square
+    return _scaled(frame, size, size)
+
+
+def _scaled(frame: Array, height: int, width: int) -> Array:
+    picture = Image.fromarray(np.ascontiguousarray(frame))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BOX))
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A whole video at an even rate: frames uint8 [T, H, W, 3], T >= 2; `size` is (H, W) in the file."""
+
+    frames: Array
+    fps: float
+    size: tuple[int, int]
+
+
+def blank(length: int, size: tuple[int, int]) -> Array:
+    """A stand-in for frames, uint8 [length, H, W, 3], that holds no memory."""
+    return np.broadcast_to(np.uint8(0), (length, *size, 3))
 
 
 def read_image(source: bytes | Path, where: str) -> Array:
@@ -64,7 +110,7 @@ def frames_of(
         if frame.shape[:2] != shape:
             sizes = [f"{width} x {height}" for height, width in (frame.shape[:2], shape)]
             raise BadVideo(f"{where}: is {sizes[0]}, but {wheres[0]} is {sizes[1]}.")
-        yield squared(frame, size)
+        yield resized(frame, size)
 
 
 def check_steps(images: Sequence[Path], where: str) -> None:

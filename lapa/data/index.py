@@ -20,12 +20,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lapa.contracts import Array, BadVideo, Dataset, Episode, LapaError
+from lapa.actions.spec import described, over_window, told_by_data
+from lapa.contracts import ActionKind, ActionSpec, Array, BadVideo, Dataset, Episode, LapaError
+from lapa.data.images import Fit, blank
 from lapa.data.spec import FORM, Spec, parse
-from lapa.data.video import blank
 
 META = "pack.json"
 NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)  # not a slice of the frames: that would keep them in memory
+THE_DATA = "the data"
 VECTORS = {"actions": "action", "state": "state"}
 
 
@@ -38,9 +40,13 @@ class Index:
     [N, S] or None. `fingerprint` depends on the content alone, not on where the data lie. `bad` are the episodes that
     were skipped, each with its reason.
 
-    source int64 [E] counts the datasets that were read behind one another; widths are their action dimensions (0: no
-    actions), which `actions` has only where all are the same; weights are their shares in training
-    (data/mixture.py), or None.
+    action_spec says what the actions mean, None without them; kinds_from who says so. camera is the one that took the
+    frames and cameras are all that the source has, as far as it names them. fit is how pictures that are no squares
+    were made squares (data/images.py `resized`).
+
+    source int64 [E] counts the datasets that were read behind one another; embodiments are their robots, "" for
+    unknown; widths are their action dimensions (0: no actions), which `actions` has only where all are the same, and so
+    are the kinds; weights are their shares in training (data/mixture.py), or None.
     """
 
     spec: str
@@ -59,6 +65,12 @@ class Index:
     source: Array
     widths: tuple[int, ...]
     weights: tuple[float, ...] | None
+    action_spec: ActionSpec | None
+    kinds_from: str
+    camera: str
+    cameras: tuple[str, ...]
+    embodiments: tuple[str, ...]
+    fit: Fit
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -67,6 +79,27 @@ class Index:
     def episodes(self) -> int:
         """The number of episodes."""
         return len(self.ids)
+
+    def acted(self, now: Array, later: Array) -> Array | None:
+        """What the actions over the frames now : later mean (actions/spec.py `over_window`), float32 [B, A]; None
+        without actions. now, later int64 [B], in the same episode."""
+        if self.actions is None or self.action_spec is None:
+            return None
+        return over_window(self.action_spec.kinds, self.actions, self.state, now, later)
+
+    def told(self) -> list[str]:
+        """What was found and chosen, for people: a line on the actions, one on the camera, one on the robot."""
+        lines = []
+        if self.action_spec is not None:
+            lines.append(f"action: {described(self.action_spec)}; kinds told by {self.kinds_from}")
+        elif any(self.widths):
+            lines.append(f"action: left out, for the datasets {self._why_no_actions()}")
+        if self.camera:
+            others = [name for name in self.cameras if name != self.camera]
+            lines.append(f"camera: {self.camera}" + (f", out of {', '.join(self.cameras)}" if others else ""))
+        if robots := sorted({name for name in self.embodiments if name}):
+            lines.append(f"robot: {', '.join(robots)}")
+        return lines
 
     @cached_property
     def outline(self) -> str:
@@ -91,17 +124,26 @@ class Index:
             state=None if self.state is None else self.state[span],
             state_names=self.state_names,
             action_names=self.action_names,
+            camera=self.camera,
+            action_kinds=self.action_spec.kinds if self.action_spec else (),
+            embodiment=self.embodiments[0] if len(self.embodiments) == 1 else "",
         )
 
     def require_actions(self, purpose: str) -> Array:
         """float32 [N, A]. Raises LapaError naming the dataset and the purpose when there are none."""
         if self.actions is None:
             if not all(self.widths):
-                lack = "has no actions" if not any(self.widths) else "do not all have actions"
+                lack = "do not all have actions" if any(self.widths) else "has no actions"
                 raise LapaError(f"{self.spec} {lack}, and {purpose} needs them. Give a dataset with actions.")
-            widths = " and ".join(map(str, self.widths))
-            raise LapaError(f"{self.spec} have actions of {widths} dimensions; {purpose} takes one robot at a time.")
+            raise LapaError(f"{self.spec} {self._why_no_actions()}; {purpose} takes one robot at a time.")
         return self.actions
+
+    def _why_no_actions(self) -> str:
+        if not all(self.widths):
+            return "do not all have actions"
+        if len(set(self.widths)) > 1:
+            return f"have actions of {' and '.join(map(str, self.widths))} dimensions"
+        return "have actions of different kinds (say which they are with kinds= if that is wrong)"
 
     def subset(self, episodes: Array) -> Self:
         """The given episodes int64 [M], in that order. Raises LapaError out of range."""
@@ -154,8 +196,9 @@ class Listing:
         self.kept.append(replace(episode, frames=NO_FRAMES, size=episode.size or episode.frames.shape[1:3]))
         return True
 
-    def save(self, work: Path, digest: Any, size: int, **about: Any) -> None:
-        """Write the tables to the folder `work`; `digest` has seen the frames. Raises LapaError when there are none."""
+    def save(self, work: Path, digest: Any, size: int, source: object, **about: Any) -> None:
+        """Write the tables to the folder `work`; `digest` has seen the frames; `source` is the dataset or its index.
+        Raises LapaError when there are no episodes."""
         kept = self.kept
         if not kept:
             raise LapaError(f"{self.spec} has no episode that can be read" + (f": {self.bad[0]}" if self.bad else "."))
@@ -174,7 +217,13 @@ class Listing:
             "state_names": list(kept[0].state_names),
         }
         digest.update(json.dumps([size, texts]).encode())
-        meta = {"image_size": size, "fingerprint": digest.hexdigest(), "bad": self.bad, **texts, **about}
+        kinds, kinds_from = _kinds(kept[0], tables, source)
+        if set(kinds) - {"delta"}:  # so that the fingerprints of deltas are those of lapa 0.1
+            digest.update(json.dumps(kinds).encode())
+        cameras = getattr(source, "cameras", ()) or tuple(filter(None, [kept[0].camera]))
+        told = {"kinds": kinds, "kinds_from": kinds_from, "camera": kept[0].camera, "cameras": cameras,
+                "embodiment": kept[0].embodiment, "dataset": self.spec}  # fmt: skip
+        meta = {"image_size": size, "fingerprint": digest.hexdigest(), "bad": self.bad, **texts, **told, **about}
         (work / META).write_text(json.dumps(meta))
 
 
@@ -184,14 +233,15 @@ def load(entry: Path, spec: str) -> tuple[Index, dict[str, Array]]:
     try:
         meta = json.loads((entry / META).read_text())
         tables = {p.stem: np.load(p, allow_pickle=False) for p in entry.glob("*.npy")}
-        actions = tables.pop("actions", None)
+        actions, fps = tables.pop("actions", None), tables.pop("fps")
+        names = tuple(meta["action_names"]) or _numbered(actions)
         index = Index(
             spec=spec,
             image_size=int(meta["image_size"]),
             starts=tables.pop("starts"),
             ids=tuple(meta["ids"]),
             instructions=tuple(meta["instructions"]),
-            fps=tables.pop("fps"),
+            fps=fps,
             sizes=tables.pop("sizes"),
             actions=actions,
             state=tables.pop("state", None),
@@ -202,6 +252,12 @@ def load(entry: Path, spec: str) -> tuple[Index, dict[str, Array]]:
             source=np.zeros(len(meta["ids"]), np.int64),
             widths=(actions.shape[1] if actions is not None else 0,),
             weights=None,
+            action_spec=None if actions is None else ActionSpec(names, tuple(meta["kinds"]), _most_common(fps)),
+            kinds_from=meta["kinds_from"],
+            camera=meta["camera"],
+            cameras=tuple(meta["cameras"]),
+            embodiments=(meta["embodiment"],),
+            fit=meta["fit"],
         )
     except (OSError, ValueError, KeyError) as error:
         raise damaged(entry, error) from None
@@ -216,6 +272,9 @@ def damaged(entry: Path, error: Exception) -> LapaError:
 def join(parts: Sequence[Index]) -> dict[str, Any]:
     """The fields of an Index of several, one behind another."""
     actions, state = (_join_vectors([getattr(p, key) for p in parts]) for key in VECTORS)
+    if len({p.action_spec.kinds for p in parts if p.action_spec}) > 1:
+        actions = None
+    cameras = {p.camera for p in parts}
     return {
         "spec": " ".join(p.spec for p in parts),
         "image_size": parts[0].image_size,
@@ -233,6 +292,12 @@ def join(parts: Sequence[Index]) -> dict[str, Any]:
         "source": np.repeat(np.arange(len(parts)), [p.episodes for p in parts]),
         "widths": tuple(width for p in parts for width in p.widths),
         "weights": None,
+        "action_spec": None if actions is None else parts[0].action_spec,
+        "kinds_from": " and ".join(dict.fromkeys(p.kinds_from for p in parts)),
+        "camera": parts[0].camera if len(cameras) == 1 else "",
+        "cameras": tuple(name for name in parts[0].cameras if all(name in p.cameras for p in parts)),
+        "embodiments": tuple(name for p in parts for name in p.embodiments),
+        "fit": parts[0].fit,
     }
 
 
@@ -241,13 +306,13 @@ def as_fields(index: Index) -> dict[str, Any]:
     return {field.name: getattr(index, field.name) for field in fields(Index)}
 
 
-def parsed(specs: Sequence[str], image_size: int) -> list[Spec]:
+def parsed(specs: Sequence[str], image_size: int, fit: Fit = "squash") -> list[Spec]:
     """Datasets given as NAME:PATH[,option=value...]. Raises LapaError for none, and for weights of some only."""
     if not specs:
         raise LapaError(f"No dataset was given. {FORM}")
     if image_size < 1:
         raise LapaError(f"The image size must be at least 1 pixel, got {image_size}.")
-    found = [parse(spec) for spec in specs]
+    found = [replace(parse(spec), fit=fit) for spec in specs]
     if len({spec.weight is not None for spec in found}) > 1:
         raise LapaError(f"Give every dataset a weight or none: {' '.join(specs)}.")
     return found
@@ -295,6 +360,25 @@ def _join_vectors(parts: list[Array | None]) -> Array | None:
     present = [p for p in parts if p is not None]
     same = len(present) == len(parts) and len({p.shape[1] for p in present}) == 1
     return np.concatenate(present) if same else None
+
+
+def _kinds(first: Episode, tables: dict[str, Array], source: object) -> tuple[tuple[ActionKind, ...], str]:
+    """The kinds of the actions, and who tells them."""
+    if "actions" not in tables:
+        return (), ""
+    says = getattr(source, "kinds_from", "")
+    if first.action_kinds and says != THE_DATA:
+        return first.action_kinds, says or "the dataset"
+    return told_by_data(tables["actions"], tables.get("state")), THE_DATA
+
+
+def _numbered(values: Array | None) -> tuple[str, ...]:
+    return () if values is None else tuple(f"action_{i}" for i in range(values.shape[1]))
+
+
+def _most_common(fps: Array) -> float:
+    rates, counts = np.unique(fps, return_counts=True)
+    return float(rates[counts.argmax()])
 
 
 def _check(episode: Episode, kept: list[Episode], spec: str) -> None:

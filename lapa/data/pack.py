@@ -18,6 +18,7 @@ import numpy as np
 
 from lapa.contracts import Array, BadVideo, Dataset, LapaError
 from lapa.data.folders import new_folder
+from lapa.data.images import Fit, resized
 from lapa.data.index import (
     META,
     Bar,
@@ -33,9 +34,8 @@ from lapa.data.index import (
     with_advice,
 )
 from lapa.data.spec import Spec
-from lapa.data.video import squared
 
-FORMAT = 2  # part of every key: raise it when what is packed changes
+FORMAT = 3  # part of every key: raise it when what is packed changes
 SPARE = 64 << 20  # bytes left free on the disk
 FRAMES = "frames.u8"
 
@@ -76,15 +76,16 @@ def pack(
     skip_bad: bool = False,
     cache: Path | None = None,
     quiet: bool = False,
+    fit: Fit = "squash",
 ) -> Packed:
     """Datasets given as NAME:PATH[,option=value...], one behind the other, as frames of image_size x image_size.
 
-    Whole frames are resized to the square by area, so nothing is cropped. What the cache (`cache`, else
-    $LAPA_CACHE, else ~/.cache/lapa) has is not read again. Actions and states are kept when all the datasets
-    have them with as many dimensions. Raises LapaError for anything that cannot be read, unless `skip_bad`
-    leaves that episode out.
+    Frames are resized to the square by area, what is no square as `fit` says (data/images.py). What the cache (`cache`,
+    else $LAPA_CACHE, else ~/.cache/lapa) has is not read again. Actions and states are kept when all the datasets have
+    them with as many dimensions, and actions of the same kinds. Raises LapaError for anything that cannot be read,
+    unless `skip_bad` leaves that episode out.
     """
-    found = parsed(specs, image_size)
+    found = parsed(specs, image_size, fit)
     parts = zip(specs, found, strict=True)
     packed = _join([_pack_one(spec, one, image_size, skip_bad, cache, quiet) for spec, one in parts])
     return replace(packed, weights=weights_of(found))
@@ -95,14 +96,14 @@ def _pack_one(spec: str, parsed: Spec, size: int, skip_bad: bool, cache: Path | 
     entry = entry_of(cache, parsed, dataset, FORMAT, size)
     if not (entry / META).exists():
         with new_folder(entry, twin_is_fine=True) as work:
-            _write(work, dataset, spec, size, skip_bad, quiet)
+            _write(work, dataset, spec, size, skip_bad, quiet, parsed.fit)
     packed = _load(entry, spec)
     if packed.bad and not skip_bad:
         raise BadVideo(with_advice(packed.bad[0]))
     return packed
 
 
-def _write(work: Path, dataset: Dataset, spec: str, size: int, skip_bad: bool, quiet: bool) -> None:
+def _write(work: Path, dataset: Dataset, spec: str, size: int, skip_bad: bool, quiet: bool, fit: Fit) -> None:
     """Read the dataset from front to back into the folder `work`."""
     digest, listing = hashlib.blake2b(digest_size=16), Listing(spec, skip_bad)
     total = operator.length_hint(dataset)
@@ -110,12 +111,12 @@ def _write(work: Path, dataset: Dataset, spec: str, size: int, skip_bad: bool, q
         for episode in dataset.episodes(size):
             if not listing.take(episode) or isinstance(episode, BadVideo):
                 continue
-            frames = _resize(episode.frames, size)
+            frames = _resize(episode.frames, size, fit)
             _append(file, frames, work, spec)
             digest.update(frames.data)
             bar.step(len(frames))
         bar.done(len(listing.kept), sum(listing.lengths), len(listing.bad))
-    listing.save(work, digest, size, format=FORMAT)
+    listing.save(work, digest, size, dataset, format=FORMAT, fit=fit)
 
 
 def _load(entry: Path, spec: str) -> Packed:
@@ -136,11 +137,11 @@ def _join(parts: list[Packed]) -> Packed:
     return Packed(**join(parts), _maps=maps, _rows=np.arange(sum(len(p) for p in parts)))
 
 
-def _resize(frames: Array, size: int) -> Array:
-    """uint8 [T, H, W, 3] -> uint8 [T, size, size, 3], each new pixel the mean of the area it covers."""
+def _resize(frames: Array, size: int, fit: Fit) -> Array:
+    """uint8 [T, H, W, 3] -> uint8 [T, size, size, 3]: those of datasets that do not make them smaller as they read."""
     if frames.shape[1:3] == (size, size):
         return np.ascontiguousarray(frames)
-    return np.stack([squared(frame, size) for frame in frames])
+    return np.stack([resized(frame, size, fit) for frame in frames])
 
 
 def _append(file: BinaryIO, frames: Array, work: Path, spec: str) -> None:

@@ -14,9 +14,8 @@ from lapa.data.index import Index
 class Gathers(Protocol):
     """What a batch takes from a pack."""
 
-    @property
-    def actions(self) -> Array | None: ...
     def gather(self, index: Array) -> Array: ...
+    def acted(self, now: Array, later: Array) -> Array | None: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class PairIndex:
         return len(self.now)
 
     def batch(self, packed: Gathers, rows: Array) -> FramePairs:
-        """The pairs int64 [B] with their frames and, where the pack has actions, the sums over the window."""
+        """The pairs int64 [B] with their frames and, where the pack has actions, what these mean over the window."""
         now, later = self.now[rows], self.later[rows]
         return FramePairs(
             now=packed.gather(now),
@@ -47,7 +46,7 @@ class PairIndex:
             episode=self.episode[rows],
             frame=self.frame[rows],
             offset=self.offset[rows],
-            actions=None if packed.actions is None else summed(packed.actions, now, self.offset[rows]),
+            actions=packed.acted(now, later),
         )
 
 
@@ -110,11 +109,3 @@ def _too_short(packed: Index, lengths: Array, seconds: float | None) -> str:
         f'"{packed.ids[best]}", has {lengths[best]} frames at {packed.fps[best]:g} fps; '
         f"a window of up to {spans[best]:.3g} s fits it."
     )
-
-
-def summed(actions: Array, now: Array, offset: Array) -> Array:
-    """Sums of actions[now : now + offset]: float32 [N, A], int64 [B] each -> float32 [B, A]."""
-    step = np.arange(max(int(offset.max(initial=0)), 1))
-    inside = step < offset[:, None]
-    rows = np.where(inside, now[:, None] + step, 0)
-    return np.where(inside[..., None], actions[rows], 0).sum(1, dtype=np.float32)

@@ -1,7 +1,8 @@
 """What a dataset is called on the command line: NAME:PATH[,option=value...], such as lerobot:data/robot,camera=top.
 
-NAME is a file in lapa/datasets; the options are the other fields of its Config, and `weight` for any of them, its share
-when several datasets are trained on. A comma that belongs to the path is no trouble where the path exists.
+NAME is a file in lapa/datasets; the options are the other fields of its Config, and for any of them those of
+data/select.py (an option of its own goes first) and `weight`, its share when several datasets are trained on. A comma
+that belongs to the path is no trouble where the path exists.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from lapa.contracts import Dataset, LapaError
+from lapa.data.images import Fit
+from lapa.data.select import Choice
 from lapa.plugins import choose, find, names, source_hash
 
 FORM = "Write NAME:PATH[,option=value...], such as lerobot:data/robot or tabletop:sim,episodes=200."
@@ -21,17 +24,21 @@ FORM = "Write NAME:PATH[,option=value...], such as lerobot:data/robot or tableto
 
 @dataclass(frozen=True)
 class Spec:
-    """A dataset by name: `build()` opens it, `key` tells it from others in a cache (with the data's signature)."""
+    """A dataset by name: `build()` opens it, `key` tells it from others in a cache (with the data's signature).
+
+    `options` are its own, `choice` those that every dataset has."""
 
     name: str
     path: str
     options: dict[str, Any]
+    choice: Choice = Choice()
     weight: float | None = None
+    fit: Fit = "squash"
 
     def build(self) -> Dataset:
         """Open the dataset. Raises LapaError when it refuses the path or an option."""
         dataset: Dataset = find("datasets", self.name)(path=self.path, **self.options).build()
-        return dataset
+        return self.choice.of(dataset, f"{self.name}:{self.path}", self.fit)
 
     @property
     def key(self) -> list[Any]:
@@ -50,17 +57,20 @@ def parse(text: str) -> Spec:
         raise LapaError(f'"{text}" does not name a dataset. {FORM} Names: {", ".join(names("datasets"))}.')
     config = find("datasets", name)
     path, *pairs = [rest] if Path(rest).expanduser().exists() else re.split(r",(?=[A-Za-z_]\w*=)", rest)
-    types = get_type_hints(config) | {"weight": float}
-    known = [field.name for field in fields(config) if field.name != "path"] + ["weight"]
+    own = get_type_hints(config)
+    types = get_type_hints(Choice) | {"weight": float} | {field.name: own[field.name] for field in fields(config)}
+    del types["path"]
     options: dict[str, Any] = {}
     for pair in pairs:
         option, _, value = pair.partition("=")
-        choose(option, known, f"option of {name}")
+        choose(option, types, f"option of {name}")
         options[option] = _typed(value, types[option], text, option)
     weight = options.pop("weight", None)
     if weight is not None and not 0 < weight < math.inf:
         raise LapaError(f"{text}: a weight is above 0, not {weight}.")
-    return Spec(name, path, options, weight)
+    choice = Choice(**{option: options.pop(option) for option in asdict(Choice()).keys() & options.keys() - own.keys()})
+    choice.check(text)
+    return Spec(name, path, options, choice, weight)
 
 
 def open_dataset(text: str) -> Dataset:

@@ -21,6 +21,7 @@ import numpy as np
 
 from lapa.contracts import Array, BadVideo, FramePairs, LapaError, Seekable
 from lapa.data.folders import new_folder
+from lapa.data.images import Fit
 from lapa.data.index import (
     META,
     Bar,
@@ -37,7 +38,7 @@ from lapa.data.index import (
 from lapa.data.pairs import PairIndex
 from lapa.data.spec import Spec
 
-FORMAT = 1  # part of every key: raise it when the index changes
+FORMAT = 2  # part of every key: raise it when the index changes
 CHUNK = 64  # frames decoded by a thread at a time
 
 
@@ -80,13 +81,14 @@ def stream(
     skip_bad: bool = False,
     cache: Path | None = None,
     quiet: bool = False,
+    fit: Fit = "squash",
 ) -> Stream:
     """Datasets as `pack` takes them, to be read without a pack. Reads their index, if it is not in the cache.
 
     Raises LapaError as `pack` does, but for damage inside pictures, which shows when they are read; and for a dataset
     that cannot open its episodes one by one.
     """
-    found = parsed(specs, image_size)
+    found = parsed(specs, image_size, fit)
     parts = [_one(spec, one, image_size, skip_bad, cache, quiet) for spec, one in zip(specs, found, strict=True)]
     fields = join(parts) if len(parts) > 1 else as_fields(parts[0])
     whole = Stream(
@@ -111,7 +113,7 @@ def _one(spec: str, parsed: Spec, size: int, skip_bad: bool, cache: Path | None,
     if index.bad and not skip_bad:
         raise BadVideo(with_advice(index.bad[0]))
     whole = Stream(**as_fields(index), skip_bad=skip_bad, _numbers=more["numbers"], _datasets=(dataset,))
-    return replace(whole, image_size=size)
+    return replace(whole, image_size=size, fit=parsed.fit)
 
 
 def _write(work: Path, dataset: Seekable, spec: str, skip_bad: bool, quiet: bool) -> None:
@@ -124,7 +126,7 @@ def _write(work: Path, dataset: Seekable, spec: str, skip_bad: bool, quiet: bool
                 bar.step(listing.lengths[-1])
         bar.done(len(listing.kept), sum(listing.lengths), len(listing.bad))
     np.save(work / "numbers.npy", np.array(numbers, np.int64))
-    listing.save(work, hashlib.blake2b(digest_size=16), 0, format=FORMAT)
+    listing.save(work, hashlib.blake2b(digest_size=16), 0, dataset, format=FORMAT, fit="squash")
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,15 @@ class Held:
     """Some frames of an index, by their number: what PairIndex.batch needs of a pack."""
 
     held: dict[int, Array]
-    actions: Array | None
+    index: Index
 
     def gather(self, index: Array) -> Array:
         """Frames int64 [B] -> uint8 [B, size, size, 3]."""
         return np.stack([self.held[int(i)] for i in index])
+
+    def acted(self, now: Array, later: Array) -> Array | None:
+        """As Index.acted."""
+        return self.index.acted(now, later)
 
 
 def forward(
@@ -160,7 +166,7 @@ def forward(
                 held |= {reached + 1 - len(frames) + i: frame for i, frame in enumerate(frames)}
             good = rows[~np.isin(pairs.episode[rows], list(bad))]
             if len(good):
-                yield good, pairs.batch(Held(held, part.actions), good)
+                yield good, pairs.batch(Held(held, part), good)
 
 
 @contextmanager

@@ -13,10 +13,10 @@ import numpy as np
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from PIL import Image
 
 from lapa.contracts import Array, BadVideo
 from lapa.data.folders import printable, readable
+from lapa.data.images import LARGEST, Clip, blank, resized
 
 # Measured with PyAV 18.1 on one core (single runs; decoding with VideoReader below, conversion to RGB included),
 # 2,700 frames of 48x48 (96x96) with discs of 2-4 px radius:
@@ -36,7 +36,6 @@ CODEC, PIXELS, OPTIONS = "libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast
 
 SLACK = 0.25  # seconds a file may end before its header says: containers round, and the last frame lasts
 LEAP = 60.0  # seconds without a frame that are taken for damage
-LARGEST = 8192 * 8192  # pixels of a picture; a header that says more is taken for damage before memory is
 PAUSES = 1000  # steps of time for each frame, on average; more is taken for damage likewise
 
 
@@ -195,15 +194,6 @@ class VideoReader:
         return self._container.duration / av.time_base if alone else 0.0  # type: ignore[operator]
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A whole video at an even rate: frames uint8 [T, H, W, 3], T >= 2; `size` is (H, W) in the file."""
-
-    frames: Array
-    fps: float
-    size: tuple[int, int]
-
-
 def read_video(path: Path, size: int | None = None) -> Clip:
     """Read a video file, with `size` as squares of so many pixels. Raises BadVideo naming path and reason.
 
@@ -214,7 +204,7 @@ def read_video(path: Path, size: int | None = None) -> Clip:
         for time, frame in video:
             shape = frame.shape[:2]
             times.append(time)
-            frames.append(squared(frame, size))
+            frames.append(resized(frame, size))
         if len(frames) < 2:
             count = "one frame" if frames else "no frames"
             raise BadVideo(f"{video.path}: has {count}; a pair of frames needs two.")
@@ -262,27 +252,12 @@ def video_frames(path: Path, when: Timing, size: int | None = None, start: int =
                     "or cannot be opened in the middle; read it without --stream."
                 )
             if step < len(when.shown) and when.shown[step] == number:
-                small = squared(frame, size)
+                small = resized(frame, size)
                 while step < len(when.shown) and when.shown[step] == number:
                     yield small
                     step += 1
     if step < len(when.shown):
         raise BadVideo(f"{printable(path)}: is cut short, it has {step} of {len(when.shown)} frames.")
-
-
-def blank(length: int, size: tuple[int, int]) -> Array:
-    """A stand-in for frames, uint8 [length, H, W, 3], that holds no memory."""
-    return np.broadcast_to(np.uint8(0), (length, *size, 3))
-
-
-def squared(frame: Array, size: int | None) -> Array:
-    """uint8 [H, W, 3] -> uint8 [size, size, 3], each new pixel the mean of the area it covers; None: as it is.
-
-    The whole frame is kept, so nothing is cropped.
-    """
-    if size is None or frame.shape[:2] == (size, size):
-        return frame
-    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BOX))
 
 
 def _even(times: Array, stated: float | None, path: str) -> tuple[float, Array]:

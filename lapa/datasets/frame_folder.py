@@ -9,8 +9,7 @@ from pathlib import Path
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.captions import Captions
 from lapa.data.folders import existing_folder, files_below, listing_hash, printable
-from lapa.data.images import SUFFIXES, check_steps, frames_of, number_of, outline_of, read_frames
-from lapa.data.video import Clip
+from lapa.data.images import SUFFIXES, Clip, check_steps, frames_of, number_of, outline_of, read_frames
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ import numpy as np
 
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import listing_hash, printable
-from lapa.data.images import check_steps, frames_of, number_of, outline_of, read_frames
+from lapa.data.images import Clip, check_steps, frames_of, number_of, outline_of, read_frames
 from lapa.data.json_files import read_json, read_lines
-from lapa.data.video import Clip
 
 ACTION = 7  # dimensions that the released code has names for: three of place, three of rotation, the gripper
 LONGEST = 4096  # characters of a path

@@ -7,11 +7,12 @@ v2 has one file of each per episode. Both become a list of `Place`s; everything 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +20,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lapa.artefacts import hub
-from lapa.contracts import Array, BadVideo, Episode, LapaError
+from lapa.contracts import ActionKind, Array, BadVideo, Episode, LapaError
 from lapa.data.folders import existing_folder, listing_hash, readable
-from lapa.data.images import read_image
+from lapa.data.images import blank, read_image, resized
 from lapa.data.json_files import read_json, read_lines
 from lapa.data.lerobot_format import INFO, TASKS
-from lapa.data.video import VideoReader, blank, squared
+from lapa.data.video import VideoReader
 from lapa.plugins import choose
 
 TASKS_V2, EPISODES_V2 = "meta/tasks.jsonl", "meta/episodes.jsonl"
@@ -33,22 +34,23 @@ TASKS_V2, EPISODES_V2 = "meta/tasks.jsonl", "meta/episodes.jsonl"
 @dataclass(frozen=True)
 class Config:
     """`path` is the folder that holds meta/info.json, or user/name on the hub (at `revision`, by default the newest);
-    `camera` a feature such as observation.images.main, or its last word, by default the first one."""
+    `camera` a feature such as observation.images.main, or its last word, by default the first one; `split` one of
+    info.json's, such as train, by default all episodes."""
 
     path: str
     camera: str | None = None
     revision: str | None = None
+    split: str | None = None
 
     def build(self) -> LeRobotDataset:
         """Read the metadata; from the hub, fetch what one camera needs. Raises LapaError for anything that is no
         LeRobot dataset v2.x or v3.x."""
         if Path(self.path).expanduser().exists() or not hub.is_repo(self.path):
-            return LeRobotDataset(existing_folder(self.path, "LeRobot dataset"), self.camera)
+            return LeRobotDataset(existing_folder(self.path, "LeRobot dataset"), self.camera, self.split)
         root = hub.fetch(self.path, ["meta/**"], self.revision)
         camera = LeRobotDataset(root, self.camera).camera
-        return LeRobotDataset(
-            hub.fetch(self.path, ["meta/**", "data/**", f"videos/*{camera}/*"], self.revision), camera
-        )
+        files = ["meta/**", "data/**", f"videos/*{camera}/*"]
+        return LeRobotDataset(hub.fetch(self.path, files, self.revision), camera, self.split)
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,22 @@ class Place:
 class LeRobotDataset:
     """Yields the episodes of one camera, file after file; a file is decoded forward once."""
 
-    def __init__(self, root: Path, camera: str | None = None) -> None:
+    def __init__(self, root: Path, camera: str | None = None, split: str | None = None) -> None:
         self.root = root
         self._info = _read_info(root)
         self._old = _major(self._info) == "2"
         features: dict[str, Any] = self._info["features"]
-        self.camera = _camera(features, camera, root)
+        self._features = _cameras(features, root)
+        self.cameras = tuple(self._features)
+        self.camera = _camera(self._features, features, camera, root)
         self.fps = _rate(self._info["fps"], root)
         self._bad: list[BadVideo] = []  # what the metadata say of no episode
         self._is_video = features[self.camera]["dtype"] == "video"
         shapes = {key: _shape(features.get(key)) for key in ("action", "observation.state")}
         self._widths = {key: math.prod(shape) for key, shape in shapes.items() if shape}
-        self._names = {key: _names(features.get(key)) for key in ("action", "observation.state")}
+        self._names = {key: _names(features.get(key), self._widths.get(key)) for key in ("action", "observation.state")}
+        self._kinds = _kinds(features.get("action"), self._names["action"])
+        self._robot = self._info.get("robot_type")
         self._tasks = _read_tasks_v2(root / TASKS_V2) if self._old else _read_tasks(root / TASKS)
         self._places = self._places_v2() if self._old else self._places_v3()
         told, held = self._info.get("total_episodes"), len(self._places)
@@ -84,6 +90,12 @@ class LeRobotDataset:
             self._bad.append(BadVideo(f"{root / INFO}: tells of {told} episodes, meta/episodes of {held}."))
         if not self._places:
             raise LapaError(str(self._bad[0]) if self._bad else f"{root}: the dataset has no episode.")
+        if split is not None:
+            inside = _split(self._info.get("splits"), split, root)
+            self._places = [place for place in self._places if any(place.index in span for span in inside)]
+            if not self._places:
+                raise LapaError(f"{root}: none of its episodes is in the split {split}.")
+        self.episode_indices = tuple(place.index for place in self._places)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -139,6 +151,9 @@ class LeRobotDataset:
             state_names=self._names["observation.state"],
             action_names=self._names["action"],
             size=self._size(),
+            camera=next(short for short, feature in self._features.items() if feature == self.camera),
+            action_kinds=self._kinds,
+            embodiment=self._robot if isinstance(self._robot, str) else "",
         )
 
     def _instruction(self, columns: pa.Table, place: Place) -> str:
@@ -248,7 +263,7 @@ class LeRobotDataset:
         except (KeyError, TypeError) as error:
             raise BadVideo(f"{where}0: is no image inside the file ({error!r}).") from None
         for t, data in enumerate(stored[start:], start):
-            yield squared(read_image(data, f"{where}{t}"), size)
+            yield resized(read_image(data, f"{where}{t}"), size)
 
 
 def span(
@@ -267,7 +282,7 @@ def span(
                 "The file is cut short or belongs elsewhere; copy it again."
             )
         if place > step - 0.5:  # else it lies before the span
-            yield squared(frame, size)
+            yield resized(frame, size)
             step += 1
 
 
@@ -342,17 +357,52 @@ def _major(info: dict[str, Any]) -> str:
     return str(info.get("codebase_version", "")).lstrip("v").split(".")[0]
 
 
-def _camera(features: dict[str, Any], wanted: str | None, root: Path) -> str:
-    """The feature named `wanted`, whole or by its last word; without a wish the first that is no depth map."""
+def _cameras(features: dict[str, Any], root: Path) -> dict[str, str]:
+    """Name of each camera -> its feature. The name is the feature's last word, where that tells them apart."""
     cameras = [name for name, f in features.items() if f.get("dtype") in ("video", "image")]
     if not cameras:
         raise LapaError(f"{root}: none of its features is a video or an image. Features: {', '.join(features)}.")
+    short = [name.rpartition(".")[2] for name in cameras]
+    return dict(zip(short if len(set(short)) == len(short) else cameras, cameras, strict=True))
+
+
+def _camera(cameras: dict[str, str], features: dict[str, Any], wanted: str | None, root: Path) -> str:
+    """The feature named `wanted`, whole or by its last word; without a wish the first that is no depth map."""
     if wanted:
-        last = [name for name in cameras if name.rpartition(".")[2] == wanted]
-        return last[0] if len(last) == 1 else choose(wanted, cameras, "camera", f" in {root}")
-    about = {name: features[name].get("info") for name in cameras}
-    depth = [name for name in cameras if isinstance(about[name], dict) and about[name].get("video.is_depth_map")]
-    return next((name for name in cameras if name not in depth), cameras[0])
+        known = cameras.values() if "." in wanted else cameras
+        chosen = choose(wanted, known, "camera", f" in {root}")
+        return cameras.get(chosen, chosen)
+    about = {name: features[name].get("info") for name in cameras.values()}
+    depth = [name for name, told in about.items() if isinstance(told, dict) and told.get("video.is_depth_map")]
+    return next((name for name in about if name not in depth), next(iter(about)))
+
+
+def _split(splits: Any, wanted: str, root: Path) -> list[range]:
+    """The episodes of a split: info.json says "0:80", or "0:40, 50:90"."""
+    where = f"{root / INFO}: splits"
+    if not isinstance(splits, dict) or not splits:
+        raise LapaError(f"{where} are not there, so split={wanted} names nothing. Say which with episodes=0-9.")
+    text = str(splits[choose(wanted, splits, "split", f" in {root}")])
+    found = [re.fullmatch(r"(\d+):(\d+)", part.strip()) for part in text.split(",")]
+    if not all(found):
+        raise LapaError(f'{where}: {wanted} is "{text:.40}", not such as "0:80". Say which with episodes=0-9.')
+    return [range(int(span[1]), int(span[2])) for span in found if span]
+
+
+def _kinds(feature: dict[str, Any] | None, names: tuple[str, ...]) -> tuple[ActionKind, ...]:
+    """What the dataset says its actions are, by its info ("kinds", as lapa writes it) or by names such as delta_x and
+    shoulder_pan.pos; () where that does not tell of each."""
+    info = (feature or {}).get("info")
+    said = info.get("kinds") if isinstance(info, dict) else None
+    if isinstance(said, list) and len(said) == len(names) and set(said) <= set(get_args(ActionKind)):
+        return tuple(said)
+    delta: ActionKind = "delta"
+    absolute: ActionKind = "absolute"
+    if names and all("delta" in name for name in names):
+        return (delta,) * len(names)
+    if names and all(name.endswith(".pos") for name in names):
+        return (absolute,) * len(names)
+    return ()
 
 
 def _shape(feature: dict[str, Any] | None) -> tuple[int, ...] | None:
@@ -431,9 +481,18 @@ def _read_table(path: Path, need: list[str], also: Sequence[str] | None = ()) ->
         raise LapaError(f"{path}: cannot be read as parquet ({reason}).") from None
 
 
-def _names(feature: dict[str, Any] | None) -> tuple[str, ...]:
-    """Names of a vector's dimensions: a list, a dict of lists as some robots write them, or nothing."""
-    names = (feature or {}).get("names") or []
+def _names(feature: dict[str, Any] | None, width: int | None) -> tuple[str, ...]:
+    """Names of a vector's dimensions: a list, lists in a list, or a dict of lists, as robots write them. Nothing where
+    there is not one for each."""
+    names = tuple(_flat((feature or {}).get("names")))
+    return names if len(names) == width else ()
+
+
+def _flat(names: Any) -> Iterator[str]:
     if isinstance(names, dict):
-        names = [name for part in names.values() if isinstance(part, list) for name in part]
-    return tuple(map(str, names)) if isinstance(names, list) else ()
+        names = list(names.values()) if all(isinstance(part, list) for part in names.values()) else list(names)
+    if isinstance(names, list):
+        for part in names:
+            yield from _flat(part)
+    elif names is not None:
+        yield str(names)

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from lapa.contracts import Array, BadVideo, Episode, LapaError
+from lapa.contracts import ActionKind, Array, BadVideo, Episode, LapaError
 from lapa.data.folders import existing_folder, listing_hash
-from lapa.data.images import frames_of, number_of, outline_of, read_frames
+from lapa.data.images import Clip, frames_of, number_of, outline_of, read_frames
 from lapa.data.json_files import parsed, read_json
 from lapa.data.tfrecord import Value, example, records_from
-from lapa.data.video import Clip
 from lapa.plugins import choose
 
 # Control rates as Open X-Embodiment's overview lists them, by how the name begins.
@@ -78,6 +77,8 @@ class Rlds:
         if not images:
             raise LapaError(f"{root}: a step has no colour image. It has {', '.join(self._features)}.")
         self.camera = _camera(images, config.camera, root)
+        self.cameras = tuple(_short(name, images) for name in sorted(images, key=number_of))
+        self._camera = _short(self.camera, images)
         self._actions = self._parts(config.action, "action", needed=config.action != "action")
         states = [config.state] if config.state else [name for name in STATES if name in self._features][:1]
         self._state = self._parts(states[0], "state", needed=True) if states else []
@@ -165,7 +166,23 @@ class Rlds:
             action_names=self._names(self._actions),
             state_names=self._names(self._state),
             size=clip.size,
+            camera=self._camera,
+            action_kinds=self._kinds(),
         )
+
+    def _kinds(self) -> tuple[ActionKind, ...]:
+        """What the features say their numbers are: flags, or named as deltas. () where one says nothing."""
+        kinds: list[ActionKind] = []
+        for part in self._actions:
+            feature, name = self._features[part], part.rpartition("/")[2]
+            if feature.dtype == "bool":
+                kind: ActionKind = "binary"
+            elif "delta" in name or name == "world_vector":  # as the data of RT-1 call a step in space
+                kind = "delta"
+            else:
+                return ()
+            kinds += [kind] * int(np.prod(feature.shape))
+        return tuple(kinds)
 
     def _vector(self, found: dict[str, Value], parts: list[str], steps: int, where: str) -> Array | None:
         """Features beside one another, float32 [steps, D]; None for none."""
@@ -330,6 +347,12 @@ def _camera(images: list[str], wanted: str | None, root: Path) -> str:
         last = [name for name in images if name.rpartition("/")[2] == wanted]
         return last[0] if len(last) == 1 else choose(wanted, images, "camera", f" in {root}")
     return next((name for name in images if not re.search("wrist|hand|depth", name)), images[0])
+
+
+def _short(name: str, images: list[str]) -> str:
+    """A camera's name: the feature's last word, where that tells them apart."""
+    last = [other.rpartition("/")[2] for other in images]
+    return name.rpartition("/")[2] if len(set(last)) == len(last) else name
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import existing_folder, files_below, listing_hash, printable
+from lapa.data.images import Clip
 from lapa.data.json_files import read_json
-from lapa.data.video import Clip, read_video, timing, video_frames
+from lapa.data.video import read_video, timing, video_frames
 from lapa.plugins import choose
 
 SPLITS = ("train", "validation", "all")

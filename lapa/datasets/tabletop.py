@@ -15,6 +15,7 @@ from lapa.contracts import BadVideo, Episode, LapaError
 from lapa.plugins import choose
 
 BATCH = 250
+CAMERA = "main"
 TRAINING_SEEDS = 1_000_000_000
 
 
@@ -54,6 +55,7 @@ class TabletopDataset:
     split: str
     pixels: int
     families: tuple[str, ...]
+    cameras = (CAMERA,)
 
     def signature(self) -> str:
         """The settings: they determine every pixel."""
@@ -101,4 +103,7 @@ class TabletopDataset:
                 state=states_all[i, :stop],
                 state_names=STATE_NAMES,
                 action_names=ACTION_NAMES,
+                camera=CAMERA,
+                action_kinds=("delta", "delta"),
+                embodiment=f"tabletop_{self.domain}",
             )

@@ -10,7 +10,8 @@ from pathlib import Path
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.captions import Captions
 from lapa.data.folders import existing_folder, files_below, listing_hash, printable
-from lapa.data.video import Clip, read_video, timing, video_frames
+from lapa.data.images import Clip
+from lapa.data.video import read_video, timing, video_frames
 
 SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif")
 

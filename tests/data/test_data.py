@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lapa.contracts import BadVideo, Episode, Labels, LapaError
+from lapa.contracts import ActionSpec, BadVideo, Episode, Labels, LapaError
 from lapa.data import lerobot_format
 from lapa.data import pack as pack_module
 from lapa.data import spec as spec_module
@@ -483,9 +483,14 @@ def without_frames(lengths: list[int], fps: list[float], actions: np.ndarray | N
     rates = np.array(fps, np.float64)
     rows = np.arange(count)
     sizes, source = np.ones((len(names), 2), np.int64), np.zeros(len(names), np.int64)
-    return Packed(
-        "x:y", 1, starts, names, names, rates, sizes, actions, None, (), (), "", (), source, (0,), None, (frames,), rows
-    )
+    spec = None if actions is None else ActionSpec(("x", "y")[: actions.shape[1]], ("delta",) * actions.shape[1], 10.0)
+    about = {
+        "spec": "x:y", "image_size": 1, "starts": starts, "ids": names, "instructions": names, "fps": rates,
+        "sizes": sizes, "actions": actions, "state": None, "action_names": (), "state_names": (), "fingerprint": "",
+        "bad": (), "source": source, "widths": (0,), "weights": None, "action_spec": spec, "kinds_from": "",
+        "camera": "", "cameras": (), "embodiments": ("",), "fit": "squash",
+    }  # fmt: skip
+    return Packed(**about, _maps=(frames,), _rows=rows)
 
 
 def test_one_window_at_mixed_rates() -> None:
