@@ -16,25 +16,40 @@ import numpy as np
 from lapa.contracts import ActionKind, ActionSpec, Array, LapaError
 
 TWO_LEVELS = 0.05  # of its range: values of a binary dimension lie this near to one of the two ends
-BETWEEN = 0.01  # of its values may lie elsewhere: a gripper on its way
-NEAR = 0.6  # of what a constant misses the state by, on average: targets that miss it by less are absolute
+BETWEEN = 0.05  # of its values may lie elsewhere: a gripper on its way
+NEARER = 0.5  # absolute targets lie at most this far from the state, of how far they lie from its next step
+NOTHING = 1e-6  # numbers that are no more than this tell nothing
 
 
 def told_by_data(actions: Array, state: Array | None) -> tuple[ActionKind, ...]:
-    """The kind of each dimension of float [N, A]; state float [N, S] or None.
+    """The kind of each dimension of float [N, A]; state float [N, S] or None, of the same frames in their order.
 
     binary: two levels, within a tolerance (TWO_LEVELS, BETWEEN). absolute: there is a state of as many numbers, and the
-    targets lie near it (NEAR). delta: the rest.
+    targets lie near it, much nearer than to the step that it makes next (NEARER). A dimension at rest at zero, which
+    tells nothing, goes with most of the others. delta: the rest.
     """
-    kinds: list[ActionKind] = []
-    for i, column in enumerate(np.asarray(actions, np.float64).T):
-        if two_levels(column):
-            kinds.append("binary")
-        elif state is not None and state.shape[1] == actions.shape[1] and _follows(column, state[:, i]):
-            kinds.append("absolute")
-        else:
-            kinds.append("delta")
-    return tuple(kinds)
+    told = [_told(column, i, state if _alike(actions, state) else None) for i, column in enumerate(actions.T)]
+    decided = [kind for kind in told if kind in ("delta", "absolute")]
+    usual: ActionKind = "absolute" if decided.count("absolute") > len(decided) / 2 else "delta"
+    return tuple(kind or usual for kind in told)
+
+
+def _alike(actions: Array, state: Array | None) -> bool:
+    return state is not None and state.shape[1] == actions.shape[1]
+
+
+def _told(column: Array, i: int, state: Array | None) -> ActionKind | None:
+    """The kind of dimension i; None where its values tell nothing."""
+    column = column.astype(np.float64)
+    if two_levels(column):
+        return "binary"
+    if state is None or len(column) < 2:
+        return "delta"
+    where = state[:, i].astype(np.float64)
+    place, step = np.abs(column - where)[:-1].mean(), np.abs(column[:-1] - np.diff(where)).mean()
+    if max(place, step) < NOTHING:
+        return None
+    return "absolute" if place < NEARER * step else "delta"
 
 
 def two_levels(column: Array) -> bool:
@@ -45,11 +60,6 @@ def two_levels(column: Array) -> bool:
     place = (column - low) / (high - low)
     away = np.minimum(place, 1 - place) > TWO_LEVELS
     return bool(away.mean() <= BETWEEN) and bool((place < 0.5).any()) and bool((place > 0.5).any())
-
-
-def _follows(target: Array, state: Array) -> bool:
-    constant = float(np.abs(state - np.median(state)).mean())
-    return constant > 1e-9 and float(np.abs(target - state).mean()) < NEAR * constant
 
 
 def parse_kinds(text: str, dimensions: int) -> tuple[ActionKind, ...]:
@@ -92,8 +102,7 @@ def over_window(kinds: Sequence[ActionKind], actions: Array, state: Array | None
         return made
     last = actions[np.maximum(later - 1, now)]
     if (absolute := of == "absolute").any():
-        known = state is not None and state.shape[1] == actions.shape[1]
-        change = state[later] - state[now] if known and state is not None else last
+        change = state[later] - state[now] if state is not None and _alike(actions, state) else last
         made[:, absolute] = change[:, absolute]
     made[:, of == "binary"] = last[:, of == "binary"]
     return made

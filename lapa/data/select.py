@@ -132,10 +132,11 @@ class Chosen:
         text = self._choice.episodes or self._choice.without
         if text is None:
             return
-        there = {self._number(place) for place in range(count)}
-        if missing := [n for first, last in spans(text) for n in (first, last) if n not in there]:
-            span = f"{min(there)} to {max(there)}" if there else "none"
-            raise LapaError(f"{self._where}: has no episode {missing[0]}; it has {count} ({span}).")
+        there = [self._number(place) for place in range(count)]
+        for first, last in spans(text):
+            if last > max(there, default=-1) or not any(first <= number <= last for number in there):
+                span = f", numbers {min(there)} to {max(there)}" if there else ""
+                raise LapaError(f"{self._where}: has no episode {last}; it has {count}{span}.")
 
     # --- what of them
 

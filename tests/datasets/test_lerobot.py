@@ -48,7 +48,7 @@ def test_any_camera(tmp_path: Path) -> None:
     assert abs(float(top.frames[0, 12:, 16:].mean() - first.frames[0, 12:, 16:].mean())) > 20
     signatures = {open_dataset(f"lerobot:{root}{camera}").signature() for camera in ("", ",camera=top")}
     assert len(signatures) == 2
-    with pytest.raises(LapaError, match=r'There is no camera "tip" in .*observation.images.top'):
+    with pytest.raises(LapaError, match=r'There is no camera "tip" in .*Known: wrist, top'):
         open_dataset(f"lerobot:{root},camera=tip")
 
 
