@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from scipy.cluster.vq import kmeans2, vq
 
-from lapa.actions.spec import over_window, told_by_data
+from lapa.actions.spec import over_window
 from lapa.contracts import ActionKind, Array
+from lapa.data.images import resized
 from lapa.data.index import Index
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex
@@ -69,11 +69,8 @@ class Motion:
 
 
 def kinds_of(index: Index) -> tuple[ActionKind, ...]:
-    """What the actions of a dataset are: as it says, else as its data tell. () without actions."""
-    if index.actions is None:
-        return ()
-    spec = getattr(index, "action_spec", None)
-    return tuple(spec.kinds) if spec is not None else told_by_data(index.actions, index.state)
+    """What the actions of a dataset are. () without actions."""
+    return index.action_spec.kinds if index.action_spec is not None and index.actions is not None else ()
 
 
 def motion(packed: Packed, pairs: PairIndex, rows: Array) -> Motion | None:
@@ -121,12 +118,11 @@ def baselines(
 def small_pictures(packed: Packed, pairs: PairIndex, rows: Array) -> tuple[Array, Array]:
     """The first picture, and the later less the first, at PIXELS a side: float32 [N, 3 * PIXELS^2] each."""
 
-    size = (min(PIXELS, packed.image_size),) * 2
+    size = min(PIXELS, packed.image_size)
 
     def small(frames: Array) -> Array:
         parts = [packed.gather(frames[i : i + 256]) for i in range(0, len(frames), 256)]
-        pictures = [Image.fromarray(frame).resize(size, Image.Resampling.BOX) for part in parts for frame in part]
-        return np.stack([np.asarray(picture) for picture in pictures]).reshape(len(frames), -1)
+        return np.stack([resized(frame, size) for part in parts for frame in part]).reshape(len(frames), -1)
 
     first, last = (small(frames).astype(np.float32) / 255 for frames in (pairs.now[rows], pairs.later[rows]))
     return first, last - first
