@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lapa.commands.options import Datasets, Preset, SkipBad, at_least_one, print_next, quoted
+from lapa.commands.options import Datasets, Names, Preset, SkipBad, at_least_one, print_next, quoted, split_names
 from lapa.contracts import LapaError
 
 
@@ -61,6 +61,8 @@ def collect(
     dataset: Datasets,
     out: Path,
     without_actions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    cameras: Names = (),
+    quality: int | None = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Write a dataset to disk as a LeRobot v3.0 dataset.
@@ -71,12 +73,15 @@ def collect(
     Args:
         out: new folder
         without_actions: leave the actions out: mere video, as LAPA's premise has it
+        cameras: the cameras to keep, the main one first (none: all there are)
+        quality: keep the pictures in less room and not exactly: H.264's crf, such as 23 (None: exactly)
     """
     from lapa.data.index import counted
     from lapa.interop.collect import collect as write
 
-    made = write(at_least_one(dataset), out, skip_bad, without_actions)
-    print(f"Wrote {counted(made['episodes'], 'episode')}, {made['frames']} frames, to {out} ({made['with']} actions).")
+    made = write(at_least_one(dataset), out, skip_bad, without_actions, split_names(cameras), quality)
+    print(f"Wrote {counted(made['episodes'], 'episode')}, {made['frames']} frames, to {out} ({made['with']} actions; "
+          f"camera {', '.join(made['cameras'])}).")  # fmt: skip
     print_next(f"lapa inspect --dataset {quoted(f'lerobot:{out}')} --out runs/inspect")
 
 
@@ -134,6 +139,7 @@ def export(
     dataset: Datasets = (),
     image_size: int | None = None,
     fps: float | None = None,
+    quality: int | None = None,
     license: str | None = None,
     private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
@@ -150,6 +156,7 @@ def export(
         out: new folder; for hub, the repository
         image_size: make the frames squares of so many pixels a side (None: as they are at the source)
         fps: lerobot: the one rate to write, where the videos have several
+        quality: lerobot: keep the pictures in less room and not exactly: H.264's crf, such as 23 (None: exactly)
         license: hub: the licence of the weights, such as apache-2.0; mind that of the videos
         private: hub: for your eyes only
     """
@@ -168,13 +175,14 @@ def export(
         raise LapaError(f"--image-size is at least 1, got {image_size}.")
     labelled = open_labelled(source, dataset)
     if form == "lerobot":
-        export_lerobot(labelled, Path(out), image_size, fps)
+        export_lerobot(labelled, Path(out), image_size, fps, quality)
         episodes = counted(labelled.packed.episodes, "episode")
         print(f"Wrote {episodes} with latent_action to {out}; frames without a label have -1.")
         print_next(f"lapa inspect --dataset {quoted(f'lerobot:{out}')} --out runs/inspect")
         return
-    if fps is not None:
-        raise LapaError("--fps belongs to `lapa export lerobot`; a jsonl has a row per frame.")
+    if fps is not None or quality is not None:
+        which = "--fps" if fps is not None else "--quality"
+        raise LapaError(f"{which} belongs to `lapa export lerobot`; a jsonl has a row and a JPEG per frame.")
     rows = export_jsonl(labelled, Path(out), image_size)
     classes, width = labelled.manifest["classes"], labelled.codes.shape[1]
     print(f"Wrote {rows} rows to {out}/{ROWS}, and the images beside it; {labelled.without} frames have no label.")

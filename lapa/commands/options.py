@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ import tyro
 from lapa.contracts import LapaError
 
 if TYPE_CHECKING:
+    from lapa.data.images import Fit
     from lapa.data.pack import Packed
     from lapa.data.stream import Stream
     from lapa.recipe import Recipe
@@ -84,11 +86,13 @@ def split_names(given: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for part in given for name in part.split(",") if name)
 
 
-def open_pack(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Packed:
+def open_pack(
+    dataset: tuple[str, ...], image_size: int, skip_bad: bool, fit: Fit = "squash", cameras: Sequence[str] = ()
+) -> Packed:
     """Pack the datasets (data/pack.py) and tell what was found."""
     from lapa.data.pack import pack
 
-    return _opened(pack, dataset, image_size, skip_bad)
+    return _opened(partial(pack, fit=fit, cameras=cameras), dataset, image_size, skip_bad)
 
 
 def open_stream(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Stream:

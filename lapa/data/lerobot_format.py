@@ -22,12 +22,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lapa.contracts import Array, Episode, LapaError
+from lapa.contracts import ActionKind, Array, Episode, LapaError
 from lapa.data.folders import new_folder
-from lapa.data.video import VideoFile, rational
+from lapa.data.video import LOSSY_PIXELS, VideoFile, check_quality, rational
 
 VERSION = "v3.0"
-CAMERA = "observation.images.main"
+CAMERA = "observation.images.main"  # where the source does not name its camera
 INFO, STATS, TASKS, PROVENANCE = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/lapa.json"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -46,7 +46,9 @@ class LeRobotWriter:
 
     Use it as a context manager: leaving the block finishes, an exception leaves no trace. `action` and
     `observation.state` are written only when their names are given. `image_size` is one number for squares, else
-    (H, W). `extra` are further int64 features, such as labels, by name as info.json describes them: "shape" [D],
+    (H, W), of the camera `camera`; `views` are further cameras, each with its (H, W). `kinds` say what the actions are
+    (contracts.ActionSpec). Pictures are kept exactly, or in less room with a `quality` (data/video.py VideoFile).
+    `extra` are further int64 features, such as labels, by name as info.json describes them: "shape" [D],
     "names", and an "info" of your own, where "no_value" marks rows that the statistics leave out. Raises LapaError
     when `path` exists.
     """
@@ -60,12 +62,26 @@ class LeRobotWriter:
         state_names: tuple[str, ...] = (),
         provenance: dict[str, Any] | None = None,
         extra: Mapping[str, dict[str, Any]] | None = None,
+        *,
+        camera: str = "",
+        views: Mapping[str, tuple[int, int]] | None = None,
+        robot_type: str | None = None,
+        kinds: tuple[ActionKind, ...] = (),
+        quality: int | None = None,
     ) -> None:
         if not (np.isfinite(fps) and fps > 0):
             raise LapaError(f"{path}: fps must be above 0, got {fps}.")
         self._fps, self._provenance = float(fps), provenance
-        self._height, self._width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self._per_file = min(FRAMES_PER_FILE, max(PIXELS_PER_FILE // (self._height * self._width), 1))
+        main = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self._main = _feature(camera or "main")
+        self._sizes = {self._main: main} | {_feature(name): size for name, size in (views or {}).items()}
+        if len(self._sizes) != 1 + len(views or {}):
+            raise LapaError(f"{path}: two cameras have the same name, {camera or 'main'}.")
+        for height, width in self._sizes.values():
+            check_quality(quality, height, width)
+        self._robot, self._kinds, self._quality = robot_type, tuple(kinds), quality
+        largest = max(height * width for height, width in self._sizes.values())
+        self._per_file = min(FRAMES_PER_FILE, max(PIXELS_PER_FILE // largest, 1))
         self._names = {"action": tuple(action_names), "observation.state": tuple(state_names)}
         self._vectors: dict[str, list[Array]] = {key: [] for key, names in self._names.items() if names}
         self._extra = dict(extra or {})
@@ -74,8 +90,9 @@ class LeRobotWriter:
         self._task_of: list[int] = []
         self._tasks: dict[str, int] = {}
         self._video_of: list[tuple[int, int]] = []  # per episode: number of its file, first frame in the file
-        self._pixels = np.zeros((3, 256), np.int64)  # a histogram of uint8 holds every statistic exactly
-        self._video: VideoFile | None = None
+        # A histogram of uint8 holds every statistic exactly.
+        self._pixels = {key: np.zeros((3, 256), np.int64) for key in self._sizes}
+        self._videos: dict[str, VideoFile] = {}
         self._files = 0
         self._stack = ExitStack()
         self._root = self._stack.enter_context(new_folder(Path(path)))
@@ -89,24 +106,28 @@ class LeRobotWriter:
         if kind is None:
             self.finish()
         else:
-            self._close_video()
+            self._close_videos()
             self._stack.__exit__(kind, error, trace)
 
-    def add(self, episode: Episode, **extra: Array) -> None:
-        """Append one episode: frames uint8 [T, H, W, 3], T >= 1, at the writer's fps; int64 [T, D] per extra feature.
+    def add(self, episode: Episode, views: Mapping[str, Array] | None = None, **extra: Array) -> None:
+        """Append one episode: frames uint8 [T, H, W, 3], T >= 1, at the writer's fps; as many frames of each further
+        camera; int64 [T, D] per extra feature.
 
         Raises LapaError naming the episode when frames, actions, state or extra do not fit what was declared.
         """
-        self._check(episode, extra)
-        if self._video is None or self._video.frames >= self._per_file:
-            self._close_video()
-            file = self._root / VIDEO_PATH.format(video_key=CAMERA, **_place(self._files))
-            self._video = VideoFile(file, self._fps, self._height, self._width)
+        films = {self._main: episode.frames} | {_feature(name): frames for name, frames in (views or {}).items()}
+        self._check(episode, films, extra)
+        if not self._videos or self._videos[self._main].frames >= self._per_file:
+            self._close_videos()
+            for key, (height, width) in self._sizes.items():
+                file = self._root / VIDEO_PATH.format(video_key=key, **_place(self._files))
+                self._videos[key] = VideoFile(file, self._fps, height, width, self._quality)
             self._files += 1
-        self._video_of.append((self._files - 1, self._video.frames))
-        self._video.add(episode.frames)
-        for channel, counts in enumerate(self._pixels):
-            counts += np.bincount(episode.frames[::STATS_STRIDE, ..., channel].ravel(), minlength=256)
+        self._video_of.append((self._files - 1, self._videos[self._main].frames))
+        for key, frames in films.items():
+            self._videos[key].add(frames)
+            for channel, counts in enumerate(self._pixels[key]):
+                counts += np.bincount(frames[::STATS_STRIDE, ..., channel].ravel(), minlength=256)
         for key, kept in self._vectors.items():
             kept.append(np.asarray(_vector(episode, key), np.float32))
         for key, values in self._values.items():
@@ -120,7 +141,7 @@ class LeRobotWriter:
         with stack:
             if not self._root.exists():
                 return
-            self._close_video()
+            self._close_videos()
             if not self._lengths:
                 raise LapaError(f"{self._root.parent}: a dataset needs at least one episode; none was added.")
             columns = self._columns()
@@ -132,16 +153,21 @@ class LeRobotWriter:
             if self._provenance is not None:
                 _write_json(self._root / PROVENANCE, self._provenance)
 
-    def _close_video(self) -> None:
-        if self._video is not None:
-            self._video.close()
-            self._video = None
+    def _close_videos(self) -> None:
+        while self._videos:
+            self._videos.popitem()[1].close()
 
-    def _check(self, episode: Episode, extra: Mapping[str, Array]) -> None:
+    def _check(self, episode: Episode, films: Mapping[str, Array], extra: Mapping[str, Array]) -> None:
         where, frames = f'Episode "{episode.id}"', episode.frames
-        wanted = (self._height, self._width, 3)
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != wanted or not len(frames):
-            raise LapaError(f"{where}: frames must be uint8 [T >= 1, {wanted}], got {frames.dtype} {frames.shape}.")
+        if films.keys() != self._sizes.keys():
+            cameras, declared = (", ".join(sorted(keys)) for keys in (films, self._sizes))
+            raise LapaError(f"{where} has the cameras {cameras}; the dataset has {declared}.")
+        for key, film in films.items():
+            wanted = (*self._sizes[key], 3)
+            if film.dtype != np.uint8 or film.ndim != 4 or film.shape[1:] != wanted or not len(film):
+                raise LapaError(f"{where}: frames must be uint8 [T >= 1, {wanted}], got {film.dtype} {film.shape}.")
+            if len(film) != len(frames):
+                raise LapaError(f"{where}: {key} has {len(film)} frames, {self._main} {len(frames)}.")
         if abs(episode.fps - self._fps) > 1e-6 * self._fps:
             raise LapaError(f"{where} runs at {episode.fps} fps in a dataset of {self._fps} fps; use one rate.")
         for key in self._vectors:
@@ -197,10 +223,16 @@ class LeRobotWriter:
                 "data/file_index": pa.array(file, pa.int64()),
                 "dataset_from_index": stop - lengths,
                 "dataset_to_index": stop,
-                f"videos/{CAMERA}/chunk_index": pa.array(chunk, pa.int64()),
-                f"videos/{CAMERA}/file_index": pa.array(file, pa.int64()),
-                f"videos/{CAMERA}/from_timestamp": first / rate,
-                f"videos/{CAMERA}/to_timestamp": (first + lengths) / rate,
+                **{
+                    f"videos/{key}/{name}": values
+                    for key in self._sizes
+                    for name, values in {
+                        "chunk_index": pa.array(chunk, pa.int64()),
+                        "file_index": pa.array(file, pa.int64()),
+                        "from_timestamp": first / rate,
+                        "to_timestamp": (first + lengths) / rate,
+                    }.items()
+                },
                 "meta/episodes/chunk_index": np.zeros(len(lengths), np.int64),
                 "meta/episodes/file_index": np.zeros(len(lengths), np.int64),
             }
@@ -223,9 +255,11 @@ class LeRobotWriter:
         return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
     def _stats(self, columns: dict[str, Array]) -> dict[str, Any]:
-        images = {key: np.reshape(value, (3, 1, 1)) for key, value in _histogram_stats(self._pixels).items()}
-        images["count"] = self._pixels.sum(1)[:1] // (self._height * self._width)
-        stats = {CAMERA: images}
+        stats: dict[str, dict[str, Array]] = {}
+        for key, (height, width) in self._sizes.items():
+            pixels = self._pixels[key]
+            stats[key] = {name: np.reshape(value, (3, 1, 1)) for name, value in _histogram_stats(pixels).items()}
+            stats[key]["count"] = pixels.sum(1)[:1] // (height * width)
         for key, values in columns.items():
             none = self._extra.get(key, {}).get("info", {}).get("no_value")
             present = values if none is None else values[(values != none).all(1)]
@@ -234,26 +268,29 @@ class LeRobotWriter:
 
     def _info(self) -> dict[str, Any]:
         fps = int(self._fps) if self._fps.is_integer() else self._fps
-        height, width, episodes = self._height, self._width, len(self._lengths)
-        video = {"height": height, "width": width, "codec": "h264", "pix_fmt": "gbrp", "fps": fps, "channels": 3}
-        features: dict[str, Any] = {
-            CAMERA: {
+        episodes = len(self._lengths)
+        features: dict[str, Any] = {}
+        for camera, (height, width) in self._sizes.items():
+            coded = {"codec": "h264", "pix_fmt": "gbrp" if self._quality is None else LOSSY_PIXELS}
+            video = {"height": height, "width": width, **coded, "fps": fps, "channels": 3}
+            features[camera] = {
                 "dtype": "video",
                 "shape": [height, width, 3],
                 "names": ["height", "width", "channels"],
                 "info": {f"video.{key}": value for key, value in video.items()}
                 | {"video.is_depth_map": False, "has_audio": False},
             }
-        }
         for key in self._vectors:
             names = list(self._names[key])
             features[key] = {"dtype": "float32", "shape": [len(names)], "names": names}
+        if self._kinds and "action" in features:
+            features["action"]["info"] = {"kinds": list(self._kinds)}
         features |= {key: {"dtype": "int64", **feature} for key, feature in self._extra.items()}
         for key, dtype in {"timestamp": "float32", **INDEX_FEATURES}.items():
             features[key] = {"dtype": dtype, "shape": [1], "names": None}
         return {
             "codebase_version": VERSION,
-            "robot_type": None,
+            "robot_type": self._robot,
             "total_episodes": episodes,
             "total_frames": sum(self._lengths),
             "total_tasks": len(self._tasks),
@@ -266,6 +303,11 @@ class LeRobotWriter:
             "video_path": VIDEO_PATH,
             "features": features,
         }
+
+
+def _feature(camera: str) -> str:
+    """A camera's name -> its feature; one that is a feature's name already stays."""
+    return camera if "." in camera else CAMERA.rpartition(".")[0] + "." + camera
 
 
 def _vector(episode: Episode, key: str) -> Array | None:

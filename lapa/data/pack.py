@@ -33,7 +33,8 @@ from lapa.data.index import (
     weights_of,
     with_advice,
 )
-from lapa.data.spec import Spec
+from lapa.data.spec import Spec, parse, with_camera
+from lapa.plugins import choose
 
 FORMAT = 3  # part of every key: raise it when what is packed changes
 SPARE = 64 << 20  # bytes left free on the disk
@@ -46,9 +47,17 @@ class Packed(Index):
 
     _maps: tuple[Array, ...]  # memory maps, uint8 [n, size, size, 3] each
     _rows: Array  # int64 [N]: where each frame lies, counted over all maps
+    _views: tuple[Packed, ...] = ()  # the same frames as further cameras saw them
 
-    def gather(self, index: Array) -> Array:
-        """Frames int64 [B] -> uint8 [B, size, size, 3], a copy."""
+    def view(self, camera: str) -> Packed:
+        """The same episodes as another camera saw them. Raises LapaError for a camera that was not packed."""
+        there = {view.camera or "main": view for view in (self, *self._views)}
+        return there[choose(camera, there, "camera", f" among those read of {self.spec}")]
+
+    def gather(self, index: Array, camera: str | None = None) -> Array:
+        """Frames int64 [B] -> uint8 [B, size, size, 3], a copy; of a further camera, if one is named."""
+        if camera is not None:
+            return self.view(camera).gather(index)
         rows = self._rows[index]
         if len(self._maps) == 1:
             return np.take(self._maps[0], rows, axis=0)
@@ -66,7 +75,8 @@ class Packed(Index):
         return sum(part.nbytes for part in self._maps)
 
     def _only(self, episodes: Array, frames: Array) -> Self:
-        return replace(super()._only(episodes, frames), _rows=self._rows[frames])
+        views = tuple(view._only(episodes, frames) for view in self._views)
+        return replace(super()._only(episodes, frames), _rows=self._rows[frames], _views=views)
 
 
 def pack(
@@ -77,6 +87,7 @@ def pack(
     cache: Path | None = None,
     quiet: bool = False,
     fit: Fit = "squash",
+    cameras: Sequence[str] = (),
 ) -> Packed:
     """Datasets given as NAME:PATH[,option=value...], one behind the other, as frames of image_size x image_size.
 
@@ -84,11 +95,38 @@ def pack(
     else $LAPA_CACHE, else ~/.cache/lapa) has is not read again. Actions and states are kept when all the datasets have
     them with as many dimensions, and actions of the same kinds. Raises LapaError for anything that cannot be read,
     unless `skip_bad` leaves that episode out.
+
+    With `cameras` the pack's own frames are the first one's, and `view` and `gather` give the others'; every dataset
+    has to have them all. An episode that is bad for one camera is bad for all.
     """
-    found = parsed(specs, image_size, fit)
+    if len(cameras) > 1 and (own := [spec for spec in specs if "camera" in parse(spec).options]):
+        raise LapaError(f"{own[0]}: its camera is chosen, and {', '.join(cameras)} are asked for. Leave out camera=.")
+    if len(cameras) > 1:
+        return _with_views(
+            [
+                pack(with_camera(specs, one), image_size, skip_bad=skip_bad, cache=cache, quiet=quiet, fit=fit)
+                for one in cameras
+            ]
+        )
+    found = parsed(with_camera(specs, cameras[0]) if cameras else specs, image_size, fit)
     parts = zip(specs, found, strict=True)
     packed = _join([_pack_one(spec, one, image_size, skip_bad, cache, quiet) for spec, one in parts])
     return replace(packed, weights=weights_of(found))
+
+
+def _with_views(views: list[Packed]) -> Packed:
+    """One pack of several cameras. Raises LapaError when they have not the same episodes."""
+    names = [list(zip(view.source.tolist(), view.ids, strict=True)) for view in views]
+    common = set(names[0]).intersection(*names[1:])
+    if not common:
+        raise LapaError(f"{views[0].spec}: no episode can be read from all cameras.")
+    kept = [view.subset(np.array([i for i, one in enumerate(its) if one in common]))
+            if len(its) > len(common) else view for view, its in zip(views, names, strict=True)]  # fmt: skip
+    for view in kept[1:]:
+        if view.ids != kept[0].ids or not np.array_equal(view.starts, kept[0].starts):
+            raise LapaError(f"{view.spec}: camera {view.camera} has not the frames that {kept[0].camera} has.")
+    bad = tuple(dict.fromkeys(reason for view in views for reason in view.bad))
+    return replace(kept[0], bad=bad, _views=tuple(kept[1:]))
 
 
 def _pack_one(spec: str, parsed: Spec, size: int, skip_bad: bool, cache: Path | None, quiet: bool) -> Packed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -88,6 +88,26 @@ def with_camera(texts: Sequence[str], camera: str) -> tuple[str, ...]:
         raise LapaError(f"--camera {camera}: {which}.")
     free = [has and "camera" not in spec.options for has, spec in zip(several, specs, strict=True)]
     return tuple(f"{text},camera={camera}" if one else text for text, one in zip(texts, free, strict=True))
+
+
+def cameras_of(spec: Spec, wanted: Sequence[str] = ()) -> list[Spec]:
+    """The dataset once per camera, each with the option `camera`: those wanted, in their order, else the one that the
+    dataset would choose and then all others. Raises LapaError for a camera that is not there."""
+    has_choice = any(field.name == "camera" for field in fields(find("datasets", spec.name)))
+    if not wanted:
+        if not has_choice or "camera" in spec.options:
+            return [spec]
+        dataset = spec.build()
+        names = list(getattr(dataset, "cameras", ()))
+        own = getattr(dataset, "camera", "")
+        wanted = sorted(names, key=lambda name: own != name and not own.endswith((f".{name}", f"/{name}")))
+        if len(names) < 2:
+            return [spec]
+    elif not has_choice:
+        if len(wanted) > 1:
+            raise LapaError(f"{spec.name}:{spec.path} has one camera, not {', '.join(wanted)}.")
+        return [spec]
+    return [replace(spec, options={**spec.options, "camera": name}) for name in wanted]
 
 
 def _typed(value: str, hint: Any, text: str, option: str) -> Any:

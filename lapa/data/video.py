@@ -14,7 +14,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from lapa.contracts import Array, BadVideo
+from lapa.contracts import Array, BadVideo, LapaError
 from lapa.data.folders import printable, readable
 from lapa.data.images import LARGEST, Clip, blank, resized
 
@@ -32,6 +32,9 @@ from lapa.data.images import LARGEST, Clip, blank, resized
 # Lossless H.264 in RGB is the fastest to write and exact: a model trains on the same pixels before and after the
 # disk. A chroma-subsampled codec smears the colour of an object of 3 px.
 CODEC, PIXELS, OPTIONS = "libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast"}
+# On request, what robots' datasets are kept in: far smaller, and not exact. A key frame every LEAP_BACK frames, and no
+# frame that waits for a later one, so that reading from the middle is quick.
+LOSSY, LOSSY_PIXELS, LEAP_BACK = "libx264", "yuv420p", 32
 
 
 SLACK = 0.25  # seconds a file may end before its header says: containers round, and the last frame lasts
@@ -39,17 +42,31 @@ LEAP = 60.0  # seconds without a frame that are taken for damage
 PAUSES = 1000  # steps of time for each frame, on average; more is taken for damage likewise
 
 
-class VideoFile:
-    """Writes uint8 RGB frames of one size into an mp4, episode after episode."""
+def check_quality(quality: int | None, height: int, width: int) -> None:
+    """Raises LapaError for a quality that is none, and for pictures that cannot be kept with one."""
+    if quality is not None and not 0 <= quality <= 51:
+        raise LapaError(f"A quality is 0 (best) to 51, not {quality}.")
+    if quality is not None and (height % 2 or width % 2):
+        raise LapaError(f"Pictures of {width} x {height} pixels can be kept exactly only: a quality takes even sizes.")
 
-    def __init__(self, path: Path, fps: float, height: int, width: int) -> None:
+
+class VideoFile:
+    """Writes uint8 RGB frames of one size into an mp4, episode after episode: exactly, or with `quality` (H.264's crf,
+    0 to 51; 18 looks the same, 23 is usual, higher is smaller) in less room. Raises LapaError where that cannot be."""
+
+    def __init__(self, path: Path, fps: float, height: int, width: int, quality: int | None = None) -> None:
+        check_quality(quality, height, width)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(str(path), "w")
         self._rate = rational(fps)
-        stream = self._container.add_stream(CODEC, rate=self._rate, options=OPTIONS)
+        codec, pixels, options = CODEC, PIXELS, OPTIONS
+        if quality is not None:
+            options = {"crf": str(quality), "preset": "fast", "bf": "0", "g": str(LEAP_BACK), "forced-idr": "1"}
+            codec, pixels = LOSSY, LOSSY_PIXELS
+        stream = self._container.add_stream(codec, rate=self._rate, options=options)
         assert isinstance(stream, VideoStream)
         self._stream = stream
-        self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, PIXELS
+        self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, pixels
         self._stream.codec_context.thread_count = 1  # threads cost more than they bring at this size
         self.frames = 0
 

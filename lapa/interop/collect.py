@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from operator import length_hint
@@ -13,46 +13,117 @@ from typing import Any
 from lapa.artefacts.folder import provenance
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.lerobot_format import LeRobotWriter
-from lapa.data.spec import open_dataset
+from lapa.data.spec import Spec, cameras_of, parse
 from lapa.runtime.progress import Progress
 
+# An episode, and the frames of its further cameras by name, uint8 [T, H, W, 3] each.
+Take = tuple[Episode, Mapping[str, Array]]
 
-def collect(specs: Sequence[str], out: Path, skip_bad: bool = False, without_actions: bool = False) -> dict[str, Any]:
+
+def collect(
+    specs: Sequence[str],
+    out: Path,
+    skip_bad: bool = False,
+    without_actions: bool = False,
+    cameras: Sequence[str] = (),
+    quality: int | None = None,
+) -> dict[str, Any]:
     """Write the episodes of `specs` to the new folder `out`, with their actions or as mere video; returns counts.
 
-    Raises LapaError when an episode cannot be read (unless `skip_bad`) or the episodes do not share size and fps.
+    `cameras` are those to keep, the first one being the main one; by default all that the first episode has, or the one
+    that a dataset's option `camera` names. `quality` as in `write`. Raises LapaError when an episode cannot be read
+    (unless `skip_bad`) or the episodes do not share sizes and fps.
     """
-    datasets = [open_dataset(spec) for spec in specs]
-    stream = _readable(chain.from_iterable(d.episodes() for d in datasets), skip_bad)
+    datasets = [parse(spec) for spec in specs]
+    takes = _readable(chain.from_iterable(_takes(spec, cameras) for spec in datasets), skip_bad)
     if without_actions:
-        stream = (replace(episode, actions=None, action_names=()) for episode in stream)
-    first = next(stream, None)
+        takes = ((replace(e, actions=None, action_names=(), action_kinds=()), views) for e, views in takes)
+    total = sum(length_hint(spec.build()) for spec in datasets)
+    return write(takes, out, {"sources": list(specs)}, total, quality)
+
+
+def write(
+    takes: Iterable[Take], out: Path, origin: Mapping[str, Any], total: int = 0, quality: int | None = None
+) -> dict[str, Any]:
+    """Write episodes to the new LeRobot v3.0 folder `out`; `origin` says where they come from, `total` how many there
+    will be, if that is known.
+
+    Names, kinds and camera are those of the first episode, which the others must fit. Pictures are kept exactly, or
+    with a `quality` in less room (data/video.py VideoFile). Returns {"episodes", "frames", "with" or "without" actions,
+    "cameras"}. Raises LapaError for no episode and for one that does not fit; nothing is written then.
+    """
+    rest = iter(takes)
+    first, views = next(rest, (None, {}))
     if first is None:
-        raise LapaError(f"{', '.join(specs)}: no episode to write.")
+        raise LapaError(f"{', '.join(map(str, origin.get('sources', ['the source'])))}: no episode to write.")
     names = first.action_names or _numbered("action", first.actions)
-    states = first.state_names or _numbered("state", first.state)
-    origin = {"sources": list(specs), **provenance(0, {}, {})}
     frames = 0
-    total = sum(length_hint(d) for d in datasets)
     with (
-        LeRobotWriter(out, first.fps, first.frames.shape[1], names, states, origin) as writer,
+        LeRobotWriter(
+            out,
+            first.fps,
+            _size(first.frames),
+            names,
+            first.state_names or _numbered("state", first.state),
+            {**origin, **provenance(0, {}, {})},
+            camera=first.camera,
+            views={name: _size(film) for name, film in views.items()},
+            robot_type=first.embodiment or None,
+            kinds=first.action_kinds,
+            quality=quality,
+        ) as writer,
         Progress("collecting", max(total, 1), unit="episodes") as progress,
     ):
-        for number, episode in enumerate(chain([first], stream), 1):
-            writer.add(episode)
+        for number, (episode, films) in enumerate(chain([(first, views)], rest), 1):
+            writer.add(episode, films)
             frames += len(episode.frames)
             progress.update(number)
-    return {"episodes": number, "frames": frames, "with": "with" if names else "without"}
+    kept = [first.camera or "main", *views]
+    return {"episodes": number, "frames": frames, "with": "with" if names else "without", "cameras": kept}
 
 
-def _readable(stream: Iterable[Episode | BadVideo], skip_bad: bool) -> Iterator[Episode]:
-    for episode in stream:
+def _takes(spec: Spec, wanted: Sequence[str]) -> Iterator[Take | BadVideo]:
+    """The episodes of a dataset, which is opened once per camera."""
+    main, *others = cameras_of(spec, wanted)
+    found = [main.build().episodes(), *(other.build().episodes() for other in others)]
+    names = [str(other.options.get("camera")) for other in others]
+    left_out: set[str] | None = set() if wanted else None
+    for films in zip(*found, strict=True):
+        episode = films[0]
         if isinstance(episode, BadVideo):
-            if not skip_bad:
-                raise episode
-            print(f"skipped: {episode}", file=sys.stderr)
-        else:
             yield episode
+            continue
+        views = dict(zip(names, films[1:], strict=True))
+        if left_out is None:  # the first episode says which cameras there are, where nobody asked for some
+            left_out = {name for name, view in views.items() if isinstance(view, BadVideo)}
+            for name in sorted(left_out):
+                print(f"left out: camera {name}, for {views[name]}", file=sys.stderr)
+        try:
+            yield episode, {name: _film(view, episode, name) for name, view in views.items() if name not in left_out}
+        except BadVideo as bad:
+            yield bad
+
+
+def _film(view: Episode | BadVideo, main: Episode, name: str) -> Array:
+    if isinstance(view, BadVideo):
+        raise BadVideo(f"{view} Keep the cameras alone that all episodes have, with --cameras.")
+    if view.id != main.id or len(view.frames) != len(main.frames):
+        raise BadVideo(f'Episode "{main.id}": camera {name} has another episode, "{view.id}", in its place.')
+    return view.frames
+
+
+def _readable(stream: Iterable[Take | BadVideo], skip_bad: bool) -> Iterator[Take]:
+    for take in stream:
+        if isinstance(take, BadVideo):
+            if not skip_bad:
+                raise take
+            print(f"skipped: {take}", file=sys.stderr)
+        else:
+            yield take
+
+
+def _size(frames: Array) -> tuple[int, int]:
+    return int(frames.shape[1]), int(frames.shape[2])
 
 
 def _numbered(name: str, values: Array | None) -> tuple[str, ...]:

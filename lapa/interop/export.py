@@ -26,6 +26,7 @@ from lapa.data.folders import new_folder
 from lapa.data.labelled import read_labels
 from lapa.data.lerobot_format import LeRobotWriter
 from lapa.data.pack import Packed, pack
+from lapa.data.select import even_steps
 from lapa.data.spec import open_dataset
 from lapa.runtime.progress import Progress
 from lapa.stage2_pretrain import check_labels
@@ -89,8 +90,15 @@ def open_labelled(path: Path, dataset: Sequence[str] = ()) -> Labelled:
     return Labelled(packed, codes, manifest, specs)
 
 
-def export_lerobot(labelled: Labelled, out: Path, image_size: int | None = None, fps: float | None = None) -> None:
-    """Write a new LeRobot v3.0 dataset `out`, losslessly: every frame, action and state, and `latent_action`.
+def export_lerobot(
+    labelled: Labelled,
+    out: Path,
+    image_size: int | None = None,
+    fps: float | None = None,
+    quality: int | None = None,
+) -> None:
+    """Write a new LeRobot v3.0 dataset `out`: every frame, action and state, and `latent_action`; losslessly, or with a
+    `quality` (data/video.py VideoFile) in less room.
 
     A LeRobot dataset has one size and one rate: `image_size` makes all frames squares; `fps` takes of each episode
     the frames nearest to even steps, and their codes with them (a window in seconds is the same at any rate). Raises
@@ -109,15 +117,27 @@ def export_lerobot(labelled: Labelled, out: Path, image_size: int | None = None,
     }
     origin = {"sources": list(labelled.specs), "labels": labelled.manifest, **provenance(0, {}, {})}
     with (
-        LeRobotWriter(out, rate, shape, names["action"], names["state"], origin, {FEATURE: feature}) as writer,
+        LeRobotWriter(
+            out,
+            rate,
+            shape,
+            names["action"],
+            names["state"],
+            origin,
+            {FEATURE: feature},
+            camera=packed.camera,
+            robot_type=_only(packed.embodiments),
+            quality=quality,
+            kinds=packed.action_spec.kinds if packed.action_spec else (),
+        ) as writer,
         Progress("exporting", packed.episodes, unit="episodes") as progress,
     ):
         for number, (episode, codes) in enumerate(labelled.episodes(image_size), 1):
-            rows = _steps(len(codes), episode.fps, rate)
+            rows = even_steps(len(codes), episode.fps, rate)
             state = None if episode.state is None else episode.state[rows]
             actions = None if episode.actions is None else episode.actions[rows]
             taken = replace(episode, frames=episode.frames[rows], fps=rate, state=state, actions=actions)
-            writer.add(taken, **{FEATURE: codes[rows]})
+            writer.add(taken, None, **{FEATURE: codes[rows]})
             progress.update(number)
 
 
@@ -168,6 +188,11 @@ def _told(manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _only(names: Sequence[str]) -> str | None:
+    """The one name that all have, if they have."""
+    return names[0] or None if len(set(names)) == 1 else None
+
+
 def _names(key: str, values: Array | None, names: tuple[str, ...]) -> tuple[str, ...]:
     if values is None:
         return ()
@@ -200,9 +225,3 @@ def _require_one_rate(packed: Packed, fps: float | None) -> float:
         raise LapaError(f"{packed.spec} has actions, each for one step of time: at --fps {fps:g} they would be wrong. "
                         "Leave --fps out, and export datasets of other rates one by one.")  # fmt: skip
     return fps
-
-
-def _steps(length: int, source: float, rate: float) -> Array:
-    """The frames of `length` at rate `source` that are nearest to even steps at `rate`, int64."""
-    wanted = np.arange(int((length - 1) * rate / source + 1e-6) + 1) * (source / rate)
-    return np.minimum(np.round(wanted).astype(np.int64), length - 1)
