@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lapa.contracts import Context, ImageSpec, Inputs, LapaError
+from lapa.data.images import resized
 from lapa.data.observations import Pictures, Seen
 from lapa.data.pixels import as_pixels
-from lapa.data.video import squared
 from lapa.plugins import configure
 
 
@@ -77,8 +77,8 @@ def pictures(images: Pictures, spec: ImageSpec) -> Tensor:
     """Pictures of any size -> uint8 [B, size, size, 3], made smaller as a pack of them is; float ones [B, 3, H, W] ->
     float32 [B, 3, size, size]."""
     if isinstance(images, Tensor) and images.dtype != torch.uint8:
-        return as_pixels(images, spec.size, images.device)
-    ready = [torch.from_numpy(squared(image, spec.size).copy()) for image in _each(images)]
+        return as_pixels(images, spec.size, images.device, fit=spec.fit)
+    ready = [torch.from_numpy(resized(image, spec.size, spec.fit).copy()) for image in _each(images)]
     return torch.stack(ready) if ready else torch.zeros(0, spec.size, spec.size, 3, dtype=torch.uint8)
 
 
