@@ -46,7 +46,11 @@ class Recipe:
     end: Literal["drop", "clip"] = "drop"
     """pairs that reach past the end of an episode: drop them, or clip the later frame to the last one"""
     hold_out: int = 20
-    """every so many episodes one is kept from training LAQ and watched instead; with fewer episodes none is"""
+    """every so many episodes one is kept from training LAQ and the policy of stage 2, which are watched on it instead;
+    with fewer episodes none is"""
+    patience: int = 3
+    """stage 2 ends after so many of its ten looks at held-out episodes without a better one, and keeps the weights of
+    the best; 0: neither"""
     laq: LAQConfig = field(
         default_factory=lambda: LAQConfig(
             image_size=48, patch_size=8, dim=64, spatial_depth=1, temporal_depth=1, heads=4, dim_head=16,
@@ -117,7 +121,11 @@ class Recipe:
 
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list", dict: "an object in JSON"}
-ZERO_IS_FINE = ("warmup", "clusters")  # of the whole numbers; all the others count something that there must be
+ZERO_IS_FINE = (
+    "warmup",
+    "clusters",
+    "patience",
+)  # of the whole numbers; all the others count something that there must be
 
 PRESETS: dict[str, Recipe] = {
     "laptop": Recipe(),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lapa.artefacts.folder import provenance, save_artefact
-from lapa.contracts import Array, FramePairs, LapaError, Logs
+from lapa.contracts import Array, FramePairs, Logs
 from lapa.data.buffer import Buffer, excerpt
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
@@ -35,6 +35,7 @@ from lapa.plots.code_map import code_map
 from lapa.plots.codes import gallery, reconstructions
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import on_first_rank, rank
+from lapa.training.held_out import is_held_out
 from lapa.training.logbook import Logbook, by_position
 from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everything
 from lapa.training.starts import FOLDER as STARTS
@@ -61,7 +62,7 @@ def fit_laq(
     if isinstance(packed, Stream):
         return _fit_from_stream(packed, recipe, out, seed, megabytes)
     pairs = window_pairs(packed, recipe.window, recipe.end)
-    held_out = _held_out(pairs.episode, recipe)
+    held_out = is_held_out(pairs.episode, recipe.hold_out)
     look = look_at(packed, pairs, held_out, seed)
     sampler = _sampler(packed, pairs, recipe.quantize, np.flatnonzero(~held_out))
     return _fit(look, sampler, {packed.spec: packed.fingerprint}, recipe, out, seed)
@@ -70,7 +71,7 @@ def fit_laq(
 def _fit_from_stream(stream: Stream, recipe: Recipe, out: Path, seed: int, megabytes: int) -> dict[str, Any]:
     counts = pair_counts(stream, recipe.window, recipe.end)
     reach = window_offsets(stream.fps, recipe.window)
-    held_out = _held_out(np.arange(stream.episodes), recipe) & (counts > 0)
+    held_out = is_held_out(np.arange(stream.episodes), recipe.hold_out) & (counts > 0)
     shown = held_out if held_out.any() else counts > 0
     if held_out.any():  # as many of those that are trained on, spread evenly, to fit the probes
         rest = np.flatnonzero(~held_out & (counts > 0))
@@ -99,7 +100,7 @@ class Look:
     rows    what figures are reported of; choice: what starts and checkpoints are chosen by, of other episodes
     fit     what the probes are fitted on, of other episodes than `rows`
     episode int64 [P], of every pair of the pack (segments of a stream count as their episode)
-    where   what these are, in words
+    held_out  whether `rows` are of episodes that the LAQ was not trained on; where: what these are, in words
     """
 
     packed: Packed
@@ -108,6 +109,7 @@ class Look:
     rows: Array
     fit: Array
     episode: Array
+    held_out: bool
     where: str
 
     @cached_property
@@ -177,7 +179,16 @@ def look_at(
         return rng.choice(pool, min(most, len(pool)), replace=False)
 
     rows = drawn(report, WATCHED)
-    return Look(packed, pairs, drawn(choice, CHOICE), rows, drawn(fit, FITTED), episode, where)
+    return Look(
+        packed,
+        pairs,
+        drawn(choice, CHOICE),
+        rows,
+        drawn(fit, FITTED),
+        episode,
+        bool(len(some)) or not trained_on,
+        where,
+    )
 
 
 def _fit(look: Look, sampler: Sampler, data: dict[str, str], recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:
@@ -255,23 +266,6 @@ def _train(look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int, t
         seed=seed, title=title, monitor=monitor, monitor_every=_first_look(recipe), best=LOWEST,
         until=until)  # fmt: skip
     return laq
-
-
-def held_out_pairs(episode: Array, every: int) -> Array:
-    """Episodes int64 [P] -> bool [P]: is it one that is held out, each `every`th?"""
-    held: Array = episode % every == every - 1
-    return held
-
-
-def _held_out(episode: Array, recipe: Recipe) -> Array:
-    """Episodes int64 [P] -> bool [P]: is it one that is watched and not trained on? Raises LapaError when all are."""
-    held = held_out_pairs(episode, recipe.hold_out)
-    if held.all():
-        raise LapaError(
-            f"hold_out={recipe.hold_out} keeps one episode in {recipe.hold_out} from training, and none is left to "
-            "train on. Choose a larger one, such as 20, or give more episodes."
-        )
-    return held
 
 
 def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:

@@ -7,15 +7,17 @@ or frames, which are imagined (UniPi). The vision encoder is frozen, the languag
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lapa.artefacts.folder import provenance, read_json, save_artefact
-from lapa.contracts import Array, Labels, LapaError, Logs
-from lapa.data.buffer import Buffer
+from lapa.contracts import Array, BadVideo, Labels, LapaError, Logs
+from lapa.data.buffer import Buffer, Segments
 from lapa.data.index import Index
 from lapa.data.labelled import MANIFEST
 from lapa.data.mixture import Mixture
@@ -25,7 +27,20 @@ from lapa.data.stream import Stream
 from lapa.policies import Examples, Policy, PolicyConfig, configured, look
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import on_first_rank, rank
+from lapa.training.held_out import (
+    FRAMES,
+    LOOKS,
+    LOSS,
+    Monitor,
+    held_out_monitor,
+    is_held_out,
+    most_frequent,
+    spread,
+)
+from lapa.training.logbook import Logbook
 from lapa.training.loop import Optimisation, Sampler, fit, seed_everything
+
+SEGMENT = 16  # frames that are read together of a held-out episode of a stream
 
 
 def learner(labels: Path, recipe: Recipe) -> PolicyConfig:
@@ -78,7 +93,10 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train a policy on the labels and save it to `out`. Returns the results kept in its config.json.
 
-    A stream is read through a shuffle buffer; its frames in memory take `megabytes` at most (data/buffer.py)."""
+    A stream is read through a shuffle buffer; its frames in memory take `megabytes` at most (data/buffer.py).
+
+    Every `recipe.hold_out`th episode, if there are so many, is held out: the policy is watched on those, the weights of
+    the step that is best on them are kept, and training ends once that step has clearly passed (`recipe.patience`)."""
     if isinstance(packed, Stream):
         packed = packed.without(manifest.get("left_out", []))
     check_labels(packed, labels, manifest, source_hash)
@@ -88,19 +106,107 @@ def pretrain(
     how: Optimisation = getattr(recipe, config.pretrained_by)
     policy = config.build()
     examples = policy.examples(labels, packed, manifest, recipe)
+    held = is_held_out(labels.episode, recipe.hold_out)
+    watch = Watch(policy, examples, np.flatnonzero(held), np.flatnonzero(~held), how, seed)
+    patience = recipe.patience if held.any() else 0
     with ExitStack() as stack:
         if isinstance(packed, Stream):
-            buffer = stack.enter_context(closing(label_buffer(packed, labels, seed, how.batch_size, megabytes)))
-            sample = stream_sampler(policy, buffer, examples, how.batch_size)
+            buffer = label_buffer(packed, labels, seed, how.batch_size, megabytes, held)
+            sample = stream_sampler(policy, stack.enter_context(closing(buffer)), examples, how.batch_size, labels)
+            watched = watch.of_stream(packed, labels) if held.any() else None
         else:
-            sample = sampler(policy, packed, examples, how.batch_size)
+            sample = sampler(policy, packed, examples, how.batch_size, watch.trained if held.any() else None)
+            watched = watch.of_pack(packed) if held.any() else None
         _tell_of_instructions(packed, policy)
-        results = fit(policy, sample, how, out, seed=seed, title=f"pretraining on {manifest['method']} labels",
-                      parameters=policy.trainable("all"), monitor=examples.watch and examples.watch(out, seed),
-                      monitor_every=max(1, how.steps // 4))  # fmt: skip
+        monitor, every = _monitors(watched, examples.watch and examples.watch(out, seed), how.steps)
+        logs = fit(policy, sample, how, out, seed=seed, title=f"pretraining on {manifest['method']} labels",
+                   parameters=policy.trainable("all"), monitor=monitor, monitor_every=every,
+                   best=LOSS if patience else "", patience=patience)  # fmt: skip
+    results = {**logs, **watch.told(packed)}
     parents = {str(manifest["source"]): str(manifest["source_hash"])}
     save_policy(policy, recipe, results, out, seed, packed, parents, manifest["method"])
     return results
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What a policy is watched on while it learns: rows int64 of the examples that are held out, and those that are
+    trained on."""
+
+    policy: Policy
+    examples: Examples
+    held: Array
+    trained: Array
+    how: Optimisation
+    seed: int
+
+    def of_pack(self, packed: Packed) -> Monitor:
+        """On frames of a pack."""
+        rows = spread(self.held, FRAMES, self.seed)
+
+        def batches() -> Iterator[tuple[int, Any]]:
+            for start in range(0, len(rows), self.how.batch_size):
+                some = rows[start : start + self.how.batch_size]
+                seen = look(packed, self.examples.frames[some], self.policy.spec)
+                yield len(some), self.policy.batch(seen, self.examples.targets[some])
+
+        return self._monitor(batches, rows)
+
+    def of_stream(self, stream: Stream, labels: Labels) -> Monitor:
+        """On some segments of the held-out episodes, which are decoded once and stay in memory."""
+        counts = np.bincount(labels.episode[self.held], minlength=stream.episodes)
+        segments = Segments(replace(stream, weights=None), counts, np.zeros_like(counts), SEGMENT)
+        first = _first_rows(labels, stream.episodes)
+        rng = np.random.default_rng(self.seed)
+        found: dict[tuple[int, int], Array] = {}
+        for _ in range(4 * FRAMES // SEGMENT):
+            episode, begin, _ = segments.draw(rng)
+            begin -= begin % SEGMENT
+            if (episode, begin) in found or len(found) * SEGMENT >= FRAMES:
+                continue
+            try:
+                read = segments.read(episode, begin, min(SEGMENT, int(counts[episode]) - begin))
+            except BadVideo:
+                if not stream.skip_bad:
+                    raise
+                continue
+            found[episode, begin] = read.frames[: read.count]
+        (camera,) = self.policy.spec.cameras
+        rows = np.concatenate([first[e] + begin + np.arange(len(frames)) for (e, begin), frames in found.items()])
+
+        def batches() -> Iterator[tuple[int, Any]]:
+            for (episode, begin), frames in found.items():
+                some = first[episode] + begin + np.arange(len(frames))
+                seen = Seen({camera: frames}, [stream.instructions[episode]] * len(frames))
+                yield len(frames), self.policy.batch(seen, self.examples.targets[some])
+
+        return self._monitor(batches, rows)
+
+    def _monitor(self, batches: Callable[[], Iterator[tuple[int, Any]]], rows: Array) -> Monitor:
+        usual = None
+        if isinstance(self.examples.targets, np.ndarray):
+            usual = most_frequent(self.examples.targets[self.trained], self.examples.targets[rows])
+        return held_out_monitor(self.policy, batches, self.how, self.seed, usual)
+
+    def told(self, packed: Index) -> dict[str, Any]:
+        """For the results."""
+        episodes = len(np.unique(packed.episode_of(self.examples.frames[self.held])))
+        return {"watched_on": f"{episodes} held-out episodes" if episodes else "nothing: too few episodes to hold out"}
+
+
+def _monitors(held: Monitor | None, own: Monitor | None, steps: int) -> tuple[Monitor | None, int]:
+    """The monitor for `fit` and how often it runs: LOOKS times what is held out, four times the policy's own."""
+    every, rarely = max(1, steps // LOOKS), max(1, steps // 4)
+    if held is None:
+        return own, rarely
+
+    def both(step: int, book: Logbook) -> Logs:
+        logs = held(step, book)
+        if own and (step % rarely < every or step == steps):
+            logs |= own(step, book)
+        return logs
+
+    return both, every
 
 
 def require_learns(config: PolicyConfig, labels: Labels) -> None:
@@ -137,21 +243,28 @@ def sampler(policy: Policy, packed: Packed, examples: Examples, size: int, rows:
     return Sampler(draw, load)
 
 
-def label_buffer(stream: Stream, labels: Labels, seed: int, batch: int, megabytes: int) -> Buffer:
-    """A shuffle buffer of the frames that have a label.
+def label_buffer(stream: Stream, labels: Labels, seed: int, batch: int, megabytes: int, held: Array) -> Buffer:
+    """A shuffle buffer of the frames that have a label and are not held out, bool [N].
 
     Raises LapaError for labels that are not of the first frames of each episode, as `lapa label` writes them."""
-    counts = np.bincount(labels.episode, minlength=stream.episodes)
-    firsts = np.cumsum(counts) - counts
+    counts = np.bincount(labels.episode[~held], minlength=stream.episodes)
+    firsts = _first_rows(labels, stream.episodes)
     if not np.array_equal(labels.frame, np.arange(len(labels.frame)) - firsts[labels.episode]):
         raise LapaError("These labels have gaps, so they need a pack of the videos; leave out --stream.")
     return Buffer(stream, counts, np.zeros_like(counts), seed=seed, batch=batch, megabytes=megabytes)
 
 
-def stream_sampler(policy: Policy, buffer: Buffer, examples: Examples, size: int) -> Sampler:
+def _first_rows(labels: Labels, episodes: int) -> Array:
+    """The row of the first label of each episode, int64 [E]."""
+    counts = np.bincount(labels.episode, minlength=episodes)
+    firsts: Array = np.cumsum(counts) - counts
+    return firsts
+
+
+def stream_sampler(policy: Policy, buffer: Buffer, examples: Examples, size: int, labels: Labels) -> Sampler:
     """Batches from a shuffle buffer of labelled frames; the examples are in the order of the labels."""
     segments = buffer.segments
-    firsts = np.cumsum(segments.counts) - segments.counts
+    firsts = _first_rows(labels, segments.stream.episodes)
     (camera,) = policy.spec.cameras
 
     def load(samples: Array) -> Any:
@@ -166,7 +279,7 @@ def stream_sampler(policy: Policy, buffer: Buffer, examples: Examples, size: int
 def save_policy(
     policy: Policy,
     recipe: Recipe,
-    results: Logs,
+    results: dict[str, Any],
     out: Path,
     seed: int,
     packed: Index,

@@ -36,7 +36,8 @@ from lapa.plots.code_map import code_map
 from lapa.plots.codes import contact_sheet, describe, gallery, reconstructions
 from lapa.plots.curves import Curves, curves
 from lapa.policies import config_class
-from lapa.stage1_latent_actions import Look, code_table, encode_all, held_out_pairs, judge, look_at
+from lapa.stage1_latent_actions import Look, code_table, encode_all, judge, look_at
+from lapa.training.held_out import is_held_out
 from lapa.training.logbook import FILE, read_metrics
 
 SHOWN = 6  # pairs and scenes in a picture
@@ -178,10 +179,10 @@ def _look(
     seconds = window or recipe.get("window")
     if seconds is None:
         raise LapaError(f"{run.path}/config.json does not say which window it was trained with; give --window SECONDS.")
-    for spec in specs:
-        note_if_trained_on(spec, " ".join(run.about.get("provenance", {}).get("data", {})))
     pairs = window_pairs(packed, seconds, recipe.get("end", "drop"))
     look = _judged_by(run, packed, pairs, seed)
+    for spec in () if look.held_out and len(specs) == 1 else specs:
+        note_if_trained_on(spec, " ".join(run.about.get("provenance", {}).get("data", {})))
     rng, rows = np.random.default_rng(seed), look.rows
     results = {"window_seconds": seconds, "pairs": len(rows), **judge(laq, look)}
     results["codes_in_use"] = [len(np.unique(column)) for column in encode_all(laq, packed, pairs, rows).T]
@@ -202,7 +203,7 @@ def _judged_by(run: Run, packed: Packed, pairs: PairIndex, seed: int) -> Look:
     trained_on = packed.fingerprint in about.get("data", {}).values() and pairs.seconds == recipe.get("window")
     held_out = np.zeros(len(pairs), bool)
     if trained_on and "hold_out" in recipe:
-        held_out, seed = held_out_pairs(pairs.episode, recipe["hold_out"]), about.get("seed", seed)
+        held_out, seed = is_held_out(pairs.episode, recipe["hold_out"]), about.get("seed", seed)
     return look_at(packed, pairs, held_out, seed, trained_on=trained_on)
 
 

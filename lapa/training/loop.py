@@ -208,12 +208,12 @@ def fit(
     ):
         try:
             if missed and monitor:
-                watched = _watched(parallel, ema, monitor, start, book, stop)
+                late = _watched(parallel, ema, monitor, start, book, stop)
                 [asked] = on_any_rank(stop.asked)
-                if watched:
-                    logs |= watched
+                if late:
+                    logs |= late
                     book.write(start, {"lr": how.rate(start - 1), **logs})
-                    checkpoints.save(_state(learner, optimizer, trained, ema), start, logs, watched, flush=not asked)
+                    checkpoints.save(_state(learner, optimizer, trained, ema), start, logs, late, flush=not asked)
             if asked or passed(start):
                 end = start
             loaded = stack.enter_context(closing(batches(sampler, mine, seed, range(start, end))))
