@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -37,6 +36,7 @@ from lapa.recipe import Recipe
 from lapa.runtime.distributed import gather, on_first_rank, rank, ranks
 from lapa.runtime.memory import keep_freed_memory
 from lapa.runtime.progress import Progress
+from lapa.runtime.workers import start
 
 SHARD = 4096  # pairs in a shard, about: what a killed process has to do again; fewer where that makes few shards
 SHARDS = 64
@@ -373,10 +373,7 @@ def on_this_machine(out: Path, workers: int, told: Callable[[], None]) -> list[s
     """Several processes beside this one, which only looks on. Returns what went wrong with which."""
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)), **os.environ}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "lapa.stage2_label", str(out), str(number), str(workers)],
-            env={**environment, **_own_gpu(number)},
-        )
+        start("lapa.stage2_label", str(out), str(number), str(workers), environment={**environment, **_own_gpu(number)})
         for number in range(workers)
     ]
     try:

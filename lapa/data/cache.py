@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from lapa.data.index import META, Index, Listing, cache_folder, entry_of, parsed
 from lapa.data.pack import FORMAT, FRAMES, SPARE, pack
 from lapa.data.stream import Stream, stream
 from lapa.runtime.progress import Progress
-from lapa.runtime.workers import PARENT, end_with_parent
+from lapa.runtime.workers import PARENT, end_with_parent, start
 
 LOT = 2000  # frames, about: what a process does again when it is killed
 DONE = "done"  # folder of a JSON for each lot that is written
@@ -176,19 +175,15 @@ def _work(whole: Stream, work: Path, number: int, count: int, tell: Callable[[],
 
 def _with_processes(wanted: Estimate, work: Path, workers: int, look: Callable[[], None]) -> None:
     processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "lapa.data.cache",
-                wanted.spec,
-                str(wanted.image_size),
-                work,
-                str(number),
-                str(workers),
-            ],
-            env={**os.environ, PARENT: str(os.getpid())},
-        )
+        start(
+            "lapa.data.cache",
+            wanted.spec,
+            str(wanted.image_size),
+            str(work),
+            str(number),
+            str(workers),
+            environment={**os.environ, PARENT: str(os.getpid())},
+        )  # fmt: skip
         for number in range(workers)
     ]
     try:

@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from rich.table import Table
 
 from lapa.artefacts.folder import write_json
 from lapa.contracts import LapaError
-from lapa.runtime.workers import PARENT
+from lapa.runtime.workers import PARENT, start
 
 
 @dataclass(frozen=True)
@@ -138,9 +137,7 @@ def _start(step: Step, folder: Path) -> _Running:
     with log.open("ab") as file:
         file.write(f"$ lapa {shlex.join(step.command)}\n".encode())
         file.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lapa", *step.command], stdout=file, stderr=subprocess.STDOUT, env=environment
-        )
+        process = start("lapa", *step.command, environment=environment, log=file)
     return _Running(step, process, log, time.monotonic())
 
 

@@ -5,10 +5,33 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
 
+import lapa
+
+SAME_PACKAGE = (  # found beside this one, and nowhere else: a folder called lapa may lie where the user works
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); import lapa; del sys.path[0]; "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 PARENT = "LAPA_PARENT"  # in a step's environment: the process id of the plan
 PR_SET_PDEATHSIG = 1
+
+
+def start(
+    module: str, *arguments: str, environment: Mapping[str, str] | None = None, log: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `python -m MODULE ARGUMENTS` with this very package, whatever lies in the working directory.
+
+    module: "lapa" or a module of it. environment: in place of the present one. log: where its output and its errors go.
+    """
+    beside = str(Path(lapa.__file__).parents[1])
+    command = [sys.executable, "-P", "-c", SAME_PACKAGE, beside, module, *arguments]
+    both = {"stdout": log, "stderr": subprocess.STDOUT} if log else {}
+    return subprocess.Popen(command, env=environment, **both)  # type: ignore[call-overload, no-any-return]
 
 
 def end_with_parent() -> None:
