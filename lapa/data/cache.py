@@ -174,17 +174,10 @@ def _work(whole: Stream, work: Path, number: int, count: int, tell: Callable[[],
 
 
 def _with_processes(wanted: Estimate, work: Path, workers: int, look: Callable[[], None]) -> None:
+    environment = {**os.environ, PARENT: str(os.getpid())}
+    told = (wanted.spec, str(wanted.image_size), str(work))
     processes = [
-        start(
-            "lapa.data.cache",
-            wanted.spec,
-            str(wanted.image_size),
-            str(work),
-            str(number),
-            str(workers),
-            environment={**os.environ, PARENT: str(os.getpid())},
-        )  # fmt: skip
-        for number in range(workers)
+        start("lapa.data.cache", *told, str(number), str(workers), environment=environment) for number in range(workers)
     ]
     try:
         while any(process.poll() is None for process in processes):
