@@ -20,8 +20,8 @@ import tyro
 from torch import nn
 
 from lapa.actions.spaces import ActionSpace
-from lapa.benchmarks.tabletop import VALIDATION_SEEDS
 from lapa.contracts import Array, Observation
+from lapa.evaluate import VALIDATION_SEEDS
 from lapa.policies import Policy
 from lapa.tabletop import expert, world
 from lapa.tabletop import language as lang
@@ -170,7 +170,7 @@ def failures(policy: Path, episodes: int = 300) -> None:
 
     def act(table: Table) -> Array:
         seen = zip(table.images(), table.instructions, strict=True)
-        actions: Array = actor.act_batch([Observation(image=i, instruction=t) for i, t in seen])[:, 0]
+        actions: Array = actor.act_batch([Observation(images={"image": i}, instruction=t) for i, t in seen])[:, 0]
         return actions
 
     found = roll_out(act, episodes)

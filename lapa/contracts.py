@@ -164,7 +164,7 @@ class Observation(TypedDict):
     With one camera {"image": picture, "instruction": text} says the same. A key that no policy knows is refused.
     """
 
-    images: dict[str, Array]  # camera -> uint8 [H, W, 3], of any size
+    images: Mapping[str, Array]  # camera -> uint8 [H, W, 3], of any size
     instruction: str
     state: NotRequired[Array]  # float32 [S], robot units
     embodiment: NotRequired[str]  # whose actions are wanted from a policy of several robots, by name
@@ -179,6 +179,7 @@ class TaskSpec:
 
     families   kinds of task, for tables; max_steps: an episode that has not succeeded by then has failed
     state      names of the numbers of the state that it shows; (): none
+    batch      episodes that it runs side by side at most; 0: as many as one likes
     """
 
     action: ActionSpec
@@ -186,6 +187,7 @@ class TaskSpec:
     families: tuple[str, ...]
     max_steps: int
     state: tuple[str, ...] = ()
+    batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -323,7 +325,9 @@ class Actor(Protocol):
 class Benchmark(Protocol):
     """Tasks with a success test. It never sees a policy: evaluate.py asks the policy, executes and counts.
 
-    Episodes run side by side: row i of what goes in and out is episode i of the last `reset`.
+    Episodes run side by side: row i of what goes in and out is episode i of the last `reset`. It may have
+    `picture(i, size)` -> uint8 [H, W, 3], about `size` pixels a side, for films of episode i; else those are of the
+    first camera.
     """
 
     spec: TaskSpec
@@ -333,7 +337,8 @@ class Benchmark(Protocol):
         ...
 
     def step(self, actions: Array) -> list[Step]:
-        """float32 [B, A] in the robot's units -> what came of it. Episodes that are done stay as they are."""
+        """float [B, A] in the robot's units -> what came of it. Episodes that are done stay as they are: what is in
+        their rows means nothing."""
         ...
 
     def tasks(self) -> tuple[str, ...]:

@@ -1,17 +1,249 @@
-"""`lapa evaluate`: policy x benchmark -> outcomes, success per family with 95% intervals, one JSON and a picture."""
+"""`lapa evaluate`: policy x benchmark -> outcomes, success per family with 95% intervals, one JSON and a picture.
+
+The rollout is here and nowhere else: which scenes, how many side by side, when a policy is asked and how much of its
+answer is carried out, what it is told, films, counting. A benchmark sees actions, a policy sees observations.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import math
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from lapa import __version__
+from lapa.actions.spec import described
 from lapa.artefacts.folder import read_json, write_json
-from lapa.contracts import Actor, Benchmark, LapaError, Outcome
+from lapa.contracts import ActionSpec, Actor, Array, Benchmark, LapaError, Observation, Outcome, PolicySpec, TaskSpec
 from lapa.measures.intervals import wilson
 from lapa.plots.codes import animation, success_bars
+from lapa.plugins import choose, find, parse
+
+TEST_SEEDS = 1_000_000_000  # training data draws from below (datasets/tabletop.py)
+VALIDATION_SEEDS = 2_000_000_000  # for choosing settings; never reported
+EPISODES, SEEDS = 100_000, 10_000  # at most; beyond lie the scenes of training or of validation
+FILM, FASTEST = 192, 50  # pixels a side of a film; its frames a second at most, twice those of the world otherwise
+Told = Literal["right", "shuffled", "empty"]
+
+
+# --- the scenes and how they are run
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a benchmark is run.
+
+    seed         scene i has seed TEST_SEEDS + seed * 100,000 + i, so that every policy meets the same scenes
+    validation   take VALIDATION_SEEDS in place of those
+    instruction  what the policy is told: the scene's instruction, that of another scene, or nothing. Success is judged
+                 by the right one
+    execute      actions of a chunk that are carried out before the policy is asked again; None: as its spec says, all
+                 where it says nothing
+    """
+
+    episodes: int
+    seed: int = 0
+    validation: bool = False
+    instruction: Told = "right"
+    execute: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.episodes <= EPISODES:
+            raise LapaError(f"A benchmark is run for 1 to {EPISODES:,} episodes, not {self.episodes}.")
+        if not 0 <= self.seed < SEEDS:
+            raise LapaError(f"A benchmark is run with a seed from 0 to {SEEDS - 1:,}, not {self.seed}.")
+        if self.execute is not None and self.execute < 1:
+            raise LapaError(f"At least 1 action of a chunk is carried out, not {self.execute}.")
+        choose(self.instruction, get_args(Told), "instruction")
+
+    @property
+    def seeds(self) -> range:
+        """Of the scenes, in order."""
+        first = (VALIDATION_SEEDS if self.validation else TEST_SEEDS) + self.seed * EPISODES
+        return range(first, first + self.episodes)
+
+
+def open_benchmark(text: str) -> Benchmark:
+    """The benchmark that NAME[:PATH][,option=value...] names. Raises LapaError as `parse` and the benchmark do."""
+    name, path, options = parse("benchmarks", text)
+    benchmark: Benchmark = find("benchmarks", name)(**({} if path is None else {"path": path}), **options).build()
+    return benchmark
+
+
+def roll_out(
+    benchmark: Benchmark, actor: Actor, trial: Trial, record: int = 0, size: int = FILM
+) -> tuple[list[Outcome], list[Array]]:
+    """An Outcome per scene, and a film, uint8 [T, H, W, 3] of about `size` pixels a side, of the first `record`.
+
+    A policy is asked about all scenes that are not done and have carried out what it said last. Raises LapaError when
+    its actions do not fit.
+    """
+    parts = list(_side_by_side(trial.seeds, benchmark.spec.batch))
+    told = _told(benchmark, parts, trial)
+    outcomes: list[Outcome] = []
+    films: list[Array] = []
+    for seeds in parts:
+        scenes = _Scenes(benchmark, actor, trial, told[len(outcomes) : len(outcomes) + len(seeds)])
+        made, more = scenes.run(seeds, max(0, min(record - len(films), len(seeds))), size)
+        outcomes += made
+        films += more
+    return outcomes, films
+
+
+def _side_by_side(seeds: range, most: int) -> Iterator[range]:
+    for start in range(0, len(seeds), most or len(seeds)):
+        yield seeds[start : start + (most or len(seeds))]
+
+
+def _told(benchmark: Benchmark, parts: Sequence[range], trial: Trial) -> list[str | None]:
+    """What the policy is told in each scene; None: what the scene says."""
+    if trial.instruction != "shuffled":
+        return [None if trial.instruction == "right" else ""] * trial.episodes
+    if trial.episodes < 2:
+        raise LapaError("Shuffled instructions are those of other scenes: evaluate at least two episodes.")
+    right = [shown["instruction"] for seeds in parts for shown in benchmark.reset(seeds)]
+    if len(set(right)) == 1:
+        raise LapaError(f'All scenes have the instruction "{right[0]}": to shuffle them changes nothing.')
+    ring = np.random.default_rng([trial.seed, 10]).permutation(len(right))  # each scene is told what another asks
+    asked = dict(zip(ring.tolist(), np.roll(ring, 1).tolist(), strict=True))
+    return [right[asked[i]] for i in range(len(right))]
+
+
+class _Scenes:
+    """Scenes that run side by side: a queue of actions each."""
+
+    def __init__(self, benchmark: Benchmark, actor: Actor, trial: Trial, told: Sequence[str | None]) -> None:
+        self.benchmark, self.actor, self.told = benchmark, actor, told
+        self.execute = trial.execute or getattr(getattr(actor, "spec", None), "execute", None)
+        self.queues: list[deque[Array]] = [deque() for _ in told]
+
+    def run(self, seeds: Sequence[int], record: int, size: int) -> tuple[list[Outcome], list[Array]]:
+        spec, count = self.benchmark.spec, len(seeds)
+        shown = self.benchmark.reset(seeds)
+        forget = getattr(self.actor, "reset", None)  # of a policy that remembers
+        if forget is not None:
+            forget(None)
+        families, right = self.benchmark.tasks(), [observation["instruction"] for observation in shown]
+        steps, won, over = np.full(count, spec.max_steps), np.zeros(count, bool), np.zeros(count, bool)
+        films = [[self._picture(i, shown, size)] for i in range(record)]
+        for step in range(1, spec.max_steps + 1):
+            running = np.flatnonzero(~over).tolist()
+            actions = self._actions(running, shown)
+            for i, made in enumerate(self.benchmark.step(actions)):
+                if not over[i]:
+                    shown[i], won[i], over[i] = made.observation, made.success, made.done or made.success
+                    steps[i] = step
+            for i in running:
+                if i < record:
+                    films[i].append(self._picture(i, shown, size))
+            if over.all():
+                break
+        told = zip(families, seeds, right, won.tolist(), steps.tolist(), strict=True)
+        return [Outcome(*each) for each in told], [np.stack(film) for film in films]
+
+    def _actions(self, running: Sequence[int], shown: Sequence[Observation]) -> Array:
+        """The next action of each running scene, float [B, A]; zeros for the others."""
+        if waiting := [i for i in running if not self.queues[i]]:
+            chunks = np.asarray(self.actor.act_batch([self._observation(i, shown) for i in waiting], waiting))
+            wanted = len(self.benchmark.spec.action)
+            if chunks.ndim != 3 or chunks.shape[0] != len(waiting) or not chunks.shape[1] or chunks.shape[2] != wanted:
+                raise LapaError(
+                    f"The benchmark needs actions [{len(waiting)}, chunk, {wanted}], the policy gave "
+                    f"{list(chunks.shape)}. Is it of another robot?"
+                )
+            for i, chunk in zip(waiting, chunks, strict=True):
+                self.queues[i].extend(chunk[: self.execute])
+        actions = np.zeros((len(shown), len(self.benchmark.spec.action)))
+        for i in running:
+            actions[i] = self.queues[i].popleft()
+        return actions
+
+    def _observation(self, i: int, shown: Sequence[Observation]) -> Observation:
+        said = self.told[i]
+        return shown[i] if said is None else {**shown[i], "instruction": said}
+
+    def _picture(self, i: int, shown: Sequence[Observation], size: int) -> Array:
+        draw = getattr(self.benchmark, "picture", None)
+        picture: Array = draw(i, size) if draw is not None else shown[i]["images"][self.benchmark.spec.cameras[0]]
+        return picture
+
+
+# --- whose policy is it?
+
+
+def require_fit(actor: Any, who: str, task: TaskSpec, name: str) -> None:
+    """Raise LapaError unless the policy `actor`, called `who`, acts in the world of the benchmark called `name`.
+
+    Where its spec does not say what its actions mean (artefacts of lapa 0.1), their number alone must fit, and that is
+    said. A policy without actions passes: it says itself why it cannot act.
+    """
+    policy: PolicySpec | None = getattr(actor, "spec", None)
+    if policy is None or policy.action is None:
+        if not actor.dimensions:
+            return
+        if actor.dimensions != len(task.action):
+            raise misfit(who, name, [f"{actor.dimensions} action dimensions; the benchmark has {len(task.action)}"])
+        print(f"Note: {who} does not say what its actions mean (artefacts of lapa 0.1 do not). {name} takes as many "
+              "numbers; whether they mean the same, nobody checks.", file=sys.stderr)  # fmt: skip
+        return
+    found = differences(policy.action, task.action)
+    if not (len(policy.cameras) == len(task.cameras) == 1) and (lost := set(policy.cameras) - set(task.cameras)):
+        found.append(f"it looks at the camera {', '.join(sorted(lost))}, there is {', '.join(task.cameras)}")
+    if policy.state and policy.state != task.state:
+        found.append(f"it reads the state {_few(policy.state)}, there is {_few(task.state) or 'none'}")
+    if found:
+        raise misfit(who, name, found)
+
+
+def require_same_actions(action: ActionSpec, who: str, task: TaskSpec, name: str) -> None:
+    """Raise LapaError unless trajectories, of which `who` are made, have the actions that the benchmark takes."""
+    if found := differences(action, task.action):
+        raise misfit(who, name, found)
+
+
+def differences(ours: ActionSpec, theirs: ActionSpec) -> list[str]:
+    """What tells two worlds apart, in words. Names that only count (action_0, ..) say nothing and are not compared."""
+    if len(ours) != len(theirs):
+        return [f"{described(ours)}; there it takes {described(theirs)}"]
+    found = []
+    if ours.names != theirs.names and not (_counted(ours.names) or _counted(theirs.names)):
+        found.append(f"actions called {_few(ours.names)}, there {_few(theirs.names)}")
+    if wrong := [i for i in range(len(ours)) if ours.kinds[i] != theirs.kinds[i]]:
+        i = wrong[0]
+        found.append(f"{theirs.names[i]} is {ours.kinds[i]}, there {theirs.kinds[i]} (a dataset's kinds= says so)")
+    if not math.isclose(ours.hz, theirs.hz, rel_tol=0.02):
+        found.append(f"{ours.hz:g} actions a second, there {theirs.hz:g}")
+    return found
+
+
+def misfit(who: str, name: str, found: Sequence[str]) -> LapaError:
+    """The error that says in what `who` does not fit the benchmark called `name`."""
+    return LapaError(
+        f"{who} is not of the world of the benchmark {name}: {'; '.join(found)}. Use lapa.Policy.act on your robot, or "
+        "add a benchmark (CONTRIBUTING.md)."
+    )
+
+
+def _counted(names: Sequence[str]) -> bool:
+    return all(name.rpartition("_")[2].isdigit() and name.startswith("action") for name in names)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", .." if len(names) > 4 else "")
+
+
+# --- the figures
+
+
+def by_family(outcomes: Sequence[Outcome], families: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The `share` of each family that occurs."""
+    some = {family: [o for o in outcomes if o.family == family] for family in families}
+    return {family: share(those) for family, those in some.items() if those}
 
 
 def share(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -21,39 +253,21 @@ def share(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {"success": wins / len(outcomes), "interval": [low, high], "episodes": len(outcomes)}
 
 
-def require_fit(dimensions: int, who: str, name: str, benchmark: Benchmark) -> None:
-    """Raise LapaError unless the benchmark called `name` takes actions of so many dimensions; `who` has or gives
-    them."""
-    if dimensions != benchmark.dimensions:
-        raise LapaError(
-            f"{who}: {dimensions} action dimensions; the benchmark {name} has {benchmark.dimensions}. Use "
-            "lapa.Policy.act on your robot, or add a benchmark (CONTRIBUTING.md)."
-        )
-
-
 def evaluate(
-    name: str,
-    actor: Actor | str,
-    benchmark: Benchmark,
-    episodes: int,
-    seed: int,
-    out: Path,
-    video: int,
-    about: dict[str, Any],
+    name: str, actor: Actor, benchmark: Benchmark, trial: Trial, out: Path, video: int, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Run `episodes` episodes, write `out/results.json`, `out/success.png` and animations of the first `video`.
+    """Run the trial, write `out/results.json`, `out/success.png` and animations of the first `video` episodes.
 
-    `actor` is a policy or the name of a scripted row; `about` is kept in the JSON (policy path, hash, settings).
-    Raises LapaError when `out` holds anything but an earlier try at this very evaluation.
+    `about` is kept in the JSON (benchmark, policy path and hash). Raises LapaError when `out` holds anything but an
+    earlier try at this very evaluation.
     """
-    about = {"seed": seed, "episodes": episodes, **about}
+    about = {**asdict(trial), **about}
     _require_room(out, {"method": name, **about})
-    outcomes = benchmark.run(actor, episodes, seed, record=min(video, episodes))
-    families = {f: [o for o in outcomes if o.family == f] for f in benchmark.families}
+    outcomes, films = roll_out(benchmark, actor, trial, min(video, trial.episodes))
     results = {
         "method": name,
         **share(outcomes),
-        "families": {family: share(some) for family, some in families.items() if some},
+        "families": by_family(outcomes, benchmark.spec.families),
         "mean_steps": sum(o.steps for o in outcomes) / len(outcomes),
         "lapa": __version__,
         **about,
@@ -61,9 +275,10 @@ def evaluate(
     }
     for stale in _animations(out):
         stale.unlink()
-    for i, frames in enumerate(benchmark.frames[:video]):
+    fps = min(FASTEST, 2 * benchmark.spec.action.hz)
+    for i, frames in enumerate(films):
         told = {**asdict(outcomes[i]), "method": name}
-        animation(frames, out / f"episode_{i}.gif", fps=10, scale=1)
+        animation(frames, out / f"episode_{i}.gif", fps=fps, scale=1)
         write_json(out / f"episode_{i}.json", told)
     success_bars({name: results}, out / "success.png")
     write_json(out / "results.json", results)

@@ -12,7 +12,9 @@ import ast
 import difflib
 import hashlib
 import importlib.util
+import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -127,6 +129,44 @@ def configure(kind: str, name: str, options: Mapping[str, Any]) -> Any:
             wanted = hint.__name__ if isinstance(hint, type) else str(hint)
             raise LapaError(f"The option {option} of lapa/{kind}/{name} is a {wanted}, not {value!r}.")
     return config(**options)
+
+
+def parse(kind: str, text: str, more: Mapping[str, Any] | None = None) -> tuple[str, str | None, dict[str, Any]]:
+    """NAME[:PATH][,option=value...] -> name, path (None where there is none) and options, of the types they have.
+
+    The options are the fields of the plug-in's Config but `path`, and `more`, name -> type, where it has none of that
+    name. Only a comma before NAME= separates, and none of a path that exists. Raises LapaError for an unknown name or
+    option, and for a value that does not fit.
+    """
+    name, colon, rest = re.fullmatch(r"([^:,]*)(:?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    config = find(kind, name)
+    whole = bool(colon) and Path(rest).expanduser().exists()
+    first, *pairs = [rest] if whole else re.split(r",(?=[A-Za-z_]\w*=)", rest)
+    if not colon and first:
+        raise LapaError(f"{text}: write {name}:PATH,option=value.")
+    types = {**(more or {}), **{field.name: get_type_hints(config)[field.name] for field in fields(config)}}
+    types.pop("path", None)
+    options = {}
+    for pair in pairs:
+        option, _, value = pair.partition("=")
+        choose(option, types, f"option of {name}")
+        options[option] = _typed(value, types[option], f"{text}: {option}")
+    return name, first if colon else None, options
+
+
+def _typed(value: str, hint: Any, what: str) -> Any:
+    """A value as the type says: str as it is, a number, true or false, one of several words, or JSON."""
+    parts = [part for part in get_args(hint) if part is not NoneType] or [hint]
+    if get_origin(hint) is Literal:
+        return choose(value, parts, what)
+    kind = get_origin(parts[0]) or parts[0]
+    if kind is bool:
+        return choose(value, ("true", "false"), what) == "true"
+    try:
+        return json.loads(value) if kind in (dict, list, tuple) else kind(value)
+    except ValueError:
+        wanted = {int: "a whole number", float: "a number"}.get(kind, "JSON")
+        raise LapaError(f'{what} is {wanted}, not "{value}".') from None
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -8,14 +8,13 @@ from typing import Any
 
 from lapa.analysis.algebra import algebra
 from lapa.analysis.information import information
-from lapa.analysis.language import language
+from lapa.analysis.language import WHERE, language
 from lapa.analysis.reading import open_laq, open_policy
 from lapa.analysis.rollout import rollout
 from lapa.analysis.transplant import transplant
 from lapa.artefacts.folder import write_json
 from lapa.contracts import LapaError
-from lapa.evaluate import require_fit
-from lapa.plugins import find
+from lapa.evaluate import open_benchmark, require_fit
 from lapa.policies import Policy
 
 DOMAINS = tuple(f"tabletop:{domain},episodes=300,seed=9" for domain in ("sim", "real", "hand"))
@@ -32,8 +31,7 @@ def answer(
         raise LapaError(f"--policy belongs to rollout; leave it out of {what}.")
     if what == "language":
         speaker = Policy.from_pretrained(run)
-        if speaker.dimensions:  # 0 before stage 3: it says itself why it cannot act
-            require_fit(speaker.dimensions, str(run), "tabletop", find("benchmarks", "tabletop")().build())
+        require_fit(speaker, str(run), open_benchmark(WHERE).spec, WHERE)
         results = language(speaker, episodes, out, seed)
     else:
         source = open_laq(run)

@@ -9,7 +9,18 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lapa.commands.options import Datasets, Names, Options, Preset, Seed, Steps, at_least_one, print_table, split_names
+from lapa.commands.options import (
+    Benchmark,
+    Datasets,
+    Names,
+    Options,
+    Preset,
+    Seed,
+    Steps,
+    at_least_one,
+    print_table,
+    split_names,
+)
 from lapa.contracts import LapaError
 
 
@@ -45,11 +56,10 @@ def demo(
 def evaluate(
     out: Path,
     policy: Path | None = None,
-    row: Literal["no_op", "random", "expert"] | None = None,
+    row: str | None = None,
     name: str | None = None,
-    benchmark: str = "tabletop",
-    domain: str = "sim",
-    split: str = "seen",
+    benchmark: Benchmark = "tabletop",
+    execute: int | None = None,
     instruction: Literal["right", "shuffled", "empty"] = "right",
     episodes: int = 500,
     video: int = 0,
@@ -61,38 +71,40 @@ def evaluate(
     Args:
         out: folder for results.json, success.png and animations
         policy: folder made by `lapa finetune`
-        row: a scripted row in place of a policy
+        row: in place of a policy one of the benchmark's own rows, such as no_op, random or expert
         name: name in the results (None: the policy's method)
-        benchmark: a plug-in of lapa/benchmarks
-        domain: tabletop: sim, real or hand
-        split: tabletop: seen, or unseen (held-out objects and phrases)
+        execute: actions of each answer that are carried out before the policy is asked again (None: as it says itself)
         instruction: what the policy is told: the right words, those of another scene, or none (does it listen?)
         episodes: test episodes
         video: write the first so many episodes as animations
         validation: use the validation scenes, for choosing settings
     """
-    from lapa import plugins
     from lapa.artefacts.folder import load_artefact
+    from lapa.contracts import Actor
+    from lapa.evaluate import Trial, open_benchmark, require_fit
     from lapa.evaluate import evaluate as score
-    from lapa.evaluate import require_fit
+    from lapa.plugins import choose
     from lapa.policies import Policy
 
     if (policy is None) == (row is None):
-        raise LapaError("Give either --policy FOLDER or --row no_op|random|expert.")
-    if episodes < 1 or video < 0:
-        raise LapaError(f"--episodes must be at least 1 and --video at least 0, got {episodes} and {video}.")
-    settings = {"domain": domain, "split": split, "validation": validation, "instruction": instruction}
-    world = plugins.find("benchmarks", benchmark)(**settings).build()
-    about: dict[str, Any] = {"benchmark": benchmark, "settings": settings}
+        raise LapaError("Give either --policy FOLDER or --row NAME, such as no_op, random or expert.")
+    if video < 0:
+        raise LapaError(f"--video must be at least 0, got {video}.")
+    trial = Trial(episodes, seed, validation, instruction, execute)
+    world = open_benchmark(benchmark)
+    about: dict[str, Any] = {"benchmark": benchmark}
     if policy:
         artefact = load_artefact(policy, "policy")
         about |= {"policy": str(policy), "hash": artefact.hash}
-    actor = Policy.from_pretrained(policy) if policy else str(row)
-    if not isinstance(actor, str) and actor.dimensions:  # 0 before stage 3: it says itself why it cannot act
+        actor: Actor = Policy.from_pretrained(policy)
         data = " ".join(artefact.config.get("provenance", {}).get("data", {}))
-        require_fit(actor.dimensions, f"{policy} (finetuned on {data})", benchmark, world)
-    named = name or (str(artefact.config.get("method")) if policy else str(row))
-    results = score(named, actor, world, episodes, seed, out, video, about)
+        require_fit(actor, f"{policy} (finetuned on {data})", world.spec, benchmark)
+        named = name or str(artefact.config.get("method"))
+    else:
+        rows = world.baselines()
+        named = choose(str(row), rows, f"row of {benchmark}")
+        actor, named = rows[named], name or named
+    results = score(named, actor, world, trial, out, video, about)
     low, high = results["interval"]
     words = "" if instruction == "right" else f", {instruction} instructions"
     print(f"{named}: {results['success']:.1%} of {episodes} episodes (95%: {low:.1%} to {high:.1%}){words}.")
@@ -116,7 +128,7 @@ def compare(
     results: Path | None = None,
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    benchmark: str = "tabletop",
+    benchmark: Benchmark = "tabletop",
     preset: Preset = "laptop",
     seed: int = 0,
     workers: int = 0,
@@ -147,7 +159,6 @@ def compare(
         results: table: results.json of an earlier table; what it has is not run again
         quick: table: rehearse on a hundredth of the work; the figures mean nothing
         dry_run: table: say what would be run, and how long it would take
-        benchmark: your data: a plug-in of lapa/benchmarks
         seed: your data: seed of everything random
         workers: steps run side by side, one thread each (0: one per core)
     """
@@ -169,7 +180,8 @@ def compare(
             print(f"Table, figures and picture are in {out}.")
         return
     from lapa.artefacts.folder import write_json
-    from lapa.experiments.compare import Setting, gap_closed, gather, plan, require_actions
+    from lapa.evaluate import open_benchmark
+    from lapa.experiments.compare import Setting, gap_closed, gather, in_order, plan, require_actions
     from lapa.experiments.schedule import run
     from lapa.plots.codes import success_bars
 
@@ -179,9 +191,9 @@ def compare(
     named = split_names(methods)
     setting = Setting(at_least_one(dataset), labelled, benchmark, episodes, seed, options)
     named = require_actions(setting, () if "all" in named else named)
-    scripted = ("no_op", "random", "expert")
-    seconds = run(plan(named, setting, out, scripted), out, workers)
-    scores = gather([*scripted[:2], *named, scripted[2]], out)
+    rows = tuple(open_benchmark(benchmark).baselines())
+    seconds = run(plan(named, setting, out, rows), out, workers)
+    scores = gather(in_order(named, rows), out)
     write_json(out / "results.json", {"methods": scores, "seconds": seconds, "settings": dataclasses.asdict(setting)})
     success_bars(scores, out / "success.png")
     print_table(scores)

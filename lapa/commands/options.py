@@ -38,6 +38,13 @@ def _datasets(
 
 
 Datasets = Annotated[tuple[str, ...], tyro.conf.arg(name="", constructor=_datasets)]
+Benchmark = Annotated[
+    str,
+    tyro.conf.arg(
+        metavar="NAME[:PATH][,OPTION=VALUE]",
+        help="where policies are tried, such as tabletop:sim,split=unseen; `lapa list` names those that there are",
+    ),
+]
 Seed = Annotated[int, tyro.conf.arg(help="seed of everything random")]
 Preset = Annotated[
     str,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from lapa.commands.options import (
+    Benchmark,
     Datasets,
     Log,
     Memory,
@@ -259,7 +260,6 @@ def finetune(
         trainable: head: the new head alone (best below some 50 trajectories), for unipi the video diffusion; all: all
             but the vision encoder (None: the preset's)
     """
-    from lapa import plugins
     from lapa.run_folder import begin, done_before
     from lapa.stage3_finetune import chosen_settings, learner
     from lapa.stage3_finetune import finetune as train
@@ -286,18 +286,14 @@ def finetune(
         print(f"Note: {policy} was pretrained with policy.decoding={has} and keeps it; --preset {preset} has {usual}. "
               f"To change it, add --set policy.decoding={usual}.")  # fmt: skip
     packed = open_pack(dataset, its.image_size, skip_bad)
-    dimensions = packed.require_actions("finetuning").shape[1]
+    packed.require_actions("finetuning")
     begin(out, recipe, seed, resume, "policy", **inputs)
     if not reads:
         print_watch(out)
     print_results(train(packed, policy, recipe, out, seed, idm, changes))
     print(f"The robot policy is in {out}.")
-    tabletop = plugins.find("benchmarks", "tabletop")().build().dimensions
-    if dimensions == tabletop:
-        print_next(f"lapa evaluate --policy {quoted(out)} --benchmark tabletop --episodes 500 --out runs/eval")
-    else:
-        print_next(f'lapa.Policy.from_pretrained("{out}").act({{"image": frame, "instruction": "..."}}) in Python, on '
-                   f"your robot ({dimensions} action dimensions; the benchmark tabletop has {tabletop})")  # fmt: skip
+    print_next(f"lapa evaluate --policy {quoted(out)}, with --benchmark NAME in a simulator of this robot (`lapa list`), "
+               "or with --dataset on trajectories that it was not finetuned on")  # fmt: skip
 
 
 def _saved(policy: Path | None) -> dict[str, Any]:
@@ -312,8 +308,7 @@ def tune(
     out: Path,
     policy: Path | None = None,
     idm: Path | None = None,
-    benchmark: str = "tabletop",
-    domain: str = "sim",
+    benchmark: Benchmark = "tabletop",
     episodes: int = 200,
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     preset: Preset = "laptop",
@@ -334,13 +329,10 @@ def tune(
         out: folder of the best policy
         policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
         idm: for unipi alone: folder made by `lapa fit`, which reads actions off imagined frames
-        benchmark: a plug-in of lapa/benchmarks
-        domain: tabletop: sim, real or hand
         episodes: validation episodes for each way
         only: try only this way, given once or more
     """
-    from lapa import plugins
-    from lapa.evaluate import require_fit
+    from lapa.evaluate import open_benchmark, require_same_actions
     from lapa.experiments.tune import tune as search
     from lapa.run_folder import begin, done_before
     from lapa.stage3_finetune import learner
@@ -349,16 +341,17 @@ def tune(
         raise LapaError(f"--episodes must be at least 1, got {episodes}.")
     _saved(policy)
     recipe = recipe_of(preset, set)
-    scenes = plugins.find("benchmarks", benchmark)(domain=domain, validation=True).build()
+    scenes = open_benchmark(benchmark)
     inputs = {"dataset": dataset, "policy": policy, "ways": only, "episodes": episodes, **({"idm": idm} if idm else {})}
     if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
     packed = open_pack(dataset, learner(policy, recipe).image_size, skip_bad)
-    require_fit(packed.require_actions("finetuning").shape[1], packed.spec, benchmark, scenes)
+    packed.require_actions("finetuning")
+    require_same_actions(packed.action_spec, packed.spec, scenes.spec, benchmark)
     begin(out, recipe, seed, resume, "policy", **inputs)
     found = search(packed, policy, recipe, out, seed, scenes, episodes, only, idm)
     print(f"Chosen: {found['chosen']}. The robot policy is in {out}.")
-    print_next(f"lapa evaluate --policy {quoted(out)} --benchmark {benchmark} --episodes 500 --out runs/eval")
+    print_next(f"lapa evaluate --policy {quoted(out)} --benchmark {quoted(benchmark)} --episodes 500 --out runs/eval")
 
 
 def ground(

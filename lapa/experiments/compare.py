@@ -12,11 +12,12 @@ from typing import Any
 
 from lapa.artefacts.folder import read_json
 from lapa.contracts import Episode, LapaError
+from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
-from lapa.evaluate import require_fit
+from lapa.evaluate import open_benchmark, require_same_actions
 from lapa.experiments.schedule import Step
 from lapa.methods import METHODS, Method, fitted_for
-from lapa.plugins import choose, find
+from lapa.plugins import choose
 
 QUICK = tuple(  # a rehearsal: every step of the way, figures that mean nothing
     word
@@ -30,7 +31,7 @@ QUICK = tuple(  # a rehearsal: every step of the way, figures that mean nothing
     )
     for word in ("--set", setting)
 )
-SMALL = 16  # pixels: only the actions of the frames are looked at
+SMALL = 16  # pixels: nothing but actions is looked at
 FITTED_BY = {"laq": "quantize", "idm": "fit"}  # what stage 1 fits -> the command that does
 LONGEST_FIRST = ("unipi", "lapa", "vpt", "actionvla", "scratch")
 
@@ -134,13 +135,13 @@ def require_actions(setting: Setting, methods: tuple[str, ...]) -> tuple[str, ..
     """
     for name in methods:
         choose(name, METHODS, "method")
-    scenes = find("benchmarks", setting.benchmark)().build()
+    task = open_benchmark(setting.benchmark).spec
     for spec in setting.labelled:
-        dimensions = _action_dimensions(spec)
-        if not dimensions:
+        if not _has_actions(spec):
             raise LapaError(f"{spec} has no actions, and --labelled needs them.")
-        require_fit(dimensions, spec, setting.benchmark, scenes)
-    mute = next((spec for spec in setting.videos if not _action_dimensions(spec)), None)
+        action = pack([spec], SMALL, quiet=True).action_spec  # told by all of them: one may not use its gripper
+        require_same_actions(action, spec, task, setting.benchmark)
+    mute = next((spec for spec in setting.videos if not _has_actions(spec)), None)
     if mute and "actionvla" in methods:
         raise LapaError(f"actionvla learns from the true actions of the videos, and {mute} has none. Leave it out.")
     if mute and not methods:
@@ -148,10 +149,10 @@ def require_actions(setting: Setting, methods: tuple[str, ...]) -> tuple[str, ..
     return methods or ("scratch", "vpt", "lapa", *(() if mute else ("actionvla",)))
 
 
-def _action_dimensions(spec: str) -> int:
-    """Of the first episode that can be read; 0 where there are no actions."""
+def _has_actions(spec: str) -> bool:
+    """Has the first episode that can be read?"""
     found = next((e for e in open_dataset(spec).episodes(SMALL) if isinstance(e, Episode)), None)
-    return 0 if found is None or found.actions is None else found.actions.shape[1]
+    return found is not None and found.actions is not None
 
 
 def plan(
@@ -196,6 +197,11 @@ def gather(names: Sequence[str], folder: Path) -> dict[str, Any]:
     kept = ("success", "interval", "episodes", "families")
     read = {name: read_json(folder / "eval" / name / "results.json", f"evaluation of {name}") for name in names}
     return {name: {key: content[key] for key in kept} for name, content in read.items()}
+
+
+def in_order(methods: Sequence[str], rows: Sequence[str]) -> list[str]:
+    """The benchmark's own rows around the methods: what any of them should beat before, the expert behind."""
+    return [*(row for row in rows if row != "expert"), *methods, *(row for row in rows if row == "expert")]
 
 
 def told(row: dict[str, Any]) -> str:

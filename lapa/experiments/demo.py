@@ -23,7 +23,7 @@ from lapa.policies import Policy
 from lapa.recipe import preset
 
 METHODS = ("scratch", "vpt", "lapa", "actionvla")
-SCRIPTED = ("no_op", "random", "expert")
+SCRIPTED = ("no_op", "random", "expert")  # rows of the benchmark
 SHOWN = ("no_op", "random", "scratch", "unipi", "vpt", "lapa", "actionvla", "expert")  # in this order
 VIDEO_SEED, LABEL_SEED = 1, 2  # of the training data, added to 10 times the demo's seed
 

@@ -76,7 +76,7 @@ def _evaluate(plan: Plan, cell: Cell, split: str, common: Common) -> str:
     cost = guess.scripted if scripted else guess.evaluate_films if _films(cell) else guess.evaluate
     return plan.add(
         cell.score(split),
-        ("evaluate", *actor, "--name", cell.row.name, "--domain", HOME, "--split", split,
+        ("evaluate", *actor, "--name", cell.row.name, "--benchmark", f"tabletop:{HOME},split={split}",
          "--episodes", str(common.episodes), "--seed", str(cell.seed)),
         "results.json", () if scripted else (cell.tuned,), cost,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from lapa.artefacts.folder import describe, finished, load_artefact, read_json, save_artefact, write_json
 from lapa.contracts import Benchmark, LapaError
 from lapa.data.pack import Packed
-from lapa.evaluate import share
+from lapa.evaluate import Trial, roll_out, share
 from lapa.plugins import choose
 from lapa.policies import Policy
 from lapa.recipe import Recipe
@@ -84,9 +84,9 @@ def tune(
     only: Sequence[str] = (),
     idm_path: Path | None = None,
 ) -> dict[str, Any]:
-    """Finetune in every way, score each on `episodes` of the benchmark (drawn with `seed`), save the best to `out`.
+    """Finetune in every way, score each on `episodes` validation scenes (drawn with `seed`), save the best to `out`.
 
-    `benchmark` must be one of validation scenes. Nothing is scored where there is only one way. The first in order wins
+    Nothing is scored where there is only one way. The first in order wins
     a tie. Returns {"chosen": NAME, "validation": {NAME: {"success", "interval", "episodes"}}}; config.json keeps it
     as "tuning". Raises LapaError as `candidates` and `finetune` do.
     """
@@ -97,7 +97,7 @@ def tune(
     for each, folder in tried:
         _make(each, packed, policy_path, recipe, folder, seed, idm_path)
         if len(tried) > 1:
-            scores[each.name] = _score(folder, benchmark, episodes, seed)
+            scores[each.name] = _score(folder, benchmark, Trial(episodes, seed, validation=True))
             print(f"{each.name}: {scores[each.name]['success']:.1%} of {episodes} validation episodes.", flush=True)
     best = max(tried, key=lambda pair: scores[pair[0].name]["success"] if scores else 0.0)
     made = load_artefact(best[1], "policy")
@@ -127,10 +127,10 @@ def _make(
         as_it_is(packed, policy_path, wanted, folder, seed, idm_path)
 
 
-def _score(folder: Path, benchmark: Benchmark, episodes: int, seed: int) -> dict[str, Any]:
+def _score(folder: Path, benchmark: Benchmark, trial: Trial) -> dict[str, Any]:
     path = folder / SCORE
     if not path.exists():
         assert finished(folder)
-        write_json(path, share(benchmark.run(Policy.from_pretrained(folder), episodes, seed)))
+        write_json(path, share(roll_out(benchmark, Policy.from_pretrained(folder), trial)[0]))
     found: dict[str, Any] = read_json(path, "validation score")
     return found
