@@ -156,10 +156,11 @@ def parse(kind: str, text: str, more: Mapping[str, Any] | None = None) -> tuple[
 
 def _typed(value: str, hint: Any, what: str) -> Any:
     """A value as the type says: str as it is, a number, true or false, one of several words, or JSON."""
-    parts = [part for part in get_args(hint) if part is not NoneType] or [hint]
-    if get_origin(hint) is Literal:
-        return choose(value, parts, what)
-    kind = get_origin(parts[0]) or parts[0]
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(part for part in get_args(hint) if part is not NoneType)
+    kind = get_origin(hint) or hint
+    if kind is Literal:
+        return choose(value, get_args(hint), what)
     if kind is bool:
         return choose(value, ("true", "false"), what) == "true"
     try:

@@ -18,7 +18,7 @@ import lapa
 from lapa import plugins
 from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.artefacts.folder import save_artefact
-from lapa.contracts import BadVideo, Episode, FramePairs, LapaError, Observation, Outcome
+from lapa.contracts import BadVideo, Episode, FramePairs, LapaError, Observation
 from lapa.data.labelled import read_labels
 from lapa.data.observations import Seen
 from lapa.data.pack import pack
@@ -383,49 +383,3 @@ def test_label_sources_label(name: str, tiny: Recipe, tmp_path: Path) -> None:
         np.testing.assert_array_equal(labels, actions)
         with pytest.raises(LapaError, match="need actions"):
             source.label(FramePairs(frames[0], frames[1], rows, rows, rows + 1))
-
-
-# --- benchmarks -----------------------------------------------------------------------------------
-
-
-class Still:
-    """An actor that asks for nothing but its observations."""
-
-    def __init__(self, shape: tuple[int, ...] = (1, 2)) -> None:
-        self.shape, self.seen = shape, 0
-
-    def act_batch(self, observations: list[Observation]) -> np.ndarray:
-        assert {frozenset(o) for o in observations} == {frozenset(("image", "instruction"))}
-        assert all(o["image"].dtype == np.uint8 for o in observations)
-        self.seen += 1
-        return np.zeros((len(observations), *self.shape), np.float32)
-
-
-@every("benchmarks")
-def test_benchmarks_run(name: str) -> None:
-    benchmark = plugins.find("benchmarks", name)().build()
-    assert {"no_op", "random", "expert"} <= set(benchmark.scripted())
-    rates, kept = {}, {}
-    for row in benchmark.scripted():
-        outcomes = kept[row] = benchmark.run(row, 20, seed=1, record=2)
-        assert len(outcomes) == 20
-        assert all(isinstance(o, Outcome) and o.family in benchmark.families and o.instruction for o in outcomes)
-        assert [len(f) - 1 for f in benchmark.frames] == [o.steps for o in outcomes[:2]]
-        rates[row] = np.mean([o.success for o in outcomes])
-    assert rates["no_op"] == 0
-    assert rates["expert"] > 0.9
-    assert benchmark.run("expert", 5, seed=1) == kept["expert"][:5], "the same scenes for every number of episodes"
-    assert benchmark.run("expert", 5, seed=2) != kept["expert"][:5]
-
-
-@every("benchmarks")
-def test_benchmarks_ask_a_policy(name: str) -> None:
-    benchmark = plugins.find("benchmarks", name)().build()
-    one, four = Still((1, 2)), Still((4, 2))
-    assert benchmark.run(one, 3) == benchmark.run("no_op", 3)
-    benchmark.run(four, 3)
-    assert one.seen == 4 * four.seen, "a chunk is executed to its end before the policy is asked again"
-    with pytest.raises(LapaError, match=r"needs actions \[3, chunk, 2\].* \[3, 1, 7\]"):
-        benchmark.run(Still((1, 7)), 3)
-    with pytest.raises(LapaError, match="not 0"):
-        benchmark.run("no_op", 0)

@@ -292,7 +292,7 @@ def finetune(
         print_watch(out)
     print_results(train(packed, policy, recipe, out, seed, idm, changes))
     print(f"The robot policy is in {out}.")
-    print_next(f"lapa evaluate --policy {quoted(out)}, with --benchmark NAME in a simulator of this robot (`lapa list`), "
+    print_next(f"lapa evaluate --policy {quoted(out)}, with --benchmark NAME in a simulator of the robot (`lapa list`) "
                "or with --dataset on trajectories that it was not finetuned on")  # fmt: skip
 
 

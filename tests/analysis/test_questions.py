@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +23,13 @@ from lapa.analysis.transplant import cell, per_frame
 from lapa.contracts import LapaError, Observation
 from lapa.data.pack import pack
 from lapa.data.pairs import window_pairs
+from lapa.evaluate import Trial, open_benchmark, roll_out
 from lapa.experiments import ablation
 from lapa.experiments.schedule import Step
 from lapa.experiments.sweep import slug
 from lapa.measures.intervals import by_episode
 from lapa.measures.linear import Linear
 from lapa.models.laq import LAQ, LAQConfig
-from lapa.plugins import find
 from lapa.recipe import override, preset
 
 SECTORS = 24
@@ -260,7 +261,7 @@ class Listener:
     def __init__(self) -> None:
         self.told: list[tuple[str, ...]] = []
 
-    def act_batch(self, observations: list[Observation]) -> Any:
+    def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Any:
         self.told.append(tuple(o["instruction"] for o in observations))
         return np.zeros((len(observations), 1, 2), np.float32)
 
@@ -268,8 +269,8 @@ class Listener:
 def heard(instruction: str, episodes: int = 12, seed: int = 0) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a policy was told in each scene, and what it should have been told."""
     listener = Listener()
-    world = find("benchmarks", "tabletop")(instruction=instruction, validation=True).build()
-    outcomes = world.run(listener, episodes, seed)
+    trial = Trial(episodes, seed, validation=True, instruction=instruction)  # type: ignore[arg-type]
+    outcomes, _ = roll_out(open_benchmark("tabletop"), listener, trial)
     assert len(set(listener.told)) == 1, "a scene is told the same at every step"
     return listener.told[0], tuple(o.instruction for o in outcomes)
 

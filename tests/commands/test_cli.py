@@ -193,8 +193,8 @@ def test_a_robot_of_other_dimensions(
     refuses("finetune", *data, "--policy", made / "policy", "--head", "own", *small, "--out", tmp_path / "out",
             says=("has 3 action dimensions; the policy speaks 2",))  # fmt: skip
     run("finetune", *data, "--policy", made / "latent", *small, "--out", tmp_path / "arm_policy")
-    assert f'Next: lapa.Policy.from_pretrained("{tmp_path / "arm_policy"}").act(' in capsys.readouterr().out
-    misfit = (f"{data[1]}", "3 action dimensions; the benchmark tabletop has 2", "lapa.Policy.act on your robot")
+    assert f"Next: lapa evaluate --policy {tmp_path / 'arm_policy'}" in capsys.readouterr().out
+    misfit = (f"{data[1]}", "3 numbers at 5 Hz", "2 numbers at 5 Hz", "lapa.Policy.act on your robot")
     refuses("evaluate", "--policy", tmp_path / "arm_policy", "--out", tmp_path / "eval",
             says=(*misfit, f"{tmp_path / 'arm_policy'} (finetuned on "))  # fmt: skip
     refuses("analyse", "language", tmp_path / "arm_policy", says=misfit[1:])
@@ -239,9 +239,13 @@ def test_a_robot_of_other_dimensions(
         ("label --dataset tabletop:sim --source ground_trth", 'There is no folder ground_trth. --source is'),
         ("pretrain --dataset tabletop:sim --labels nowhere", "nowhere does not exist"),
         ("evaluate --row no_op --benchmark tabeltop", 'Did you mean "tabletop"'),
-        ("evaluate --row no_op --domain hnad", 'Did you mean "hand"'),
-        ("evaluate --row no_op --split unsen", 'Did you mean "unseen"'),
-        ("evaluate --row no_op --episodes 0", "--episodes must be at least 1"),
+        ("evaluate --row no_op --benchmark tabletop:hnad", 'Did you mean "hand"'),
+        ("evaluate --row no_op --benchmark tabletop:sim,split=unsen", 'Did you mean "unseen"'),
+        ("evaluate --row no_op --benchmark tabletop,splt=seen", 'Did you mean "split"'),
+        ("evaluate --row no_op --benchmark tabletop,size=large", 'size is a whole number, not "large"'),
+        ("evaluate --row no_opp", 'Did you mean "no_op"'),
+        ("evaluate --row no_op --execute 0", "At least 1 action"),
+        ("evaluate --row no_op --episodes 0", "1 to 100,000 episodes, not 0"),
         ("evaluate --row no_op --seed 10000", "seed from 0 to 9,999"),
         ("evaluate", "Give either --policy FOLDER or --row"),
         ("finetune --dataset tabletop:sim --policy nowhere", "There is no folder nowhere. --policy is"),

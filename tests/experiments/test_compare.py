@@ -78,13 +78,8 @@ def test_every_command_is_one_that_lapa_reads(tmp_path: Path) -> None:
     assert steps["seed1/lapa/real+20/tuned"].needs == ("seed1/lapa/real/latent",)
     assert "tabletop:real,episodes=6000,seed=11" in steps["seed1/lapa/real/fit"].command
     assert steps["seed1/lapa/real+20/unseen"].command[-8:-2] == (
-        "--split",
-        "unseen",
-        "--episodes",
-        "500",
-        "--seed",
-        "1",
-    )
+        "--benchmark", "tabletop:sim,split=unseen", "--episodes", "500", "--seed", "1",
+    )  # fmt: skip
 
 
 def test_unipi_shares_its_films_and_inverse_dynamics(tmp_path: Path) -> None:

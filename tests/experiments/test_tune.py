@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lapa import cli
-from lapa.contracts import LapaError, Outcome
+from lapa.contracts import ActionSpec, LapaError, Observation, Step, TaskSpec
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
 from lapa.experiments.tune import CANDIDATES, candidates, tune
@@ -26,22 +27,24 @@ from lapa.stage3_finetune import finetune
 class Judge:
     """A benchmark that gives the policies it meets these shares of success, in order."""
 
-    families = ("push",)
-
     def __init__(self, shares: Sequence[float]) -> None:
         self.shares = list(shares)
-        self.frames: list[Any] = []
+        self.spec = TaskSpec(ActionSpec(("dx", "dy"), ("delta", "delta"), 5.0), ("image",), ("push",), 3)
 
-    def run(self, actor: Any, episodes: int, seed: int = 0, record: int = 0) -> list[Outcome]:
-        assert actor.act({"image": torch.zeros(24, 24, 3, dtype=torch.uint8).numpy(), "instruction": "push"}).shape == (
-            1,
-            2,
-        )
-        wins = round(self.shares.pop(0) * episodes)
-        return [Outcome("push", i, "push", i < wins, 1) for i in range(episodes)]
+    def reset(self, seeds: Sequence[int]) -> list[Observation]:
+        self.wins, self.count = round(self.shares.pop(0) * len(seeds)), len(seeds)
+        return [{"images": {"image": np.zeros((24, 24, 3), np.uint8)}, "instruction": "push"} for _ in seeds]
 
-    def scripted(self) -> tuple[str, ...]:
-        return ()
+    def step(self, actions: np.ndarray) -> list[Step]:
+        assert actions.shape == (self.count, 2)
+        shown: Observation = {"images": {"image": np.zeros((24, 24, 3), np.uint8)}, "instruction": "push"}
+        return [Step(shown, i < self.wins, True) for i in range(self.count)]
+
+    def tasks(self) -> tuple[str, ...]:
+        return ("push",) * self.count
+
+    def baselines(self) -> dict[str, Any]:
+        return {}
 
 
 @pytest.fixture(scope="module")

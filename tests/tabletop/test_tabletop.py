@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lapa  # noqa: F401  (registers the environment)
-from lapa.contracts import Array, LapaError
+from lapa.contracts import Array, LapaError, Outcome
 from lapa.data.spec import open_dataset
-from lapa.plugins import find
+from lapa.evaluate import Trial, open_benchmark, roll_out
 from lapa.tabletop import language as lang
 from lapa.tabletop import world
 from lapa.tabletop.env import ACTION_NAMES, STATE_NAMES, Table
@@ -46,11 +46,16 @@ def solved(seeds: Array, families: tuple[str, ...] = lang.FAMILIES, domain: str 
 # --- how hard it is -------------------------------------------------------------------------------
 
 
+def rolled_out(row: str, where: str) -> list[Outcome]:
+    """A row of the benchmark on a thousand validation scenes."""
+    benchmark = open_benchmark(where)
+    return roll_out(benchmark, benchmark.baselines()[row], Trial(1000, validation=True))[0]
+
+
 @ALL_DOMAINS
 @BOTH_SPLITS
 def test_the_expert_solves_every_family(domain: str, split: str) -> None:
-    benchmark = find("benchmarks", "tabletop")(domain=domain, split=split, validation=True).build()
-    outcomes = benchmark.run("expert", 1000)
+    outcomes = rolled_out("expert", f"tabletop:{domain},split={split}")
     asked = Counter(o.family for o in outcomes)
     won = Counter(o.family for o in outcomes if o.success)
     assert asked == dict.fromkeys(lang.FAMILIES, 200)
@@ -59,9 +64,8 @@ def test_the_expert_solves_every_family(domain: str, split: str) -> None:
 
 @ALL_DOMAINS
 def test_doing_nothing_or_anything_fails(domain: str) -> None:
-    benchmark = find("benchmarks", "tabletop")(domain=domain, validation=True).build()
-    assert not any(o.success for o in benchmark.run("no_op", 1000))
-    assert np.mean([o.success for o in benchmark.run("random", 1000)]) < 0.05
+    assert not any(o.success for o in rolled_out("no_op", f"tabletop:{domain}"))
+    assert np.mean([o.success for o in rolled_out("random", f"tabletop:{domain}")]) < 0.05
 
 
 def test_the_expert_is_as_fast_as_the_issue_asks() -> None:
@@ -216,8 +220,8 @@ def test_the_seed_decides_everything() -> None:
 
 
 def test_test_scenes_are_never_trained_on() -> None:
-    from lapa.benchmarks.tabletop import TEST_SEEDS, VALIDATION_SEEDS
     from lapa.datasets.tabletop import TRAINING_SEEDS
+    from lapa.evaluate import TEST_SEEDS, VALIDATION_SEEDS
 
     assert TRAINING_SEEDS <= TEST_SEEDS < TEST_SEEDS + 9_999 * 100_000 < VALIDATION_SEEDS
     with pytest.raises(LapaError, match="seed 0 to"):
