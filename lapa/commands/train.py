@@ -347,6 +347,7 @@ def tune(
         return
     packed = open_pack(dataset, learner(policy, recipe).image_size, skip_bad)
     packed.require_actions("finetuning")
+    assert packed.action_spec
     require_same_actions(packed.action_spec, packed.spec, scenes.spec, benchmark)
     begin(out, recipe, seed, resume, "policy", **inputs)
     found = search(packed, policy, recipe, out, seed, scenes, episodes, only, idm)

@@ -140,6 +140,7 @@ def require_actions(setting: Setting, methods: tuple[str, ...]) -> tuple[str, ..
         if not _has_actions(spec):
             raise LapaError(f"{spec} has no actions, and --labelled needs them.")
         action = pack([spec], SMALL, quiet=True).action_spec  # told by all of them: one may not use its gripper
+        assert action
         require_same_actions(action, spec, task, setting.benchmark)
     mute = next((spec for spec in setting.videos if not _has_actions(spec)), None)
     if mute and "actionvla" in methods:

@@ -31,7 +31,7 @@ def start(
     beside = str(Path(lapa.__file__).parents[1])
     command = [sys.executable, "-P", "-c", SAME_PACKAGE, beside, module, *arguments]
     both = {"stdout": log, "stderr": subprocess.STDOUT} if log else {}
-    return subprocess.Popen(command, env=environment, **both)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(command, env=environment, **both)  # type: ignore[call-overload]
 
 
 def end_with_parent() -> None:

@@ -13,7 +13,7 @@ from lapa.tabletop.language import FAMILIES
 from lapa.tabletop.render import render
 
 CAMERA = "image"
-ACTION = ActionSpec(ACTION_NAMES, ("delta",) * len(ACTION_NAMES), world.FPS)
+ACTION = ActionSpec(ACTION_NAMES, ("delta", "delta"), world.FPS)
 STRAIGHT = 4  # steps that the random row walks in one direction
 
 

@@ -43,9 +43,8 @@ def test_what_cells_share_is_made_once(tmp_path: Path) -> None:
     steps = steps_of(asked(), tmp_path, {})
     assert len({step.name for step in steps}) == len(steps) == len({step.out for step in steps})
     # LAQ: one a domain. Inverse dynamics: one a set of labels (five budgets, and 100 of one family).
-    fits = [step for step in steps if step.command[0] == "quantize"]
-    assert sum("vpt" in step.command for step in fits) == len(BUDGETS) + 1
-    assert sum("lapa" in step.command for step in fits) == 3
+    assert kinds(steps)["fit"] == len(BUDGETS) + 1
+    assert kinds(steps)["quantize"] == 3
     # Labels and latent policies: LAPA and ActionVLA one a domain, VPT one a domain and budget, and one for cross-task.
     assert kinds(steps)["label"] == kinds(steps)["pretrain"] == 3 + 3 + (3 * len(BUDGETS) + 1)
     # Finetuned: each method in each of 16 columns, but Scratch knows no videos: one a set of labels.
