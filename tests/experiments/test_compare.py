@@ -350,7 +350,7 @@ def test_a_table_from_nothing(
     scores = json.loads((out / "seed0/lapa/sim+3/seen/results.json").read_text())
     cell = results["cells"]["seed0/lapa/sim+3/seen"]
     assert cell["outcomes"] == "".join("01"[o["success"]] for o in scores["outcomes"])
-    assert scores["settings"]["validation"] is False
+    assert scores["validation"] is False
     tuned = json.loads((out / "seed0/actionvla/sim+3/tuned/config.json").read_text())
     assert len(tuned["tuning"]["validation"]) == 8, "a policy that speaks actions may keep its head"
     assert len(cell["validation"]) == 4
