@@ -187,7 +187,7 @@ def require_fit(actor: Any, who: str, task: TaskSpec, name: str) -> None:
         if not actor.dimensions:
             return
         if actor.dimensions != len(task.action):
-            raise misfit(who, name, [f"{actor.dimensions} action dimensions; the benchmark has {len(task.action)}"])
+            raise misfit(who, name, [f"{actor.dimensions} numbers; there it takes {described(task.action)}"])
         print(f"Note: {who} does not say what its actions mean (artefacts of lapa 0.1 do not). {name} takes as many "
               "numbers; whether they mean the same, nobody checks.", file=sys.stderr)  # fmt: skip
         return

@@ -222,7 +222,7 @@ def test_artefacts_that_do_not_say_what_their_actions_mean(capsys: pytest.Captur
     said = capsys.readouterr().err
     assert "runs/old" in said
     assert "0.1" in said
-    with pytest.raises(LapaError, match="2 action dimensions"):
+    with pytest.raises(LapaError, match="2 numbers; there it takes 7 numbers"):
         require_fit(Actor(None, 2), "runs/old", TASK, "arm")
     require_fit(Actor(None, 0), "runs/latent", TASK, "arm")  # it says itself why it cannot act
 

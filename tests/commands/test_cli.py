@@ -194,7 +194,7 @@ def test_a_robot_of_other_dimensions(
             says=("has 3 action dimensions; the policy speaks 2",))  # fmt: skip
     run("finetune", *data, "--policy", made / "latent", *small, "--out", tmp_path / "arm_policy")
     assert f"Next: lapa evaluate --policy {tmp_path / 'arm_policy'}" in capsys.readouterr().out
-    misfit = (f"{data[1]}", "3 numbers at 5 Hz", "2 numbers at 5 Hz", "lapa.Policy.act on your robot")
+    misfit = (f"{data[1]}", "3 numbers", "2 numbers at 5 Hz", "lapa.Policy.act on your robot")
     refuses("evaluate", "--policy", tmp_path / "arm_policy", "--out", tmp_path / "eval",
             says=(*misfit, f"{tmp_path / 'arm_policy'} (finetuned on "))  # fmt: skip
     refuses("analyse", "language", tmp_path / "arm_policy", says=misfit[1:])
