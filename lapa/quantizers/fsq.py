@@ -1,7 +1,7 @@
 """FSQ: finite scalar quantization (Mentzer et al., 2024). No codebook: a few numbers, each rounded to a few levels.
 
 z is projected to one number per dimension of the grid, squashed to [0, 1] and rounded; the code is the number of the
-cell. The gradient passes the rounding as if nothing had happened. Nothing can be dead, but cells can stay empty.
+cell. The gradient ignores the rounding. There is no codebook that could die, but cells can stay empty.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class FSQ(nn.Module):
             return self._embed(cell + 0.5)
 
     def after_step(self, step: int) -> Logs:
-        """Nothing to keep up."""
+        """There is no codebook to look after."""
         return {}
 
     def _embed(self, place: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,9 @@ In training the decoder receives z plus noise as long as the quantization error,
 v ~ N(0, I), in place of the codebook entry q. That is differentiable: the encoder learns through z, the codebook
 through ||z - q||, and no VQ loss term is needed. In inference the decoder receives q.
 
-An entry that is nearest to nothing is never drawn in, and the codes collapse. Two cures, each a setting: the released
-one moves idle entries on a fixed schedule; `balance` gives every entry, at every position, its fair share of the pairs.
+An entry that is never the nearest is never trained, and the codes collapse. Two settings prevent this. `schedule`, the
+released one, moves idle entries after fixed steps. `balance` gives every entry, at every position, its share of the
+pairs.
 """
 
 from __future__ import annotations
@@ -32,16 +33,15 @@ class Config:
                batches that used an entry with a fixed number; a share means the same at every interval and
                batch size.)
     noise      standard deviation of the perturbation of a replacement, in units of the codebook's own.
-    balance    pace at which use is evened out, 0 for not at all (the paper), 0.03 in our presets. Each position
-               adds to the squared distance from each entry a price, which rises while the entry is used more
-               than its share and falls while it is used less: an entry that nobody takes gets cheaper until
-               somebody does. Prices stay as they are in inference.
-    attract    share of the way that an entry goes after every step to the mean of the z that took it, 0 for not at
-               all (the paper, where the decoder's loss alone moves the codebook).
-    warmup     optimizer steps over which the noise grows from nothing to the length of the quantization error, 0 for
-               in full from the start (the paper). Before the encoder has found what moves, the codebook fits nothing
-               and the noise is as large as what it says: it may take a long time to be heard. But where it is heard
-               at once, little noise lets it say more than what moves (docs/experiments.md).
+    balance    how fast prices change; 0: there are none (the paper); 0.03 in our presets. Each position adds a price
+               to the squared distance from each entry. The price of an entry rises while it is used more than its
+               share, and falls while it is used less. Prices do not change in inference.
+    attract    after every step each entry moves this share of the way to the mean of the z that chose it. 0: it does
+               not (the paper, where the decoder's loss alone moves the codebook).
+    warmup     optimizer steps over which the noise grows from zero to the length of the quantization error. 0: full
+               noise from the start (the paper). Before the encoder has found what moves, the noise is as large as the
+               signal, and training may stand still for long. On other videos little noise makes the codes worse
+               (docs/experiments.md).
     """
 
     dim: int = 32
@@ -149,14 +149,14 @@ class NSVQ(nn.Module):
         return {"codes_replaced": float(replaced)}
 
     def _attract(self, usage: torch.Tensor, total: torch.Tensor) -> None:
-        """Entries go towards the mean of the z of this step that took them: less far where those are few."""
+        """Move entries towards the mean of the z of this step that chose them; less far where few chose them."""
         share = usage * self.size / usage.sum().clamp_min(1)
         mean = total / usage.clamp_min(1)[:, None]
         self.codebook.lerp_(mean, (self.config.attract * share.clamp(max=1))[:, None])
 
     def _adjust_prices(self, usage: torch.Tensor, margin: torch.Tensor) -> None:
-        """A step towards equal use. Its unit is the position's mean margin, the distance between the best and the
-        second-best offer: what it takes to change a code, however far or near the pairs lie."""
+        """A step towards equal use. Its unit is the mean margin of the position, the distance between the best and the
+        second-best offer, so it fits features of any scale."""
         pairs = usage.sum(1, keepdim=True).clamp_min(1)
         excess = usage * self.size / pairs - 1  # 0 at the fair share, -1 when idle
         self.price += self.config.balance * margin[:, None] / pairs * excess

@@ -1,6 +1,6 @@
 """VQ-VAE with a codebook of moving averages and restart of dead codes (van den Oord et al., 2017, appendix A.1).
 
-The decoder receives the nearest entry; the gradient passes to z as if nothing had happened, and a loss commits z to its
+The decoder receives the nearest entry. The gradient goes to z unchanged (straight through), and a loss keeps z near its
 entry. Entries are not learnt by gradient: each is the moving average of the z that chose it.
 """
 

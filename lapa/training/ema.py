@@ -1,4 +1,4 @@
-"""A moving average of the weights: steadier than the last step's, and what the artefact holds when it is on."""
+"""A moving average of the weights. It is steadier than the last step's weights; the artefact holds it when it is on."""
 
 from __future__ import annotations
 

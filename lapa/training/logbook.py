@@ -1,10 +1,10 @@
-"""The logbook of a run: its figures and pictures, step by step, for whoever is watching.
+"""The logbook of a run: its figures and pictures, step by step.
 
     RUN/metrics.jsonl   one line a logged step: the source of truth, and what `lapa inspect RUN` draws
     RUN/tensorboard     the same figures and the pictures:  tensorboard --logdir RUN
-    a tracker           trackio or W&B, where it is asked for (--log trackio, --log wandb)
+    a tracker           trackio or W&B, on request (--log trackio, --log wandb)
 
-A resumed run takes up from its checkpoint and logs again what came after it. JSONL and TensorBoard forget those
+A resumed run continues from its checkpoint and logs the steps after it again. JSONL and TensorBoard forget those
 steps first. A tracker cannot forget, so it is never sent a step twice; the steps that are repeated give the same
 figures.
 """
@@ -44,9 +44,9 @@ class Logbook:
     """Context manager; `write` a step's figures, `picture` what belongs to the next step that is written."""
 
     def __init__(self, out: Path, start: int = 0, tracker: Tracker = "none", quiet: bool = False) -> None:
-        """Open the logbook of the run in `out`, which goes on after step `start` (0: from the beginning).
+        """Open the logbook of the run in `out`, which continues after step `start` (0: from the beginning).
 
-        `quiet` writes nothing: of many processes one keeps the book. Raises LapaError when the tracker is not
+        `quiet` writes nothing: of many processes one alone writes. Raises LapaError when the tracker is not
         installed or does not start.
         """
         self._sinks: list[Sink] = []

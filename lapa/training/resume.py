@@ -1,10 +1,10 @@
-"""Checkpoints: what a run goes on from, on a CPU bit for bit, on any number of processes.
+"""Checkpoints: from them a run continues, on a CPU of one machine bit for bit, on any number of processes.
 
 `out/checkpoints/step_000120/` holds one safetensors file for each process that wrote it (weights, optimizer, EMA) and
-`state.json` (step, seed, what was watched). The step is the position in the data and in every schedule, and with the
-seed it is every random state, for all of them are functions of (seed, step). A checkpoint is written into a hidden
-folder and renamed, so one that is there is whole. torch.distributed.checkpoint splits and joins the tensors; its own
-format is a pickle, hence the safetensors.
+`state.json` (step, seed, what was watched). The step is the position in the data and in every schedule, and all
+random states are functions of (seed, step). A checkpoint is written into a hidden folder and then renamed, so every
+checkpoint is complete. torch.distributed.checkpoint splits and joins the tensors; its own format is a pickle, hence the
+safetensors.
 """
 
 from __future__ import annotations

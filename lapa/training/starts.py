@@ -1,7 +1,7 @@
-"""Several starts of one run: each is trained for a part of the steps, and the one that got furthest goes on.
+"""Several starts of one run: each is trained for a part of the steps, and the best one continues.
 
-One round of successive halving (Jamieson and Talwalkar, 2016), for runs that may stand on a plateau for long and of
-which one sees early whether they do. What goes on is, bit for bit, what would have come of that start alone.
+One round of successive halving (Jamieson and Talwalkar, 2016). It is for runs that may stand on a plateau for long,
+which shows early. The result is, bit for bit, that of the chosen start alone (on a CPU, on one machine).
 
     OUT/starts/0, 1, ..    each start's own checkpoints, figures and pictures, until the run has ended
     OUT                    the chosen one's, copied, and then the rest of the run

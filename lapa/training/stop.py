@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM (a scheduler, a container) and SIGINT (Ctrl-C) end a run after the step at hand."""
+"""Being asked to stop: SIGTERM (a scheduler, a container) and SIGINT (Ctrl-C) end a run after the present step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Context manager: remembers the first signal in `asked` (0: none); a second one kills as ever."""
+    """Context manager: remembers the first signal in `asked` (0: none); a second one ends the process at once."""
 
     def __init__(self) -> None:
         self.asked = 0
