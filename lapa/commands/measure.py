@@ -238,14 +238,14 @@ def study(
         only: run only rows with this text in their name, given once or more; the table shows all that are done
         results: results.json of an earlier study; what it has is not run again
     """
-    from lapa.experiments.sweep import STUDIES, TABLETOP, Setting, run_study
+    from lapa.experiments.study import STUDIES, TABLETOP, StudySettings, run_study
     from lapa.plugins import choose
 
     usual = STUDIES[choose(name, STUDIES, "study")]
     options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
-    setting = Setting(name, dataset or (TABLETOP,), seeds if seeds is not None else usual.seeds,
-                      steps if steps is not None else usual.steps, options, only)  # fmt: skip
-    run_study(setting, out, workers, results)
+    asked = StudySettings(name, dataset or (TABLETOP,), seeds if seeds is not None else usual.seeds,
+                          steps if steps is not None else usual.steps, options, only)  # fmt: skip
+    run_study(asked, out, workers, results)
     print((out / "table.md").read_text(), end="")
     print(f"Table, figures and picture are in {out}.")
 
@@ -277,9 +277,9 @@ def ablate(
         episodes: test episodes a seed
         workers: steps run side by side, one thread each (0: one per core)
     """
-    from lapa.experiments.ablation import Asked, run_ablation
+    from lapa.experiments.ablation import AblationSettings, run_ablation
 
     options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
-    run_ablation(Asked(name, seeds, videos, labels, episodes, options), out, workers)
+    run_ablation(AblationSettings(name, seeds, videos, labels, episodes, options), out, workers)
     print((out / "table.md").read_text(), end="")
     print(f"Table, figures and picture are in {out}.")

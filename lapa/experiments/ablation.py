@@ -15,9 +15,8 @@ from typing import Any
 
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import LapaError
-from lapa.experiments.compare import Guess, datasets
+from lapa.experiments.compare import Guess, Plan, datasets
 from lapa.experiments.paper_cells import SETTINGS
-from lapa.experiments.schedule import Plan
 from lapa.experiments.sweep import Cell, Row, as_words, cells, markdown, run_cells, told, write
 from lapa.plots.compute import compute_curves
 from lapa.plots.dots import Panel, dots
@@ -69,7 +68,7 @@ class AblationSettings:
 
 
 def plan(asked: AblationSettings, folder: Path) -> Plan:
-    """The jobs of all cells."""
+    """The steps of all cells."""
     made, guess = Plan(folder), Guess()
     for cell in cells(ABLATIONS[asked.name], asked.seeds):
         row, seed = cell.row, cell.seed
@@ -111,7 +110,7 @@ def _stage1(cell: Cell) -> str:
 
 def run_ablation(asked: AblationSettings, out: Path, workers: int = 0) -> dict[str, Any]:
     """Run the cells that are not in `out`; returns what `out/results.json` holds. Table and picture are written anew
-    after every job. Raises LapaError when `out` holds an ablation with other settings, or a job fails."""
+    after every step. Raises LapaError when `out` holds an ablation with other settings, or a step fails."""
     started = out / "ablation.json"
     wanted = {**asdict(asked), "options": list(asked.options)}
     if started.exists() and read_json(started, "settings of the ablation") != wanted:
@@ -127,7 +126,7 @@ def run_ablation(asked: AblationSettings, out: Path, workers: int = 0) -> dict[s
             picture(asked, found, out / "ablation.png")
         return results
 
-    return run_cells(list(plan(asked, out).jobs.values()), out, workers, keep)
+    return run_cells(list(plan(asked, out).steps.values()), out, workers, keep)
 
 
 def _read(cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any] | None:
@@ -148,7 +147,7 @@ def _read(cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any] |
         "families": {name: part["success"] for name, part in score["families"].items()},
         "accuracy": policy["results"].get("accuracy"), "samples": stage2["steps"] * stage2["batch_size"],
         "seconds": times.get(f"{cell.name}/latent"),
-        "seconds_of_stage_1": sum(times.get(f"{stage1}/{job}", 0) for job in ("laq", "labels")), **found,
+        "seconds_of_stage_1": sum(times.get(f"{stage1}/{step}", 0) for step in ("laq", "labels")), **found,
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from lapa.artefacts.folder import read_json
 from lapa.contracts import LapaError
-from lapa.experiments.schedule import Job
+from lapa.experiments.schedule import Step
 from lapa.experiments.sweep import Cell, Row, as_words, cells, grid, markdown, over_seeds, run_cells, write
 from lapa.plots.dots import Panel, dots
 from lapa.plugins import choose
@@ -111,8 +111,8 @@ def run_study(asked: StudySettings, out: Path, workers: int = 0, earlier: Path |
     missing = [cell for cell in wanted if asked.line(cell) not in known]
     for cell in missing:
         _require_same_command(out / cell.name, asked.line(cell))
-    jobs = [
-        Job(cell.name, (*asked.command(cell), "--out", str(out / cell.name)), out / cell.name,
+    steps = [
+        Step(cell.name, (*asked.command(cell), "--out", str(out / cell.name)), out / cell.name,
             out / cell.name / "config.json", (), 0.12 * asked.steps)
         for cell in missing if any(text in cell.row.name for text in asked.only or ("",))
     ]  # fmt: skip
@@ -126,7 +126,7 @@ def run_study(asked: StudySettings, out: Path, workers: int = 0, earlier: Path |
         return results
 
     try:
-        return run_cells(jobs, out, workers, keep)
+        return run_cells(steps, out, workers, keep)
     finally:  # what is there is worth seeing, whatever stopped the rest
         if results.get("cells"):
             picture(results, out / "study.png")

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from lapa.artefacts.folder import replacing, write_json
-from lapa.experiments.schedule import Job, run, seconds
+from lapa.experiments.schedule import Step, run, seconds
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,16 @@ def as_words(settings: Sequence[str]) -> tuple[str, ...]:
 
 
 def run_cells(
-    jobs: list[Job], out: Path, workers: int, keep: Callable[[Mapping[str, float]], dict[str, Any]]
+    steps: list[Step], out: Path, workers: int, keep: Callable[[Mapping[str, float]], dict[str, Any]]
 ) -> dict[str, Any]:
     """Run what is not done; returns what `keep` returned last.
 
-    `keep` reads the finished cells and writes them. It is given the seconds that each job has taken, and is called after
-    every job and at the end, also when a job has failed. A failed job stops only the jobs that need it. Raises LapaError
-    for it when all others have ended.
+    `keep` reads the finished cells and writes them. It is given the seconds that each step has taken. It is called
+    after every step and at the end, also when a step has failed. A failed step stops only the steps that need it.
+    Raises LapaError for it when all others have ended.
     """
     try:
-        run(jobs, out, workers, after=keep, keep_going=True)
+        run(steps, out, workers, after=keep, keep_going=True)
     finally:
         results = keep(seconds(out))
     return results

@@ -12,13 +12,13 @@ from PIL import Image
 
 from lapa import cli
 from lapa.contracts import LapaError
-from lapa.experiments import schedule
-from lapa.experiments import sweep as study
+from lapa.experiments import sweep
 from lapa.experiments.schedule import Step, run
-from lapa.experiments.sweep import STUDIES, Row, Study, grid, row, slug, summary
+from lapa.experiments.study import STUDIES, Study, StudySettings, summary
+from lapa.experiments.sweep import Row, cells, grid, slug
 from lapa.recipe import override, preset
 
-ROWS = (row("NSVQ, |C| 4", "laq.codebook_size=4"), row("NSVQ, |C| 8", "laq.codebook_size=8"))
+ROWS = (Row("NSVQ, |C| 4", ("laq.codebook_size=4",)), Row("NSVQ, |C| 8", ("laq.codebook_size=8",)))
 
 
 @pytest.fixture
@@ -37,14 +37,22 @@ def little(small: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the steps that were run, here in place of processes of their own (those are in test_schedule.py)."""
     names: list[str] = []
-    start = schedule._start
 
-    def watched(step: Step, folder: Path) -> schedule._Running:
-        names.append(step.name)
-        return start(step, folder)
+    def in_this_process(
+        steps: list[Step], folder: Path, workers: int, after: Callable[[dict[str, float]], object], keep_going: bool
+    ) -> None:
+        assert keep_going
+        assert workers == 2
+        for step in steps:
+            if not step.marker.exists():
+                names.append(step.name)
+                monkeypatch.setattr("sys.argv", ["lapa", *step.command])
+                cli.main(list(step.command))
+                after({})
 
-    monkeypatch.setattr(schedule, "_start", watched)
+    monkeypatch.setattr(sweep, "run", in_this_process)
     return names
 
 
@@ -123,15 +131,14 @@ def test_every_row_is_a_recipe() -> None:
         assert len({slug(r.name) for r in each.rows}) == len(each.rows), name
         for r in each.rows:
             recipe = preset("laptop")
-            for setting in r.options[1::2]:
+            for setting in r.settings:
                 recipe = override(recipe, setting)
             recipe.laq.build()
 
 
-def test_rows_that_lack_what_they_need_are_left_out(tmp_path: Path) -> None:
+def test_rows_that_lack_what_they_need_are_left_out() -> None:
     def rows(*options: str) -> set[str]:
-        setting = study.Setting("options", ("tabletop:sim",), 1, 1, options)
-        return {cell.row for cell in study.cells(setting, tmp_path)}
+        return {row.name for row in StudySettings("options", ("tabletop:sim",), 1, 1, options).rows()}
 
     everything = {r.name for r in STUDIES["options"].rows}
     assert everything - rows() == {r.name for r in STUDIES["options"].rows if r.needs}
@@ -145,8 +152,14 @@ def test_the_command_line_knows_every_study() -> None:
 
 def test_a_grid_is_every_combination() -> None:
     rows = grid((Row("a", ("1",)), Row("b", ("2",))), (Row("x", ("3",)), Row("y")))
-    assert [(r.name, r.options) for r in rows] == [
+    assert [(r.name, r.settings) for r in rows] == [
         ("a, x", ("1", "3")), ("a, y", ("1",)), ("b, x", ("2", "3")), ("b, y", ("2",)),
+    ]  # fmt: skip
+
+
+def test_the_first_seed_of_every_row_comes_first() -> None:
+    assert [cell.name for cell in cells(ROWS, 2)] == [
+        "nsvq_c_4/seed0", "nsvq_c_8/seed0", "nsvq_c_4/seed1", "nsvq_c_8/seed1",
     ]  # fmt: skip
 
 
@@ -163,4 +176,4 @@ def test_a_collapse_is_counted_at_the_worst_position() -> None:
 @pytest.mark.parametrize("change", [{"seeds": 0}, {"steps": 0}, {"study": "quantisers"}, {"only": ("VQGAN",)}])
 def test_settings_refused(change: dict) -> None:
     with pytest.raises(LapaError):
-        study.Setting(**{"study": "quantizers", "datasets": ("tabletop:sim",), "seeds": 1, "steps": 1, **change})
+        StudySettings(**{"study": "quantizers", "datasets": ("tabletop:sim",), "seeds": 1, "steps": 1, **change})
