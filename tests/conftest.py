@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the same sums on every machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the same order of sums, however many cores
 os.environ["MPLBACKEND"] = "agg"
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from lapa.data.spec import open_dataset
 from lapa.data.video import VideoFile
 from lapa.interop.collect import collect
+from lapa.measures import probes
 from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
 from lapa.models.video_diffusion import VideoDiffusionConfig
@@ -28,6 +29,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("LAPA_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("COLUMNS", "120")
         patch.delenv("LAPA_PLUGINS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_probes() -> Iterator[None]:
+    """The small networks that judge codes learn for a few steps; tests/measures tests them at full length."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "MLP_STEPS", 20)
         yield
 
 
