@@ -9,6 +9,7 @@ import numpy as np
 
 from lapa.contracts import ActionSpec, Actor, Array, Benchmark, Episode, LapaError, Observation, Step
 from lapa.evaluate import EPISODES, Trial, roll_out
+from lapa.interop.collect import Take
 
 SIDE_BY_SIDE = 50  # scenes, where the benchmark takes as many as one likes
 REHEARSED = 8  # scenes that tell how large the expert's motions are
@@ -27,8 +28,8 @@ class _Training(Trial):
         return range(first, first + self.episodes)
 
 
-def demonstrations(benchmark: Benchmark, episodes: int, seed: int = 0, noise: float = 0.0) -> Iterator[list[Episode]]:
-    """Yield so many successful episodes of the expert, each as seen by every camera of the benchmark, in order of seed.
+def demonstrations(benchmark: Benchmark, episodes: int, seed: int = 0, noise: float = 0.0) -> Iterator[Take]:
+    """Yield so many successful episodes of the expert as all cameras of the benchmark see them, in order of seed.
 
     noise: standard deviation of what is added to every motion, as a share of the root mean square of the expert's
     motions; binary actions stay as they are. Actions are those that were carried out. Raises LapaError where there is
@@ -65,7 +66,7 @@ def motion(benchmark: Benchmark, expert: Actor, seed: int) -> Array:
     kinds = np.array(benchmark.spec.action.kinds)
     moved = []
     for i, outcome in enumerate(outcomes):
-        episode = recorder.episode(i, "", outcome.steps)[0]
+        episode, _ = recorder.episode(i, "", outcome.steps)
         actions, state = episode.actions, episode.state
         assert actions is not None
         told = state is not None and state.shape == actions.shape
@@ -117,19 +118,19 @@ class _Recorder:
     def baselines(self) -> Mapping[str, Actor]:
         return self.benchmark.baselines()
 
-    def episode(self, i: int, name: str, steps: int) -> list[Episode]:
-        """Scene i until it was over, an Episode a camera."""
+    def episode(self, i: int, name: str, steps: int) -> Take:
+        """Scene i until it was over."""
         shown, spec = self.shown[i][: steps + 1], self.spec
         actions = np.stack([*self.done[i][:steps], _last(spec.action, self.done[i][steps - 1])])
         state = np.stack([s["state"] for s in shown]).astype(np.float32) if spec.state else None
-        return [
-            Episode(
-                id=name, frames=np.stack([s["images"][camera] for s in shown]), fps=spec.action.hz,
-                instruction=shown[0]["instruction"], actions=actions, state=state, state_names=spec.state,
-                action_names=spec.action.names, camera=camera, action_kinds=spec.action.kinds,
-            )
-            for camera in spec.cameras
-        ]  # fmt: skip
+        films = {camera: np.stack([s["images"][camera] for s in shown]) for camera in spec.cameras}
+        main = spec.cameras[0]
+        episode = Episode(
+            id=name, frames=films.pop(main), fps=spec.action.hz, instruction=shown[0]["instruction"], actions=actions,
+            state=state, state_names=spec.state, action_names=spec.action.names, camera=main,
+            action_kinds=spec.action.kinds,
+        )  # fmt: skip
+        return episode, films
 
 
 def _looked_at(shown: Observation) -> Observation:
