@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from lapa.commands.options import Datasets, Names, Preset, SkipBad, at_least_one, print_next, quoted, split_names
+from lapa.commands.options import Datasets, Names, Preset, Seed, SkipBad, at_least_one, print_next, quoted, split_names
 from lapa.contracts import LapaError
 
 
@@ -64,25 +64,58 @@ def collect(
     cameras: Names = (),
     quality: int | None = None,
     skip_bad: SkipBad = False,
+    benchmark: str | None = None,
+    episodes: int | None = None,
+    noise: float = 0.0,
+    seed: Seed = 0,
 ) -> None:
-    """Write a dataset to disk as a LeRobot v3.0 dataset.
+    """Write a dataset, or what the expert of a benchmark does, to disk as a LeRobot v3.0 dataset.
 
     That is parquet and mp4. Datasets are, for example, the demonstrations of Tabletop.
-    Example: lapa collect --dataset tabletop:sim,episodes=200,seed=1 --out data/sim
+    Examples: lapa collect --dataset tabletop:sim,episodes=200,seed=1 --out data/sim
+    lapa collect --benchmark tabletop:sim --episodes 20 --noise 0.2 --out data/sim
+
+    --benchmark keeps the episodes in which its expert succeeds, with all cameras, state and actions. Their scenes are
+    none of those that policies are tried on.
 
     Args:
         out: new folder
         without_actions: leave the actions out: mere video, as LAPA's premise has it
         cameras: the cameras to keep, the main one first (none: all there are)
         quality: keep the pictures in less room and not exactly: H.264's crf, such as 23 (None: exactly)
+        benchmark: NAME[:PATH][,OPTION=VALUE], such as tabletop:sim
+        episodes: benchmark: how many
+        noise: benchmark: disturb the expert's motions by so much of their size, so that it shows how to recover
+        seed: benchmark: which scenes
     """
     from lapa.data.index import counted
     from lapa.interop.collect import collect as write
 
-    made = write(at_least_one(dataset), out, skip_bad, without_actions, split_names(cameras), quality)
+    if benchmark is not None:
+        if dataset or without_actions or cameras:
+            raise LapaError("--dataset, --without-actions and --cameras do not go with --benchmark.")
+        made = _demonstrated(benchmark, episodes, seed, noise, out, quality)
+    elif episodes is not None or noise or seed:
+        raise LapaError("--episodes, --noise and --seed belong to --benchmark; a dataset has options of its own.")
+    else:
+        made = write(at_least_one(dataset), out, skip_bad, without_actions, split_names(cameras), quality)
     print(f"Wrote {counted(made['episodes'], 'episode')}, {made['frames']} frames, to {out} ({made['with']} actions; "
           f"camera {', '.join(made['cameras'])}).")  # fmt: skip
     print_next(f"lapa inspect --dataset {quoted(f'lerobot:{out}')} --out runs/inspect")
+
+
+def _demonstrated(
+    benchmark: str, episodes: int | None, seed: int, noise: float, out: Path, quality: int | None
+) -> dict[str, Any]:
+    from lapa.evaluate import open_benchmark
+    from lapa.interop.collect import write
+    from lapa.interop.demonstrations import demonstrations
+
+    if episodes is None:
+        raise LapaError("Say how many --episodes of the benchmark's expert to collect.")
+    takes = demonstrations(open_benchmark(benchmark), episodes, seed, noise)
+    origin = {"sources": [f"{benchmark}, its expert"], "seed": seed, "noise": noise}
+    return write(takes, out, origin, episodes, quality)
 
 
 def convert(

@@ -1,0 +1,104 @@
+"""What the expert of a benchmark shows: all cameras, state and actions, in scenes that nobody is tested on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lapa import cli
+from lapa.contracts import Episode, LapaError
+from lapa.data.pack import pack
+from lapa.data.spec import open_dataset
+from lapa.evaluate import TEST_SEEDS, open_benchmark
+from lapa.interop.demonstrations import demonstrations, motion
+
+ANOTHER_WORLD = Path(__file__).parents[1] / "another_world"
+
+
+@pytest.fixture(autouse=True)
+def _plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAPA_PLUGINS", str(ANOTHER_WORLD))
+
+
+def test_on_tabletop_they_are_those_of_the_dataset() -> None:
+    shown = [e for e in open_dataset("tabletop:hand,episodes=6,seed=3").episodes() if isinstance(e, Episode)]
+    made = [episode for episode, _ in demonstrations(open_benchmark("tabletop:hand"), 6, seed=3)]
+    for one, other in zip(shown, made, strict=True):
+        assert one.instruction == other.instruction
+        np.testing.assert_array_equal(one.frames, other.frames)
+        np.testing.assert_array_equal(one.actions, other.actions)
+        assert (one.fps, one.action_names) == (other.fps, other.action_names)
+
+
+@pytest.mark.parametrize("path", ["steps", "joints"])
+def test_all_cameras_state_and_actions(path: str) -> None:
+    arm = open_benchmark(f"arm:{path}")
+    for episode, films in demonstrations(arm, 5, seed=2):
+        assert (episode.camera, list(films)) == ("front", ["wrist"])
+        assert episode.frames.shape[1:] == (36, 48, 3)
+        assert films["wrist"].shape == (len(episode.frames), 24, 24, 3)
+        assert episode.action_kinds == arm.spec.action.kinds
+        assert int(episode.id.removeprefix("seed-")) < TEST_SEEDS
+        assert episode.state is not None
+        assert episode.actions is not None
+        # What is done leads from each frame to the next.
+        moved = np.diff(episode.state[:, :6], axis=0)
+        told = episode.actions[:-1, :6] - (episode.state[:-1, :6] if path == "joints" else 0)
+        np.testing.assert_allclose(moved, told, atol=1e-6)
+        assert episode.actions[-1, 6] == 1, "a gripper stays closed"
+        last = episode.actions[-1, :6]
+        np.testing.assert_array_equal(last, episode.actions[-2, :6] if path == "joints" else 0)
+
+
+@pytest.mark.parametrize("path", ["steps", "joints"])
+def test_noise_disturbs_motions_and_no_gripper(path: str) -> None:
+    arm = open_benchmark(f"arm:{path}")
+    size = motion(arm, arm.baselines()["expert"], 0)
+    assert (size[:3] > 0.01).all()
+    assert size[6] == 0
+    quiet, loud, again = ([e for e, _ in demonstrations(arm, 4, noise=n)] for n in (0.0, 0.4, 0.4))
+    for one, other, same in zip(quiet, loud, again, strict=True):
+        np.testing.assert_array_equal(other.actions, same.actions)
+        assert one.actions is not None
+        assert other.actions is not None
+        assert not np.array_equal(one.actions[0], other.actions[0])
+        assert set(np.unique(other.actions[:, 6])) <= {0.0, 1.0}
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "arm"
+    cli.main(["collect", "--benchmark", "arm", "--episodes", "4", "--noise", "0.2", "--seed", "1", "--out", str(out)])
+    assert "front, wrist" in capsys.readouterr().out
+    packed = pack([f"lerobot:{out},camera=wrist"], 24, quiet=True)
+    assert packed.episodes == 4
+    assert packed.cameras == ("front", "wrist")
+    spec = open_benchmark("arm").spec
+    assert packed.action_spec == spec.action
+    assert packed.state_names == spec.state
+    assert json.loads((out / "meta/info.json").read_text())["fps"] == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--benchmark arm", "how many --episodes"),
+        ("--benchmark arm --episodes 0", "--episodes is 1 to"),
+        ("--benchmark arm --episodes 2 --noise -1", "--noise at least 0"),
+        ("--benchmark arm --episodes 2 --dataset tabletop:sim", "do not go with --benchmark"),
+        ("--dataset tabletop:sim --episodes 2", "belong to --benchmark"),
+        ("--benchmark gym:lapa/Tabletop-v0,max_steps=60 --episodes 2", "no expert to collect from"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(words: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["collect", *words.split(), "--out", str(tmp_path / "out")])
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_expert_that_fails_too_often_is_refused() -> None:
+    with pytest.raises(LapaError, match=r"succeeded \d+ times in 15 scenes; 3 were asked for"):
+        list(demonstrations(open_benchmark("arm"), 3, noise=50))
