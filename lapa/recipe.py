@@ -81,6 +81,9 @@ class Recipe:
     head: Literal["linear", "own", "new"] = "linear"
     """stage 3: keep the head and read off the labels what its classes mean ("linear", trains nothing); as in the paper
     drop a latent head, but keep one that speaks actions (VPT, ActionVLA; "own"); or always grow a new one ("new")"""
+    choose_decoding: bool = False
+    """stage 3: choose policy.decoding by the error and the step length on labelled episodes that are held out, unless
+    it is set; for robots on which nobody has tried which is best"""
     clusters: int = 16
     """classes that robot actions are put into, each a whole action (k-means); 0: bins of each dimension (the paper)"""
     bins: int = 32
@@ -132,6 +135,7 @@ PRESETS: dict[str, Recipe] = {
     # Real clips: more pixels, the paper's window for robot video, and more codes for more kinds of motion.
     "video": Recipe(
         window=0.6,
+        hold_out=10,
         laq=LAQConfig(
             image_size=96, patch_size=12, dim=96, spatial_depth=2, temporal_depth=2, heads=6, dim_head=16,
             codes=4, codebook_size=8, quant_dim=32, normalise=True, decoder="unet", unet_width=32,
@@ -140,6 +144,7 @@ PRESETS: dict[str, Recipe] = {
         starts=(),
         quantize=Optimisation(steps=3000, batch_size=32, learning_rate=2e-3, clip=10.0, warmup=50),
         policy=PolicySettings(),  # full length and clusters have been tried on the two dimensions of Tabletop alone
+        choose_decoding=True,
         head="own",
         clusters=0,
     ),
@@ -159,6 +164,7 @@ PRESETS: dict[str, Recipe] = {
             steps=2000, batch_size=128, learning_rate=2e-5, betas=(0.9, 0.999), warmup=1, schedule="constant"
         ),
         trainable="all",
+        choose_decoding=True,
         head="own",
         clusters=0,
         bins=256,

@@ -285,13 +285,15 @@ def save_policy(
     packed: Index,
     parents: dict[str, str],
     method: str,
+    labelled: dict[str, list[str]] | None = None,
 ) -> None:
-    """Write a "policy" artefact."""
+    """Write a "policy" artefact. `labelled`: keys of the episodes whose actions it was taught (measures/offline.py)."""
     made = {
         **policy.description(),
         "method": method,
         "recipe": recipe.to_json(),
         "results": results,
         "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {**parents, **policy.origin}),
+        **({"labelled": labelled} if labelled else {}),
     }
     on_first_rank(lambda: save_artefact(out, "policy", made, policy.state_dict()))

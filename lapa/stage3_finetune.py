@@ -8,18 +8,32 @@ its frames.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from lapa.artefacts.folder import describe, load_artefact
-from lapa.contracts import LapaError, Logs
+import numpy as np
+
+from lapa.artefacts.folder import describe, load_artefact, read_json, write_json
+from lapa.contracts import Array, LapaError
+from lapa.data.index import counted
 from lapa.data.pack import Packed
+from lapa.measures.offline import POLICY, keys_of, lines, nearest, offline
+from lapa.measures.probes import of_each_fifth
+from lapa.plots.offline import offline_error
 from lapa.policies import Policy, PolicyConfig, config_class, configured, opened, rebuilt
 from lapa.recipe import Recipe
+from lapa.runtime.distributed import on_first_rank, rank
 from lapa.stage2_pretrain import sampler, save_policy
 from lapa.training.loop import Optimisation, fit, seed_everything
+
+HELD_OUT = "held_out.json"
+FIVE = 5  # labelled episodes, from which on some are held out
+ASKED = 600  # held-out frames that a policy is asked about
 
 
 def learner(policy_path: Path | None, recipe: Recipe) -> PolicyConfig:
@@ -45,27 +59,134 @@ def finetune(
     seed: int,
     idm_path: Path | None = None,
     changes: Mapping[str, Any] | None = None,
-) -> Logs:
+    rehearse: bool = True,
+) -> dict[str, Any]:
     """Finetune the policy at `policy_path` (None: the backbone alone, the Scratch baseline) and save it to `out`.
 
     `idm_path`: the inverse dynamics model of a policy that imagines frames. `changes`: settings of the policy that
-    stage 3 changes (chosen_settings). Raises LapaError when the inverse dynamics model lacks or is not wanted, and when
-    the dataset has no actions, or actions of other dimensions than the policy speaks.
+    stage 3 changes (chosen_settings). `rehearse`: with FIVE labelled episodes or more, do it with a fifth held out
+    first, and print the error of actions on those; the policy that is kept is trained on all. Raises LapaError when the
+    inverse dynamics model lacks or is not wanted, and when the dataset has no actions, or actions of other dimensions
+    than the policy speaks.
     """
     packed.require_actions("finetuning")
+    changes = dict(changes or {})
+    held = _rehearse(packed, policy_path, recipe, out, seed, idm_path, changes) if rehearse else {}
+    policy, results, parents, method = _learn(
+        packed, policy_path, recipe, out, seed, idm_path, {**changes, **held.get("chosen", {})}
+    )
+    if held:
+        own = held["rows"][POLICY]
+        results |= {"held_out_error": own["error"], "held_out_step_length": own["step"]}
+    save_policy(policy, recipe, results, out, seed, packed, parents, method, labelled=_labelled(packed, policy_path))
+    return results
+
+
+def _learn(
+    packed: Packed,
+    policy_path: Path | None,
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    idm_path: Path | None,
+    changes: Mapping[str, Any],
+    title: str = "finetuning",
+) -> tuple[Policy, dict[str, Any], dict[str, str], str]:
+    """The finetuned policy, its results, what it was made from and its method. Checkpoints and log go to `out`."""
     seed_everything(seed)
     policy, parents, method = _start(policy_path, recipe)
-    policy.config = replace(policy.config, **(changes or {}))
+    policy.config = replace(policy.config, **changes)
     how: Optimisation = getattr(recipe, policy.config.finetuned_by)
     examples = policy.adapt(packed, recipe, idm_path)
     parents |= examples.parents or {}
     results = examples.results
     if results is None:
-        results = fit(policy, sampler(policy, packed, examples, how.batch_size), how, out, seed=seed,
-                      title="finetuning", parameters=policy.trainable(recipe.trainable),
+        results = fit(policy, sampler(policy, packed, examples, how.batch_size), how, out, seed=seed, title=title,
+                      parameters=policy.trainable(recipe.trainable),
                       monitor=examples.watch and examples.watch(out, seed))  # fmt: skip
-    save_policy(policy, recipe, results, out, seed, packed, parents, method)
-    return results
+    return policy, dict(results), parents, method
+
+
+def _labelled(packed: Packed, policy_path: Path | None) -> dict[str, list[str]]:
+    """The episodes whose actions the policy has seen, by their keys (measures/offline.py)."""
+    before = describe(policy_path, "policy").config.get("labelled", {}) if policy_path is not None else {}
+    return {"trained": sorted({*before.get("trained", ()), *keys_of(packed)})}
+
+
+def _rehearse(
+    packed: Packed,
+    policy_path: Path | None,
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    idm_path: Path | None,
+    changes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Finetune on four fifths of the labelled episodes, and measure and print the error of actions on the others
+    (measures/offline.py); the policy that is kept learns from all of them afterwards. Returns what out/held_out.json
+    holds; with `recipe.choose_decoding` also "chosen": the settings that do best there, of those that stage 3 may
+    change and that the user has not set. Nothing with fewer than FIVE episodes."""
+    done = out / HELD_OUT
+    if on_first_rank(done.exists):
+        return read_json(done, "held-out error")
+    if packed.episodes < FIVE:
+        _say(f"{counted(packed.episodes, 'labelled episode')}: too few to hold one out; no held-out error.")
+        return {}
+    if recipe.scale == "each" and np.ptp(packed.source):
+        _say("Each of several robots is scaled by itself (scale=each): no held-out error.")
+        return {}
+    each = np.arange(packed.episodes)
+    test = of_each_fifth(each)
+    work = out / HELD_OUT.removesuffix(".json")
+    with redirect_stdout(StringIO()):  # what is read off the labels is said of the policy that is kept
+        policy, *_ = _learn(packed.subset(each[~test]), policy_path, recipe, work, seed, idm_path, changes,
+                            "finetuning, a fifth held out")  # fmt: skip
+
+    def measure() -> dict[str, Any]:
+        found = _errors(policy, packed, each[test], each[~test], changes if recipe.choose_decoding else None)
+        write_json(done, found)
+        offline_error(found, out / "pictures" / "held_out.png", "Held-out error of actions")
+        shutil.rmtree(work, ignore_errors=True)
+        return found
+
+    found = on_first_rank(measure)
+    _say(f"Held out: {int(test.sum())} of {packed.episodes} labelled episodes, learnt from the others (the policy that "
+         "is kept learns from all). Open-loop error of actions; 1 is as far off as the mean action:")  # fmt: skip
+    _say("\n".join(f"  {line}" for line in lines(found)))
+    for name, value in found.get("chosen", {}).items():
+        tried = ", ".join(
+            f"{other} {row['error']:.2f} with steps {row['step'] or 0:.2f} as long"
+            for other, row in found[name].items()
+        )
+        _say(f"{name}={value} is chosen by these episodes: {tried}. To choose yourself: --set policy.{name}=..")
+    return found
+
+
+def _errors(
+    policy: Policy, packed: Packed, test: Array, fit_on: Array, changes: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The offline error, and with `changes` what is best of each changeable setting that is not among them."""
+    config, chosen, tried = policy.config, dict[str, Any](), dict[str, Any]()
+
+    def measured() -> dict[str, Any]:
+        return offline(policy, packed, test, (packed, fit_on), policy.spec, ASKED)
+
+    for name in config.changeable if changes is not None else ():
+        if name in (changes or {}):
+            continue
+        found = {}
+        for value in get_args(get_type_hints(type(config))[name]):
+            policy.config = replace(policy.config, **{name: value})
+            found[value] = measured()["rows"][POLICY]
+        chosen[name] = nearest(found)
+        tried[name] = {value: {"error": row["error"], "step": row["step"]} for value, row in found.items()}
+        policy.config = replace(policy.config, **{name: chosen[name]})
+    return {**measured(), "chosen": chosen, **tried}
+
+
+def _say(text: str) -> None:
+    if rank() == 0:
+        print(text, flush=True)
 
 
 def as_it_is(

@@ -11,14 +11,14 @@ own actions lead. A low error is needed for success and does not promise it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
-from lapa.contracts import ActionKind, Array, LapaError, Observation
+from lapa.contracts import ActionKind, Array, LapaError, Observation, PolicySpec
+from lapa.data.images import resized
 from lapa.data.index import Index, digest_of
 from lapa.data.pack import Packed
 from lapa.measures.intervals import by_episode
@@ -28,6 +28,7 @@ from lapa.measures.motion import PIXELS, kinds_of
 MOST = 1500  # frames that a policy is asked about, evenly spread
 FITTED = 2000  # frames that the ridge regression is fitted on
 AT_ONCE = 64
+SHORT = 0.7  # of the expert's steps: a policy that makes shorter ones may stall
 POLICY, HOLD, MEAN, RIDGE = "policy", "hold the state", "mean action", "ridge regression"
 
 
@@ -79,29 +80,37 @@ def recorded(packed: Packed, episodes: Array, chunk: int, most: int = MOST) -> R
     return Recorded(packed, frames, episode, actions[np.minimum(ahead, last)].astype(np.float64), ahead <= last)
 
 
-def asked(policy: Acts, some: Recorded, camera: str | None = None, state: bool = False) -> Array:
-    """The policy's chunks float64 [N, C', A] at the frames; `camera`: what it calls the picture (None: it has one);
-    `state`: whether it reads the state. Raises LapaError where it speaks other actions."""
-    parts = []
-    packed = some.packed
+def asked(policy: Acts, some: Recorded, spec: PolicySpec | None = None) -> Array:
+    """The policy's chunks float64 [N, C', A] at the frames; `spec`: what it needs to be shown (None: one picture and
+    the instruction). Raises LapaError where it speaks other actions."""
+    packed, parts = some.packed, []
     for start in range(0, len(some.frames), AT_ONCE):
-        rows = slice(start, start + AT_ONCE)
-        pictures = packed.gather(some.frames[rows])
-        shown: list[Any] = []
-        for i, picture in enumerate(pictures):
-            at = start + i
-            one: dict[str, Any] = {"image": picture} if camera is None else {"images": {camera: picture}}
-            one["instruction"] = packed.instructions[some.episode[at]]
-            if state and packed.state is not None:
-                one["state"] = packed.state[some.frames[at]]
-            shown.append(one)
-        parts.append(np.asarray(policy.act_batch(shown), np.float64))
+        frames = some.frames[start : start + AT_ONCE]
+        parts.append(np.asarray(policy.act_batch(observations(packed, frames, spec)), np.float64))
     said = np.concatenate(parts)
     if said.shape[2] != some.actions.shape[2]:
         raise LapaError(
             f"{packed.spec} has actions of {some.actions.shape[2]} dimensions; the policy gives {said.shape[2]}."
         )
     return said
+
+
+def observations(packed: Packed, frames: Array, spec: PolicySpec | None) -> list[Any]:
+    """What a policy is shown at frames int64 [B] of a dataset, one at a time: contracts.Observation."""
+    cameras = spec.cameras if spec is not None else ()
+    if len(cameras) > 1:
+        views = {camera: packed.gather(frames, camera) for camera in cameras}
+        shown: list[dict[str, Any]] = [
+            {"images": {camera: view[i] for camera, view in views.items()}} for i in range(len(frames))
+        ]
+    else:
+        shown = [{"image": picture} for picture in packed.gather(frames)]
+    reads_state = spec is not None and bool(spec.state) and packed.state is not None
+    for one, frame, episode in zip(shown, frames, packed.episode_of(frames), strict=True):
+        one["instruction"] = packed.instructions[episode]
+        if reads_state and packed.state is not None:
+            one["state"] = packed.state[frame]
+    return shown
 
 
 def beside(some: Recorded, kinds: Sequence[ActionKind], fit: Recorded | None) -> dict[str, Array]:
@@ -141,9 +150,8 @@ def _held(some: Recorded, kinds: Sequence[ActionKind], mean: Array) -> Array:
 
 def _seen(some: Recorded) -> Array:
     """The small picture and the state, each number over how much it varies together with its kind: float64 [N, F]."""
-    size = (min(PIXELS, some.packed.image_size),) * 2
-    pictures = (Image.fromarray(frame).resize(size, Image.Resampling.BOX) for frame in some.packed.gather(some.frames))
-    small = np.stack([np.asarray(picture, np.float64).ravel() / 255 for picture in pictures])
+    size = min(PIXELS, some.packed.image_size)
+    small = np.stack([resized(frame, size).ravel() / 255 for frame in some.packed.gather(some.frames)])
     if some.state is None:
         return small
     assert some.packed.state is not None
@@ -212,17 +220,17 @@ def offline(
     packed: Packed,
     episodes: Array,
     fit: tuple[Packed, Array] | None,
-    camera: str | None = None,
-    state: bool = False,
+    spec: PolicySpec | None = None,
+    most: int = MOST,
 ) -> dict[str, Any]:
     """The table of a policy on these episodes int64 [E] of a dataset; `fit`: a dataset and the episodes of it on which
-    the rows without a policy are fitted.
+    the rows without a policy are fitted; `spec`: what the policy is shown; `most`: frames that it is asked about.
 
     {"rows": `table`, "names", "kinds", "chunk", "frames", "episodes", "verdict"}. Raises LapaError where the actions do
     not fit."""
-    first = recorded(packed, episodes, 1)
-    said = asked(policy, first, camera, state)
-    some = recorded(packed, episodes, said.shape[1])
+    first = recorded(packed, episodes, 1, most)
+    said = asked(policy, first, spec)
+    some = recorded(packed, episodes, said.shape[1], most)
     kinds = kinds_of(packed)
     base = None if fit is None else recorded(fit[0], fit[1], said.shape[1], FITTED)
     found = table(some, kinds, {POLICY: said, **beside(some, kinds, base)})
@@ -249,9 +257,18 @@ def verdict(found: dict[str, dict[str, Any]], name: str = POLICY) -> str:
         + (f"no better than {', '.join(ahead)}." if ahead else "better than every row that needs no policy.")
     )  # fmt: skip
     step = found[name]["step"]
-    if step is not None and step < 0.7:
+    if step is not None and step < SHORT:
         words += f" Its steps are {step:.2f} times as long as the expert's: the arm may stall."
     return words
+
+
+def nearest(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of several rows of `table` the one with the least error among those whose steps are not too SHORT; where all are,
+    the one with the longest steps. The first of equals."""
+    long = [name for name, row in found.items() if row["step"] is None or row["step"] >= SHORT]
+    if long:
+        return min(long, key=lambda name: found[name]["error"])
+    return max(found, key=lambda name: found[name]["step"])
 
 
 def lines(result: dict[str, Any]) -> list[str]:
