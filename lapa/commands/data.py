@@ -17,6 +17,8 @@ def cache(
     image_size: int | None = None,
     workers: int = 0,
     estimate: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    clear: Annotated[str | None, tyro.conf.arg(metavar="all|NAME:PATH|AGE")] = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Read datasets ahead of time, with all cores.
@@ -31,11 +33,20 @@ def cache(
         image_size: pixels a side, in place of the preset's
         workers: processes (0: one per core)
         estimate: say how much disk it takes, and stop
+        list: show what is in the cache, from which dataset, how large, and when it was last used
+        clear: remove all of it, what was made from one dataset, or what was not used for an age such as 30d, 12h, 2w
     """
     from lapa.data.cache import estimate as measure
     from lapa.data.cache import make, require_room
+    from lapa.data.cache_list import clear as remove
+    from lapa.data.cache_list import entries, table
     from lapa.recipe import preset as named
 
+    if list or clear is not None:
+        removed = [] if clear is None else remove("" if clear == "all" else clear)
+        for line in (*(f"removed {line.strip()}" for line in table(removed)[:-1]), *table(entries())):
+            print(line)
+        return
     if workers < 0:
         raise LapaError(f"--workers must not be below 0, got {workers}.")
     recipe = named(preset)

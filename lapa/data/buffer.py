@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ class Buffer:
         mean = float((counts * np.minimum(counts, longest)).sum() / counts.sum())
         self.pace = min(batch / mean, float(self.slots))
         self._pool = ThreadPoolExecutor(threads or min(os.cpu_count() or 1, AHEAD), "decoding")
+        self._lock = threading.Lock()  # of what threads share: the table of what is held, and what was reported
         self._held: dict[int, Future[Segment]] = {}
         self._reported: set[str] = set()
         self._first = 0
@@ -124,14 +126,18 @@ class Buffer:
         """Move on to a step (0, 1, ...), waiting for what is not decoded yet. Raises BadVideo for damage."""
         self._first = int(step * self.pace)
         last = self._first + self.slots
-        for tick in [tick for tick in self._held if not self._first <= tick < last + AHEAD]:
-            if not (gone := self._held.pop(tick)).cancel():
-                gone.exception()  # it writes where another will: let it end
-        for tick in range(self._first, last + AHEAD):
-            if tick not in self._held:
-                self._held[tick] = self._pool.submit(self._decoded, tick)
+        with self._lock:
+            past = [tick for tick in self._held if not self._first <= tick < last + AHEAD]
+            gone = [self._held.pop(tick) for tick in past]
+        for future in gone:
+            if not future.cancel():
+                future.exception()  # it writes where another will: let it end
+        with self._lock:
+            for tick in range(self._first, last + AHEAD):
+                if tick not in self._held:
+                    self._held[tick] = self._pool.submit(self._decoded, tick)
         for tick in range(self._first, last):
-            self._held[tick].result()
+            self._segment(tick)
 
     def draw(self, rng: np.random.Generator, count: int) -> Array:
         """Samples int64 [count, 2] of the present step: tick, and place in the segment."""
@@ -167,17 +173,22 @@ class Buffer:
 
     @property
     def frames_held(self) -> int:
-        """Frames in memory now."""
-        done = [future for future in self._held.values() if future.done() and not future.cancelled()]
-        return sum(len(future.result().frames) for future in done)
+        """Frames in memory now. May be asked from any thread."""
+        with self._lock:
+            futures = list(self._held.values())
+        done = [future for future in futures if future.done() and not future.cancelled()]
+        return sum(len(future.result().frames) for future in done if future.exception() is None)
 
     def close(self) -> None:
         """Stop decoding and let the frames go."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._held.clear()
+        with self._lock:
+            self._held.clear()
 
     def _segment(self, tick: int) -> Segment:
-        return self._held[tick].result()
+        with self._lock:
+            future = self._held[tick]
+        return future.result()
 
     def _decoded(self, tick: int) -> Segment:
         """The segment of a tick; where it is damaged and may be skipped, the next one that its generator draws."""
@@ -188,8 +199,10 @@ class Buffer:
             except BadVideo as error:
                 if not self.segments.stream.skip_bad:
                     raise BadVideo(with_advice(str(error))) from None
-                if str(error) not in self._reported:
+                with self._lock:
+                    new = str(error) not in self._reported
                     self._reported.add(str(error))
+                if new:
                     print(f"skipped: {error}", file=sys.stderr)
         raise LapaError(
             f"{self.segments.stream.spec}: {TRIES} segments in a row are damaged. Look at what was skipped."

@@ -22,6 +22,7 @@ import numpy as np
 
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import Array, BadVideo, LapaError, Seekable
+from lapa.data.cache_list import tell_if_much
 from lapa.data.folders import new_folder
 from lapa.data.index import META, Index, Listing, cache_folder, entry_of, parsed, with_advice
 from lapa.data.pack import FORMAT, FRAMES, SPARE, pack
@@ -98,6 +99,7 @@ def make(wanted: Estimate, workers: int, skip_bad: bool = False) -> None:
         bad = _fill(whole, wanted, work, workers or os.cpu_count() or 1, skip_bad)
         _finish(whole, wanted, work, bad, skip_bad)
         shutil.rmtree(work)
+    tell_if_much()
 
 
 def _written(entry: Path) -> int:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -232,6 +233,8 @@ def load(entry: Path, spec: str) -> tuple[Index, dict[str, Array]]:
     damaged."""
     try:
         meta = json.loads((entry / META).read_text())
+        with suppress(PermissionError):  # a cache that others share may be read only
+            os.utime(entry / META)  # last used: `lapa cache --list`
         tables = {p.stem: np.load(p, allow_pickle=False) for p in entry.glob("*.npy")}
         actions, fps = tables.pop("actions", None), tables.pop("fps")
         names = tuple(meta["action_names"]) or _numbered(actions)

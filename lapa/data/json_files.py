@@ -25,8 +25,9 @@ def parsed(text: str | bytes, where: str) -> Any:
         raise BadVideo(f"{where}: is not JSON ({error}).") from None
 
 
-def read_json(path: Path) -> Any:
-    """The value that a file holds. Raises LapaError for a file that cannot be read or holds none."""
+def read_foreign_json(path: Path) -> Any:
+    """The value that a file holds which others wrote (for lapa's own there is artefacts/folder.py `read_json`).
+    Raises LapaError for a file that cannot be read or holds none."""
     return parsed(_text(path), printable(path))
 
 

@@ -17,6 +17,7 @@ from typing import BinaryIO, Self
 import numpy as np
 
 from lapa.contracts import Array, BadVideo, Dataset, LapaError
+from lapa.data.cache_list import tell_if_much
 from lapa.data.folders import new_folder
 from lapa.data.images import Fit, resized
 from lapa.data.index import (
@@ -135,6 +136,8 @@ def _pack_one(spec: str, parsed: Spec, size: int, skip_bad: bool, cache: Path | 
     if not (entry / META).exists():
         with new_folder(entry, twin_is_fine=True) as work:
             _write(work, dataset, spec, size, skip_bad, quiet, parsed.fit)
+        if not quiet:
+            tell_if_much()
     packed = _load(entry, spec)
     if packed.bad and not skip_bad:
         raise BadVideo(with_advice(packed.bad[0]))

@@ -20,7 +20,7 @@ import numpy as np
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import listing_hash, printable
 from lapa.data.images import Clip, check_steps, frames_of, number_of, outline_of, read_frames
-from lapa.data.json_files import read_json, read_lines
+from lapa.data.json_files import read_foreign_json, read_lines
 
 ACTION = 7  # dimensions that the released code has names for: three of place, three of rotation, the gripper
 LONGEST = 4096  # characters of a path
@@ -141,7 +141,7 @@ def _read(path: Path) -> Iterator[Row | BadVideo]:
     """The rows of a jsonl, or of a JSON list, a BadVideo for one that cannot be used."""
     with path.open("rb") as file:
         listed = file.read(200).lstrip().startswith(b"[")
-    rows = enumerate(read_json(path)) if listed else read_lines(path)
+    rows = enumerate(read_foreign_json(path)) if listed else read_lines(path)
     for number, row in rows:
         where = f"{path}, {'row' if listed else 'line'} {number}"
         try:

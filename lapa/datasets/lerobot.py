@@ -23,7 +23,7 @@ from lapa.artefacts import hub
 from lapa.contracts import ActionKind, Array, BadVideo, Episode, LapaError
 from lapa.data.folders import existing_folder, listing_hash, readable
 from lapa.data.images import blank, read_image, resized
-from lapa.data.json_files import read_json, read_lines
+from lapa.data.json_files import read_foreign_json, read_lines
 from lapa.data.lerobot_format import INFO, TASKS
 from lapa.data.video import VideoReader
 from lapa.plugins import choose
@@ -338,7 +338,7 @@ def _read_info(root: Path) -> dict[str, Any]:
     path = root / INFO
     if not path.exists():
         raise LapaError(f"{root}: is no LeRobot dataset, {INFO} is missing. Check the path.")
-    info = read_json(path)
+    info = read_foreign_json(path)
     features = info.get("features", {}) if isinstance(info, dict) else None
     if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
         raise LapaError(f"{path}: is no description of a dataset.")

@@ -18,7 +18,7 @@ import numpy as np
 from lapa.contracts import ActionKind, Array, BadVideo, Episode, LapaError
 from lapa.data.folders import existing_folder, listing_hash
 from lapa.data.images import Clip, frames_of, number_of, outline_of, read_frames
-from lapa.data.json_files import parsed, read_json
+from lapa.data.json_files import parsed, read_foreign_json
 from lapa.data.tfrecord import Value, example, records_from
 from lapa.plugins import choose
 
@@ -68,7 +68,7 @@ class Rlds:
 
     def __init__(self, root: Path, config: Config) -> None:
         self.root = root
-        info = _read_json(root / INFO) if (root / INFO).exists() else {}
+        info = _read_object(root / INFO) if (root / INFO).exists() else {}
         self._features = _features(root / FEATURES)
         self._shards = _shards(root, config.split)
         self._lengths = _lengths(info, config.split, root / INFO)
@@ -270,7 +270,7 @@ def _versioned(folder: Path) -> Path:
 def _features(path: Path) -> dict[str, Feature]:
     """features.json -> the features of a step by name, such as observation/image_0."""
     try:
-        found = dict(_leaves(_unwrapped(_read_json(path)), ""))
+        found = dict(_leaves(_unwrapped(_read_object(path)), ""))
     except (BadVideo, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise LapaError(f"{path}: does not describe features as TFDS writes them ({error!r}).") from None
     steps = {name.removeprefix("steps/"): leaf for name, leaf in found.items() if name.startswith("steps/")}
@@ -355,8 +355,8 @@ def _short(name: str, images: list[str]) -> str:
     return name.rpartition("/")[2] if len(set(last)) == len(last) else name
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    found = read_json(path)
+def _read_object(path: Path) -> dict[str, Any]:
+    found = read_foreign_json(path)
     if not isinstance(found, dict):
         raise LapaError(f"{path}: is no JSON object.")
     return found

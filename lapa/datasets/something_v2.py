@@ -12,7 +12,7 @@ from typing import Any
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import existing_folder, files_below, listing_hash, printable
 from lapa.data.images import Clip
-from lapa.data.json_files import read_json
+from lapa.data.json_files import read_foreign_json
 from lapa.data.video import read_video, timing, video_frames
 from lapa.plugins import choose
 
@@ -88,7 +88,7 @@ class SomethingV2:
 
     def _read(self, path: Path) -> Iterator[tuple[str, str]]:
         """Id and instruction of each row; rows that lack them become `_bad`."""
-        rows = read_json(path)
+        rows = read_foreign_json(path)
         if not isinstance(rows, list):
             raise LapaError(f"{path}: is no list of clips with an id each.")
         for number, row in enumerate(rows):

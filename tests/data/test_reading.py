@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -406,6 +406,33 @@ def test_datasets_are_drawn_by_their_weights(tmp_path: Path) -> None:
     segments = Segments(streamed, np.diff(streamed.starts) - 5, np.full(2, 5), 16)
     rng = np.random.default_rng(0)
     assert np.mean([segments.draw(rng)[0] for _ in range(1000)]) == pytest.approx(0.75, abs=0.05)
+
+
+def test_what_is_held_may_be_asked_at_any_time(tmp_path: Path) -> None:
+    """Another thread asks without a pause while the buffer moves on, in steps that turn much of it over."""
+    buffer, asked, failed, over = buffer_of(films(tmp_path), 2048), [0], list[Exception](), Event()
+
+    def ask() -> None:
+        try:
+            while not over.is_set():
+                assert 0 <= buffer.frames_held <= buffer._frames.shape[0] * buffer._frames.shape[1]
+                asked[0] += 1
+        except Exception as error:  # told below: one raised in a thread would be lost
+            failed.append(error)
+
+    threads = [Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for step in range(0, 300, 3):
+            buffer.begin(step)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        buffer.close()
+    assert not failed
+    assert asked[0] > 100
 
 
 @pytest.mark.parametrize("kilobytes", [1024, 2048, 6 * 1024])
