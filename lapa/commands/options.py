@@ -102,11 +102,11 @@ def open_pack(
     return _opened(partial(pack, fit=fit, cameras=cameras), dataset, image_size, skip_bad)
 
 
-def open_stream(dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Stream:
+def open_stream(dataset: tuple[str, ...], image_size: int, skip_bad: bool, fit: Fit = "squash") -> Stream:
     """The datasets as a stream (data/stream.py), and tell what was found."""
     from lapa.data.stream import stream
 
-    return _opened(stream, dataset, image_size, skip_bad)
+    return _opened(partial(stream, fit=fit), dataset, image_size, skip_bad)
 
 
 def _opened(read: Callable[..., Any], dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Any:

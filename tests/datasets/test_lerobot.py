@@ -205,3 +205,64 @@ def test_an_image_in_the_tables_that_is_none(tmp_path: Path) -> None:
         assert f"episode_{number:06d}.parquet: pixels of episode {number}, frame 0: the image cannot be read" in str(
             bad
         )
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([["a", "b"]], ("a", "b")),
+        (["a", "b"], ("a", "b")),
+        ({"motors": ["a", "b"]}, ("a", "b")),
+        ({"left": ["a"], "right": ["b"]}, ("a", "b")),
+        ({"a": 0, "b": 1}, ("a", "b")),
+        (["a"], ()),
+        (None, ()),
+        (3, ()),
+    ],
+)
+def test_names_of_joints_however_they_are_nested(tmp_path: Path, names: object, expected: tuple[str, ...]) -> None:
+    root = lerobot_v21(tmp_path / "ds")
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["action"]["names"] = names
+    (root / "meta/info.json").write_text(json.dumps(info))
+    packed = pack([f"lerobot:{root}"], 8, quiet=True)
+    assert packed.action_names == expected
+    assert packed.action_spec is not None
+    assert packed.action_spec.names == (expected or ("action_0", "action_1"))
+    assert packed.embodiments == ("so100",)
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds"),
+    [(["pan.pos", "lift.pos"], "absolute"), (["delta_x", "delta_y"], "delta")],
+)
+def test_names_that_say_what_actions_are(tmp_path: Path, names: list[str], kinds: str) -> None:
+    root = lerobot_v21(tmp_path / "ds")
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["action"]["names"] = names
+    (root / "meta/info.json").write_text(json.dumps(info))
+    packed = pack([f"lerobot:{root}"], 8, quiet=True)
+    assert packed.action_spec is not None
+    assert (packed.action_spec.kinds, packed.kinds_from) == ((kinds, kinds), "the dataset")
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [({"train": "0:1", "test": "1:3"}, [0]), ({"train": "2:3, 0:1"}, [0, 2]), ({"train": "0:3"}, [0, 1, 2])],
+)
+def test_splits(tmp_path: Path, splits: dict[str, str], expected: list[int]) -> None:
+    root = lerobot_v21(tmp_path / "ds", lengths=(3, 4, 5))
+    info = json.loads((root / "meta/info.json").read_text()) | {"splits": splits}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    assert [e.id for e in good(f"lerobot:{root},split=train")] == [f"episode_{i:06d}" for i in expected]
+    first = expected[-1]
+    assert [e.id for e in good(f"lerobot:{root},split=train,episodes={first}")] == [f"episode_{first:06d}"]
+
+
+@pytest.mark.parametrize("splits", [None, {}, {"train": "80%"}, {"train": "7:9"}])
+def test_splits_that_say_nothing(tmp_path: Path, splits: object) -> None:
+    root = lerobot_v21(tmp_path / "ds")
+    info = json.loads((root / "meta/info.json").read_text()) | {"splits": splits}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(LapaError, match="split"):
+        open_dataset(f"lerobot:{root},split=train")

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from made import lerobot_v21
 from PIL import Image
 
 from lapa import cli
@@ -156,6 +157,32 @@ def test_oblong_frames_of_real_codes(tmp_path: Path, tiny: Recipe) -> None:
     np.testing.assert_array_equal(oblong.frames, next(
         open_dataset(f"video_folder:{tmp_path}/moved").episodes()).frames)  # fmt: skip
     assert oblong.frames.shape == (12, 24, 40, 3)
+
+
+def test_a_robot_s_dataset_stays_what_it_is(tmp_path: Path, tiny: Recipe) -> None:
+    """Nested names of joints, the camera, the robot and the kinds go into the export; pictures in less room."""
+    save_laq(tmp_path / "laq", tiny)
+    root = lerobot_v21(tmp_path / "ds")
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["action"]["names"] = [["elbow", "wrist"]]
+    (root / "meta/info.json").write_text(json.dumps(info))
+    cli.main(["label", "--dataset", f"lerobot:{root},camera=top,kinds=absolute+binary", "--source", f"{tmp_path}/laq",
+              "--out", f"{tmp_path}/labels"])  # fmt: skip
+    for quality in (None, 20):
+        out = tmp_path / f"out{quality}"
+        export_lerobot(open_labelled(tmp_path / "labels"), out, quality=quality)
+        told = json.loads((out / "meta/info.json").read_text())
+        assert told["robot_type"] == "so100"
+        assert told["features"]["action"]["names"] == ["elbow", "wrist"]
+        assert told["features"]["observation.images.top"]["shape"] == [24, 32, 3]
+        before, after = episodes_of(f"lerobot:{root},camera=top"), episodes_of(f"lerobot:{out}")
+        for one, two in zip(before, after, strict=True):
+            np.testing.assert_array_equal(one.actions, two.actions)
+            np.testing.assert_array_equal(one.state, two.state)
+            assert two.action_kinds == ("absolute", "binary")
+            assert two.camera == "top"
+            assert np.array_equal(one.frames, two.frames) == (quality is None)
+            assert np.abs(one.frames.astype(int) - two.frames).mean() < 12  # of 255; pixels of noise are hard to code
 
 
 def test_actions_are_not_torn_by_another_rate(labels: Path, tmp_path: Path) -> None:
