@@ -10,6 +10,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.data.cache import estimate, make
 from lapa.data.lerobot_format import LeRobotWriter
 from lapa.data.pack import pack
 from lapa.data.select import Choice, Chosen, even_steps, spans
@@ -187,3 +188,21 @@ def test_a_cache_entry_for_each_choice(root: str, tmp_path: Path) -> None:
     for option in ("", ",stride=2", ",episodes=0", ",kinds=delta"):
         pack([f"{root}{option}"], 16, quiet=True, cache=tmp_path)
     assert len(list(tmp_path.glob("lerobot-16-*"))) == 4
+
+
+@pytest.mark.parametrize("option", [",episodes=1-3+6", ",stride=2", ",without=0,fps=12,kinds=2absolute+binary", ""])
+def test_lapa_cache_makes_the_same_pack(
+    root: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte for byte, fingerprints and kinds included."""
+    made = {}
+    for name in ("ahead", "now"):
+        monkeypatch.setenv("LAPA_CACHE", str(tmp_path / name))
+        if name == "ahead":
+            wanted = estimate(f"{root}{option}", 16)
+            make(wanted, 1)
+            assert wanted.entry.exists()
+        pack([f"{root}{option}"], 16, quiet=True)
+        (entry,) = (tmp_path / name).glob("lerobot-16-*")
+        made[name] = {file.name: file.read_bytes() for file in entry.iterdir()}
+    assert made["ahead"] == made["now"]
