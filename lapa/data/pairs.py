@@ -1,4 +1,4 @@
-"""The window: seconds -> frames by each episode's rate, so datasets of all rates mix; and pairs."""
+"""The window: seconds -> frames by each episode's rate, so that datasets of all rates can be mixed; and pairs."""
 
 from __future__ import annotations
 

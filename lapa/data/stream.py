@@ -1,6 +1,6 @@
-"""Datasets read without a pack: their index from the cache, their frames decoded when they are wanted.
+"""Datasets read without a pack: the index comes from the cache, and frames are decoded when they are needed.
 
-A stream stands in for a pack where frames are read forward, as labelling does, or in segments (data/buffer.py). Nothing
+A stream replaces a pack where frames are read forward, as labelling does, or in segments (data/buffer.py). Nothing
 but the index is written to disk.
 """
 
@@ -66,7 +66,7 @@ class Stream(Index):
             raise BadVideo(f'{self.spec}: episode "{self.ids[episode]}" no longer has {length} frames.')
 
     def without(self, episodes: Sequence[int]) -> Stream:
-        """All but these episodes, as if they had never been there."""
+        """The stream without these episodes."""
         rest = self.subset(np.setdiff1d(np.arange(self.episodes), list(episodes))) if episodes else self
         return replace(rest, fingerprint=rest.outline)
 

@@ -25,8 +25,8 @@ Value = list[bytes] | Array  # bytes, float32 [N] or int64 [N]
 
 
 def records(path: Path) -> Iterator[bytes | BadVideo]:
-    """The records of a file, a BadVideo for one whose data are damaged. A damaged length or a missing end is the last
-    thing yielded, for nothing tells where the next record begins."""
+    """The records of a file, a BadVideo for one whose data are damaged. After a damaged length or
+    a missing end nothing more is yielded, because nobody knows where the next record begins."""
     return (record for _, record in records_from(path))
 
 

@@ -92,9 +92,9 @@ class VideoFile:
 class VideoReader:
     """Reads a video forward: `fps`, then iterate over (time in seconds, frame uint8 [H, W, 3]).
 
-    Frames come as they are meant to be seen: turned as the file's display matrix says (phones film sideways).
-    Everything ffmpeg has to say against the file comes out as BadVideo(path and reason), and so do a damaged frame
-    and a file that ends before its own header says.
+    Frames are turned as the file's display matrix says (phones film sideways).
+    Every error of ffmpeg becomes BadVideo(path and reason), and so do a damaged frame and a file that ends before its
+    own header says.
     """
 
     def __init__(self, path: Path) -> None:
@@ -185,7 +185,7 @@ class VideoReader:
 
     def times(self) -> Array:
         """Seconds at which each frame is shown, float64 [n]: of the packets, without decoding. Where the container
-        does not tell, as AVI, frames are decoded after all. Raises BadVideo for a file that ends before its header
+        does not say, as AVI, frames are decoded. Raises BadVideo for a file that ends before its header
         says. Reads to the end, so the reader is used up."""
         try:
             packets = [(p.pts, p.duration) for p in self._container.demux(self._stream) if p.size and not p.is_discard]

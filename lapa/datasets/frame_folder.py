@@ -14,8 +14,8 @@ from lapa.data.images import SUFFIXES, Clip, check_steps, frames_of, number_of, 
 
 @dataclass(frozen=True)
 class Config:
-    """`path` is the folder of the clips' folders, nested or not; `fps` the rate that the images were taken at, for
-    images do not tell; `captions` a csv or jsonl with the columns `file`, a clip's folder within `path`, and
+    """`path` is the folder of the clips' folders, nested or not; `fps` the rate of the images, which
+    images do not say; `captions` a csv or jsonl with the columns `file`, a clip's folder within `path`, and
     `instruction`, by default as for video_folder."""
 
     path: str

@@ -1,8 +1,8 @@
 """The released LAPA code's jsonl: a row per frame with `image`, `instruction` and `raw_actions` or `delta`.
 
-Rows may be shuffled; those whose images lie in one folder are an episode, in the order of the images' numbers. The
+Rows may be shuffled. Rows whose images lie in one folder are an episode, in the order of the images' numbers. The
 JSON list that its preprocessing starts from (`conversations` with `raw_actions`) is read too. `delta` are latent
-actions of somebody else's LAQ: such an episode is video without actions. The `vision` tokens are not needed.
+actions of another LAQ: such an episode is video without actions. The `vision` tokens are not needed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
 @dataclass(frozen=True)
 class Config:
-    """`path` is the jsonl or JSON file; `fps` the rate of the images, for they do not tell; `images` the folder that
+    """`path` is the jsonl or JSON file; `fps` the rate of the images, which they do not say; `images` the folder that
     the image paths start from, by default the file's own folder or one above it."""
 
     path: str
@@ -90,7 +90,7 @@ class LapaJsonl:
         return listing_hash(self.path.parent, [self.path, *filter(os.path.exists, images)])
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
-        """Yield an Episode per folder of images, or a BadVideo in its place; then the rows that are none."""
+        """Yield an Episode per folder of images, or a BadVideo in its place; then the rows that cannot be used."""
         return self._each(lambda images, names: read_frames(images, names, self.fps, size))
 
     def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
@@ -128,7 +128,7 @@ class LapaJsonl:
         return images, [printable(image) for image in images]
 
     def _place(self, image: Path) -> Path:
-        """Where an image lies: the first place there is one, else where it was first looked for."""
+        """Where an image lies: the first place that has it, else the first place where it was looked for."""
         places = [root / image for root in self._roots]
         return next(filter(os.path.exists, places), places[0])
 

@@ -1,7 +1,7 @@
 """LeRobot datasets v3.x and v2.x, in a folder or on the hub: this project's own (collect) and anyone's.
 
-The versions differ in where things are: v3 keeps many episodes in a parquet and a video file and says where in tables,
-v2 has one file of each per episode. Both become a list of `Place`s; everything after that is the same.
+The versions differ in where things are. v3 keeps many episodes in one parquet and one video file, and tables say where;
+v2 has one file of each per episode. Both become a list of `Place`s. Everything after that is the same.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Place:
 
 
 class LeRobotDataset:
-    """Yields the episodes of one camera, file after file; a file is decoded forward once."""
+    """Yields the episodes of one camera, file after file. A file is decoded forward, once."""
 
     def __init__(self, root: Path, camera: str | None = None, split: str | None = None) -> None:
         self.root = root
@@ -271,7 +271,7 @@ def span(
     size: int | None,
 ) -> Iterator[Array]:  # fmt: skip
     """Of frames with their times, those at the steps first : length of a span from `begin` seconds on, uint8
-    [H, W, 3] each. A frame stands at the time step it is nearest to. Raises BadVideo when one is missing."""
+    [H, W, 3] each. A frame belongs to the nearest time step. Raises BadVideo when one is missing."""
     step = first
     while step < length:
         time, frame = next(frames, (np.inf, None))
@@ -291,8 +291,8 @@ def cut(
 ) -> Iterator[list[Array] | BadVideo]:
     """Decode a video once, forward, and yield `length` frames uint8 [H, W, 3] from `start` seconds on per span.
 
-    `spans` are (start, length) and ascend. A frame stands at the time step it is nearest to. A BadVideo stands in for
-    every span that the file does not hold whole.
+    `spans` are (start, length) and ascend. A frame belongs to the nearest time step. For every span that the file does
+    not hold completely a BadVideo is yielded.
     """
     done = 0
     try:

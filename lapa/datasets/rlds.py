@@ -1,8 +1,8 @@
 """Robot datasets in RLDS (Open X-Embodiment, Bridge, Language Table): TFRecord shards, read without TensorFlow.
 
 A record is an episode; its steps lie side by side, "steps/action" being the actions of all steps one after the other.
-What the features are called and what shape they have stands in features.json, which splits there are in
-dataset_info.json. RLDS does not store a frame rate: `fps` has to say it, unless the dataset is one of FPS.
+features.json has the names and shapes of the features, dataset_info.json the splits. RLDS does not store a frame rate:
+`fps` has to say it, unless the dataset is one of FPS.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INFO, FEATURES = "dataset_info.json", "features.json"
 class Config:
     """`path` is the folder of features.json, or the one above it (then its newest version); `camera` an image feature,
     whole (observation/image_0) or its last word; `action`, `state` and `instruction` other features than the usual
-    ones; an action of several parts is put together in the order of their names."""
+    ones. An action of several parts is joined in the order of their names."""
 
     path: str
     camera: str | None = None
@@ -64,7 +64,7 @@ SHARD_BYTES = 1 << 44  # above the size of any shard
 
 
 class Rlds:
-    """One episode per record, shard after shard; shards that were not downloaded are not missed."""
+    """One episode per record, shard after shard; shards that were not downloaded are not reported."""
 
     def __init__(self, root: Path, config: Config) -> None:
         self.root = root

@@ -1,4 +1,4 @@
-"""Something-Something V2 as it is handed out: a folder of webm files and JSON of labels. No actions."""
+"""Something-Something V2 as it is distributed: a folder of webm files and JSON of labels. No actions."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class SomethingV2:
 def instruction(row: dict[str, Any]) -> str:
     """The template with its placeholders filled: "Holding [something]" and ["a cup"] -> "Holding a cup".
 
-    Where they do not fit each other, the label, which was filled by hand.
+    Where they do not fit, the label, which was filled in by hand.
     """
     template, label, names = row.get("template") or "", row.get("label") or "", row.get("placeholders") or []
     if not (isinstance(template, str) and isinstance(label, str) and isinstance(names, list)):

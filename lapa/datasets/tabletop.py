@@ -58,7 +58,7 @@ class TabletopDataset:
     cameras = (CAMERA,)
 
     def signature(self) -> str:
-        """The settings: they determine every pixel."""
+        """The settings, which determine every pixel."""
         from lapa import __version__
 
         return f"{__version__} {self}"
