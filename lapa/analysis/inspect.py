@@ -358,6 +358,8 @@ def _verdict(effective: float, size: int) -> str:
 def _dataset(packed: Packed, out: Path) -> dict[str, Any]:
     about = describe(packed)
     _print_dataset(about)
+    for line in packed.told():  # what the actions are, which camera and robot
+        print(f"  {line}")
     contact_sheet(packed, out / "contact_sheet.png")
     return about
 
