@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lapa.artefacts.folder import finished, load_artefact, read_json, write_json
+from lapa.artefacts.older import upgraded
 from lapa.contracts import LapaError
 from lapa.data.spec import parse
 from lapa.recipe import PRESETS, Recipe, nearest_preset
@@ -25,7 +26,7 @@ def begin(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, **input
         if _done(out, wanted, resume):
             return True
         if (out / "run.json").exists():
-            before = read_json(out / "run.json", "settings of the run")
+            before = _started(out)
             if added := _difference(before, _completed(before, wanted)):
                 print(f"Note: {out} was started by a lapa without this setting; it goes on with its default ({added}).")
         write_json(out / "run.json", wanted)
@@ -38,6 +39,12 @@ def done_before(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, *
     """What `begin` would answer or raise, without a trace in `out`: to be asked before the data are read, which takes
     time and may fail."""
     return on_first_rank(lambda: _done(out, _wanted(recipe, seed, kind, inputs), resume))
+
+
+def _started(out: Path) -> dict[str, Any]:
+    """How the run in `out` was started, in today's words: lapa 0.1 may have started it."""
+    before: dict[str, Any] = upgraded(read_json(out / "run.json", "settings of the run"))
+    return before
 
 
 def _wanted(recipe: Recipe, seed: int, kind: str, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +61,7 @@ def _done(out: Path, wanted: dict[str, Any], resume: bool) -> bool:
     if not resume:
         raise LapaError(f"{out} is not empty. Add --resume to go on with it, or choose another --out.")
     if started.exists():
-        before = _completed(read_json(started, "settings of the run"), wanted)
+        before = _completed(_started(out), wanted)
         if found := _difference(_places(before), _places(wanted)):
             raise LapaError(f"{out} was started with other settings ({found}). Use those, or choose another --out.")
     if not finished(out):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import lapa
+from lapa.plugins import KINDS
 
 ROOT = Path(lapa.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -88,6 +89,16 @@ def test_imports_go_one_way(file: Path) -> None:
 def test_the_table_names_what_is_there() -> None:
     entries = {entry for line in LINES for entry in line}
     assert entries <= NAMES, f"not there: {entries - NAMES}"
+
+
+def test_the_root_of_the_package_is_small() -> None:
+    """Folders hold the ideas; the root has the three stages, the contracts and what joins them."""
+    modules = sorted(file.stem for file in FILES if file.parent == ROOT)
+    assert len(modules) <= 14, modules
+
+
+def test_every_kind_of_plugin_has_its_folder() -> None:
+    assert set(KINDS) <= {module for module in NAMES if "." not in module}
 
 
 def test_no_cycles() -> None:

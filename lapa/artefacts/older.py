@@ -15,6 +15,7 @@ VALUES = {
     ("head", "read"): "linear",
     ("kind", "vocabulary"): "codebook",
 }
+HEAD_WIDTH = 256  # of who did not choose one
 WEIGHTS = {".steer.": ".film."}  # parts of names
 
 
@@ -24,7 +25,8 @@ def upgraded(content: Any) -> Any:
         renamed = {KEYS.get(key, key): (key, upgraded(value)) for key, value in content.items()}
         made = {new: _value(old, value) for new, (old, value) in renamed.items()}
         if "head_width" in made:  # of a policy: there was one kind of head
-            made |= {"head": "parallel", "head_options": {"width": made.pop("head_width")}}
+            width = made.pop("head_width")
+            made |= {"head": "parallel", "head_options": {} if width == HEAD_WIDTH else {"width": width}}
         return made
     if isinstance(content, list):
         return [upgraded(value) for value in content]

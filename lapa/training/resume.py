@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from lapa.artefacts.folder import read_json, replacing, require_fit, write_json, write_tensors
+from lapa.artefacts.older import upgraded_weights
 from lapa.contracts import LapaError, Logs
 from lapa.runtime.distributed import on_first_rank
 
@@ -119,14 +120,15 @@ class Checkpoints:
         try:
             reader = HuggingFaceStorageReader(str(path))
             entries: dict[str, Any] = reader.read_metadata().state_dict_metadata
-            found = {name: (entry.size, entry.properties.dtype) for name, entry in entries.items()}
+            stored = upgraded_weights({name: name for name in entries})  # today's name -> that in the checkpoint
+            found = {new: (entries[old].size, entries[old].properties.dtype) for new, old in stored.items()}
             target = dict(state)
             made = {name: make(name, *found[name]) for name in found.keys() - target.keys()}
             shapes = {name: torch.empty(size, device="meta") for name, (size, _) in found.items()}
             target |= {name: tensor for name, tensor in made.items() if tensor is not None}
             require_fit(target, shapes, path)
             with _alone_is_fine():
-                dcp.load(target, storage_reader=reader)
+                dcp.load({stored[name]: tensor for name, tensor in target.items()}, storage_reader=reader)
         except (CheckpointException, *DAMAGE) as error:
             for reason in _reasons(error):
                 if not isinstance(reason, DAMAGE):  # no memory, no connection: the checkpoint may well be good

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import lapa
+from lapa import cli
 from lapa.artefacts.folder import load_artefact
 from lapa.data.labelled import read_labels
 from lapa.models.idm import InverseDynamics
@@ -54,3 +57,23 @@ def test_labels() -> None:
     assert labels.kind == "codes"
     assert len(labels.frame) == manifest["pairs"]
     assert np.array(manifest["code_embeddings"]).shape[0] == 8
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """lapa 0.1 stopped after step 4 of 8. Its settings, under today's names, are those of today's command."""
+    shutil.copytree(OLD / "laq_half", tmp_path / "laq")
+    before = json.loads((OLD / "laq_half/run.json").read_text())["recipe"]
+    options = [f"laq.{name}={before['laq'][name]}" for name in (
+        "image_size", "patch_size", "dim", "spatial_depth", "temporal_depth", "heads", "dim_head", "codebook_size",
+        "quant_dim", "unet_width",
+    )]  # fmt: skip
+    options += ["laq.encoder_input=contrast", "starts=[]", "quantize.batch_size=8", "quantize.keep=4"]
+    command = ["quantize", "--dataset", "tabletop:sim,episodes=24,seed=8", "--steps", "8", "--resume"]
+    command += [word for option in options for word in ("--set", option)]
+    cli.main([*command, "--out", str(tmp_path / "laq")])
+    logged = [json.loads(line)["step"] for line in (tmp_path / "laq/metrics.jsonl").read_text().splitlines()]
+    assert logged == list(range(1, 9))
+    assert lapa.LAQ.from_pretrained(tmp_path / "laq").config.encoder_input == "contrast"
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--set", "laq.encoder_input=pixels", "--out", str(tmp_path / "laq")])
+    assert "laq.encoder_input contrast -> pixels" in capsys.readouterr().err

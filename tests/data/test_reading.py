@@ -7,8 +7,8 @@ import itertools
 import os
 import shutil
 import signal
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -126,6 +126,14 @@ def run(*arguments: object) -> None:
     cli.main([str(a) for a in arguments])
 
 
+@contextmanager
+def ends(code: int) -> Iterator[None]:
+    """The command ends with this exit code: 1, an error that the user can mend; 130, interrupted."""
+    with pytest.raises(SystemExit) as stopped:
+        yield
+    assert stopped.value.code == code
+
+
 def shards(out: Path) -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in (out / TABLE).iterdir()}
 
@@ -141,13 +149,18 @@ def test_labels_of_a_stream_are_those_of_a_pack(laq: Path, robot: Path, tmp_path
     assert shards(tmp_path / "streamed") == shards(tmp_path / "packed")
 
 
-def test_labels_of_a_stream_go_with_a_pack(laq: Path, robot: Path, small: list[str], tmp_path: Path) -> None:
+def test_labels_of_a_stream_go_with_a_pack(
+    laq: Path, robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = ("--dataset", f"lerobot:{robot}")
     run("label", *data, "--source", laq, "--out", tmp_path / "labels", "--stream")
     run("pretrain", *data, "--labels", tmp_path / "labels", "--steps", 1, *small, "--out", tmp_path / "latent")
     other = ("--dataset", f"video_folder:{clips(tmp_path / 'clips')}")
-    with pytest.raises(SystemExit):
+    with ends(1):
         run("pretrain", *other, "--labels", tmp_path / "labels", "--steps", 1, *small, "--out", tmp_path / "other")
+    said = capsys.readouterr().err
+    assert f"lerobot:{robot}" in said
+    assert str(other[1]) in said, "what the labels are of, and what was given"
 
 
 def spoil(path: Path) -> None:
@@ -168,7 +181,7 @@ def test_damage_inside_pictures(
     spoil(tmp_path / "clips/d.mp4")
     data = ("--dataset", f"video_folder:{tmp_path / 'clips'}")
     command = ("label", *data, "--source", laq, "--shard", 30)
-    with pytest.raises(SystemExit):
+    with ends(1):
         run(*command, "--out", tmp_path / "streamed", "--stream")
     said = capsys.readouterr().err
     assert "b.mp4: the frame at" in said
@@ -254,7 +267,7 @@ def test_cache_refuses_what_does_not_fit(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=70 << 20))
     run("cache", "--dataset", spec, "--image-size", 64, "--estimate")
-    with pytest.raises(SystemExit):
+    with ends(1):
         run("cache", "--dataset", spec, "--image-size", 512)
     said = capsys.readouterr().err
     assert "No room: 0.02 GB are needed, 0.07 GB are free" in said, "64 MB stay free"
@@ -283,7 +296,7 @@ def test_cache_goes_on_after_a_kill(
         return counted
 
     monkeypatch.setattr(Stream, "frames", until(100))
-    with pytest.raises(SystemExit):
+    with ends(130):
         run("cache", "--dataset", spec, "--image-size", 16, "--workers", 1)
     assert not packs(made) or not any("frames.u8" in name and ".part" not in name for name in packs(made))
     monkeypatch.setattr(Stream, "frames", until(10**9))
@@ -305,7 +318,7 @@ def test_cache_of_damaged_videos(
     packed = pack([spec], 16, skip_bad=True, quiet=True)
     made = caches("made")
     command = ("cache", "--dataset", spec, "--image-size", 16, "--workers", 1)
-    with pytest.raises(SystemExit):
+    with ends(1):
         run(*command)
     assert "d.mp4: cannot be opened" in capsys.readouterr().err
     run(*command, "--skip-bad")
@@ -313,8 +326,10 @@ def test_cache_of_damaged_videos(
     assert sorted(pack([spec], 16, skip_bad=True).bad) == sorted(packed.bad)
     (frames,), (others,) = made.rglob("frames.u8"), expected.rglob("frames.u8")
     assert frames.read_bytes() == others.read_bytes()
-    with pytest.raises(SystemExit):
+    capsys.readouterr()
+    with ends(1):
         run(*command)
+    assert "d.mp4" in capsys.readouterr().err, "what a command with --skip-bad has left does not hide it"
 
 
 def test_cache_of_a_dataset_that_cannot_be_opened_anywhere(
