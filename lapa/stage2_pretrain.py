@@ -52,12 +52,13 @@ def learner(labels: Path, recipe: Recipe) -> PolicyConfig:
 def check_labels(packed: Index, labels: Labels, manifest: dict[str, Any], laq_hash: str | None = None) -> Array:
     """Rows of the labels as global frame indices, int64 [N].
 
-    A stream does not know its pixels, and frames of another size have others: if one side was a stream, or was labelled
-    at another size, all but the pixels is compared. Raises LapaError when the labels were made from other data, by
-    another LAQ than `laq_hash`, or point outside.
+    A stream does not know its pixels, and frames of another size or fit have others: if one side was a stream, or was
+    labelled at another size, all but the pixels is compared. Raises LapaError when the labels were made from other
+    data, by another LAQ than `laq_hash`, or point outside.
     """
     made_from = manifest.get("fingerprint")
     other_pixels = packed.fingerprint == packed.outline or manifest.get("image_size") != packed.image_size
+    other_pixels |= packed.fit != "squash"  # labels are made of whole frames
     if made_from not in (packed.fingerprint, packed.outline) and not (
         other_pixels and manifest.get("outline") == packed.outline
     ):

@@ -65,6 +65,15 @@ class Stream(Index):
         if count != length:
             raise BadVideo(f'{self.spec}: episode "{self.ids[episode]}" no longer has {length} frames.')
 
+    def view(self, camera: str) -> Stream:
+        """As Packed.view; a stream is of one camera. Raises LapaError for another."""
+        if camera == (self.camera or "main"):
+            return self
+        raise LapaError(
+            f"{self.spec}: without a pack one camera is read, {self.camera or 'main'}, and {camera} is asked for. "
+            "Leave out --stream."
+        )
+
     def without(self, episodes: Sequence[int]) -> Stream:
         """The stream without these episodes."""
         rest = self.subset(np.setdiff1d(np.arange(self.episodes), list(episodes))) if episodes else self

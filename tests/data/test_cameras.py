@@ -13,6 +13,7 @@ from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.lerobot_format import LeRobotWriter
 from lapa.data.pack import pack
 from lapa.data.spec import cameras_of, open_dataset, parse
+from lapa.data.stream import stream
 from lapa.interop.collect import Take, collect, write
 
 ARM = ("shoulder", "elbow", "grip")
@@ -105,6 +106,10 @@ def test_a_pack_of_two_cameras(two: Path) -> None:
         both.gather(index, camera="side")
     with pytest.raises(LapaError, match=r'no camera "side".*Known: top, wrist'):
         pack([spec], 16, quiet=True, cameras=("top", "side"))
+    streamed = stream([spec], 16, quiet=True)
+    assert streamed.view("top") is streamed
+    with pytest.raises(LapaError, match=r"wrist is asked for.*--stream"):
+        streamed.view("wrist")
     with pytest.raises(LapaError, match="Leave out camera="):
         pack([f"{spec},camera=top"], 16, quiet=True, cameras=("top", "wrist"))
 
