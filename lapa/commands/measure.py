@@ -18,6 +18,7 @@ from lapa.commands.options import (
     Seed,
     Steps,
     at_least_one,
+    open_pack,
     print_table,
     split_names,
 )
@@ -59,6 +60,7 @@ def evaluate(
     row: str | None = None,
     name: str | None = None,
     benchmark: Benchmark = "tabletop",
+    dataset: Datasets = (),
     execute: int | None = None,
     instruction: Literal["right", "shuffled", "empty"] = "right",
     episodes: int = 500,
@@ -66,10 +68,14 @@ def evaluate(
     seed: Seed = 0,
     validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Try a policy on a benchmark: success with 95% intervals.
+    """Try a policy on a benchmark (success) or on recorded episodes (error).
+
+    On a benchmark: the share of successes with 95% intervals. With --dataset, where a robot has no benchmark: how far
+    the policy's actions are from the recorded ones on episodes that it was not taught, beside holding still, the mean
+    action and a ridge regression. --dataset are these episodes.
 
     Args:
-        out: folder for results.json, success.png and animations
+        out: folder for results.json and pictures
         policy: folder made by `lapa finetune`
         row: in place of a policy one of the benchmark's own rows, such as no_op, random or expert
         name: name in the results (None: the policy's method)
@@ -86,6 +92,12 @@ def evaluate(
     from lapa.plugins import choose
     from lapa.policies import Policy
 
+    if dataset:
+        given = {"row": row, "benchmark": benchmark, "execute": execute, "instruction": instruction,
+                 "episodes": episodes, "video": video, "validation": validation}  # fmt: skip
+        _refuse_changed(given, "a benchmark, not to --dataset", evaluate)
+        _evaluate_offline(policy, dataset, out, name)
+        return
     if (policy is None) == (row is None):
         raise LapaError("Give either --policy FOLDER or --row NAME, such as no_op, random or expert.")
     if video < 0:
@@ -111,6 +123,18 @@ def evaluate(
     for family, part in results["families"].items():
         print(f"  {family:<16} {part['success']:.1%}  ({part['interval'][0]:.1%} to {part['interval'][1]:.1%})")
     print(f"Results, picture and animations are in {out}.")
+
+
+def _evaluate_offline(policy: Path | None, dataset: tuple[str, ...], out: Path, name: str | None) -> None:
+    from lapa.experiments.offline import evaluate_offline, lines
+
+    if policy is None:
+        raise LapaError("--dataset is for --policy FOLDER, made by `lapa finetune`: give one.")
+    made = evaluate_offline(
+        policy, lambda size, fit, cameras: open_pack(dataset, size, False, fit, cameras), out, name
+    )  # fmt: skip
+    print("\n".join(lines(made)))
+    print(f"Figures and picture are in {out}.")
 
 
 def compare(
@@ -203,10 +227,11 @@ def compare(
     print(f"Table and picture are in {out}.")
 
 
-def _refuse_changed(given: dict[str, Any], owner: str) -> None:
-    """Raise LapaError for the first option of `compare` that is not as by default: it belongs to `owner` alone."""
+def _refuse_changed(given: dict[str, Any], owner: str, command: Any = None) -> None:
+    """Raise LapaError for the first option of the command (None: `compare`) that is not as by default: it belongs to
+    `owner` alone."""
     for name, value in given.items():
-        if value != inspect.signature(compare).parameters[name].default:
+        if value != inspect.signature(command or compare).parameters[name].default:
             raise LapaError(f"--{name.replace('_', '-')} belongs to {owner}. Leave it out.")
 
 

@@ -271,7 +271,7 @@ def nearest(found: Mapping[str, Mapping[str, Any]]) -> str:
     return max(found, key=lambda name: found[name]["step"])
 
 
-def lines(result: dict[str, Any]) -> list[str]:
+def lines(result: Mapping[str, Any]) -> list[str]:
     """The table for people."""
     found, chunk = result["rows"], result["chunk"]
     wide = max(map(len, found))

@@ -1,0 +1,125 @@
+"""`lapa evaluate --policy P --dataset D`: a saved policy's offline error (measures/offline.py) on recorded episodes.
+
+Episodes that the policy was taught are left out; where no others are given, it is judged by those and the result says
+so. The rows beside it are fitted on the policy's labelled episodes where these are at hand, else on half of the given
+episodes, which then do not judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapa import __version__
+from lapa.artefacts.folder import load_artefact, read_json, write_json
+from lapa.contracts import Array, LapaError
+from lapa.data.index import counted
+from lapa.data.pack import Packed, pack
+from lapa.measures.offline import keys_of, offline
+from lapa.measures.offline import lines as table_lines
+from lapa.plots.offline import offline_error
+from lapa.policies import opened
+
+Open = Callable[[int, Any, Sequence[str]], Packed]  # (pixels a side, fit, cameras) -> the dataset
+
+
+def evaluate_offline(policy_path: Path, open_dataset: Open, out: Path, name: str | None = None) -> dict[str, Any]:
+    """Write `out/results.json` and `out/offline.png`; returns what the JSON holds. Raises LapaError where the policy
+    cannot act, or its actions do not fit the dataset's, and where `out` holds something else."""
+    artefact = load_artefact(policy_path, "policy")
+    _require_room(out, artefact.hash)
+    policy = opened(artefact)
+    if not policy.dimensions:
+        raise LapaError(f"{policy_path} predicts no actions yet. Finetune it first (lapa finetune).")
+    config = policy.config
+    shape = (config.image_size, getattr(config, "fit", "squash"), getattr(config, "cameras", ()))
+    packed = open_dataset(*shape)
+    packed.require_actions("the offline error")
+    seen = _seen(artefact.config, packed)
+    test, unseen = judged(packed, seen)
+    fit, test, fitted_on = _fitted_on(policy_path, packed, test, seen, shape)
+    result = offline(policy, packed, test, fit, policy.spec)
+    made = {
+        "kind": "offline",
+        "method": name or str(artefact.config.get("method")),
+        "policy": str(policy_path),
+        "hash": artefact.hash,
+        "dataset": packed.spec,
+        "unseen": unseen,
+        "left_out": packed.episodes - len(test) if unseen else 0,
+        "fitted_on": fitted_on,
+        "lapa": __version__,
+        **result,
+    }
+    offline_error(made, out / "offline.png", f"Offline error of {policy_path} on {packed.spec}")
+    write_json(out / "results.json", made)
+    return made
+
+
+def judged(packed: Packed, seen: set[str]) -> tuple[Array, bool]:
+    """Episodes to judge by, int64: those that are not in `seen`; all of them where there are no others, and False."""
+    new = np.array([e for e, key in enumerate(keys_of(packed)) if key not in seen], np.int64)
+    return (new, True) if len(new) else (np.arange(packed.episodes), False)
+
+
+def lines(made: Mapping[str, Any]) -> list[str]:
+    """The result for people."""
+    flatters = "" if made["unseen"] else " The policy was taught these very episodes, so its figures flatter it."
+    left = f"; {made['left_out']} others are left out, which it was taught or the rows were fitted on"
+    return [
+        f"{made['method']} on {counted(made['episodes'], 'episode')} of {made['dataset']}, {made['frames']:,} frames, "
+        f"chunks of {made['chunk']}{left if made['left_out'] else ''}. Open-loop error of actions; 1 is as far off as "
+        f"the mean action.{flatters}",
+        f"The rows that need no policy were fitted on {made['fitted_on']}.",
+        *(f"  {line}" for line in table_lines(made)),
+    ]
+
+
+def _seen(config: Mapping[str, Any], packed: Packed) -> set[str]:
+    """Keys of the episodes that a policy was taught; one of lapa 0.1 names its datasets alone."""
+    if "labelled" in config:
+        return set(config["labelled"]["trained"])
+    data = config.get("provenance", {}).get("data", {})
+    return set(keys_of(packed)) if packed.fingerprint in data.values() else set()
+
+
+def _fitted_on(
+    policy_path: Path, packed: Packed, test: Array, seen: set[str], shape: tuple[int, Any, Sequence[str]]
+) -> tuple[tuple[Packed, Array], Array, str]:
+    """What the rows without a policy are fitted on, the episodes that are left to judge by, and the former in words."""
+    for data in (packed, _labelled(policy_path, packed, shape)):
+        here = [] if data is None else [e for e, key in enumerate(keys_of(data)) if key in seen]
+        if data is not None and here and not (data is packed and len(here) == packed.episodes):
+            return (data, np.array(here)), test, f"the policy's {counted(len(here), 'labelled episode')}"
+        if data is packed and len(here) == packed.episodes:
+            break
+    if len(test) < 2:
+        raise LapaError(f"{packed.spec}: one episode cannot both fit the rows beside the policy and judge it.")
+    half = test[::2]
+    return (packed, half), test[1::2], f"half of the given episodes ({len(half)}); the other half judges"
+
+
+def _labelled(policy_path: Path, packed: Packed, shape: tuple[int, Any, Sequence[str]]) -> Packed | None:
+    """The dataset that the policy was finetuned on, if it is still where it was and has such actions."""
+    about = policy_path / "run.json"
+    specs = read_json(about, "settings of the run").get("dataset", ()) if about.exists() else ()
+    size, fit, cameras = shape
+    try:
+        found = pack([specs] if isinstance(specs, str) else specs, size, quiet=True, fit=fit, cameras=cameras)
+    except (LapaError, OSError):
+        return None  # moved or removed since
+    mine, its = packed.actions, found.actions
+    return found if mine is not None and its is not None and mine.shape[1] == its.shape[1] else None
+
+
+def _require_room(out: Path, policy_hash: str) -> None:
+    """Raise LapaError when `out` holds something else, or the evaluation of something else."""
+    results = out / "results.json"
+    inside = {path.name for path in out.iterdir() if path.name[0] != "."} if out.exists() else set()
+    if other := sorted(inside - {results.name, "offline.png"}):
+        raise LapaError(f"{out} holds more than an offline evaluation ({other[0]}). Choose another --out.")
+    if results.exists() and read_json(results, "evaluation").get("hash") != policy_hash:
+        raise LapaError(f"{out} holds the evaluation of another policy. Remove it or choose another --out.")

@@ -1,0 +1,93 @@
+"""`lapa evaluate --policy P --dataset D`: whom it is judged by, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lapa import cli
+from lapa.contracts import LapaError
+from lapa.data.pack import pack
+from lapa.experiments.offline import evaluate_offline, judged, lines
+from lapa.measures.offline import HOLD, MEAN, POLICY, RIDGE, keys_of
+from lapa.recipe import Recipe
+from lapa.run_folder import begin
+from lapa.stage3_finetune import finetune
+
+LABELLED = "tabletop:sim,episodes=6,seed=4"
+WHOLE = "tabletop:sim,episodes=10,seed=4"  # the same six and four more
+
+
+@pytest.fixture(scope="module")
+def policy(tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("offline") / "policy"
+    recipe = replace(tiny, head="new", clusters=4)
+    begin(out, recipe, 0, False, "policy", dataset=(LABELLED,))
+    finetune(pack([LABELLED], 24, quiet=True), None, recipe, out, 0)
+    return out
+
+
+def opener(*specs: str) -> Any:
+    return lambda size, fit, cameras: pack(specs, size, quiet=True, fit=fit, cameras=cameras)
+
+
+def test_episodes_that_it_was_taught_are_left_out(policy: Path, tmp_path: Path) -> None:
+    made = evaluate_offline(policy, opener(WHOLE), tmp_path)
+    assert list(made["rows"]) == [POLICY, HOLD, MEAN, RIDGE]
+    assert (made["episodes"], made["left_out"], made["unseen"]) == (4, 6, True)
+    assert "6 labelled episodes" in made["fitted_on"]
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(made))
+    assert (tmp_path / "offline.png").exists()
+    assert "flatter" not in "\n".join(lines(made))
+    assert evaluate_offline(policy, opener(WHOLE), tmp_path) == made, "the same again, into the same folder"
+
+
+def test_other_episodes_are_judged_beside_rows_fitted_on_those_it_was_taught(policy: Path, tmp_path: Path) -> None:
+    made = evaluate_offline(policy, opener("tabletop:sim,episodes=3,seed=77"), tmp_path)
+    assert (made["episodes"], made["unseen"]) == (3, True)
+    assert "6 labelled episodes" in made["fitted_on"]
+    moved = tmp_path / "moved"
+    shutil.copytree(policy, moved)
+    (moved / "run.json").unlink()
+    made = evaluate_offline(moved, opener("tabletop:sim,episodes=4,seed=77"), tmp_path / "half")
+    assert "half of the given episodes (2)" in made["fitted_on"]
+    assert made["episodes"] == 2
+
+
+def test_what_was_seen_is_said(policy: Path, tmp_path: Path) -> None:
+    made = evaluate_offline(policy, opener(LABELLED), tmp_path)
+    assert not made["unseen"]
+    assert made["episodes"] == 3, "half fits the rows beside it"
+    assert "flatter" in "\n".join(lines(made))
+    packed = pack([WHOLE], 24, quiet=True)
+    some, unseen = judged(packed, set(keys_of(packed)[:7]))
+    assert unseen
+    assert some.tolist() == [7, 8, 9]
+    assert np.array_equal(judged(packed, set(keys_of(packed)))[0], np.arange(10))
+
+
+def test_refusals(policy: Path, clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(LapaError, match="no actions"):
+        evaluate_offline(policy, opener(f"video_folder:{clips}"), tmp_path / "clips")
+    evaluate_offline(policy, opener(WHOLE), tmp_path / "taken")
+    (tmp_path / "taken/notes.txt").write_text("mine")
+    with pytest.raises(LapaError, match=r"notes\.txt"):
+        evaluate_offline(policy, opener(WHOLE), tmp_path / "taken")
+
+
+def test_by_command(policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "--policy", str(policy), "--dataset", WHOLE, "--out", str(tmp_path / "out")]
+    cli.main(words)
+    said = capsys.readouterr().out
+    error = json.loads((tmp_path / "out/results.json").read_text())["rows"][POLICY]["error"]
+    assert f"{error:.2f}" in said
+    assert all(row in said for row in (HOLD, MEAN, RIDGE, "dx"))
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--episodes", "3"])
+    assert "--episodes belongs to" in capsys.readouterr().err
