@@ -91,7 +91,7 @@ class Index:
     def told(self) -> list[str]:
         """What was found and chosen, for people: a line on the actions, one on the camera, one on the robot."""
         lines = []
-        if self.action_spec is not None:
+        if self.action_spec is not None and self.actions is not None:
             lines.append(f"action: {described(self.action_spec)}; kinds told by {self.kinds_from}")
         elif any(self.widths):
             lines.append(f"action: left out, for the datasets {self._why_no_actions()}")

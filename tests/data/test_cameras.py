@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from lapa import cli
+from lapa.commands.options import open_pack
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.lerobot_format import LeRobotWriter
 from lapa.data.pack import pack
@@ -81,6 +83,20 @@ def test_collect_keeps_cameras_names_kinds_and_robot(two: Path, tmp_path: Path) 
     with pytest.raises(LapaError, match=r'no camera "side".*top, wrist'):
         collect([f"lerobot:{two}"], tmp_path / "none", cameras=["side"])
     assert not (tmp_path / "none").exists()
+
+
+def test_the_commands_say_what_they_chose(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "ds"
+    cli.main(["collect", "--dataset", f"lerobot:{two}", "--cameras", "wrist,top", "--quality", "20", "--out", str(out)])
+    assert "camera wrist, top" in capsys.readouterr().out
+    cli.main(["inspect", "--dataset", f"lerobot:{out},episodes=0-1,kinds=3absolute", "--out", str(tmp_path / "look")])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 numbers at 10 Hz: 3 absolute (shoulder, elbow, grip); kinds told by the option kinds" in shown
+    assert "wrist, out of wrist, top" in shown
+    open_pack((f"lerobot:{out},stride=2",), 16, skip_bad=False)
+    shown = capsys.readouterr().out
+    assert "3 numbers at 5 Hz: 2 absolute (shoulder, elbow), 1 binary (grip); kinds told by the dataset" in shown
+    assert "robot: arm" in shown
 
 
 def test_collect_takes_pictures_that_are_no_squares(two: Path, tmp_path: Path) -> None:
