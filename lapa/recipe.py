@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
+from lapa.actions.meaning import Given
 from lapa.actions.tables import Decoding
 from lapa.contracts import LapaError
 from lapa.models.idm import IDMConfig
@@ -35,6 +36,10 @@ class PolicySettings:
     """its options"""
     decoding: Decoding = "expectation"
     """classes to robot units: the expected action, the same at full length, or what the likeliest class means"""
+    cameras: tuple[str, ...] = ()
+    """the cameras that it looks at, by name; []: the one that the dataset gives"""
+    state: bool = False
+    """read the state of the robot as well; the dataset must have one"""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,9 @@ class Recipe:
     """equal-mass bins per action dimension, without clusters"""
     chunk: int = 1
     """actions predicted at once"""
+    actions: Given = "auto"
+    """absolute actions: learnt relative to the present state where there is a state of as many numbers ("auto"), always
+    ("relative"), or as they are ("given")"""
     scale: Literal["joint", "each"] = "joint"
     """actions of several datasets: as they are, in one space, or each dataset's brought to -1..1 by its own 1st and
     99th percentile first, for robots of different units or speeds"""

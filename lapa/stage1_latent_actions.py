@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import provenance, save_artefact
 from lapa.contracts import Array, FramePairs, Logs
 from lapa.data.buffer import Buffer, excerpt
@@ -286,8 +287,9 @@ def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
         some = pairs.batch(packed, np.arange(min(len(pairs), 1000)))
         assert some.actions is not None
         results = {"train_r2": r2(model.predict(some.now, some.later).cpu().numpy(), some.actions), "pairs": len(pairs)}
-        made = {**model.description(), "recipe": recipe.to_json(), "results": results,
-                "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {})}  # fmt: skip
+        meaning = Meaning.of(packed)  # over adjacent frames an absolute action gives the change of state
+        made = {**model.description(), "meaning": meaning and asdict(meaning), "recipe": recipe.to_json(),
+                "results": results, "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {})}  # fmt: skip
         save_artefact(out, "idm", made, model.state_dict())
         return results
 

@@ -334,6 +334,7 @@ def finish(
         "pairs": sum(entry["pairs"] for entry in entries),
         "episodes_too_short": int((pairs_of == 0).sum()),
         "action_names": list(packed.action_names) if named else [],
+        "meaning": _meaning(labeller, packed),
         "skipped": [*packed.bad, *(bad[episode] for episode in left_out)],
         "left_out": left_out,
     }
@@ -347,6 +348,13 @@ def finish(
     for left in (out / PLAN, *(out / TABLE).glob(".*.tmp")):  # of processes that were killed while they wrote
         left.unlink(missing_ok=True)
     return {**manifest, "shards": entries}
+
+
+def _meaning(labeller: LabelSource, packed: Index) -> dict[str, Any] | None:
+    """What labels that are actions mean; None for others, and where nobody knows."""
+    tell = getattr(labeller, "meaning", None)
+    found = tell(packed) if tell else None
+    return asdict(found) if found else None
 
 
 # --- other processes ------------------------------------------------------------------------------

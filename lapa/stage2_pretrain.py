@@ -21,7 +21,6 @@ from lapa.data.buffer import Buffer, Segments
 from lapa.data.index import Index
 from lapa.data.labelled import MANIFEST
 from lapa.data.mixture import Mixture
-from lapa.data.observations import Seen
 from lapa.data.pack import Packed
 from lapa.data.stream import Stream
 from lapa.policies import Examples, Policy, PolicyConfig, configured, look
@@ -266,12 +265,14 @@ def stream_sampler(policy: Policy, buffer: Buffer, examples: Examples, size: int
     """Batches from a shuffle buffer of labelled frames; the examples are in the order of the labels."""
     segments = buffer.segments
     firsts = _first_rows(labels, segments.stream.episodes)
+    if len(policy.spec.cameras) > 1:
+        raise LapaError("A policy of several cameras needs a pack of the videos; leave out --stream.")
     (camera,) = policy.spec.cameras
 
     def load(samples: Array) -> Any:
         episode, frame, none = buffer.places(samples)
-        texts = [segments.stream.instructions[e] for e in episode]
-        seen = Seen({camera: buffer.gather(samples, none)}, texts)
+        at = segments.stream.starts[episode] + frame
+        seen = look(segments.stream, at, policy.spec, {camera: buffer.gather(samples, none)})
         return policy.batch(seen, examples.targets[firsts[episode] + frame])
 
     return Sampler(lambda rng: buffer.draw(rng, size), load, buffer.begin)

@@ -52,10 +52,11 @@ class ActionCodebook:
     absences: tuple[bool, ...] = ()
 
     @staticmethod
-    def clusters(actions: Array, classes: int, names: tuple[str, ...] = ()) -> ActionCodebook:
+    def clusters(actions: Array, classes: int, names: tuple[str, ...] = (), pad: Array | None = None) -> ActionCodebook:
         """The centres of k-means of float [N, A] or chunks [N, chunk, A], always the same for the same actions; fewer
-        if there are fewer different ones. Raises LapaError on non-finite or too few actions."""
-        actions = as_chunks(actions)
+        if there are fewer different ones. pad bool [N, chunk]: actions that there are not, past the end of an episode;
+        chunks with such have no part in it. Raises LapaError on non-finite or too few actions."""
+        actions = as_chunks(actions) if pad is None else as_chunks(np.asarray(actions)[~pad.any(1)])
         unit = typical_sizes(actions.reshape(-1, actions.shape[-1]).T)
         scaled = (actions / unit).reshape(len(actions), -1)
         classes = min(classes, len(np.unique(scaled, axis=0)))
@@ -73,9 +74,11 @@ class ActionCodebook:
         names: tuple[str, ...] = (),
         code_embeddings: Array | Rows = (),
         absences: tuple[bool, ...] = (),
+        pad: Array | None = None,
     ) -> ActionCodebook:
         """What the classes of a policy mean, told by its probabilities float [N, positions, classes] for frames whose
-        actions float [N, A] or chunks [N, chunk, A] are known: ridge regression, towards no motion.
+        actions float [N, A] or chunks [N, chunk, A] are known: ridge regression, towards no motion. pad as in
+        `clusters`: these are left out.
 
         `code_embeddings` float [positions * classes, k] says which classes are alike. Then it is towards a linear
         function of those instead, which takes k + 1 numbers a dimension in place of one a class: few labels suffice,
@@ -84,17 +87,30 @@ class ActionCodebook:
         """
         actions = as_chunks(actions)
         rows, positions, _ = probabilities.shape
-        unit, switches = typical_sizes(actions.reshape(-1, actions.shape[-1]).T), two_valued(actions)
+        here = np.ones(actions.shape[:2], bool) if pad is None else ~pad
+        each = actions[here]  # [M, A]
+        unit, switches = typical_sizes(each.T), two_valued(each[:, None])
         said = probabilities.reshape(rows, -1).astype(np.float64)
-        known, squares = actions.reshape(rows, -1), squared_lengths(actions, unit, switches)
+        squares = squared_lengths(actions, unit, switches)
         alone, nowhere = np.eye(said.shape[1]), np.zeros((said.shape[1], 0))
         basis = similar_classes(np.asarray(code_embeddings, np.float64), positions) if len(code_embeddings) else alone
-        means = regress(said, known, basis).reshape(-1, *actions.shape[1:])
-        inside = squared_lengths(means, unit, switches)
-        spread = regress(
-            said, squares - said @ inside, similar_classes(nowhere, positions)
-        )  # around the means, much the same
-        made = ActionCodebook._of(positions, means, inside + np.maximum(spread, 0), actions, unit, names)
+        around = similar_classes(nowhere, positions)  # spread around the means, much the same for all classes
+        if here.all():
+            means = regress(said, actions.reshape(rows, -1), basis).reshape(-1, *actions.shape[1:])
+            inside = squared_lengths(means, unit, switches)
+            spread = regress(said, squares - said @ inside, around)
+        else:  # step by step, each on the frames that have it
+            steps = [(said[some], actions[some, k]) for k, some in enumerate(here.T)]
+            means = np.stack([regress(told, known, basis) for told, known in steps], 1)
+            inside = squared_lengths(means, unit, switches)
+            spread = np.stack(
+                [
+                    regress(said[some], squares[some, k] - said[some] @ inside[:, k], around)
+                    for k, some in enumerate(here.T)
+                ],
+                1,
+            )
+        made = ActionCodebook._of(positions, means, inside + np.maximum(spread, 0), each[:, None], unit, names)
         return replace(made, absences=absences)
 
     @staticmethod
@@ -127,20 +143,23 @@ class ActionCodebook:
         """Actions that a class means, one after the other."""
         return len(self.squares[0])
 
-    def encode(self, actions: Array) -> Array:
-        """float [N, A] or chunks [N, chunk, A] -> int64 [N, 1], the class whose meaning is nearest. Raises LapaError if
-        it takes several classes together to mean an action."""
+    def encode(self, actions: Array, pad: Array | None = None) -> Array:
+        """float [N, A] or chunks [N, chunk, A] -> int64 [N, 1], the class whose meaning is nearest, as far as there are
+        actions (pad bool [N, chunk]: there are not). Raises LapaError if it takes several classes together to mean an
+        action."""
         if self.positions > 1:
             raise LapaError(
                 f"Here {self.positions} classes mean an action together, so it cannot be put into one. Finetune with "
                 "--head linear or --head new."
             )
         unit = np.array(self.unit)
-        scaled = (np.asarray(actions, np.float64).reshape(len(actions), self.chunk, -1) / unit).reshape(
-            len(actions), -1
-        )
-        means = (np.array(self.means).reshape(-1, self.chunk, self.dimensions) / unit).reshape(len(self.means), -1)
-        return vq(scaled, means)[0].astype(np.int64)[:, None]
+        scaled = np.asarray(actions, np.float64).reshape(len(actions), self.chunk, -1) / unit
+        means = np.array(self.means).reshape(-1, self.chunk, self.dimensions) / unit
+        found = vq(scaled.reshape(len(actions), -1), means.reshape(len(means), -1))[0].astype(np.int64)
+        for row in np.flatnonzero(pad.any(1)) if pad is not None else ():
+            here = ~pad[row]  # type: ignore[index]
+            found[row] = ((means[:, here] - scaled[row, here]) ** 2).sum((1, 2)).argmin()
+        return found[:, None]
 
     def decide(self, probabilities: Array, decoding: Decoding) -> Array:
         """float [B, positions, classes] -> float32 [B, chunk, A], the actions that a policy takes who says this."""

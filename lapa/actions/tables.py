@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from lapa.actions.spec import two_levels
 from lapa.contracts import Array, LapaError
 
 Decoding = Literal["expectation", "norm_preserving", "centre"]
@@ -28,8 +29,8 @@ def norm_preserving(mean: Array, squared: Array, unit: Array) -> Array:
 
 
 def two_valued(actions: Array) -> Array:
-    """[N, chunk, A] -> bool [A]."""
-    return np.array([len(np.unique(column)) == 2 for column in actions.reshape(-1, actions.shape[-1]).T])
+    """[N, chunk, A] -> bool [A]: which have two levels, a few values in between aside (actions/spec.py)."""
+    return np.array([two_levels(column) for column in actions.reshape(-1, actions.shape[-1]).T])
 
 
 def squared_lengths(actions: Array, unit: Array, switches: Array) -> Array:

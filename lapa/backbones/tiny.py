@@ -202,27 +202,47 @@ class TinyVLM(Backbone):
         self.image_keys_values = nn.Linear(config.vision_width, 2 * config.width)
         self.layers = nn.ModuleList(Layer(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
+        self.register_parameter("camera", None)  # [cameras, vision_width], with several cameras
+        self.register_module("state", None)  # S -> width, where it reads the state
+
+    def extend(self, cameras: Sequence[str], state: int) -> None:
+        """With several cameras the tokens of all are read, each with an embedding of its camera, which begins at zero;
+        the state is one more token beside the words."""
+        if len(cameras) > 1 and self.camera is None:
+            self.camera = nn.Parameter(torch.zeros(len(cameras), self.config.vision_width, device=self.readout.device))
+        if state and self.state is None:
+            self.state = nn.Linear(state, self.width).to(self.readout.device)
 
     def prepare(self, seen: Seen) -> Inputs:
-        """images uint8 [B, size, size, 3] or float [B, 3, size, size]; words int64 [B, L], 0 for padding."""
-        (images,) = seen.images.values()
+        """images uint8 [B, cameras, size, size, 3] or float [B, cameras, 3, size, size]; words int64 [B, L], 0 for
+        padding; state float32 [B, S] where it reads it."""
+        images = torch.stack([pictures(each, self.image_spec) for each in seen.images.values()], 1)
         words = tokenize(seen.texts, self.config.words, self.config.vocabulary)
-        return {"images": pictures(images, self.image_spec), "words": words}
+        state = {} if seen.state is None else {"state": torch.from_numpy(seen.state)}
+        return {"images": images, "words": words, **state}
 
     def encode(self, inputs: Inputs) -> Context:
         """The last layer computes the readout alone, so the context holds nothing else."""
-        pixels = as_pixels(inputs["images"], self.image_spec.size, self.readout.device)
-        readout = self.read(self.vision(pixels), inputs["words"])
+        images = inputs["images"]
+        pixels = as_pixels(images.flatten(0, 1), self.image_spec.size, self.readout.device)
+        tokens = self.vision(pixels).unflatten(0, images.shape[:2])
+        if self.camera is not None:
+            tokens = tokens + self.camera[:, None]
+        readout = self.read(tokens.flatten(1, 2), inputs["words"], inputs.get("state"))
         return Context(readout[:, None], torch.ones_like(readout[:, :1], dtype=torch.bool), readout)
 
-    def read(self, tokens: Tensor, words: Tensor) -> Tensor:
-        """The vision encoder's tokens [B, K, vision_width], words int64 [B, L] -> readout [B, width]."""
-        embedded = self.embed(words) + self.word_position[: words.shape[1]]
-        x = torch.cat([embedded, (self.readout + self.word_position[-1]).expand(len(words), 1, -1)], 1)
-        mask = torch.cat([words > 0, torch.ones_like(words[:, :1], dtype=torch.bool)], 1)
+    def read(self, tokens: Tensor, words: Tensor, state: Tensor | None = None) -> Tensor:
+        """The vision encoder's tokens [B, K, vision_width], words int64 [B, L], state float [B, S] where it is read ->
+        readout [B, width]."""
+        parts = [self.embed(words) + self.word_position[: words.shape[1]]]
+        if self.state is not None and state is not None:
+            parts.append(self.state(state)[:, None])
+        parts.append((self.readout + self.word_position[-1]).expand(len(words), 1, -1))
+        x = torch.cat(parts, 1)
+        mask = F.pad(words > 0, (0, x.shape[1] - words.shape[1]), value=True)
         for layer in self.layers[:-1]:
             x = layer(x, mask, tokens, self.image_keys_values)
-        x = self.layers[-1](x, mask, tokens, self.image_keys_values, first=words.shape[1])  # the readout alone
+        x = self.layers[-1](x, mask, tokens, self.image_keys_values, first=x.shape[1] - 1)  # the readout alone
         return self.norm(x[:, 0])
 
     def overlooked(self, texts: Sequence[str]) -> list[str]:
@@ -238,6 +258,7 @@ class TinyVLM(Backbone):
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """See Backbone."""
-        vision = list(self.vision.parameters())
-        ids = {id(p) for p in vision}
-        return {"vision": vision, "language": [p for p in self.parameters() if id(p) not in ids], "rest": []}
+        vision, rest = list(self.vision.parameters()), [] if self.camera is None else [self.camera]
+        rest += [] if self.state is None else list(self.state.parameters())
+        ids = {id(p) for p in (*vision, *rest)}
+        return {"vision": vision, "language": [p for p in self.parameters() if id(p) not in ids], "rest": rest}

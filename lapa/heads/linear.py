@@ -33,29 +33,36 @@ class Config:
 class Linear(Parallel):
     """See the module's docstring."""
 
-    def read(self, said: Array, chunks: Array, episode: Array, names: tuple[str, ...] = ()) -> Logs:
+    def read(self, said: Array, chunks: Array, pad: Array, episode: Array, names: tuple[str, ...] = ()) -> Logs:
         """From now on its classes mean what they are told to by labels.
 
         said     float [N, positions, classes]: what it says of N frames
-        chunks   float [N, chunk, A]: the actions there; episode int64 [N]
+        chunks   float [N, chunk, A]: the actions there; pad bool [N, chunk]: those that there are not
+        episode  int64 [N]
 
         Returns how well: R^2 of these actions, and of those of trajectories that were left out in turn.
         """
         embeddings, absent = self.space.code_embeddings, tuple(self.space.absent().flatten().tolist())
-        self.space = ActionCodebook.from_readout(said, chunks, names, embeddings, absent if any(absent) else ())
+        meaning = ActionCodebook.from_readout(
+            said, chunks, names, embeddings, absent if any(absent) else (), pad if pad.any() else None
+        )
+        self.space, whole = meaning, ~pad.any(1)
         results = {
             "labels": float(len(said)),
-            "r2_of_labels": _agreement(self.space.decide(said, "expectation"), chunks),
+            "r2_of_labels": _agreement(meaning.decide(said, "expectation"), chunks, whole),
         }
         fold = np.unique(episode, return_inverse=True)[1] % FOLDS
         if fold.any():  # more than one trajectory
             unseen = np.empty(chunks.shape, np.float32)
             for k in np.unique(fold):
-                others = ActionCodebook.from_readout(said[fold != k], chunks[fold != k], code_embeddings=embeddings)
-                unseen[fold == k] = others.decide(said[fold == k], "expectation")
-            results["r2_left_out"] = _agreement(unseen, chunks)
+                rest = fold != k
+                others = ActionCodebook.from_readout(
+                    said[rest], chunks[rest], code_embeddings=embeddings, pad=pad[rest] if pad.any() else None
+                )
+                unseen[~rest] = others.decide(said[~rest], "expectation")
+            results["r2_left_out"] = _agreement(unseen, chunks, whole)
         return results
 
 
-def _agreement(acted: Array, chunks: Array) -> float:
-    return r2(acted.reshape(len(chunks), -1), chunks.reshape(len(chunks), -1))
+def _agreement(acted: Array, chunks: Array, whole: Array) -> float:
+    return r2(acted[whole].reshape(whole.sum(), -1), chunks[whole].reshape(whole.sum(), -1))

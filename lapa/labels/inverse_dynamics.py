@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lapa.actions.meaning import Acts, Meaning
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, FramePairs
 from lapa.labels import SourceConfig
@@ -20,7 +21,9 @@ class Config(SourceConfig):
     def build(self) -> InverseDynamicsSource:
         """Open the model. Raises LapaError if the folder is not one."""
         artefact = load_artefact(self.path, "idm")
-        return InverseDynamicsSource(InverseDynamics.opened(artefact), artefact.hash)
+        return InverseDynamicsSource(
+            InverseDynamics.opened(artefact), artefact.hash, Meaning.from_json(artefact.config.get("meaning"))
+        )
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class InverseDynamicsSource:
 
     model: InverseDynamics
     hash: str
+    robot: Meaning | None = None
     kind: str = "actions"
     window: float | None = None
     classes: int = 0
@@ -36,3 +40,7 @@ class InverseDynamicsSource:
     def label(self, pairs: FramePairs) -> Array:
         """-> float32 [B, A] in the robot's units."""
         return self.model.predict(pairs.now, pairs.later).cpu().numpy()
+
+    def meaning(self, data: Acts) -> Meaning | None:
+        """What the labels mean: what the actions of the robot mean that it was fitted on."""
+        return self.robot

@@ -19,7 +19,7 @@ from lapa import plugins
 from lapa.artefacts.folder import Artefact, load_artefact, load_strictly
 from lapa.contracts import Array, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.index import Index
-from lapa.data.observations import Seen
+from lapa.data.observations import ONE, Seen
 from lapa.data.pack import Packed
 from lapa.methods import policy_of
 from lapa.recipe import Recipe
@@ -235,10 +235,22 @@ def rebuilt(config: Any, content: Mapping[str, Any]) -> Any:
     return config(**made)
 
 
-def look(data: Packed, frames: Array, spec: PolicySpec) -> Seen:
-    """What a policy of this spec is shown at frames int64 [B] of the data."""
+def look(data: Index, frames: Array, spec: PolicySpec, gathered: Mapping[str, Array] | None = None) -> Seen:
+    """What a policy of this spec is shown at frames int64 [B] of the data; `gathered`: pictures that are at hand."""
     texts = [data.instructions[e] for e in data.episode_of(frames)]
-    return Seen({camera: data.gather(frames) for camera in spec.cameras}, texts)
+    images = gathered or {camera: camera_of(data, camera).gather(frames) for camera in spec.cameras}
+    state = data.state[frames] if spec.state and data.state is not None else None
+    return Seen(images, texts, state)
+
+
+def camera_of(data: Any, camera: str) -> Packed:
+    """The data as this camera saw them; one of a single camera has but one view. Raises LapaError for a camera that is
+    not there, naming those that are."""
+    if camera in (ONE, data.camera or ONE):
+        found: Packed = data
+        return found
+    seen_by: Packed = data.view(camera)
+    return seen_by
 
 
 def refuse_idm(idm: Path | None) -> None:
@@ -247,10 +259,21 @@ def refuse_idm(idm: Path | None) -> None:
         raise LapaError("--idm is for a policy that imagines frames (UniPi); this one predicts actions. Leave it out.")
 
 
-def acting_frames(data: Packed, chunk: int) -> Array:
-    """Frames with a whole chunk of actions after them, int64 [N]; the last frame of an episode leads nowhere."""
+def acting_frames(data: Packed) -> Array:
+    """Frames with an action after them, int64 [N]: the last frame of an episode leads nowhere."""
     ends = np.repeat(data.starts[1:], np.diff(data.starts))
-    frames = np.flatnonzero(np.arange(len(data)) + chunk < ends)
+    frames = np.flatnonzero(np.arange(len(data)) + 1 < ends)
     if not len(frames):
-        raise LapaError(f"{data.spec}: no episode is longer than the action chunk of {chunk}.")
+        raise LapaError(f"{data.spec}: no episode has two frames, so no action leads anywhere.")
     return frames
+
+
+def chunks_after(data: Packed, frames: Array, chunk: int) -> tuple[Array, Array]:
+    """The actions after each of these frames, float32 [N, chunk, A], and bool [N, chunk]: those past the end of the
+    episode, where the last action stands in. Raises LapaError when all chunks reach past the end."""
+    last = data.starts[data.episode_of(frames) + 1] - 2
+    index = frames[:, None] + np.arange(chunk)
+    pad = index > last[:, None]
+    if pad.any(1).all():
+        raise LapaError(f"{data.spec}: no episode is longer than the action chunk of {chunk}.")
+    return data.require_actions("finetuning")[np.minimum(index, last[:, None])], pad

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import load_artefact
 from lapa.backbones import Backbone, build_backbone, pictures
 from lapa.contracts import Array, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
@@ -100,11 +101,15 @@ class VideoPlanner(Policy):
         self.size = backbone.image_spec.size
         self.video = VideoDiffusion(config.video, backbone.width)
         self.reader: InverseDynamics | None = None
+        self.meaning: Meaning | None = None  # of what it reads
+        self.camera = ONE
 
     @property
     def spec(self) -> PolicySpec:
         """See Policy."""
-        return PolicySpec((ONE,), (), None, self.config.video.executed, self.config.video.executed)
+        executed, meaning = self.config.video.executed, self.meaning
+        state, action = (meaning.state, meaning.spec) if meaning else ((), None)
+        return PolicySpec((self.camera,), state, action, executed, executed)
 
     @property
     def origin(self) -> Mapping[str, str]:
@@ -130,6 +135,7 @@ class VideoPlanner(Policy):
         """The frames that the labels say come next."""
         if not isinstance(data, Packed):
             raise LapaError("A policy that imagines frames (UniPi) needs a pack of the videos; leave out --stream.")
+        self.camera = data.camera or ONE
         frames = data.starts[labels.episode] + labels.frame
         films = futures(data, frames, data.starts[labels.episode] + labels.values[:, 0], self.config.video.frames)
         return Examples(frames, films, lambda out, seed: watcher(self, films, frames, out, seed))
@@ -137,8 +143,9 @@ class VideoPlanner(Policy):
     def adapt(self, data: Packed, recipe: Recipe, idm: Path | None = None) -> Examples:
         """It goes on learning to imagine, and reads actions with `idm`, or as it did before."""
         actions = data.require_actions("finetuning")
+        self.camera = data.camera or ONE
         parents = self.as_it_is(idm)
-        frames = acting_frames(data, 1)
+        frames = acting_frames(data)
         films = futures(data, frames, frames + 1, self.config.video.frames)
         if self.dimensions != actions.shape[1]:
             raise LapaError(
@@ -152,6 +159,7 @@ class VideoPlanner(Policy):
         if idm is not None:
             artefact = load_artefact(idm, "idm")
             self.give(InverseDynamics.opened(artefact))
+            self.meaning = Meaning.from_json(artefact.config.get("meaning"))
             return {str(idm): artefact.hash}
         if self.reader is None:
             raise LapaError(
@@ -217,8 +225,8 @@ class VideoPlanner(Policy):
     def _plan(self, seen: Seen) -> Array:
         (images,) = seen.images.values()
         now = self._pixels(pictures(images, self.backbone.image_spec))
-        actions = self.read(now, self._imagine(seen)[:, : self.config.video.executed])
-        return actions.cpu().numpy()
+        actions = self.read(now, self._imagine(seen)[:, : self.config.video.executed]).cpu().numpy()
+        return self.meaning.along(actions, seen.state) if self.meaning else actions
 
     def read(self, now: Tensor, film: Tensor) -> Tensor:
         """Actions that lead through a film: float [B, 3, H, W], [B, K, 3, H, W] -> float32 [B, K, A], robot units."""
@@ -239,10 +247,13 @@ class VideoPlanner(Policy):
 
     def description(self) -> dict[str, Any]:
         """What config.json needs to open this planner again."""
-        return {**super().description(), "reader": self.reader.description() if self.reader is not None else None}
+        reader = self.reader.description() if self.reader is not None else None
+        return {**super().description(), "reader": reader, "camera": self.camera,
+                "meaning": self.meaning and asdict(self.meaning)}  # fmt: skip
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """See Policy."""
+        self.meaning, self.camera = Meaning.from_json(saved.get("meaning")), saved.get("camera", ONE)
         if reader := saved.get("reader"):
             self.give(InverseDynamics(IDMConfig(**reader["model"]), reader["dimensions"]))
 

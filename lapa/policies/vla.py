@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lapa.actions.codebook import ActionCodebook
+from lapa.actions.meaning import Meaning
 from lapa.actions.saved import Space, space_from_json
 from lapa.actions.scales import Scales, scales_from_json
 from lapa.actions.spaces import ActionSpace, CodeSpace
@@ -30,12 +31,13 @@ from lapa.data.observations import ONE, Seen, say_once, seen
 from lapa.data.pack import Packed
 from lapa.heads import Head
 from lapa.plugins import configure
-from lapa.policies import Examples, Policy, PolicyConfig, Which, acting_frames, look, refuse_idm
+from lapa.policies import Examples, Policy, PolicyConfig, Which, acting_frames, chunks_after, look, refuse_idm
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import device
 from lapa.runtime.precision import fast_dtype
 
 AT_ONCE = 256  # frames that it is asked about at once
+LEAST = 1e-3  # of the largest deviation: numbers of the state that vary less are taken to stand still
 LITTLE = 0.3  # R^2 below which the user hears that reading is not enough
 OF_THE_HEAD = ("chunk", "clusters", "bins", "scale")  # settings of the recipe that a head that speaks actions has
 
@@ -52,7 +54,7 @@ class Batch:
 class Config(PolicyConfig):
     """A backbone and a head, plug-ins of lapa/backbones and lapa/heads with their options."""
 
-    changeable: ClassVar[tuple[str, ...]] = ("decoding",)
+    changeable: ClassVar[tuple[str, ...]] = ("decoding", "cameras", "state")
 
     backbone: str = "tiny"
     backbone_options: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +62,10 @@ class Config(PolicyConfig):
     head_options: dict[str, Any] = field(default_factory=dict)
     decoding: Decoding = "expectation"
     """classes to robot units: the expected action, the same at full length, or what the likeliest class means"""
+    cameras: tuple[str, ...] = ()
+    """the cameras that it looks at; (): the one that the dataset gives"""
+    state: bool = False
+    """read the state of the robot"""
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -99,6 +105,20 @@ class Config(PolicyConfig):
         return recipe.head != "linear" or not _kind(saved)
 
 
+@dataclass(frozen=True)
+class Reads:
+    """What it looks at: cameras, and names of the numbers of the state with their mean and deviation in the data."""
+
+    cameras: tuple[str, ...] = (ONE,)
+    state: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+    def standardised(self, state: Array) -> Array:
+        """float32 [B, S] in the robot's units -> as the backbone reads it."""
+        return ((state - np.array(self.mean)) / np.array(self.deviation)).astype(np.float32)
+
+
 def _kind(saved: Mapping[str, Any] | None) -> str:
     """What the classes of a saved policy are; "" for one that has none."""
     return str(((saved or {}).get("space") or {}).get("kind", ""))
@@ -111,6 +131,8 @@ class VLA(Policy):
         super().__init__()
         self.config, self.backbone = config, backbone
         self.head: Head | nn.Identity = nn.Identity()
+        self.reads = Reads()
+        self.meaning: Meaning | None = None  # of its actions
         self.scales: Scales | None = None  # of the robots it speaks the actions of, if each has its own
 
     @property
@@ -132,7 +154,9 @@ class VLA(Policy):
     def spec(self) -> PolicySpec:
         """See Policy."""
         chunk = self.acting.chunk if self.acting else 1
-        return PolicySpec((ONE,), (), None, chunk, chunk)
+        meaning = self.meaning if self.acting else None
+        state = self.reads.state or (meaning.state if meaning else ())
+        return PolicySpec(self.reads.cameras, state, meaning.spec if meaning else None, chunk, chunk)
 
     @property
     def origin(self) -> Mapping[str, str]:
@@ -151,46 +175,96 @@ class VLA(Policy):
 
     def examples(self, labels: Labels, data: Index, about: Mapping[str, Any], recipe: Recipe) -> Examples:
         """Codes are classes as they are; actions are put into clusters or equal-mass bins first."""
+        self._meet(data)
         frames = data.starts[labels.episode] + labels.frame
         if labels.kind == "codes":
             embeddings = tuple(map(tuple, about.get("code_embeddings", ())))
             self.grow(CodeSpace(labels.values.shape[1], int(about["classes"]), code_embeddings=embeddings))
             return Examples(frames, labels.values)
-        values = labels.values
+        values, self.meaning = labels.values, Meaning.from_json(about.get("meaning"))
         if recipe.scale == "each" and about["source"] == "ground_truth":  # others speak one robot's units
             source = data.source[labels.episode]
             self.scales = Scales.of(values, source, robots(data))
             values = self.scales.normalise(values, source)
-        space, targets = classes_of_actions(values[:, None], recipe, tuple(about.get("action_names") or ()))
+        pad = np.zeros((len(values), 1), bool)
+        space, targets = classes_of_actions(values[:, None], pad, recipe, tuple(about.get("action_names") or ()))
         self.grow(space)
         return Examples(frames, targets)
 
     def adapt(self, data: Packed, recipe: Recipe, idm: Path | None = None) -> Examples:
-        """See Policy and the module's docstring."""
+        """See Policy and the module's docstring. Chunks that reach past the end of an episode are learnt as far as they
+        go."""
         refuse_idm(idm)
         actions = data.require_actions("finetuning")
         own = self.acting if recipe.head == "own" else None
-        chunk = own.chunk if own else recipe.chunk
-        frames = acting_frames(data, chunk)
-        chunks = np.stack([actions[frames + k] for k in range(chunk)], 1)
-        source, each = data.source[data.episode_of(frames)], recipe.scale == "each"
-        each = self.scales is not None if own else each  # its classes mean what they meant
-        self.scales = Scales.of(actions[frames], source, robots(data)) if each else None
-        chunks = self.scales.normalise(chunks, source) if self.scales else chunks
-        if recipe.head == "linear" and self.space is not None:
-            return Examples(frames, None, results=self._read(data, frames, chunks))
-        if own is None:
-            space, targets = classes_of_actions(chunks, recipe, data.action_names)
-            self.grow(space)
-            return Examples(frames, targets)
-        if own.dimensions != actions.shape[1]:
+        if own is not None and own.dimensions != actions.shape[1]:
             raise LapaError(
                 f"{data.spec} has {actions.shape[1]} action dimensions; the policy speaks {own.dimensions}. "
                 "Give it a new head (--head new)."
             )
-        return Examples(frames, own.encode(chunks).reshape(len(chunks), own.positions))
+        reading, new = recipe.head == "linear" and self.space is not None, self._meet(data)
+        if reading and new:
+            raise LapaError(
+                "This policy has not seen that camera or state before, and must be trained to read it; --head linear "
+                "trains nothing. Add --head own or new."
+            )
+        self._mean(data, recipe, own is not None)
+        frames = acting_frames(data)
+        chunks, pad = chunks_after(data, frames, own.chunk if own else recipe.chunk)
+        if self.meaning:
+            chunks = self.meaning.targets(chunks, None if data.state is None else data.state[frames])
+        source, each = data.source[data.episode_of(frames)], recipe.scale == "each"
+        each = self.scales is not None if own else each  # its classes mean what they meant
+        self.scales = Scales.of(chunks[:, 0], source, robots(data)) if each else None
+        chunks = self.scales.normalise(chunks, source) if self.scales else chunks
+        if reading:
+            return Examples(frames, None, results=self._read(data, frames, chunks, pad))
+        if own is None:
+            space, targets = classes_of_actions(chunks, pad, recipe, data.action_names)
+            self.grow(space)
+            return Examples(frames, targets)
+        return Examples(frames, _encoded(own, chunks, pad))
 
-    def _read(self, data: Packed, frames: Array, chunks: Array) -> Logs:
+    def _meet(self, data: Index) -> bool:
+        """Look at these data: which cameras, which numbers of state. Returns whether that needs new weights."""
+        cameras = self.config.cameras or (data.camera or ONE,)
+        if len(cameras) < len(self.reads.cameras) or (self.reads.state and not self.config.state):
+            raise LapaError(
+                f"This policy was made to read {', '.join(self.reads.cameras)}{' and the state' if self.reads.state else ''}; "
+                "it cannot do with less. Leave policy.cameras and policy.state out."
+            )
+        if missing := [name for name in cameras if name not in (ONE, data.camera, *data.cameras)]:
+            there = ", ".join(data.cameras) or data.camera or "one without a name"
+            raise LapaError(f'{data.spec} has no camera "{missing[0]}" (policy.cameras). Its cameras: {there}.')
+        before = self.reads
+        reads = replace(before, cameras=cameras)
+        if self.config.state and not before.state:
+            reads = _with_state(reads, data)
+        elif before.state and (data.state is None or data.state.shape[1] != len(before.state)):
+            has = "none" if data.state is None else f"{data.state.shape[1]} numbers"
+            raise LapaError(f"This policy reads a state of {len(before.state)} numbers; {data.spec} has {has}.")
+        self.reads = reads
+        self.backbone.extend(cameras, len(reads.state))
+        return len(cameras) > len(before.cameras) or len(reads.state) > len(before.state)
+
+    def _mean(self, data: Index, recipe: Recipe, kept: bool) -> None:
+        """Settle what its actions mean, and say it. Raises LapaError where a head that is kept means another thing."""
+        meaning = Meaning.of(data, recipe.actions)
+        if kept and self.meaning and meaning:
+            own = replace(meaning, relative=self.meaning.relative, state=self.meaning.state and meaning.state)
+            if any(own.relative) and (data.state is None or data.state.shape[1] != len(own.relative)):
+                raise LapaError(
+                    f"This policy speaks actions relative to the state, and {data.spec} has no such state. Give it a "
+                    "new head (--head new)."
+                )
+            meaning = (
+                replace(own, state=own.state or (data.state_names or own.spec.names)) if any(own.relative) else own
+            )
+        self.meaning = meaning
+        if meaning and (told := meaning.described()):
+            print(told, flush=True)
+
+    def _read(self, data: Packed, frames: Array, chunks: Array, pad: Array) -> Logs:
         """Keep the head; what its classes mean is told by the labels."""
         self.to(device()).eval()
         said = np.concatenate(
@@ -199,7 +273,7 @@ class VLA(Policy):
         assert isinstance(self.head, Head)
         self.head = self.head.reading()
         self.config = replace(self.config, head="linear")
-        results: Logs = self.head.read(said, chunks, data.episode_of(frames), data.action_names)  # type: ignore[operator]
+        results: Logs = self.head.read(said, chunks, pad, data.episode_of(frames), data.action_names)  # type: ignore[operator]
         fit, left_out = results["r2_of_labels"], results.get("r2_left_out")
         told = f"R^2 of their actions {fit:.2f}"
         if left_out is not None:
@@ -228,7 +302,11 @@ class VLA(Policy):
 
     def batch(self, seen: Seen, targets: Array) -> Batch:
         """See Policy."""
-        return Batch(self.backbone.prepare(seen), torch.from_numpy(targets))
+        return Batch(self._prepare(seen), torch.from_numpy(targets))
+
+    def _prepare(self, seen: Seen) -> Inputs:
+        state = seen.state if self.reads.state else None
+        return self.backbone.prepare(replace(seen, state=None if state is None else self.reads.standardised(state)))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
         """The head's."""
@@ -244,7 +322,7 @@ class VLA(Policy):
         return self._logits(Seen.of(images, texts))
 
     def _logits(self, seen: Seen) -> Tensor:
-        context = self._context(self.backbone.prepare(seen))
+        context = self._context(self._prepare(seen))
         assert isinstance(self.head, Head)
         return self.head.logits(context)
 
@@ -282,17 +360,22 @@ class VLA(Policy):
         names = self.scales.names if self.scales else ()
         shown = seen(observations, self.spec, names)
         actions = self.acting.decide(self._said(shown), self.config.decoding)
-        return self.scales.restore(actions, _asked(shown.embodiment, names)) if self.scales else actions
+        actions = self.scales.restore(actions, _asked(shown.embodiment, names)) if self.scales else actions
+        return self.meaning.robot(actions, shown.state) if self.meaning else actions
 
     # --- saving
 
     def description(self) -> dict[str, Any]:
         """What config.json needs to open this policy again."""
-        told = {"space": self.space, "scales": self.scales}
+        told = {"space": self.space, "scales": self.scales, "meaning": self.meaning, "reads": self.reads}
         return {**super().description(), **{key: value and asdict(value) for key, value in told.items()}}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """See Policy."""
+        self.meaning = Meaning.from_json(saved.get("meaning"))
+        if reads := saved.get("reads"):
+            self.reads = Reads(**{name: tuple(value) for name, value in reads.items()})
+            self.backbone.extend(self.reads.cameras, len(self.reads.state))
         self.grow(space_from_json(saved.get("space") or {}))
         self.scales = scales_from_json(saved.get("scales"))
 
@@ -308,9 +391,24 @@ def _asked(embodiment: Sequence[str], names: Sequence[str]) -> Array:
     return np.array([names.index(name) if name else 0 for name in embodiment], np.int64)
 
 
+def _with_state(reads: Reads, data: Index) -> Reads:
+    """It reads the state of these data from now on. Raises LapaError where they have none."""
+    if data.state is None:
+        raise LapaError(f"policy.state=true: {data.spec} has no state. Leave it out.")
+    count = data.state.shape[1]
+    names = data.state_names or tuple(f"state_{i}" for i in range(count))
+    deviation = data.state.std(0, dtype=np.float64)
+    least = max(LEAST * float(deviation.max()), 1e-6)
+    told = ", ".join(names[:4]) + (", .." if count > 4 else "")
+    say_once(f"The policy reads the state: {count} numbers ({told}).")
+    return replace(reads, state=names, mean=tuple(data.state.mean(0, dtype=np.float64).tolist()),
+                   deviation=tuple(np.maximum(deviation, least).tolist()))  # fmt: skip
+
+
 def robots(data: Index) -> tuple[str, ...]:
     """A name for the robot of each dataset; what has the same name as one before gets a number."""
-    found = tuple(getattr(data, "embodiments", ())) or tuple(data.spec.split(" "))
+    specs = tuple(data.spec.split(" "))
+    found = data.embodiments if all(data.embodiments) else specs
     if len(found) != len(data.widths):
         return tuple(map(str, range(len(data.widths))))
     before = [found[:i].count(name) for i, name in enumerate(found)]
@@ -318,13 +416,20 @@ def robots(data: Index) -> tuple[str, ...]:
 
 
 def classes_of_actions(
-    actions: Array, recipe: Recipe, names: tuple[str, ...]
+    actions: Array, pad: Array, recipe: Recipe, names: tuple[str, ...]
 ) -> tuple[ActionSpace | ActionCodebook, Array]:
     """A space for chunks of actions [N, chunk, A], clusters or bins as the recipe says, and the actions as classes
-    int64 [N, positions]."""
+    int64 [N, positions], -100 for those that there are not (pad bool [N, chunk])."""
+    space: ActionSpace | ActionCodebook
     if recipe.clusters:
-        words = ActionCodebook.clusters(actions, recipe.clusters, names)
-        return words, words.encode(actions)
-    chunk, dimensions = actions.shape[1:]
-    bins = ActionSpace.fit(actions[:, 0], recipe.bins, chunk, names)
-    return bins, bins.encode(actions).reshape(-1, chunk * dimensions)
+        space = ActionCodebook.clusters(actions, recipe.clusters, names, pad if pad.any() else None)
+    else:
+        space = ActionSpace.fit(actions[:, 0], recipe.bins, actions.shape[1], names)
+    return space, _encoded(space, actions, pad)
+
+
+def _encoded(space: ActionSpace | ActionCodebook, actions: Array, pad: Array) -> Array:
+    """Chunks as classes, int64 [N, positions]; a class that means a whole chunk is the one that fits what there is."""
+    if isinstance(space, ActionCodebook):
+        return space.encode(actions, pad if pad.any() else None)
+    return np.where(pad[..., None], -100, space.encode(actions)).reshape(len(actions), space.positions)
