@@ -177,7 +177,8 @@ class Watch:
         def batches() -> Iterator[tuple[int, Any]]:
             for (episode, begin), frames in found.items():
                 some = first[episode] + begin + np.arange(len(frames))
-                seen = Seen({camera: frames}, [stream.instructions[episode]] * len(frames))
+                at = int(stream.starts[episode]) + begin + np.arange(len(frames))
+                seen = look(stream, at, self.policy.spec, {camera: frames})
                 yield len(frames), self.policy.batch(seen, self.examples.targets[some])
 
         return self._monitor(batches, rows)

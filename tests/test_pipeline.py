@@ -163,7 +163,9 @@ def test_reading_the_labels_trains_nothing(
     found = (before.reshape(6, -1)[:, :, None, None] * means[None]).sum(1)
     low, high = np.array(policy.space.reach).T
     np.testing.assert_allclose(acted, np.clip(found, low, high), atol=1e-5)
-    assert results["labels"] == len(packed) - 2 * packed.episodes
+    assert results["labels"] == len(packed) - packed.episodes, (
+        "chunks to the end of an episode, and past it as far as it goes"
+    )
     assert results["r2_of_labels"] > 0, "better than always the mean"
     assert ("That is little" in capsys.readouterr().out) == (results["r2_left_out"] < 0.3)
     assert results["r2_left_out"] < results["r2_of_labels"], "what was not seen is told less well"
@@ -418,7 +420,7 @@ def test_a_setting_of_another_version_is_refused(made: Path, tmp_path: Path) -> 
 
 def test_an_option_that_a_plugin_lacks_is_corrected(tiny: Recipe) -> None:
     with pytest.raises(LapaError, match=r'option of lapa/backbones/tiny "widht". Did you mean "width"'):
-        replace(tiny.policy, backbone_options={"widht": 3}).build()
+        configured(replace(tiny, policy=replace(tiny.policy, backbone_options={"widht": 3}))).build()
     with pytest.raises(LapaError, match=r'option of lapa/quantizers/nsvq "treshold". Did you mean "threshold"'):
         replace(tiny.laq, quantizer_options={"treshold": 0.5}).build()
 
@@ -618,7 +620,8 @@ def test_shipped_weights_ground() -> None:
         torch.manual_seed(0)
         backbone = TinyVLM(grounded=grounded).build().eval()
         with torch.no_grad():
-            readout = torch.cat([backbone(as_pixels(images, 48, "cpu"), texts) for images, texts, *_ in batches])
+            seen = [backbone.prepare(Seen.of(images, texts)) for images, texts, *_ in batches]
+            readout = torch.cat([backbone(inputs).readout for inputs in seen])
         x = np.concatenate([readout.double().numpy(), np.ones((len(readout), 1))], 1)
         fit, test = slice(0, 1000), slice(1000, 1200)
         found = np.linalg.solve(x[fit].T @ x[fit] + 0.1 * np.eye(x.shape[1]), x[fit].T @ targets[fit])
@@ -653,7 +656,7 @@ def test_a_backbone_of_another_size_is_grounded_and_starts_a_policy(
     shutil.rmtree(out)
     assert lapa.Policy.from_pretrained(tmp_path / "policy"), "it has weights of its own"
     with pytest.raises(LapaError, match=r"There is no folder .*ground"):
-        recipe.policy.build()
+        configured(recipe).build()
 
 
 def test_a_backbone_is_grounded_on_the_looks_that_are_asked_for(
@@ -700,8 +703,8 @@ def test_the_decoding_is_chosen_by_name(tiny: Recipe) -> None:
     acted = {}
     for name in ("expectation", "norm_preserving", "centre"):
         torch.manual_seed(0)
-        policy = replace(tiny.policy, decoding=name).build().eval()
-        policy.adapt(space)
+        policy = configured(replace(tiny, policy=replace(tiny.policy, decoding=name))).build().eval()
+        policy.grow(space)
         acted[name] = policy.act({"image": image, "instruction": "push the red disc left"})[0].astype(np.float64)
     mean, full = acted["expectation"], acted["norm_preserving"]
     assert np.linalg.norm(full) > 1.1 * np.linalg.norm(mean)  # an untrained policy wavers

@@ -99,8 +99,8 @@ class Meaning:
             return actions
         if state is None or state.shape[-1] != len(self.relative):
             raise LapaError(
-                f"These actions are relative to the state, {len(self.relative)} numbers ({', '.join(self.state[:4])}..), "
-                "and there is no such state."
+                f"These actions are relative to a state of {len(self.relative)} numbers ({', '.join(self.state[:4])}..), "
+                "and there is none."
             )
         made = np.array(actions, np.float32)
         made[..., self._which] += sign * state[:, None, self._which].astype(np.float32)
@@ -112,4 +112,7 @@ class Meaning:
         if not names:
             return ""
         shown = ", ".join(names[:4]) + (", .." if len(names) > 4 else "")
-        return f"Actions are learnt relative to the present state in {len(names)} dimensions ({shown}); actions=given learns them as they are."  # noqa: E501
+        return (
+            f"Actions are learnt relative to the present state in {len(names)} dimensions ({shown}); actions=given "
+            "learns them as they are."
+        )

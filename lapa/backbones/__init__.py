@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ def pictures(images: Pictures, spec: ImageSpec) -> Tensor:
     float32 [B, 3, size, size]."""
     if isinstance(images, Tensor) and images.dtype != torch.uint8:
         return as_pixels(images, spec.size, images.device, fit=spec.fit)
-    ready = [torch.from_numpy(resized(image, spec.size, spec.fit).copy()) for image in _each(images)]
+    ready = [torch.from_numpy(resized(np.asarray(image), spec.size, spec.fit).copy()) for image in _each(images)]
     return torch.stack(ready) if ready else torch.zeros(0, spec.size, spec.size, 3, dtype=torch.uint8)
 
 

@@ -190,6 +190,9 @@ class VisionEncoder(nn.Module):
 class TinyVLM(Backbone):
     """See the module's docstring."""
 
+    camera: nn.Parameter | None  # [cameras, vision_width], with several cameras
+    state: nn.Linear | None  # S -> width, where it reads the state
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
@@ -202,8 +205,8 @@ class TinyVLM(Backbone):
         self.image_keys_values = nn.Linear(config.vision_width, 2 * config.width)
         self.layers = nn.ModuleList(Layer(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
-        self.register_parameter("camera", None)  # [cameras, vision_width], with several cameras
-        self.register_module("state", None)  # S -> width, where it reads the state
+        self.register_parameter("camera", None)
+        self.register_module("state", None)
 
     def extend(self, cameras: Sequence[str], state: int) -> None:
         """With several cameras the tokens of all are read, each with an embedding of its camera, which begins at zero;

@@ -221,7 +221,10 @@ def pretrain(
     made_by = source or Path(str(manifest["source"]))
     known = source is not None or (made_by / "config.json").exists()
     wanted = str(read_json(made_by / "config.json", "finished label source")["hash"]) if known else None
-    packed = (open_stream if stream else open_pack)(dataset, policy.image_size, skip_bad)
+    if stream:
+        packed: Any = open_stream(dataset, policy.image_size, skip_bad)
+    else:
+        packed = open_pack(dataset, policy.image_size, skip_bad, policy.fit, policy.cameras)
     check_labels(packed, found, manifest, wanted)
     begin(out, recipe, seed, resume, "policy", **inputs)
     print_watch(out)
@@ -285,7 +288,7 @@ def finetune(
     if "decoding" not in changes and has != usual:
         print(f"Note: {policy} was pretrained with policy.decoding={has} and keeps it; --preset {preset} has {usual}. "
               f"To change it, add --set policy.decoding={usual}.")  # fmt: skip
-    packed = open_pack(dataset, its.image_size, skip_bad)
+    packed = open_pack(dataset, its.image_size, skip_bad, its.fit, changes.get("cameras", its.cameras))
     packed.require_actions("finetuning")
     begin(out, recipe, seed, resume, "policy", **inputs)
     if not reads:
@@ -345,7 +348,8 @@ def tune(
     inputs = {"dataset": dataset, "policy": policy, "ways": only, "episodes": episodes, **({"idm": idm} if idm else {})}
     if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
-    packed = open_pack(dataset, learner(policy, recipe).image_size, skip_bad)
+    its = learner(policy, recipe)
+    packed = open_pack(dataset, its.image_size, skip_bad, its.fit, its.cameras)
     packed.require_actions("finetuning")
     assert packed.action_spec
     require_same_actions(packed.action_spec, packed.spec, scenes.spec, benchmark)

@@ -46,7 +46,8 @@ class Linear(Parallel):
         meaning = ActionCodebook.from_readout(
             said, chunks, names, embeddings, absent if any(absent) else (), pad if pad.any() else None
         )
-        self.space, whole = meaning, ~pad.any(1)
+        whole = np.flatnonzero(~pad.any(1))
+        self.space = meaning
         results = {
             "labels": float(len(said)),
             "r2_of_labels": _agreement(meaning.decide(said, "expectation"), chunks, whole),
@@ -65,4 +66,4 @@ class Linear(Parallel):
 
 
 def _agreement(acted: Array, chunks: Array, whole: Array) -> float:
-    return r2(acted[whole].reshape(whole.sum(), -1), chunks[whole].reshape(whole.sum(), -1))
+    return r2(acted[whole].reshape(len(whole), -1), chunks[whole].reshape(len(whole), -1))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lapa import plugins
 from lapa.artefacts.folder import Artefact, load_artefact, load_strictly
 from lapa.contracts import Array, Labels, LapaError, Logs, Observation, PolicySpec
+from lapa.data.images import Fit
 from lapa.data.index import Index
 from lapa.data.observations import ONE, Seen
 from lapa.data.pack import Packed
@@ -55,12 +56,14 @@ class PolicyConfig(ABC):
     learns        kinds of labels that it can be pretrained on (contracts.Labels)
     pretrained_by, finetuned_by   the settings of the recipe that say how stages 2 and 3 optimise it
     changeable    settings of the Config that stage 3 may change
+    cameras       those that it looks at, by name; (): the one that the dataset gives
     """
 
     learns: ClassVar[tuple[str, ...]] = ("codes", "actions")
     pretrained_by: ClassVar[str] = "pretrain"
     finetuned_by: ClassVar[str] = "finetune"
     changeable: ClassVar[tuple[str, ...]] = ()
+    cameras: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -72,6 +75,11 @@ class PolicyConfig(ABC):
     @abstractmethod
     def image_size(self) -> int:
         """Pixels a side of the pictures that it reads."""
+
+    @property
+    def fit(self) -> Fit:
+        """How pictures that are no squares are made squares (contracts.ImageSpec)."""
+        return "squash"
 
     @abstractmethod
     def build(self, pretrained: bool = True) -> Policy:

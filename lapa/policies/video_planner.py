@@ -23,6 +23,7 @@ from lapa.artefacts.folder import load_artefact
 from lapa.backbones import Backbone, build_backbone, pictures
 from lapa.contracts import Array, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.futures import Futures, futures
+from lapa.data.images import Fit
 from lapa.data.index import Index
 from lapa.data.observations import ONE, Seen, seen
 from lapa.data.pack import Packed
@@ -76,6 +77,11 @@ class Config(PolicyConfig):
         """The backbone's."""
         size: int = configure("backbones", self.backbone, self.backbone_options).image_size
         return size
+
+    @property
+    def fit(self) -> Fit:
+        """The backbone's, where its Config has one."""
+        return getattr(configure("backbones", self.backbone, self.backbone_options), "fit", "squash")
 
     def build(self, pretrained: bool = True) -> VideoPlanner:
         """A planner that imagines; `give` makes it act. `pretrained=False` skips the backbone's own weights."""

@@ -26,6 +26,7 @@ from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.actions.tables import Decoding
 from lapa.backbones import Backbone, build_backbone
 from lapa.contracts import Array, Context, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
+from lapa.data.images import Fit
 from lapa.data.index import Index
 from lapa.data.observations import ONE, Seen, say_once, seen
 from lapa.data.pack import Packed
@@ -62,7 +63,7 @@ class Config(PolicyConfig):
     head_options: dict[str, Any] = field(default_factory=dict)
     decoding: Decoding = "expectation"
     """classes to robot units: the expected action, the same at full length, or what the likeliest class means"""
-    cameras: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()  # type: ignore[misc]
     """the cameras that it looks at; (): the one that the dataset gives"""
     state: bool = False
     """read the state of the robot"""
@@ -77,6 +78,11 @@ class Config(PolicyConfig):
         """The backbone's."""
         size: int = configure("backbones", self.backbone, self.backbone_options).image_size
         return size
+
+    @property
+    def fit(self) -> Fit:
+        """The backbone's, where its Config has one."""
+        return getattr(configure("backbones", self.backbone, self.backbone_options), "fit", "squash")
 
     def build(self, pretrained: bool = True) -> VLA:
         """A policy without a head; `grow` gives it one. `pretrained=False` skips the backbone's own weights."""
@@ -229,9 +235,10 @@ class VLA(Policy):
         """Look at these data: which cameras, which numbers of state. Returns whether that needs new weights."""
         cameras = self.config.cameras or (data.camera or ONE,)
         if len(cameras) < len(self.reads.cameras) or (self.reads.state and not self.config.state):
+            read = ", ".join(self.reads.cameras) + (" and the state" if self.reads.state else "")
             raise LapaError(
-                f"This policy was made to read {', '.join(self.reads.cameras)}{' and the state' if self.reads.state else ''}; "
-                "it cannot do with less. Leave policy.cameras and policy.state out."
+                f"This policy was made to read {read}; it cannot do with less. Leave policy.cameras and policy.state "
+                "out."
             )
         if missing := [name for name in cameras if name not in (ONE, data.camera, *data.cameras)]:
             there = ", ".join(data.cameras) or data.camera or "one without a name"

@@ -1,0 +1,272 @@
+"""Policies with a robot's inputs: state, several cameras, absolute targets, chunks at the end of an episode."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lapa
+from lapa.actions.codebook import ActionCodebook
+from lapa.actions.meaning import Meaning
+from lapa.artefacts.folder import load_artefact
+from lapa.contracts import ActionSpec, LapaError, PolicySpec
+from lapa.data import observations
+from lapa.data.observations import seen
+from lapa.data.pack import Packed, pack
+from lapa.policies import chunks_after
+from lapa.recipe import Recipe, override
+from lapa.stage2_label import label
+from lapa.stage2_pretrain import pretrain
+from lapa.stage3_finetune import finetune
+
+ARM = ActionSpec(("shoulder", "elbow", "gripper"), ("absolute", "absolute", "binary"), 10.0)
+PICTURE = np.zeros((40, 30, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def arm() -> Packed:
+    """Tabletop's pictures with the actions and the state of an arm: two joints that are told where to be, a gripper."""
+    packed = pack(["tabletop:sim,episodes=8,seed=3"], 24, quiet=True)
+    assert packed.actions is not None
+    steps = np.concatenate([np.zeros((1, 2), np.float32), packed.actions[:-1]])
+    joints = np.concatenate([np.cumsum(steps[a:b], 0) for a, b in zip(packed.starts, packed.starts[1:], strict=False)])
+    joints += 5 * packed.episode_of(np.arange(len(packed)))[:, None]  # every episode is elsewhere
+    grip = (np.arange(len(packed)) % 7 < 3).astype(np.float32)
+    state = np.column_stack([joints, np.roll(grip, 1)]).astype(np.float32)
+    actions = np.column_stack([joints + packed.actions, grip]).astype(np.float32)
+    return replace(
+        packed, actions=actions, state=state, action_spec=ARM, action_names=ARM.names, state_names=ARM.names,
+        widths=(3,), camera="top", cameras=("top",), embodiments=("arm",),
+    )  # fmt: skip
+
+
+def changed(recipe: Recipe, *options: str) -> Recipe:
+    for option in options:
+        recipe = override(recipe, option)
+    return recipe
+
+
+def observed(arm: Packed, frame: int, **more: Any) -> Any:
+    assert arm.state is not None
+    return {"image": arm.gather(np.array([frame]))[0], "instruction": "push", "state": arm.state[frame], **more}
+
+
+# --- absolute targets -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clusters", [0, 16])
+def test_absolute_targets_are_learnt_relative_to_the_state(
+    clusters: int, arm: Packed, tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finetune(arm, None, replace(tiny, clusters=clusters), tmp_path, 7)
+    assert "relative to the present state in 2 dimensions (shoulder, elbow)" in capsys.readouterr().out
+    policy = lapa.Policy.from_pretrained(tmp_path)
+    assert policy.spec.action == ARM
+    assert policy.spec.state == ARM.names
+    first = policy.act(observed(arm, 3))
+    assert arm.state is not None
+    moved = policy.act(observed(arm, 3) | {"state": arm.state[3] + np.float32([100, 10, 0])})
+    np.testing.assert_allclose(moved - first, [[100, 10, 0]], atol=1e-4)
+    steps = np.abs(arm.actions - arm.state)[:, :2].max() if arm.actions is not None else 0
+    assert np.abs(first[0, :2] - arm.state[3, :2]).max() <= steps + 1e-5, "no further than a step of the data"
+    with pytest.raises(LapaError, match=r'reads the state, 3 numbers .*"shoulder"'):
+        policy.act({"image": PICTURE, "instruction": "push"})
+    with pytest.raises(LapaError, match="3 finite numbers"):
+        policy.act({"image": PICTURE, "instruction": "push", "state": np.zeros(2)})
+
+
+def test_absolute_targets_as_they_are(arm: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    finetune(arm, None, replace(tiny, actions="given"), tmp_path, 7)
+    policy = lapa.Policy.from_pretrained(tmp_path)
+    assert policy.spec.state == ()
+    assert policy.act({"image": PICTURE, "instruction": "push"}).shape == (1, 3)
+    with pytest.raises(LapaError, match=r"actions=relative: .* there is no state"):
+        finetune(replace(arm, state=None), None, replace(tiny, actions="relative"), tmp_path / "out", 7)
+
+
+def test_there_and_back() -> None:
+    meaning = Meaning(ARM, (True, True, False), ARM.names)
+    rng = np.random.default_rng(0)
+    chunks, state = rng.normal(size=(5, 4, 3)).astype(np.float32), rng.normal(size=(5, 3)).astype(np.float32)
+    learnt = meaning.targets(chunks, state)
+    np.testing.assert_allclose(learnt[:, 2, :2], chunks[:, 2, :2] - state[:, :2], atol=1e-6)
+    np.testing.assert_array_equal(learnt[..., 2], chunks[..., 2])
+    np.testing.assert_allclose(meaning.robot(learnt, state), chunks, atol=1e-6)
+    along = meaning.along(np.diff(chunks, axis=1, prepend=state[:, None]), state)
+    np.testing.assert_allclose(along[..., :2], chunks[..., :2], atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["own", "linear"])
+def test_pretrained_on_changes_of_state(head: str, arm: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    """ActionVLA's labels of absolute targets are changes of state; its policy adds the state back, before stage 3 and
+    after it."""
+    manifest = label(arm, "ground_truth", tmp_path / "labels")
+    assert list(manifest["meaning"]["relative"]) == [True, True, False]
+    from lapa.data.labelled import read_labels
+
+    labels, manifest = read_labels(tmp_path / "labels")
+    pretrain(arm, labels, manifest, tiny, tmp_path / "latent", 7)
+    finetune(arm, tmp_path / "latent", replace(tiny, head=head), tmp_path / "policy", 7)
+    for name in ("latent", "policy"):
+        policy = lapa.Policy.from_pretrained(tmp_path / name)
+        one, two = (policy.act(observed(arm, 3) | {"state": np.float32([at, at, 0])}) for at in (0, 50))
+        np.testing.assert_allclose(two - one, [[50, 50, 0]], atol=1e-4)
+
+
+# --- the state ------------------------------------------------------------------------------------
+
+
+def test_the_state_is_read(arm: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    recipe = changed(replace(tiny, actions="given", trainable="all"), "policy.state=true")
+    finetune(arm, None, recipe, tmp_path, 7)
+    saved = load_artefact(tmp_path, "policy")
+    assert {"backbone.state.weight", "backbone.state.bias"} <= saved.tensors.keys()
+    assert saved.config["reads"]["mean"] == pytest.approx(arm.state.mean(0).tolist(), rel=1e-4)  # type: ignore[union-attr]
+    policy = lapa.Policy.from_pretrained(tmp_path)
+    assert policy.spec.state == ARM.names
+    here, there = (policy.act(observed(arm, 3) | {"state": np.float32([at, at, 0])}) for at in (0, 30))
+    assert not np.array_equal(here, there)
+
+
+def test_a_policy_learns_to_read_the_state_in_stage_3(arm: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    manifest = label(arm, "ground_truth", tmp_path / "labels")
+    from lapa.data.labelled import read_labels
+
+    pretrain(arm, read_labels(tmp_path / "labels")[0], manifest, tiny, tmp_path / "latent", 7)
+    changes = {"state": True}
+    with pytest.raises(LapaError, match="--head linear trains nothing"):
+        finetune(arm, tmp_path / "latent", replace(tiny, head="linear"), tmp_path / "out", 7, changes=changes)
+    finetune(arm, tmp_path / "latent", replace(tiny, head="own"), tmp_path / "policy", 7, changes=changes)
+    before, after = (load_artefact(tmp_path / name, "policy").tensors for name in ("latent", "policy"))
+    assert {name for name in after if name not in before} == {"backbone.state.weight", "backbone.state.bias"}
+    with pytest.raises(LapaError, match="cannot do with less"):
+        finetune(arm, tmp_path / "policy", replace(tiny, head="own"), tmp_path / "less", 7, changes={"state": False})
+    with pytest.raises(LapaError, match=r"policy.state=true: .* has no state"):
+        finetune(replace(arm, state=None), None, changed(tiny, "policy.state=true"), tmp_path / "none", 7)
+
+
+# --- cameras --------------------------------------------------------------------------------------
+
+
+def two_cameras(arm: Packed) -> Packed:
+    """The same episodes seen from a second camera, upside down."""
+    wrist = replace(arm, camera="wrist", _maps=tuple(frames[:, ::-1] for frames in arm._maps))
+    return replace(arm, cameras=("top", "wrist"), _views=(wrist,))
+
+
+@pytest.mark.parametrize("trainable", ["head", "all"])
+def test_two_cameras(trainable: Any, arm: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    recipe = changed(replace(tiny, actions="given", trainable=trainable), 'policy.cameras=["top","wrist"]')
+    finetune(two_cameras(arm), None, recipe, tmp_path, 7)
+    embedding = load_artefact(tmp_path, "policy").tensors["backbone.camera"]
+    assert embedding.shape == (2, 16)
+    assert embedding.abs().sum() > 0, "it is learnt, also where only what is new trains"
+    policy = lapa.Policy.from_pretrained(tmp_path)
+    assert policy.spec.cameras == ("top", "wrist")
+    top, wrist = (two_cameras(arm).gather(np.array([frame]))[0] for frame in (3, 4))
+
+    def act(**images: np.ndarray) -> np.ndarray:
+        return policy.act({"images": images, "instruction": "push"})
+
+    acted = act(top=top, wrist=wrist)
+    assert not np.array_equal(acted, act(top=top, wrist=255 - wrist)), "it looks at both"
+    assert not np.array_equal(acted, act(top=wrist, wrist=top)), "and tells them apart"
+    np.testing.assert_array_equal(acted, act(wrist=wrist, top=top))
+    with pytest.raises(LapaError, match='the camera "wrist", and the observation has "top"'):
+        act(top=top)
+    with pytest.raises(LapaError, match=r'no camera "front".*Its cameras: top, wrist'):
+        finetune(two_cameras(arm), None, changed(tiny, 'policy.cameras=["front"]'), tmp_path / "out", 7)
+
+
+def test_one_camera_and_no_state_have_no_new_weights(tiny: Recipe, arm: Packed, tmp_path: Path) -> None:
+    finetune(arm, None, tiny, tmp_path, 7)
+    names = load_artefact(tmp_path, "policy").tensors.keys()
+    assert not {name for name in names if name.startswith(("backbone.camera", "backbone.state"))}
+
+
+# --- the end of an episode ------------------------------------------------------------------------
+
+
+def test_chunks_go_on_to_the_end(arm: Packed) -> None:
+    last = int(arm.starts[1]) - 2  # the last frame with an action that leads somewhere
+    chunks, pad = chunks_after(arm, np.array([last - 2, last - 1, last]), 3)
+    assert arm.actions is not None
+    np.testing.assert_array_equal(pad, [[False] * 3, [False, False, True], [False, True, True]])
+    np.testing.assert_array_equal(chunks[2, 0], arm.actions[last])
+    np.testing.assert_array_equal(chunks[1, :2], arm.actions[last - 1 : last + 1])
+    with pytest.raises(LapaError, match="longer than the action chunk of 500"):
+        chunks_after(arm, np.array([0, 1]), 500)
+
+
+@pytest.mark.parametrize("clusters", [0, 16])
+def test_what_lies_past_the_end_teaches_nothing(clusters: int, arm: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    """Whatever stands there: the same policy, bit by bit."""
+    assert arm.actions is not None
+    other = arm.actions.copy()
+    other[arm.starts[1:] - 1] = 1e6
+    recipe = replace(tiny, clusters=clusters, chunk=4)
+    for name, data in (("one", arm), ("two", replace(arm, actions=other))):
+        finetune(data, None, recipe, tmp_path / name, 7)
+    one, two = (load_artefact(tmp_path / name, "policy") for name in ("one", "two"))
+    assert one.config["space"] == two.config["space"]
+    assert all(torch.equal(one.tensors[key], two.tensors[key]) for key in one.tensors)
+
+
+def test_a_part_of_a_chunk_has_the_class_that_fits_it() -> None:
+    rng = np.random.default_rng(0)
+    chunks = rng.normal(size=(60, 3, 2))
+    words = ActionCodebook.clusters(chunks, 8)
+    pad = np.zeros((60, 3), bool)
+    pad[::2, 2] = True
+    spoilt = np.where(pad[..., None], 1e3, chunks)
+    found = words.encode(spoilt, pad)[:, 0]
+    means = np.array(words.means).reshape(8, 3, 2) / words.unit
+    for row in range(60):
+        here = ~pad[row]
+        distance = ((means[:, here] - chunks[row, here] / words.unit) ** 2).sum((1, 2))
+        assert found[row] == distance.argmin()
+    said = rng.dirichlet(np.ones(4), size=60)[:, None]
+    read, same = (ActionCodebook.from_readout(said, x, pad=pad) for x in (spoilt, chunks))
+    assert read == same
+
+
+# --- observations ---------------------------------------------------------------------------------
+
+
+def test_observations_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = PolicySpec(("image",), (), None), PolicySpec(("top", "wrist"), (), None)
+    short = {"image": PICTURE, "instruction": "push"}
+    assert seen([short], one).texts == ["push"]
+    np.testing.assert_array_equal(
+        seen([{"images": {"front": PICTURE}, "instruction": ""}], one).images["image"][0], PICTURE
+    )
+    for wrong, message in (
+        (short | {"imgae": PICTURE}, '"imgae" is no key'),
+        ({"instruction": "push"}, '"images" is missing'),
+        ({"image": PICTURE}, '"instruction" is missing'),
+        (short | {"instruction": None}, "instruction is None"),
+        (short | {"images": {"top": PICTURE}}, 'both "image" and "images"'),
+        ({"image": PICTURE.astype(np.float32), "instruction": ""}, r"float32 \[40, 30, 3\]"),
+        ({"image": PICTURE[..., 0], "instruction": ""}, r"uint8 \[40, 30\]"),
+        (
+            {"images": {"a": PICTURE, "b": PICTURE}, "instruction": ""},
+            r'camera "image", and the observation has "a", "b"',
+        ),
+        ("push", "got str"),
+    ):
+        with pytest.raises(LapaError, match=message):
+            seen([wrong], one)  # type: ignore[list-item]
+    with pytest.raises(LapaError, match='camera "top", and the observation has "image"'):
+        seen([short], two)
+    observations._SAID.clear()
+    full = {"images": {"top": PICTURE, "wrist": PICTURE, "back": PICTURE}, "instruction": "", "state": np.zeros(2),
+            "embodiment": "arm"}  # fmt: skip
+    for _ in range(2):
+        seen([full], two)
+    told = capsys.readouterr().err
+    assert [told.count(word) for word in ('"back"', "state", "embodiment")] == [1, 2, 1], "once each"
