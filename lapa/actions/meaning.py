@@ -99,8 +99,8 @@ class Meaning:
             return actions
         if state is None or state.shape[-1] != len(self.relative):
             raise LapaError(
-                f"These actions are relative to a state of {len(self.relative)} numbers ({', '.join(self.state[:4])}..), "
-                "and there is none."
+                f"These actions are relative to a state of {len(self.relative)} numbers "
+                f"({', '.join(self.state[:4])}, ..), and there is none."
             )
         made = np.array(actions, np.float32)
         made[..., self._which] += sign * state[:, None, self._which].astype(np.float32)
