@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lapa.artefacts.folder import finished, load_artefact, read_json, write_json
+from lapa.artefacts.folder import describe, finished, read_json, write_json
 from lapa.artefacts.older import upgraded
 from lapa.contracts import LapaError
 from lapa.data.spec import parse
@@ -66,7 +66,7 @@ def _done(out: Path, wanted: dict[str, Any], resume: bool) -> bool:
             raise LapaError(f"{out} was started with other settings ({found}). Use those, or choose another --out.")
     if not finished(out):
         return False
-    load_artefact(out, wanted["kind"])
+    describe(out, wanted["kind"])
     print(f"{out} is finished already.")
     return True
 

@@ -299,4 +299,4 @@ def save_policy(
         "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {**parents, **policy.origin}),
         **({"labelled": labelled} if labelled else {}),
     }
-    on_first_rank(lambda: save_artefact(out, "policy", made, policy.state_dict()))
+    on_first_rank(lambda: save_artefact(out, "policy", made, policy.state_dict(), *policy.lent()))

@@ -9,6 +9,7 @@ import numpy as np
 from lapa.actions.spec import two_levels
 from lapa.contracts import Array, LapaError
 
+COMMON = 0.05  # share of the values above which a level is not an outlier
 Decoding = Literal["expectation", "norm_preserving", "centre"]
 
 
@@ -29,8 +30,16 @@ def norm_preserving(mean: Array, squared: Array, unit: Array) -> Array:
 
 
 def two_valued(actions: Array) -> Array:
-    """[N, chunk, A] -> bool [A]: which have two levels, a few values in between aside (actions/spec.py)."""
-    return np.array([two_levels(column) for column in actions.reshape(-1, actions.shape[-1]).T])
+    """[N, chunk, A] -> bool [A]: which have two values; or two levels that are both common, a few values in between
+    aside, as of a gripper that was seen on its way (actions/spec.py)."""
+    return np.array([_two_valued(column) for column in actions.reshape(-1, actions.shape[-1]).T])
+
+
+def _two_valued(column: Array) -> bool:
+    if len(np.unique(column)) == 2:
+        return True
+    above = float((column > (column.min() + column.max()) / 2).mean())
+    return two_levels(column) and COMMON < above < 1 - COMMON
 
 
 def squared_lengths(actions: Array, unit: Array, switches: Array) -> Array:

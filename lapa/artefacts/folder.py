@@ -14,7 +14,7 @@ import platform
 import re
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lapa import __version__
+from lapa.artefacts.borrowed import SHIPPED, joined, lender_of, parted
 from lapa.artefacts.hub import local
 from lapa.artefacts.older import upgraded, upgraded_weights
 from lapa.contracts import LapaError
@@ -152,8 +153,21 @@ def provenance(seed: int, data: Mapping[str, str], parents: Mapping[str, str]) -
     }
 
 
-def save_artefact(path: Path, kind: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
-    """Write an artefact and return its content hash (of the weights)."""
+def save_artefact(
+    path: Path,
+    kind: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    lender: str = "",
+    lent: Iterable[str] = (),
+) -> str:
+    """Write an artefact and return its content hash (of the weights). Of the tensors `lent` those that `lender` has are
+    not written, but referred to (artefacts/borrowed.py)."""
+    config = {key: value for key, value in config.items() if key != "borrowed"}
+    if lender:
+        file = SHIPPED[lender]
+        tensors, reference = parted(tensors, lender, file_hash(file), read_tensors(file)[0], lent)
+        config |= {"borrowed": reference} if reference else {}
     write_tensors(path / "model.safetensors", tensors)
     content = file_hash(path / "model.safetensors")
     write_json(path / "config.json", {"kind": kind, "format": FORMAT, "hash": content, **config})
@@ -173,7 +187,11 @@ def load_artefact(path: Path | str, kind: str) -> Artefact:
         raise LapaError(
             f"{found.path}/model.safetensors does not match config.json (hash {content}, expected {found.hash})."
         )
-    return replace(found, tensors=upgraded_weights(tensors))
+    tensors = upgraded_weights(tensors)
+    if reference := found.config.get("borrowed"):
+        lender = lender_of(reference, found.path)
+        tensors = joined(tensors, reference, read_tensors(lender)[0], file_hash(lender), found.path)
+    return replace(found, tensors=tensors)
 
 
 def describe(path: Path | str, kind: str) -> Artefact:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ class Backbone(nn.Module, ABC):
                 plug-in's Config too, for frames are packed before the model is built
     origin      {where its weights came from: their hash}, for the provenance of policies that start from them
 
+    ships       the name of its weights in artefacts/borrowed.py, where lapa ships some: policies do not store those
+                again that stay frozen
+
     If `build` loads weights from elsewhere, give the Config a field `grounded: bool`: it is set to False where a saved
     policy is opened, whose weights come next.
     """
@@ -33,6 +36,7 @@ class Backbone(nn.Module, ABC):
     width: int
     image_spec: ImageSpec
     origin: Mapping[str, str] = {}
+    ships: ClassVar[str] = ""
 
     @abstractmethod
     def prepare(self, seen: Seen) -> Inputs:

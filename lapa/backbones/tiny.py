@@ -190,6 +190,7 @@ class VisionEncoder(nn.Module):
 class TinyVLM(Backbone):
     """See the module's docstring."""
 
+    ships = "tiny"
     camera: nn.Parameter | None  # [cameras, vision_width], with several cameras
     state: nn.Linear | None  # S -> width, where it reads the state
 

@@ -90,7 +90,7 @@ def evaluate(
     from lapa.evaluate import Trial, open_benchmark, require_fit
     from lapa.evaluate import evaluate as score
     from lapa.plugins import choose
-    from lapa.policies import Policy
+    from lapa.policies import opened
 
     if dataset:
         given = {"row": row, "benchmark": benchmark, "execute": execute, "instruction": instruction,
@@ -108,7 +108,7 @@ def evaluate(
     if policy:
         artefact = load_artefact(policy, "policy")
         about |= {"policy": str(policy), "hash": artefact.hash}
-        actor: Actor = Policy.from_pretrained(policy)
+        actor: Actor = opened(artefact)
         data = " ".join(artefact.config.get("provenance", {}).get("data", {}))
         require_fit(actor, f"{policy} (finetuned on {data})", world.spec, benchmark)
         named = name or str(artefact.config.get("method"))

@@ -103,7 +103,9 @@ def tune(
     made = load_artefact(best[1], "policy")
     tuning = {"chosen": best[0].name, "validation": scores}
     kept = {key: value for key, value in made.config.items() if key not in ("kind", "format", "hash")}
-    save_artefact(out, "policy", {**kept, "tuning": tuning}, made.tensors)
+    reference = kept.get("borrowed", {})
+    save_artefact(out, "policy", {**kept, "tuning": tuning}, made.tensors, reference.get("from", ""),
+                  reference.get("names", ()))  # fmt: skip
     shutil.rmtree(out / TRIED)
     return tuning
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lapa import plugins
 from lapa.artefacts.folder import Artefact, load_artefact, load_strictly
+from lapa.backbones import Backbone
 from lapa.contracts import Array, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.images import Fit
 from lapa.data.index import Index
@@ -201,6 +202,15 @@ class Policy(nn.Module, ABC):
         """Forget these running episodes (None: all). For a policy that remembers nothing there is nothing to do."""
 
     # --- saving
+
+    def lent(self) -> tuple[str, list[str]]:
+        """The shipped weights that this policy may hold unchanged ("": none), and the names of its own that they may be
+        (artefacts/borrowed.py)."""
+        backbone = getattr(self, "backbone", None)
+        if not isinstance(backbone, Backbone) or not backbone.ships:
+            return "", []
+        frozen = {id(parameter) for parameter in backbone.groups()["vision"]}
+        return backbone.ships, [name for name, parameter in self.named_parameters() if id(parameter) in frozen]
 
     def description(self) -> dict[str, Any]:
         """What config.json needs to open this policy again."""
