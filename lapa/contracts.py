@@ -1,9 +1,9 @@
-"""The data path on one page: what flows between the stages, and the face each plug-in shows.
+"""The data path on one page: what flows between the stages, and what each plug-in must offer.
 
     video -datasets-> Episode -data/pack or data/stream-> Index -data/pairs-> FramePairs -labels-> Labels
           -stage2_pretrain-> policy -stage3_finetune-> robot policy -act-> Actions -evaluate-> Outcome
 
-The faces of what holds weights stand where their plug-ins are: Backbone in backbones/__init__.py, Head in
+The classes of plug-ins with weights are in their folders: Backbone in backbones/__init__.py, Head in
 heads/__init__.py, Policy in policies/__init__.py.
 
 Shapes: B batch, T frames of an episode, H and W pixels, A action dimensions, S state dimensions, s codes per
@@ -28,8 +28,8 @@ Inputs = dict[str, "torch.Tensor"]  # what a backbone encodes, by name: pixels, 
 
 
 class LapaError(Exception):
-    """Something the user can mend. The message says what, where, and what to do; the command line prints it
-    without a traceback and exits with code 1."""
+    """An error that the user can mend. The message says what is wrong, where, and what to do. The command line prints
+    it without a traceback and exits with code 1."""
 
 
 class BadVideo(LapaError):
@@ -38,14 +38,14 @@ class BadVideo(LapaError):
 
 @dataclass(frozen=True)
 class Episode:
-    """One video with its instruction. `actions` may be None: learning without them is the paper's premise.
+    """One video with its instruction. `actions` may be None: LAPA learns without them.
 
     frames   uint8 [T, H, W, 3]; actions[t] (float32 [T, A], robot units) leads from frames[t] to frames[t+1].
     state    float32 [T, S] or None, in the units of absolute actions.
-    size     (H, W) of the picture at the source, where the frames were made smaller on the way.
+    size     (H, W) of the picture at the source, where the frames were made smaller.
     camera   the name of the camera that took the frames, where the source has one.
-    action_kinds  what the source says its actions are, as in ActionSpec; () where it does not: the data tell
-                  (actions/spec.py).
+    action_kinds  what its actions are, as the source says (see ActionSpec); (): it does not say, and lapa tells from
+                  the data (actions/spec.py).
     embodiment    the robot's name, where the source has one.
     """
 
@@ -84,7 +84,7 @@ class Labels:
     """What a label source says of frame pairs: row i belongs to (episode[i], frame[i]).
 
     values  int64 [N, s] codes when `kind` is "codes"; float32 [N, A] (robot units) when it is "actions"; int64 [N, 1],
-            the number of the frame that comes next, when it is "frames".
+            the number of the next frame, when it is "frames".
     """
 
     kind: str
@@ -95,9 +95,9 @@ class Labels:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """What the numbers of an action mean; in dataset, artefact, benchmark and server alike.
+    """What the numbers of an action mean. Datasets, artefacts, benchmarks and servers all use it.
 
-    names   one a dimension, such as "left_elbow" or "gripper"
+    names   one for each dimension, such as "left_elbow" or "gripper"
     kinds   "delta": how far to go in one step of time. "absolute": where to be, in the units of the state.
             "binary": one of two values, such as a gripper's
     hz      actions a second
@@ -132,8 +132,8 @@ class Context:
     """What a backbone makes of pictures and instructions; a head reads it.
 
     hidden   float [B, L, D]: the hidden states of the last layer, as far as the backbone computes them
-    mask     bool [B, L]: which of them are there (False: padding)
-    readout  float [B, D]: the one that sums up, such as the last token's
+    mask     bool [B, L]: False where there is padding
+    readout  float [B, D]: the hidden state that sums up the others, such as the last token's
     """
 
     hidden: torch.Tensor
@@ -145,10 +145,10 @@ class Context:
 class PolicySpec:
     """What a policy needs to be shown and what it answers. Readable without its weights.
 
-    cameras  the pictures that it reads, by name and in this order; an observation with one picture may call it anything
+    cameras  the pictures that it reads, by name and in this order. Where it is one, the observation may use any name
     state    names of the numbers of the state that it reads; (): none
-    action   None before stage 3, while it names codes
-    chunk    actions that it answers with; execute: how many of them are carried out before it is asked again
+    action   None before stage 3, while the policy predicts codes
+    chunk    number of actions in an answer; execute: how many of them are carried out before it is asked again
     """
 
     cameras: tuple[str, ...]
@@ -177,9 +177,9 @@ Actions = Array  # float32 [chunk, A] in the robot's units
 class TaskSpec:
     """What a benchmark shows and takes.
 
-    families   kinds of task, for tables; max_steps: an episode that has not succeeded by then has failed
+    families   kinds of task, for tables; max_steps: an episode without success after so many steps has failed
     state      names of the numbers of the state that it shows; (): none
-    batch      episodes that it runs side by side at most; 0: as many as one likes
+    batch      episodes that it runs side by side at most; 0: any number
     """
 
     action: ActionSpec
@@ -192,7 +192,7 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Step:
-    """What came of one action of one episode. `done`: nothing more can happen, with or without success."""
+    """The result of one action in one episode. `done`: the episode has ended, with or without success."""
 
     observation: Observation
     success: bool
@@ -212,8 +212,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantizer's answer. `embedding` [B, s, d] goes to the decoder, `codes` int64 [B, positions] to the
-    world."""
+    """A quantizer's answer. `embedding` [B, s, d] goes to the decoder. `codes` int64 [B, positions] are the labels."""
 
     embedding: torch.Tensor
     codes: torch.Tensor
@@ -232,7 +231,7 @@ class Dataset(Protocol):
         """Yield every episode in a fixed order. Raises LapaError on data that cannot be read.
 
         With `size`, frames are made size x size as they are read (data/images.py `resized`): a long film at full size
-        would fill the memory. An episode that is bad by itself is yielded as a BadVideo in its place.
+        would fill the memory. An episode that cannot be read is yielded as a BadVideo in its place.
         """
         ...
 
@@ -243,13 +242,13 @@ class Dataset(Protocol):
 
 @runtime_checkable
 class Seekable(Dataset, Protocol):
-    """A dataset that opens any of its episodes, from any frame on: what reading without a pack needs (data/stream.py).
+    """A dataset that can open any episode at any frame. Reading without a pack needs this (data/stream.py).
 
     Both methods are called from several threads.
     """
 
     def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
-        """What `episodes` yields, without decoding: the frames are a stand-in of their shape that holds no memory
+        """What `episodes` yields, without decoding: the frames have the right shape but hold no memory
         (data/video.py `blank`). The number beside an episode is what `frames` takes.
 
         Damage that shows before decoding is a BadVideo here, damage inside the pictures only when they are read.
@@ -267,7 +266,7 @@ class Seekable(Dataset, Protocol):
 class Quantizer(Protocol):
     """Continuous features [B, s, d] -> one of `size` codes at each of `positions` positions (s, or a multiple of it).
 
-    `forward` in training mode may count, but the codebook changes in `after_step` alone. Randomness is torch's.
+    `forward` in training mode may count. The codebook changes only in `after_step`. Random numbers come from torch.
     """
 
     size: int
@@ -280,23 +279,23 @@ class Quantizer(Protocol):
         ...
 
     def after_step(self, step: int) -> Logs:
-        """Called by the loop after optimizer step number `step` (from 1): codebook upkeep lives here."""
+        """Called by the loop after optimizer step number `step` (from 1), to look after the codebook."""
         ...
 
 
 @runtime_checkable
 class Trainable(Protocol):
-    """The one face of everything that learns, hence one training loop (training/loop.py)."""
+    """Everything that learns has this method, so there is one training loop (training/loop.py)."""
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, Logs]: ...
 
 
 class LabelSource(Protocol):
-    """Stage 2a's left side: LAQ (codes), an inverse dynamics model or the truth (actions), or the video (frames).
+    """Where labels of stage 2a come from: LAQ (codes), inverse dynamics or the dataset (actions), the video (frames).
 
     `hash` tells it from others; `window` is in seconds, None for adjacent frames; `classes` is |C|, 0 for actions.
-    One of codes may have `code_embeddings`, float [s * |C|, k]: codes that lie near each other mean similar motions,
-    which stage 3 makes use of. What can be known before it is opened is in its Config (labels/__init__.py).
+    A source of codes may have `code_embeddings`, float [s * |C|, k]. Codes with near embeddings mean similar motions;
+    stage 3 uses this. What can be known before it is opened is in its Config (labels/__init__.py).
     """
 
     @property
@@ -317,8 +316,8 @@ class Actor(Protocol):
     """All that a benchmark or a robot sees of a policy."""
 
     def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
-        """B observations -> float32 [B, chunk, A], robot units. `ids` says which running episode each is of, for who
-        remembers; others ignore it."""
+        """B observations -> float32 [B, chunk, A], robot units. `ids` are the numbers of the running
+        episodes, for actors that remember; others ignore it."""
         ...
 
 
@@ -333,12 +332,12 @@ class Benchmark(Protocol):
     spec: TaskSpec
 
     def reset(self, seeds: Sequence[int]) -> list[Observation]:
-        """Begin len(seeds) episodes. The same seed gives the same scene, whatever the others are."""
+        """Begin len(seeds) episodes. The same seed gives the same scene, whatever the other seeds are."""
         ...
 
     def step(self, actions: Array) -> list[Step]:
-        """float [B, A] in the robot's units -> what came of it. Episodes that are done stay as they are: what is in
-        their rows means nothing."""
+        """float [B, A] in the robot's units -> the results. Episodes that are done stay as they are; their rows of
+        `actions` are ignored."""
         ...
 
     def tasks(self) -> tuple[str, ...]:
@@ -346,6 +345,6 @@ class Benchmark(Protocol):
         ...
 
     def baselines(self) -> Mapping[str, Actor]:
-        """Actors to compare with, as far as there are such: no_op, random, expert. Made for this benchmark, they may
-        look into it; `ids` tells them of which episodes they are asked."""
+        """Actors to compare with, as far as they exist: no_op, random, expert. They are made for this benchmark and
+        may look into it; `ids` says which episodes they are asked about."""
         ...

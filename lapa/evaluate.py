@@ -1,7 +1,7 @@
 """`lapa evaluate`: policy x benchmark -> outcomes, success per family with 95% intervals, one JSON and a picture.
 
-The rollout is here and nowhere else: which scenes, how many side by side, when a policy is asked and how much of its
-answer is carried out, what it is told, films, counting. A benchmark sees actions, a policy sees observations.
+The rollout is here and nowhere else: the choice of scenes, how many run side by side, when a policy is asked, how much
+of its answer is carried out, its instructions, films, counting. A benchmark sees actions, a policy sees observations.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def roll_out(
 ) -> tuple[list[Outcome], list[Array]]:
     """An Outcome per scene, and a film, uint8 [T, H, W, 3] of about `size` pixels a side, of the first `record`.
 
-    A policy is asked about all scenes that are not done and have carried out what it said last. Raises LapaError when
+    A policy is asked about all scenes that are not done and have carried out its last answer. Raises LapaError when
     its actions do not fit.
     """
     parts = list(_side_by_side(trial.seeds, benchmark.spec.batch))
@@ -179,8 +179,8 @@ class _Scenes:
 def require_fit(actor: Any, who: str, task: TaskSpec, name: str) -> None:
     """Raise LapaError unless the policy `actor`, called `who`, acts in the world of the benchmark called `name`.
 
-    Where its spec does not say what its actions mean (artefacts of lapa 0.1), their number alone must fit, and that is
-    said. A policy without actions passes: it says itself why it cannot act.
+    Where its spec does not say what its actions mean (artefacts of lapa 0.1), only their number must fit, and a note
+    says so. A policy without actions passes here: its own error says why it cannot act.
     """
     policy: PolicySpec | None = getattr(actor, "spec", None)
     if policy is None or policy.action is None:
@@ -201,13 +201,13 @@ def require_fit(actor: Any, who: str, task: TaskSpec, name: str) -> None:
 
 
 def require_same_actions(action: ActionSpec, who: str, task: TaskSpec, name: str) -> None:
-    """Raise LapaError unless trajectories, of which `who` are made, have the actions that the benchmark takes."""
+    """Raise LapaError unless the trajectories `who` have the actions that the benchmark takes."""
     if found := differences(action, task.action):
         raise misfit(who, name, found)
 
 
 def differences(ours: ActionSpec, theirs: ActionSpec) -> list[str]:
-    """What tells two worlds apart, in words. Names that only count (action_0, ..) say nothing and are not compared."""
+    """The differences between two worlds, in words. Names that only count (action_0, ..) are not compared."""
     if len(ours) != len(theirs):
         return [f"{described(ours)}; there it takes {described(theirs)}"]
     found = []

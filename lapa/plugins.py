@@ -102,7 +102,7 @@ def find(kind: str, name: str) -> Any:
 
 @cache
 def _loaded(path: Path) -> ModuleType:
-    """A file outside the package as a module. What it raises is its author's to see."""
+    """A file outside the package as a module. Its own errors are not caught."""
     spec = importlib.util.spec_from_file_location(f"lapa_own_{path.parent.name}_{path.stem}", path)
     assert spec
     assert spec.loader

@@ -1,4 +1,4 @@
-"""What the classes of a policy mean as actions, told by a few labelled frames: ridge regression.
+"""What the classes of a policy mean as actions: ridge regression on a few labelled frames.
 
 Classes whose code embeddings lie near each other mean similar actions, so few labels tell what all of them mean.
 """
@@ -21,8 +21,8 @@ def regress(said: Array, known: Array, basis: Array) -> Array:
 
 
 def similar_classes(embeddings: Array, positions: int) -> Array:
-    """Of classes that lie at embeddings [C, k]: the basis [C, 1 + k + C] of functions that are linear in the embedding,
-    more or less (TOGETHER), and differ from that by class, a little (ALONE)."""
+    """For classes with embeddings [C, k]: the basis [C, 1 + k + C] of functions that are linear in the embedding
+    (TOGETHER), plus a small difference for each class (ALONE)."""
     of_position = embeddings.reshape(positions, len(embeddings) // positions, embeddings.shape[1])
     inner = (of_position - of_position.mean(1, keepdims=True)).reshape(embeddings.shape)
     inner = inner / max(np.sqrt((inner**2).sum(1).mean()), np.finfo(np.float32).tiny)

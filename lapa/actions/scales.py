@@ -1,4 +1,4 @@
-"""Actions of robots that differ in units or speed, brought to one scale and back, each by its own statistics."""
+"""Actions of robots that differ in units or speed: to one scale and back, each robot by its own statistics."""
 
 from __future__ import annotations
 

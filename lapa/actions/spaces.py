@@ -1,8 +1,8 @@
-"""Robot actions <-> classes, each transform beside its inverse, saved with the policy, so that the robot gets its own
-units back from the same numbers that made the classes.
+"""Robot actions <-> classes, each transform beside its inverse. Both are saved with the policy, so the robot gets its
+units back by the same numbers that made the classes.
 
-Two spaces are here: latent codes, which are mere numbers, and equal-mass bins of every action dimension (paper section
-4.1, after RT-2 and OpenVLA). A third, in which each class means a whole action, is actions/codebook.py.
+Two spaces are here: latent codes, which are numbers without meaning, and equal-mass bins of every action dimension
+(paper section 4.1, after RT-2 and OpenVLA). A third, in which each class means a whole action, is actions/codebook.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lapa.contracts import Array
 class CodeSpace:
     """What a latent policy predicts: `codes` positions, each one of `classes` codes.
 
-    code_embeddings  [codes * classes][k]: where each code lies among the others, in the coordinates of its codebook;
+    code_embeddings  [codes * classes][k]: the coordinates of each code in its codebook;
                      (): unknown
     """
 
@@ -92,12 +92,12 @@ class ActionSpace:
         return table
 
     def absent(self) -> Array:
-        """Classes that are never predicted, bool [positions, classes]: bins that a dimension has not."""
+        """Classes that are never predicted, bool [positions, classes]: bins that a dimension does not have."""
         return np.tile(np.isnan(self.centres()), (self.chunk, 1))
 
     @property
     def code_embeddings(self) -> Array:
-        """As a CodeSpace's: a coordinate for every position, on which its bins lie where their centres do."""
+        """As in CodeSpace: one coordinate for each position; the place of a bin is its centre."""
         centres = self.centres()
         centres = np.tile(np.nan_to_num(centres / typical_sizes(centres)[:, None]), (self.chunk, 1))
         return np.einsum("pc,pq->pcq", centres, np.eye(len(centres))).reshape(-1, len(centres))
@@ -115,7 +115,7 @@ class ActionSpace:
         return self.centres()[np.arange(self.dimensions), classes].astype(np.float32)
 
     def decide(self, probabilities: Array, decoding: Decoding) -> Array:
-        """float [B, positions, classes] -> float32 [B, chunk, A], the actions that a policy takes who says this."""
+        """float [B, positions, classes] -> float32 [B, chunk, A], the actions of a policy with these probabilities."""
         shares = probabilities.reshape(len(probabilities), self.chunk, self.dimensions, -1)
         likeliest = self.decode(shares.argmax(-1))
         if decoding == "centre":
@@ -129,7 +129,7 @@ class ActionSpace:
 
     def expect_norm_preserving(self, probabilities: Array) -> Array:
         """float [..., A, classes] -> float32 [..., A], the expected centre at its `norm_preserving`, every dimension
-        measured by its own bins (switches are none of the length), within the outermost centres."""
+        measured by its own bins (switches do not count in lengths), within the outermost centres."""
         centres = self.centres()
         unit = np.where(self._switches, np.inf, typical_sizes(centres))
         squared = (probabilities * np.nan_to_num(centres / unit[:, None]) ** 2).sum((-1, -2))

@@ -1,7 +1,7 @@
-"""Artefacts on the Hugging Face hub: a LAQ or a policy goes up with a model card and comes back by its name.
+"""Artefacts on the Hugging Face hub: upload a LAQ or a policy with a model card, and open it by its name.
 
-What goes up is the artefact itself (model.safetensors, config.json) and the card, written from config.json: data,
-settings, figures, licence. What comes down is checked like any folder: kind, format, hash, every key and shape.
+Uploaded are the artefact (model.safetensors, config.json) and the card, written from config.json: data, settings,
+figures, licence. What is downloaded is checked like any folder: kind, format, hash, every key and shape.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def local(path: str | Path) -> Path:
 def push_to_hub(folder: str | Path, repo: str, licence: str, private: bool = False) -> str:
     """Upload the artefact in `folder` to the hub as `repo`, user/name, in one commit; returns the address.
 
-    `licence` is one of the hub's identifiers, such as apache-2.0: the weights are yours, and so is the choice; mind
+    `licence` is one of the hub's identifiers, such as apache-2.0: the choice is yours, but respect
     the licence of the videos. Raises LapaError for a folder without a whole artefact and for a hub that cannot be
     reached or refuses.
     """

@@ -1,4 +1,4 @@
-"""Labels on disk: a folder with labels.parquet, one row per pair of frames, and manifest.json, their origin.
+"""Labels on disk: a folder with labels.parquet, one row per pair of frames, and manifest.json, which says their origin.
 
 labels.parquet is a folder of shards, as Spark writes tables and pandas, polars and DuckDB read them. Each shard appears
 whole or not at all and has its hash in the manifest, which is written last.
@@ -96,7 +96,7 @@ def read_labels(path: str | Path) -> tuple[Labels, dict[str, Any]]:
 
 
 def joined(parts: list[Labels]) -> Labels:
-    """Shards, one behind the other. They are of one kind and width, but for those without a row."""
+    """Shards joined in order. They have one kind and width, except empty ones."""
     parts = [part for part in parts if len(part.episode)] or parts
     columns = (np.concatenate([getattr(part, name) for part in parts]) for name in ("episode", "frame", "values"))
     return Labels(parts[0].kind, *columns)

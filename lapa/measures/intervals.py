@@ -1,12 +1,12 @@
-"""How sure is a figure? The package's intervals, all of 95%.
+"""All intervals of the package, at 95%.
 
     wilson      a share of independent episodes
     success, difference, gap_closed    of a table: bootstrap over training seeds and, within each, over test episodes
     by_episode, share_by_episode    of rows, many to an episode: bootstrap over the episodes
 
-All methods meet the same episodes, so outcomes are resampled together: whatever made an episode hard for one method
-made it hard for the other, and a difference is known better than either of its parts. Two levels, because two things
-vary: a method trained again gives another policy, and a policy meets other scenes. With one seed only the second shows.
+All methods meet the same episodes, so outcomes are resampled together: an episode that is hard for one method is often
+hard for the other, and a difference is known better than its two parts. There are two levels, because two things vary:
+a method that is trained again gives another policy, and a policy meets other scenes. One seed shows only the second.
 
 Three seeds drawn from three lie closer together than three new ones would, and an interval from them alone would hold
 the truth in three cases of four, not in 95% (benchmarks/interval_coverage.py). So what seeds differ by, beyond what
@@ -45,7 +45,7 @@ def wilson(successes: int, episodes: int, z: float = 1.96) -> tuple[float, float
 
 
 def resampled(wins: Array, contrasts: Array, draws: int = DRAWS) -> Array:
-    """Sums of the success of M methods in worlds that might as well have been.
+    """Sums of the success of M methods in resampled worlds.
 
     wins bool [M, S seeds, E episodes], contrasts float [C, M] (a row of 1 and -1 is a difference) -> float [draws, C].
     A draw takes S seeds with replacement, and for each of them E episodes with replacement; the same for all methods.

@@ -1,10 +1,10 @@
-"""The headline figure of stage 1: how much of what the robot did over the window do the codes tell?
+"""The headline figure of stage 1: how much do the codes tell of what the robot did over the window?
 
 What it did is actions/spec.py's `over_window`: the change of the state where actions are absolute targets, the sum of
 deltas, the last value of a switch. R^2 is of episodes on which no probe was fitted. Beside the codes stand three
 features that need no training, on the same pairs: the first picture, the difference of the two pictures, and k-means
 on the principal components of that difference, with as many clusters as there are codes. Codes that are no better than
-those have learnt nothing that a small picture does not say.
+these have learnt nothing that a small picture does not tell.
 """
 
 from __future__ import annotations

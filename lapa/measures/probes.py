@@ -1,8 +1,8 @@
 """Figures that say whether a stage has worked: what the codes tell.
 
 Error and perplexity are no evidence of good codes; the probes are. Good codes tell the action and the displacement of
-the robot, and not where the robot is. A probe is fitted on some episodes and judged by others: two frames of one
-episode are alike, and rows of the same episode on both sides would flatter it.
+the robot, and not where the robot is. A probe is fitted on some episodes and tested on others. Frames of one episode
+are alike: with rows of the same episode on both sides the figure would be too high.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def probe(
     state_r2, state_mean_r2   the same of the change of the state, where there are no actions
     displacement_r2  how far the effector moved over the window
     position_r2      where the effector was; high means that the codes say where and not what
-    dataset_r2       which of several datasets the pair is from; high means that each has an alphabet of its own
+    dataset_r2       which of several datasets the pair is from; high means that each has codes of its own
     action_mlp_r2, displacement_mlp_r2, ...   the same for an MLP in place of a linear function
 
     The effector is the columns of the state whose name starts with "effector". Where no name does, nothing says where
