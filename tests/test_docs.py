@@ -8,6 +8,7 @@ import re
 import runpy
 import shlex
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from lapa.recipe import PRESETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-QUICK = {name: ["--steps", "2"] for name in ("quantize", "pretrain", "finetune")} | {"evaluate": ["--episodes", "10"]}
+QUICK = {name: ["--steps", "2"] for name in ("quantize", "pretrain", "finetune")}
 CHAIN = ["quantize", "label", "pretrain", "finetune", "evaluate"]
 
 
@@ -62,9 +63,15 @@ def done(workplace: Path) -> Path:
 
 def test_the_chain_is_there() -> None:
     used = [command[0] for command in commands("lapa")]
-    assert [c for c in used if c in CHAIN][:5] == CHAIN
+    assert used == CHAIN
     assert ["demo"] in commands("make")
     assert ["test"] in commands("make")
+
+
+def test_the_readme_is_short() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 120
+    assert max(len(line) for line in lines if line[:1] != "|") <= 170
 
 
 def test_make_targets_exist() -> None:
@@ -214,7 +221,7 @@ def test_the_worked_example_of_a_dataset(own: Path, capsys: pytest.CaptureFixtur
     assert (told["instructions"]["longest"][-2:], len(told["bad"])) == (" 1", before), "read anew when the file changes"
 
 
-@pytest.mark.parametrize("kind", ["head", "backbone", "policy"])
+@pytest.mark.parametrize("kind", ["benchmark", "head", "backbone", "policy"])
 def test_the_worked_examples(kind: str, own: Path) -> None:
     """The file of docs/add_a_KIND.md in a folder of one's own, and the commands below it."""
     page = (ROOT / f"docs/add_a_{kind}.md").read_text()
@@ -237,6 +244,23 @@ def test_the_worked_examples(kind: str, own: Path) -> None:
     else:
         saved = json.loads((own / "runs/policy/config.json").read_text())
         assert place.stem in (saved["policy"], saved["model"].get("head"), saved["model"].get("backbone"))
+
+
+def test_the_control_loop(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of docs/my_robot.md, on the policy that the README's commands have made."""
+    (loop,) = blocks("python", (ROOT / "docs/my_robot.md").read_text())
+    sent: list[Any] = []
+    monkeypatch.chdir(done)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    space = {
+        "read_camera": lambda: np.zeros((60, 80, 3), np.uint8),
+        "read_state": lambda: np.zeros(len(space["policy"].spec.state), np.float32),  # type: ignore[attr-defined]
+        "send": sent.append,
+    }
+    exec(compile(loop.replace("range(300)", "range(3)"), "my_robot.md", "exec"), space)
+    policy: Any = space["policy"]
+    assert len(sent) == 3 * policy.spec.execute
+    assert all(action.shape == (len(policy.spec.action),) and np.isfinite(action).all() for action in sent)
 
 
 def test_the_picture_of_the_tree_shows_the_tree() -> None:
