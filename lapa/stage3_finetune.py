@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -174,8 +174,11 @@ def _errors(
     for name in config.changeable if changes is not None else ():
         if name in (changes or {}):
             continue
+        kind = get_type_hints(type(config))[name]
+        if get_origin(kind) is not Literal:  # such as cameras: nothing to choose from
+            continue
         found = {}
-        for value in get_args(get_type_hints(type(config))[name]):
+        for value in get_args(kind):
             policy.config = replace(policy.config, **{name: value})
             found[value] = measured()["rows"][POLICY]
         chosen[name] = nearest(found)
