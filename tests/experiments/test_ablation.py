@@ -88,7 +88,7 @@ def test_an_ablation_runs_resumes_and_is_drawn(
         score = json.loads((tmp_path / slug(run["row"]) / "seed0/eval/results.json").read_text())
         assert run["success"] == score["success"]
         assert score["seed"] == 0
-        assert not score["trial"]["validation"]
+        assert not score["validation"]
     assert (tmp_path / "ablation.png").exists()
     before = (tmp_path / "small/seed0/eval/results.json").stat().st_mtime_ns
     cli.main([*words, "--out", str(tmp_path)])
