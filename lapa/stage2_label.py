@@ -51,7 +51,7 @@ def source_image_size(source: str) -> int:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LabelSettings:
     """What is labelled, and how: plan.json, all that another process needs to help.
 
     window in seconds (None: adjacent frames); shard as in `label`.
@@ -70,7 +70,7 @@ class Plan:
     shard: int
     stream: bool = False
 
-    def same_labels(self, other: Plan) -> bool:
+    def same_labels(self, other: LabelSettings) -> bool:
         """Do both give the same shards? Where data and source lie does not matter."""
         place = {"datasets": (), "skip_bad": False, "source": ""}
         return replace(self, **place) == replace(other, **place)  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ class Shard:
     pairs: int
 
 
-def cut(packed: Index, plan: Plan) -> list[Shard]:
+def cut(packed: Index, plan: LabelSettings) -> list[Shard]:
     """The shards, in order: whole episodes, a new shard for every `plan.shard` pairs."""
     counts = pair_counts(packed, plan.window, plan.end)
     ends = np.cumsum(counts)
@@ -131,7 +131,7 @@ def label(
         raise LapaError("Under torchrun its processes share the work; leave out --workers and --engine.")
     keep_freed_memory()
     labeller = open_source(source, precision, compile)
-    plan = Plan(
+    plan = LabelSettings(
         tuple(datasets) or (packed.spec,), skip_bad, packed.image_size, packed.fingerprint,
         source, labeller.hash, labeller.window, end, precision, compile, shard, isinstance(packed, Stream),
     )  # fmt: skip
@@ -166,7 +166,7 @@ def open_source(source: str, precision: str = "float32", compile: bool = False) 
     return source_config(source, precision=precision, compile=compile).build()
 
 
-def begin(out: Path, plan: Plan) -> None:
+def begin(out: Path, plan: LabelSettings) -> None:
     """Make the folder, or accept one that was begun with the same plan. Raises LapaError for any other."""
     if not (out / PLAN).exists() or (out / MANIFEST).exists():
         if out.exists():
@@ -181,15 +181,15 @@ def begin(out: Path, plan: Plan) -> None:
         )
 
 
-def _plan(found: dict[str, Any]) -> Plan:
+def _plan(found: dict[str, Any]) -> LabelSettings:
     window = None if found["window"] == 1e-9 else found["window"]  # as lapa 0.1 wrote it for adjacent frames
-    return Plan(**{**found, "datasets": tuple(found["datasets"]), "window": window})
+    return LabelSettings(**{**found, "datasets": tuple(found["datasets"]), "window": window})
 
 
 def labelled(
     packed: Packed | Stream,
     labeller: LabelSource,
-    plan: Plan,
+    plan: LabelSettings,
     shard: Shard,
     bad: dict[int, str],
     only: int | None = None,
@@ -230,7 +230,7 @@ def _loaded(
 def work(
     packed: Packed | Stream,
     labeller: LabelSource,
-    plan: Plan,
+    plan: LabelSettings,
     shards: list[Shard],
     folder: Path,
     number: int = 0,
@@ -281,7 +281,7 @@ class Tally:
 
 
 def finish(
-    packed: Packed | Stream, labeller: LabelSource, plan: Plan, shards: list[Shard], out: Path
+    packed: Packed | Stream, labeller: LabelSource, plan: LabelSettings, shards: list[Shard], out: Path
 ) -> dict[str, Any]:
     """Read every shard back, check it against the plan, and write the manifest with hashes and figures.
 

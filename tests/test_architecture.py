@@ -101,6 +101,17 @@ def test_every_kind_of_plugin_has_its_folder() -> None:
     assert set(KINDS) <= {module for module in NAMES if "." not in module}
 
 
+def test_one_name_for_one_thing() -> None:
+    """Classes and functions of different files that are called alike are easily taken for each other."""
+    found: dict[str, list[str]] = {}
+    for file in FILES:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                found.setdefault(node.name, []).append(name(file))
+    for once in ("Setting", "Row", "Cell", "Plan", "Step", "Panel", "read_json", "start"):
+        assert len(found.get(once, [])) <= 1, f"{once}: {found[once]}"
+
+
 def test_no_cycles() -> None:
     """Not even inside a folder, where the table allows every import."""
     graph = {name(file): {t for t in imports(file) if t and t != name(file)} for file in MODULES}

@@ -192,7 +192,7 @@ def test_cut(packed: Packed, size: int, end: Any) -> None:
     """Short episodes too: the window is longer than some."""
     lengths = np.diff(packed.starts)
     window = float(np.median(lengths) / packed.fps[0])
-    plan = stage2_label.Plan((DATA,), False, 24, "", "", "", window, end, "float32", False, size)
+    plan = stage2_label.LabelSettings((DATA,), False, 24, "", "", "", window, end, "float32", False, size)
     made = cut(packed, plan)
     pairs = window_pairs(packed, window, end)
     inside = [np.sum((pairs.episode >= s.first) & (pairs.episode < s.last)) for s in made]

@@ -205,7 +205,7 @@ def compare(
         return
     from lapa.artefacts.folder import write_json
     from lapa.evaluate import open_benchmark
-    from lapa.experiments.compare import Setting, gap_closed, gather, in_order, plan, require_actions
+    from lapa.experiments.compare import Comparison, gap_closed, gather, in_order, plan, require_actions
     from lapa.experiments.schedule import run
     from lapa.plots.codes import success_bars
 
@@ -213,7 +213,7 @@ def compare(
         raise LapaError("Give --settings all for the paper's table, or --dataset and --labelled for your own data.")
     _refuse_changed(given, "--settings")
     named = split_names(methods)
-    setting = Setting(at_least_one(dataset), labelled, benchmark, episodes, seed, options)
+    setting = Comparison(at_least_one(dataset), labelled, benchmark, episodes, seed, options)
     named = require_actions(setting, () if "all" in named else named)
     rows = tuple(open_benchmark(benchmark).baselines())
     seconds = run(plan(named, setting, out, rows), out, workers)

@@ -47,7 +47,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Row:
+class Line:
     """One frame: its image as the file names it, the instruction, the action if there is one."""
 
     image: Path
@@ -68,10 +68,10 @@ class LapaJsonl:
 
     def __init__(self, path: Path, fps: float, images: str | None) -> None:
         self.path, self.fps = path, fps
-        self._clips: dict[str, list[Row]] = {}
+        self._clips: dict[str, list[Line]] = {}
         self._bad: list[BadVideo] = []
         for row in _read(path):
-            if isinstance(row, Row):
+            if isinstance(row, Line):
                 self._clips.setdefault(row.image.parent.as_posix(), []).append(row)
             else:
                 self._bad.append(row)
@@ -110,7 +110,7 @@ class LapaJsonl:
                 yield bad
         yield from self._bad
 
-    def _episode(self, name: str, rows: list[Row], read: Read) -> Episode:
+    def _episode(self, name: str, rows: list[Line], read: Read) -> Episode:
         where = f"{self.path}: {printable(name)}"
         check_steps([row.image for row in rows], where)
         if any(row.width != self._width for row in rows):
@@ -122,7 +122,7 @@ class LapaJsonl:
         said = next((row.instruction for row in rows if row.instruction), "")
         return Episode(printable(name), clip.frames, self.fps, said, actions, action_names=names, size=clip.size)
 
-    def _images(self, rows: Sequence[Row]) -> tuple[list[Path], list[str]]:
+    def _images(self, rows: Sequence[Line]) -> tuple[list[Path], list[str]]:
         """Where the images of rows lie, and their names for messages."""
         images = [self._place(row.image) for row in rows]
         return images, [printable(image) for image in images]
@@ -133,11 +133,11 @@ class LapaJsonl:
         return next(filter(os.path.exists, places), places[0])
 
 
-def _in_order(rows: Sequence[Row]) -> list[Row]:
+def _in_order(rows: Sequence[Line]) -> list[Line]:
     return sorted(rows, key=lambda row: number_of(row.image))
 
 
-def _read(path: Path) -> Iterator[Row | BadVideo]:
+def _read(path: Path) -> Iterator[Line | BadVideo]:
     """The rows of a jsonl, or of a JSON list, a BadVideo for one that cannot be used."""
     with path.open("rb") as file:
         listed = file.read(200).lstrip().startswith(b"[")
@@ -150,7 +150,7 @@ def _read(path: Path) -> Iterator[Row | BadVideo]:
             yield bad
 
 
-def _row(row: Any, where: str) -> Row:
+def _row(row: Any, where: str) -> Line:
     try:
         said, actions, image = row.get("instruction"), row.get("raw_actions"), row["image"]
         if "conversations" in row:
@@ -162,7 +162,7 @@ def _row(row: Any, where: str) -> Row:
         if not isinstance(actions, list | None):
             raise TypeError("raw_actions is no list")
         action = None if actions is None else tuple(map(float, actions))
-        return Row(Path(image), plain(said or ""), action)
+        return Line(Path(image), plain(said or ""), action)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadVideo(f"{where}: is no row of the released LAPA code ({error!r}). It needs image, instruction and "
                        "raw_actions or delta.") from None  # fmt: skip

@@ -15,7 +15,7 @@ from lapa.contracts import Episode, LapaError
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.evaluate import open_benchmark, require_same_actions
-from lapa.experiments.schedule import Step
+from lapa.experiments.schedule import PlanStep
 from lapa.methods import METHODS, Method, fitted_for
 from lapa.plugins import choose
 
@@ -41,12 +41,12 @@ class Plan:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.steps: dict[str, Step] = {}
+        self.steps: dict[str, PlanStep] = {}
 
     def add(self, name: str, command: tuple[str, ...], marker: str, needs: tuple[str, ...], seconds: float) -> str:
         """Plan `command` with --out FOLDER/NAME and return the name, which is how others need it."""
         out = self.folder / name
-        step = Step(name, (*command, "--out", str(out)), out, out / marker, needs, seconds)
+        step = PlanStep(name, (*command, "--out", str(out)), out, out / marker, needs, seconds)
         if self.steps.setdefault(name, step) != step:
             raise ValueError(f"two steps called {name}")
         return name
@@ -116,7 +116,7 @@ def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], 
 
 
 @dataclass(frozen=True)
-class Setting:
+class Comparison:
     """What all methods share: videos for stages 1 and 2, labelled trajectories for stage 3, the test."""
 
     videos: tuple[str, ...]
@@ -127,7 +127,7 @@ class Setting:
     recipe_options: tuple[str, ...] = ()  # extra options of the training commands, such as --preset
 
 
-def require_actions(setting: Setting, methods: tuple[str, ...]) -> tuple[str, ...]:
+def require_actions(setting: Comparison, methods: tuple[str, ...]) -> tuple[str, ...]:
     """The methods to compare, by default those that the data allow.
 
     Raises LapaError, before anything is trained, when the labelled trajectories do not fit the benchmark, or the videos
@@ -157,8 +157,8 @@ def _has_actions(spec: str) -> bool:
 
 
 def plan(
-    methods: Sequence[str], setting: Setting, folder: Path, scripted: Sequence[str] = (), needs: tuple[str, ...] = ()
-) -> list[Step]:
+    methods: Sequence[str], setting: Comparison, folder: Path, scripted: Sequence[str] = (), needs: tuple[str, ...] = ()
+) -> list[PlanStep]:
     """The steps from data to one results.json per method, longest chains first.
 
     `needs` are steps that make the data. Raises LapaError for a method that is unknown.
@@ -188,7 +188,7 @@ def datasets(specs: Sequence[str]) -> tuple[str, ...]:
     return tuple(part for spec in specs for part in ("--dataset", spec))
 
 
-def _evaluation(setting: Setting, actor: tuple[str, ...], name: str) -> tuple[str, ...]:
+def _evaluation(setting: Comparison, actor: tuple[str, ...], name: str) -> tuple[str, ...]:
     return ("evaluate", *actor, "--name", name, "--benchmark", setting.benchmark, "--episodes", str(setting.episodes),
             "--seed", str(setting.seed), "--video", "4")  # fmt: skip
 

@@ -14,9 +14,9 @@ import numpy as np
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import LapaError
 from lapa.data.pack import Packed, pack
-from lapa.experiments.compare import QUICK, Setting, gap_closed, gather, plan, told
+from lapa.experiments.compare import QUICK, Comparison, gap_closed, gather, plan, told
 from lapa.experiments.report import write_report
-from lapa.experiments.schedule import Step, run
+from lapa.experiments.schedule import PlanStep, run
 from lapa.models.laq import LAQ
 from lapa.plots.codes import contact_sheet, imagine, rollout_strip, success_bars
 from lapa.policies import Policy
@@ -68,7 +68,7 @@ def run_demo(settings: DemoSettings, out: Path, workers: int = 0, unipi: bool = 
     return results
 
 
-def demo_plan(settings: DemoSettings, out: Path, methods: Sequence[str] = METHODS) -> list[Step]:
+def demo_plan(settings: DemoSettings, out: Path, methods: Sequence[str] = METHODS) -> list[PlanStep]:
     """Make the data, then the plan of `lapa compare`."""
     videos, labels, episodes = settings.videos, settings.labels, settings.episodes
     tiny: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ def demo_plan(settings: DemoSettings, out: Path, methods: Sequence[str] = METHOD
         spec = f"tabletop:sim,episodes={count},seed={settings.seed * 10 + seed}"
         path = out / "data" / name
         steps.append(
-            Step(
+            PlanStep(
                 f"data/{name}",
                 ("collect", "--dataset", spec, "--out", str(path)),
                 path,
@@ -89,7 +89,7 @@ def demo_plan(settings: DemoSettings, out: Path, methods: Sequence[str] = METHOD
                 guess,
             )
         )
-    setting = Setting(
+    setting = Comparison(
         (f"lerobot:{out}/data/videos",), (f"lerobot:{out}/data/labelled",), "tabletop", episodes, settings.seed, tiny
     )
     made = tuple(step.name for step in steps)

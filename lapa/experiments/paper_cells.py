@@ -63,7 +63,7 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of the table; method None: a scripted one."""
 
     name: str
@@ -74,15 +74,15 @@ class Row:
 ROWS = {
     row.name: row
     for row in (
-        Row("no_op", None),
-        Row("random", None),
-        Row("scratch_ungrounded", METHODS["scratch"], grounded=False),
-        Row("scratch", METHODS["scratch"]),
-        Row("unipi", METHODS["unipi"]),
-        Row("vpt", METHODS["vpt"]),
-        Row("lapa", METHODS["lapa"]),
-        Row("actionvla", METHODS["actionvla"]),
-        Row("expert", None),
+        TableRow("no_op", None),
+        TableRow("random", None),
+        TableRow("scratch_ungrounded", METHODS["scratch"], grounded=False),
+        TableRow("scratch", METHODS["scratch"]),
+        TableRow("unipi", METHODS["unipi"]),
+        TableRow("vpt", METHODS["vpt"]),
+        TableRow("lapa", METHODS["lapa"]),
+        TableRow("actionvla", METHODS["actionvla"]),
+        TableRow("expert", None),
     )
 }
 
@@ -123,12 +123,12 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """See the module's docstring."""
 
     setting: Setting
     budget: int
-    row: Row
+    row: TableRow
     seed: int
 
     @property
@@ -175,12 +175,12 @@ def parse(
     return asked
 
 
-def cells(asked: Asked) -> list[Cell]:
+def cells(asked: Asked) -> list[TableCell]:
     """All that is asked for: first what the table itself shows, seed by seed, then the other budgets."""
     made = []
     for seed, name in itertools.product(range(asked.seeds), asked.settings):
         setting = SETTINGS[name]
         for budget, row in itertools.product(asked.budgets or setting.budgets, map(ROWS.__getitem__, asked.rows)):
-            made.append(Cell(setting, budget, row, seed))
+            made.append(TableCell(setting, budget, row, seed))
     made.sort(key=lambda cell: cell.budget != cell.setting.main)
     return [cell for cell in made if any(text in cell.title for text in asked.only or ("",))]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lapa.contracts import Array
-from lapa.experiments.paper_cells import ROWS, SETTINGS, SPLITS, Asked, Cell, Row, Setting
+from lapa.experiments.paper_cells import ROWS, SETTINGS, SPLITS, Asked, Setting, TableCell, TableRow
 from lapa.measures import intervals
 
 Runs = tuple[tuple[int, str], ...]
@@ -57,9 +57,9 @@ def _budgets(setting: Setting, found: Iterable[Mapping[str, Any]], asked: bool) 
     return sorted({cell["budget"] for cell in mine})
 
 
-def _outcomes(setting: Setting, split: str, budget: int, row: Row, known: Mapping[str, Any]) -> Runs:
+def _outcomes(setting: Setting, split: str, budget: int, row: TableRow, known: Mapping[str, Any]) -> Runs:
     """(training seed, outcomes) of a row."""
-    cells = [Cell(setting, budget, row, seed) for seed in sorted({c["seed"] for c in known.values()})]
+    cells = [TableCell(setting, budget, row, seed) for seed in sorted({c["seed"] for c in known.values()})]
     return tuple((c.seed, known[c.score(split)]["outcomes"]) for c in cells if c.score(split) in known)
 
 

@@ -19,10 +19,10 @@ from typing import Any
 from lapa.artefacts.folder import read_json, replacing, write_json
 from lapa.contracts import LapaError
 from lapa.experiments.compare import Chain, Guess, Plan, datasets, pretrained
-from lapa.experiments.paper_cells import HOME, SPLITS, Asked, Cell, Common, cells
+from lapa.experiments.paper_cells import HOME, SPLITS, Asked, Common, TableCell, cells
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
-from lapa.experiments.schedule import Step, left, run, seconds
+from lapa.experiments.schedule import PlanStep, left, run, seconds
 from lapa.plots.budgets import budget_curves
 from lapa.recipe import Recipe, override, preset
 from lapa.runtime.progress import duration
@@ -33,7 +33,7 @@ RESULTS, ASKED = "results.json", "asked.json"
 # From cells to steps
 
 
-def steps_of(asked: Asked, out: Path, known: Mapping[str, Any]) -> list[Step]:
+def steps_of(asked: Asked, out: Path, known: Mapping[str, Any]) -> list[PlanStep]:
     """The steps that the cells need and that `known` cells have not had; each once, in the order of the cells."""
     plan, recipe = Plan(out), recipe_of(asked.common.options)
     goals = []
@@ -52,7 +52,7 @@ def steps_of(asked: Asked, out: Path, known: Mapping[str, Any]) -> list[Step]:
     return [step for step in plan.steps.values() if step.name in wanted or step.marker.exists()]
 
 
-def _train(plan: Plan, cell: Cell, common: Common, recipe: Recipe) -> None:
+def _train(plan: Plan, cell: TableCell, common: Common, recipe: Recipe) -> None:
     """Stages 1 to 3; the way to finetune is searched for on validation scenes, for each cell."""
     assert cell.row.method
     options = (*common.options, *(() if cell.row.grounded else ("--set", ungrounded(recipe))))
@@ -69,7 +69,7 @@ def _train(plan: Plan, cell: Cell, common: Common, recipe: Recipe) -> None:
     plan.add(cell.tuned, ("tune", *labelled, *start, *search, *chain.common, "--resume"), "config.json", needs, cost)
 
 
-def _evaluate(plan: Plan, cell: Cell, split: str, common: Common) -> str:
+def _evaluate(plan: Plan, cell: TableCell, split: str, common: Common) -> str:
     scripted = cell.row.method is None
     actor = ("--row", cell.row.name) if scripted else ("--policy", plan.path(cell.tuned))
     guess = guesses(Recipe(), common)
@@ -82,7 +82,7 @@ def _evaluate(plan: Plan, cell: Cell, split: str, common: Common) -> str:
     )  # fmt: skip
 
 
-def _films(cell: Cell) -> bool:
+def _films(cell: TableCell) -> bool:
     return cell.row.method is not None and cell.row.method.read_by == "policy"
 
 
@@ -179,7 +179,12 @@ def run_paper(
 
 
 def _announce(
-    asked: Asked, steps: Sequence[Step], wanted: Mapping[str, Any], known: Mapping[str, Any], out: Path, workers: int
+    asked: Asked,
+    steps: Sequence[PlanStep],
+    wanted: Mapping[str, Any],
+    known: Mapping[str, Any],
+    out: Path,
+    workers: int,
 ) -> None:
     waiting = [step for step in steps if not step.marker.exists()]
     cores = workers or os.cpu_count() or 1
@@ -222,7 +227,7 @@ def _leaves(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, A
             yield path + name, value
 
 
-def _read(cell: Cell, split: str, out: Path) -> dict[str, Any]:
+def _read(cell: TableCell, split: str, out: Path) -> dict[str, Any]:
     """A finished evaluation, with how the policy was finetuned."""
     found = read_json(out / cell.score(split) / "results.json", "evaluation")
     read: dict[str, Any] = {
@@ -241,7 +246,7 @@ def _read(cell: Cell, split: str, out: Path) -> dict[str, Any]:
     return read
 
 
-def _source(step: Step) -> dict[str, Any] | None:
+def _source(step: PlanStep) -> dict[str, Any] | None:
     """What a finished step says of the labels of stage 2: probes of a LAQ, R^2 of VPT's actions."""
     if not step.marker.exists():
         return None

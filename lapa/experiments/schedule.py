@@ -26,7 +26,7 @@ from lapa.runtime.workers import PARENT, start
 
 
 @dataclass(frozen=True)
-class Step:
+class PlanStep:
     """`command`: arguments of `lapa`; `marker`: exists once the step is done; `seconds`: guess for one slow core."""
 
     name: str
@@ -39,14 +39,14 @@ class Step:
 
 @dataclass
 class _Running:
-    step: Step
+    step: PlanStep
     process: subprocess.Popen[bytes]
     log: Path
     started: float
 
 
 def run(
-    steps: list[Step],
+    steps: list[PlanStep],
     folder: Path,
     workers: int = 0,
     after: Callable[[dict[str, float]], object] | None = None,
@@ -110,7 +110,7 @@ def run(
     return times
 
 
-def _without(waiting: list[Step], failed: str) -> list[Step]:
+def _without(waiting: list[PlanStep], failed: str) -> list[PlanStep]:
     """The steps that need `failed` neither themselves nor through another."""
     lost = {failed}
     while more := {step.name for step in waiting if lost & set(step.needs)} - lost:
@@ -118,7 +118,7 @@ def _without(waiting: list[Step], failed: str) -> list[Step]:
     return [step for step in waiting if step.name not in lost]
 
 
-def left(steps: list[Step], folder: Path, workers: int = 0) -> float:
+def left(steps: list[PlanStep], folder: Path, workers: int = 0) -> float:
     """Seconds that the steps which are not done will take, by their guesses and the pace of those that are."""
     waiting = [step for step in steps if not step.marker.exists()]
     return _Board(steps, seconds(folder)).left(waiting, [], workers or max(1, os.cpu_count() or 1))
@@ -130,7 +130,7 @@ def seconds(folder: Path) -> dict[str, float]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def _start(step: Step, folder: Path) -> _Running:
+def _start(step: PlanStep, folder: Path) -> _Running:
     log = folder / "logs" / f"{step.name.replace('/', '_')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
@@ -149,7 +149,7 @@ def _failure(failed: _Running) -> str:
 class _Board:
     """What is running, how far, and how long it will still take."""
 
-    def __init__(self, steps: list[Step], times: dict[str, float]) -> None:
+    def __init__(self, steps: list[PlanStep], times: dict[str, float]) -> None:
         self.steps, self.times = steps, times
 
     def pace(self) -> float:
@@ -158,7 +158,7 @@ class _Board:
         guessed = sum(s.seconds for s in done)
         return sum(self.times[s.name] for s in done) / guessed if guessed > 10 else 1.0
 
-    def left(self, waiting: list[Step], running: list[_Running], workers: int) -> float:
+    def left(self, waiting: list[PlanStep], running: list[_Running], workers: int) -> float:
         """Seconds left: the plan played out on paper with guessed times corrected by the pace so far."""
         pace, now = self.pace(), time.monotonic()
         ends: dict[str, float] = {}
@@ -175,12 +175,12 @@ class _Board:
             clock = ends.pop(first)
         return clock
 
-    def left_text(self, waiting: list[Step], running: list[_Running], workers: int) -> str:
+    def left_text(self, waiting: list[PlanStep], running: list[_Running], workers: int) -> str:
         """The time left, for people."""
         seconds = self.left(waiting, running, workers)
         return f"about {int(seconds // 60)}:{int(seconds % 60):02d} left" if waiting or running else ""
 
-    def draw(self, waiting: list[Step], running: list[_Running], workers: int) -> Group:
+    def draw(self, waiting: list[PlanStep], running: list[_Running], workers: int) -> Group:
         """One bar per running step."""
         table = Table.grid(padding=(0, 2))
         for r in running:
@@ -192,7 +192,7 @@ class _Board:
         return Group(table, f"{done} of {len(self.steps)} steps done, {self.left_text(waiting, running, workers)}")
 
 
-def _progress(step: Step) -> float:
+def _progress(step: PlanStep) -> float:
     """Share done, from the small file that training keeps (lapa/runtime/progress.py)."""
     try:
         done, total = (step.out / "progress").read_text().split()

@@ -14,7 +14,7 @@ from typing import Any
 
 from lapa.artefacts.folder import read_json
 from lapa.contracts import LapaError
-from lapa.experiments.schedule import Step
+from lapa.experiments.schedule import PlanStep
 from lapa.experiments.sweep import Cell, Row, as_words, cells, grid, markdown, over_seeds, run_cells, write
 from lapa.plots.dots import Panel, dots
 from lapa.plugins import choose
@@ -112,7 +112,7 @@ def run_study(asked: StudySettings, out: Path, workers: int = 0, earlier: Path |
     for cell in missing:
         _require_same_command(out / cell.name, asked.line(cell))
     steps = [
-        Step(cell.name, (*asked.command(cell), "--out", str(out / cell.name)), out / cell.name,
+        PlanStep(cell.name, (*asked.command(cell), "--out", str(out / cell.name)), out / cell.name,
             out / cell.name / "config.json", (), 0.12 * asked.steps)
         for cell in missing if any(text in cell.row.name for text in asked.only or ("",))
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from lapa.artefacts.folder import replacing, write_json
-from lapa.experiments.schedule import Step, run, seconds
+from lapa.experiments.schedule import PlanStep, run, seconds
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def as_words(settings: Sequence[str]) -> tuple[str, ...]:
 
 
 def run_cells(
-    steps: list[Step], out: Path, workers: int, keep: Callable[[Mapping[str, float]], dict[str, Any]]
+    steps: list[PlanStep], out: Path, workers: int, keep: Callable[[Mapping[str, float]], dict[str, Any]]
 ) -> dict[str, Any]:
     """Run what is not done; returns what `keep` returned last.
 

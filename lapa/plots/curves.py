@@ -19,7 +19,7 @@ COLUMNS = 3
 
 
 @dataclass(frozen=True)
-class Panel:
+class CurvePanel:
     """A kind of figure: what it is called, its unit, the logged names that belong to it (a pattern)."""
 
     title: str
@@ -35,14 +35,14 @@ class Panel:
 
 
 PANELS = (
-    Panel("Loss", "loss of a batch", r"(.*_)?loss|mse", log=True),
-    Panel("Error / copy", "squared error / copying", r"(watched/)?error_over_copy", reference=1.0),
-    Panel("Perplexity", "codes in effective use", r"(watched/)?perplexity(_\d+)?"),
-    Panel("Utilisation", "share of the codes in use", r"(watched/)?utilisation(_\d+)?", share=True),
-    Panel("Codes replaced", "codes at a time", r"codes_replaced", events=True),
-    Panel("Probes", "held-out R²", r"watched/.*_r2.*", reference=0.0),
-    Panel("Accuracy", "share of a batch", r"accuracy", share=True),
-    Panel("Learning rate", "of the optimizer", r"lr"),
+    CurvePanel("Loss", "loss of a batch", r"(.*_)?loss|mse", log=True),
+    CurvePanel("Error / copy", "squared error / copying", r"(watched/)?error_over_copy", reference=1.0),
+    CurvePanel("Perplexity", "codes in effective use", r"(watched/)?perplexity(_\d+)?"),
+    CurvePanel("Utilisation", "share of the codes in use", r"(watched/)?utilisation(_\d+)?", share=True),
+    CurvePanel("Codes replaced", "codes at a time", r"codes_replaced", events=True),
+    CurvePanel("Probes", "held-out R²", r"watched/.*_r2.*", reference=0.0),
+    CurvePanel("Accuracy", "share of a batch", r"accuracy", share=True),
+    CurvePanel("Learning rate", "of the optimizer", r"lr"),
 )
 
 
@@ -75,14 +75,14 @@ def curves(runs: Mapping[str, Curves], path: Path, title: str, codebook: int | N
         figure.savefig(temporary, format="png")
 
 
-def _panels(runs: Mapping[str, Curves]) -> list[Panel]:
+def _panels(runs: Mapping[str, Curves]) -> list[CurvePanel]:
     """The known panels, and one for every name that belongs to none of them."""
     names = dict.fromkeys(name for run in runs.values() for name in run)
     rest = [name for name in names if not any(re.fullmatch(panel.names, name) for panel in PANELS)]
-    return [*PANELS, *(Panel(name.replace("_", " "), "", re.escape(name)) for name in rest)]
+    return [*PANELS, *(CurvePanel(name.replace("_", " "), "", re.escape(name)) for name in rest)]
 
 
-def _series(panel: Panel, runs: Mapping[str, Curves]) -> list[str]:
+def _series(panel: CurvePanel, runs: Mapping[str, Curves]) -> list[str]:
     names = dict.fromkeys(name for run in runs.values() for name in run if re.fullmatch(panel.names, name))
     return [name for name in names if not (name == "mse" and all(_same(run, "mse", "loss") for run in runs.values()))]
 
@@ -91,7 +91,7 @@ def _same(run: Curves, one: str, other: str) -> bool:
     return run.get(one) == run.get(other)
 
 
-def _draw(axes: Any, panel: Panel, names: list[str], runs: Mapping[str, Curves], codebook: int | None) -> None:
+def _draw(axes: Any, panel: CurvePanel, names: list[str], runs: Mapping[str, Curves], codebook: int | None) -> None:
     """One run: a colour a figure and position. Several: a colour a run."""
     many, told = len(runs) > 1, set[str]()
     parts = {name: _parts(name) for name in names}

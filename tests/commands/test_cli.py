@@ -410,10 +410,10 @@ def test_options_of_the_other_comparison(refuses: Refuses, tmp_path: Path) -> No
 def test_methods_that_the_data_do_not_allow(
     refuses: Refuses, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lapa.experiments.compare import Setting, require_actions
+    from lapa.experiments.compare import Comparison, require_actions
 
-    assert require_actions(Setting((TABLE,), (TABLE,)), ()) == ("scratch", "vpt", "lapa", "actionvla")
-    assert require_actions(Setting((TABLE, f"video_folder:{clips}"), (TABLE,)), ()) == ("scratch", "vpt", "lapa")
+    assert require_actions(Comparison((TABLE,), (TABLE,)), ()) == ("scratch", "vpt", "lapa", "actionvla")
+    assert require_actions(Comparison((TABLE, f"video_folder:{clips}"), (TABLE,)), ()) == ("scratch", "vpt", "lapa")
     assert "actionvla is left out" in capsys.readouterr().out
     for videos, labelled, says in (
         (f"video_folder:{clips}", TABLE, "actionvla learns from the true actions"),

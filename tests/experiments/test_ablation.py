@@ -12,7 +12,7 @@ from PIL import Image
 from lapa import cli
 from lapa.contracts import LapaError
 from lapa.experiments import ablation, sweep
-from lapa.experiments.schedule import Step
+from lapa.experiments.schedule import PlanStep
 from lapa.experiments.sweep import Row, slug
 from lapa.recipe import override, preset
 
@@ -68,7 +68,7 @@ def test_an_ablation_with_the_same_codes_shows_success_alone(tmp_path: Path, mon
 def test_an_ablation_runs_resumes_and_is_drawn(
     tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def in_this_process(steps: list[Step], folder: Path, workers: int, after: Any, keep_going: bool) -> None:
+    def in_this_process(steps: list[PlanStep], folder: Path, workers: int, after: Any, keep_going: bool) -> None:
         for step in steps:
             if not step.marker.exists():
                 cli.main(list(step.command))

@@ -19,7 +19,7 @@ from lapa.experiments.paper_cells import BUDGETS, ROWS, SETTINGS, Asked, Common,
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
 from lapa.experiments.paper_table import described, steps_of
-from lapa.experiments.schedule import Step
+from lapa.experiments.schedule import PlanStep
 from lapa.measures import intervals
 from lapa.plots.budgets import budget_curves
 
@@ -30,7 +30,7 @@ def asked(settings: str = "all", rows: tuple[str, ...] = FOUR, seeds: int = 1, *
     return parse(settings.split(","), rows, seeds, others.pop("budgets", ()), others.pop("only", ()), Common(**others))
 
 
-def kinds(steps: list[Step]) -> dict[str, int]:
+def kinds(steps: list[PlanStep]) -> dict[str, int]:
     """{command: how many}, with the folders left out."""
     names = [step.command[0] for step in steps]
     return {name: names.count(name) for name in dict.fromkeys(names)}
@@ -304,7 +304,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Steps run here, one after another, in place of as processes; the names of those that were."""
     names: list[str] = []
 
-    def run(steps: list[Step], folder: Path, *_: Any, after: Callable[[dict[str, float]], None], **__: Any) -> None:
+    def run(steps: list[PlanStep], folder: Path, *_: Any, after: Callable[[dict[str, float]], None], **__: Any) -> None:
         waiting = [step for step in steps if not step.marker.exists()]
         while waiting:
             open_steps = {step.name for step in waiting}

@@ -14,20 +14,20 @@ import pytest
 from lapa import cli
 from lapa.contracts import LapaError
 from lapa.experiments import schedule
-from lapa.experiments.schedule import Step, run
+from lapa.experiments.schedule import PlanStep, run
 
 
-def collecting(name: str, folder: Path, needs: tuple[str, ...] = (), domain: str = "sim") -> Step:
+def collecting(name: str, folder: Path, needs: tuple[str, ...] = (), domain: str = "sim") -> PlanStep:
     """A step that takes a second: two demonstrations to disk."""
     out = folder / name
     command = ("collect", "--dataset", f"tabletop:{domain},episodes=2", "--out", str(out))
-    return Step(name, command, out, out / "meta/info.json", needs)
+    return PlanStep(name, command, out, out / "meta/info.json", needs)
 
 
-def endless(folder: Path) -> Step:
+def endless(folder: Path) -> PlanStep:
     out = folder / "endless"
     command = ("ground", "--steps", "100000", "--batch-size", "4", "--out", str(out))
-    return Step("endless", command, out, out / "config.json")
+    return PlanStep("endless", command, out, out / "config.json")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[schedule._Running]:
     kept: list[schedule._Running] = []
     start = schedule._start
 
-    def watched(step: Step, folder: Path) -> schedule._Running:
+    def watched(step: PlanStep, folder: Path) -> schedule._Running:
         kept.append(start(step, folder))
         return kept[-1]
 
@@ -79,7 +79,7 @@ def test_a_failing_step_is_shown_and_stops_the_others(tmp_path: Path, started: l
 
 
 def test_a_step_that_leaves_no_result_has_failed(tmp_path: Path) -> None:
-    step = Step("idle", ("list",), tmp_path / "idle", tmp_path / "idle/config.json")
+    step = PlanStep("idle", ("list",), tmp_path / "idle", tmp_path / "idle/config.json")
     with pytest.raises(LapaError, match="Step idle failed"):
         run([step], tmp_path)
 
@@ -100,8 +100,8 @@ def test_ctrl_c_stops_the_steps(
 
 
 def test_the_time_left_is_the_plan_played_out(tmp_path: Path) -> None:
-    def step(name: str, seconds: float, *needs: str) -> Step:
-        return Step(name, (), tmp_path, tmp_path / "never", needs, seconds)
+    def step(name: str, seconds: float, *needs: str) -> PlanStep:
+        return PlanStep(name, (), tmp_path, tmp_path / "never", needs, seconds)
 
     board = schedule._Board([], {})
     assert board.left([step("a", 10), step("b", 10), step("c", 10)], [], workers=2) == 20

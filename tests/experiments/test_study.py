@@ -13,7 +13,7 @@ from PIL import Image
 from lapa import cli
 from lapa.contracts import LapaError
 from lapa.experiments import sweep
-from lapa.experiments.schedule import Step, run
+from lapa.experiments.schedule import PlanStep, run
 from lapa.experiments.study import STUDIES, Study, StudySettings, summary
 from lapa.experiments.sweep import Row, cells, grid, slug
 from lapa.recipe import override, preset
@@ -41,7 +41,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def in_this_process(
-        steps: list[Step], folder: Path, workers: int, after: Callable[[dict[str, float]], object], keep_going: bool
+        steps: list[PlanStep], folder: Path, workers: int, after: Callable[[dict[str, float]], object], keep_going: bool
     ) -> None:
         assert keep_going
         assert workers == 2
@@ -112,10 +112,10 @@ def test_a_study_runs_resumes_and_tells_what_its_cells_say(
 
 
 def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path) -> None:
-    def step(name: str, domain: str, needs: tuple[str, ...] = ()) -> Step:
+    def step(name: str, domain: str, needs: tuple[str, ...] = ()) -> PlanStep:
         out = tmp_path / name
         data = ("collect", "--dataset", f"tabletop:{domain},episodes=1", "--out", str(out))
-        return Step(name, data, out, out / "meta/info.json", needs)
+        return PlanStep(name, data, out, out / "meta/info.json", needs)
 
     done: list[dict[str, float]] = []
     steps = [step("bad", "nosuch"), step("lost", "sim", ("bad",)), step("more", "sim", ("lost",)), step("good", "sim")]

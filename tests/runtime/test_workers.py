@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lapa.contracts import LapaError
-from lapa.experiments.schedule import Step, run
+from lapa.experiments.schedule import PlanStep, run
 from lapa.runtime.workers import start
 
 
@@ -25,10 +25,10 @@ def test_a_plan_runs_beside_a_folder_called_lapa(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in [os.environ.get("PYTHONPATH", "")] if p))
     out = Path("made")
     collect = ("collect", "--dataset", "tabletop:sim,episodes=1", "--out", str(out))
-    run([Step("collect", collect, out, out / "meta/info.json")], Path("plan"))
+    run([PlanStep("collect", collect, out, out / "meta/info.json")], Path("plan"))
     assert (out / "meta/info.json").exists()
     with pytest.raises(LapaError, match="Step wrong failed"):
-        run([Step("wrong", ("nothing",), out, out / "never")], Path("plan"))
+        run([PlanStep("wrong", ("nothing",), out, out / "never")], Path("plan"))
 
 
 def test_a_module_of_the_package_is_started_likewise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -613,7 +613,7 @@ def test_steps_of_a_plan_end_with_it(tmp_path: Path) -> None:
         "real = subprocess.Popen\n"
         "subprocess.Popen = lambda arguments, **options: real(command, **options)\n"
         "out = pathlib.Path(sys.argv[1] + '.out')\n"
-        "schedule.run([schedule.Step('step', (), out, out)], out)\n"
+        "schedule.run([schedule.PlanStep('step', (), out, out)], out)\n"
     )
     told = tmp_path / "pid"
     plan = subprocess.Popen([sys.executable, "-c", code, str(told)], stderr=subprocess.DEVNULL)
