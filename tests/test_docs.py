@@ -8,6 +8,7 @@ import re
 import runpy
 import shlex
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,23 @@ def test_the_worked_examples(kind: str, own: Path) -> None:
     else:
         saved = json.loads((own / "runs/policy/config.json").read_text())
         assert place.stem in (saved["policy"], saved["model"].get("head"), saved["model"].get("backbone"))
+
+
+def test_the_control_loop(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of docs/my_robot.md, on the policy that the README's commands have made."""
+    (loop,) = blocks("python", (ROOT / "docs/my_robot.md").read_text())
+    sent: list[Any] = []
+    monkeypatch.chdir(done)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    space = {
+        "read_camera": lambda: np.zeros((60, 80, 3), np.uint8),
+        "read_state": lambda: np.zeros(len(space["policy"].spec.state), np.float32),  # type: ignore[attr-defined]
+        "send": sent.append,
+    }
+    exec(compile(loop.replace("range(300)", "range(3)"), "my_robot.md", "exec"), space)
+    policy: Any = space["policy"]
+    assert len(sent) == 3 * policy.spec.execute
+    assert all(action.shape == (len(policy.spec.action),) and np.isfinite(action).all() for action in sent)
 
 
 def test_the_picture_of_the_tree_shows_the_tree() -> None:
