@@ -53,7 +53,7 @@ def fitted_for(fits: str) -> str:
 
 
 def of_source(source: str) -> str:
-    """The method that a plug-in of lapa/labels belongs to; one of a user's own is a method of its own name."""
+    """The method that a plug-in of lapa/labels belongs to; a label source of a user is a method of its own name."""
     return next((row.name for row in METHODS.values() if row.source == source), source)
 
 

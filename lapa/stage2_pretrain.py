@@ -1,7 +1,7 @@
 """Stage 2b, `lapa pretrain`: a policy learns to predict the labels from x_t and the instruction.
 
-What it learns of which labels is the policy's own (lapa/policies): codes and actions as classes (LAPA, VPT, ActionVLA),
-or frames, which are imagined (UniPi). The vision encoder is frozen, the language model is not (paper section 3.2).
+The policy (lapa/policies) says how it learns which labels: codes and actions as classes (LAPA, VPT, ActionVLA), or
+frames, which are imagined (UniPi). The vision encoder is frozen, the language model is not (paper section 3.2).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Stage 3, `lapa finetune`: from what a policy says to robot actions, learnt from a few labelled trajectories.
+"""Stage 3, `lapa finetune`: a few labelled trajectories turn a pretrained policy into a robot policy.
 
-How is the policy's own (lapa/policies) and the recipe's `head`: in the paper (section 3.3) the latent head is dropped
-and a new one learns the robot's discretised actions; with "linear" nothing is trained, and what a code means for this
-robot is read off the labels. UniPi goes on learning to imagine and is given the inverse dynamics that reads actions off
-its frames.
+The policy (lapa/policies) and the recipe's `head` say how. In the paper (section 3.3) the latent head is dropped, and a
+new one learns the robot's discretised actions. With "linear" nothing is trained: labels tell what a code means on this
+robot. UniPi learns to imagine these frames, and inverse dynamics reads the actions from them.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def finetune(
     `idm_path`: the inverse dynamics model of a policy that imagines frames. `changes`: settings of the policy that
     stage 3 changes (chosen_settings). `rehearse`: with FIVE labelled episodes or more, do it with a fifth held out
     first, and print the error of actions on those; the policy that is kept is trained on all. Raises LapaError when the
-    inverse dynamics model lacks or is not wanted, and when the dataset has no actions, or actions of other dimensions
+    inverse dynamics model is missing or not wanted, and when the dataset has no actions, or actions of other dimensions
     than the policy speaks.
     """
     packed.require_actions("finetuning")

@@ -1,6 +1,6 @@
 """An action codebook: classes that mean a whole action each.
 
-It is made from actions, by k-means, or read off a policy that has its classes already, such as latent codes
+It is made from actions by k-means. Or labels tell what the classes of a policy, such as latent codes, mean
 (actions/readout.py).
 """
 
@@ -28,16 +28,16 @@ from lapa.contracts import Array, LapaError
 
 @dataclass(frozen=True)
 class ActionCodebook:
-    """Classes that mean an action each; what a policy does is what they mean, weighted by its probabilities.
+    """Classes that mean an action each. A policy acts by the mean of these actions, weighted by its probabilities.
 
     positions, classes   as the policy predicts them
     means    [positions * classes][chunk * A]: `chunk` actions in the robot's units
     squares  [positions * classes][chunk]: their squared lengths, every dimension measured by its `unit`
     unit     [A]: root mean square of each dimension in the data
     reach    [A][2]: the smallest and the largest value of each dimension in the data, which no action exceeds
-    switches [A]: whether a dimension has two values in the data, such as a gripper's: it takes the nearer one, and is
-             none of the length
-    absences [positions * classes]: classes that there are not, as of a dimension with fewer bins; (): all are there
+    switches [A]: whether a dimension has two values in the data, such as a gripper's. It takes the nearer one, and does
+             not count in lengths
+    absences [positions * classes]: classes that do not exist, as of a dimension with fewer bins; (): all exist
     """
 
     positions: int
@@ -80,10 +80,10 @@ class ActionCodebook:
         actions float [N, A] or chunks [N, chunk, A] are known: ridge regression, towards no motion. pad as in
         `clusters`: these are left out.
 
-        `code_embeddings` float [positions * classes, k] says which classes are alike. Then it is towards a linear
-        function of those instead, which takes k + 1 numbers a dimension in place of one a class: few labels suffice,
-        and a class that none of them shows is known from its neighbours. Raises LapaError on non-finite or too few
-        actions.
+        `code_embeddings` float [positions * classes, k] says which classes are alike. Then the regression is towards a
+        linear function of them, which has k + 1 numbers a dimension instead of one for each class. So few labels are
+        enough, and the meaning of a class that no label shows follows from its neighbours. Raises LapaError on
+        non-finite or too few actions.
         """
         actions = as_chunks(actions)
         rows, positions, _ = probabilities.shape
@@ -134,7 +134,7 @@ class ActionCodebook:
 
     @property
     def code_embeddings(self) -> Array:
-        """As a CodeSpace's: the classes lie where their meanings do."""
+        """As in CodeSpace: the embedding of a class is its action."""
         means = np.array(self.means).reshape(len(self.means), -1, self.dimensions)
         return (means / self.unit).reshape(len(means), -1)
 
@@ -162,7 +162,7 @@ class ActionCodebook:
         return found[:, None]
 
     def decide(self, probabilities: Array, decoding: Decoding) -> Array:
-        """float [B, positions, classes] -> float32 [B, chunk, A], the actions that a policy takes who says this."""
+        """float [B, positions, classes] -> float32 [B, chunk, A], the actions of a policy with these probabilities."""
         if decoding == "centre":
             probabilities = np.eye(self.classes)[probabilities.argmax(-1)]
         said = probabilities.reshape(len(probabilities), -1)

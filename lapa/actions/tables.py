@@ -1,4 +1,4 @@
-"""What all action classes share: checks, sizes of dimensions, and actions at the length they should have."""
+"""What all action classes share: checks, sizes of dimensions, and the right length of actions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Rows = tuple[tuple[float, ...], ...]
 
 def norm_preserving(mean: Array, squared: Array, unit: Array) -> Array:
     """The direction of the mean [..., A] at the length that an action is expected to have, the root of `squared` [...],
-    every dimension measured by its unit [A]; one with an infinite unit is none of it and stays.
+    every dimension measured by its unit [A]. A dimension with an infinite unit does not count and stays as it is.
 
-    Where a policy wavers, the mean of the ways that it wavers between is shorter than each of them, and a robot
-    that follows it comes to a halt before the obstacle.
+    Where a policy is undecided between several ways, their mean is shorter than each of them, and a robot that
+    follows the mean stops in front of the obstacle.
     """
     tiny = np.finfo(np.float32).tiny
     found = ((mean / unit) ** 2).sum(-1)

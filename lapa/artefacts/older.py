@@ -1,4 +1,4 @@
-"""What older versions of lapa wrote, in today's words: names of settings, spaces and weights that have changed since.
+"""What older versions of lapa wrote, translated: names of settings, spaces and weights that have changed since.
 
 Format 1 is that of lapa 0.1; today's is 2.
 """
@@ -20,7 +20,7 @@ WEIGHTS = {".steer.": ".film."}  # parts of names
 
 
 def upgraded(content: Any) -> Any:
-    """A config.json, run.json or manifest.json (JSON values) with today's names; what has them already stays."""
+    """A config.json, run.json or manifest.json (JSON values) with today's names. Today's content stays as it is."""
     if isinstance(content, dict):
         renamed = {KEYS.get(key, key): (key, upgraded(value)) for key, value in content.items()}
         made = {new: _value(old, value) for new, (old, value) in renamed.items()}

@@ -1,7 +1,7 @@
-"""What a policy is shown: observations of a robot, or frames of a dataset, checked and put into one form.
+"""The inputs of a policy: observations of a robot, or frames of a dataset, checked and brought into one form.
 
 {"image": picture, "instruction": text} is short for {"images": {"image": picture}, "instruction": text}. A key that no
-policy knows is refused; one that this policy does not use is said, once, on stderr.
+policy knows is refused. A key that this policy does not use is named once on stderr.
 """
 
 from __future__ import annotations
@@ -56,10 +56,9 @@ class Seen:
 
 
 def seen(observations: Sequence[Observation], spec: PolicySpec, embodiments: Sequence[str] = ()) -> Seen:
-    """What a policy of this spec, which speaks the actions of these robots, uses of the observations.
+    """What a policy of this spec and of these robots uses of the observations.
 
-    Raises LapaError for what is no observation: an unknown key, a camera or a state that the policy needs and that is
-    not there, numbers of another count.
+    Raises LapaError for a wrong observation: an unknown key, a missing camera or state, a wrong number of values.
     """
     every = [_whole(observation) for observation in observations]
     images = {camera: _stacked([_picture(o["images"], camera, spec) for o in every]) for camera in spec.cameras}

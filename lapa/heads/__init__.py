@@ -1,4 +1,4 @@
-"""Heads: what turns a backbone's context into codes or actions (plug-ins, one a file)."""
+"""Heads: from a backbone's context to codes or actions (plug-ins, one file each)."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def logits(self, context: Context) -> Tensor:
-        """-> float32 [B, positions, classes]; -inf for classes that there are not."""
+        """-> float32 [B, positions, classes]; -inf for classes that do not exist."""
 
     def probabilities(self, context: Context) -> Tensor:
         """-> float32 [B, positions, classes]."""
         return self.logits(context).softmax(-1)
 
     def reading(self) -> Head:
-        """A head with the same weights, whose classes' meaning is read off labels (heads/linear.py). Raises LapaError
-        where there is none."""
+        """A head with the same weights; labels tell what its classes mean (heads/linear.py). Raises LapaError where
+        this is not possible."""
         raise LapaError(f"What the head {type(self).__name__} says cannot be read; finetune with --head new.")

@@ -1,7 +1,7 @@
-"""Nothing is trained: what the classes of a pretrained head mean as actions is read off the labels (ridge regression).
+"""Nothing is trained: labels tell what the classes of a pretrained head mean as actions (ridge regression).
 
-The network is that of the head before it (heads/parallel.py), as it is. A handful of trajectories suffices, for classes
-whose code embeddings lie near each other mean similar actions.
+The network is that of the head before it (heads/parallel.py), unchanged. A few trajectories are enough, because classes
+with near code embeddings mean similar actions.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Linear(Parallel):
     """See the module's docstring."""
 
     def read(self, said: Array, chunks: Array, pad: Array, episode: Array, names: tuple[str, ...] = ()) -> Logs:
-        """From now on its classes mean what they are told to by labels.
+        """Find out from labels what its classes mean.
 
         said     float [N, positions, classes]: what it says of N frames
-        chunks   float [N, chunk, A]: the actions there; pad bool [N, chunk]: those that there are not
+        chunks   float [N, chunk, A]: the actions there; pad bool [N, chunk]: True past the end of the episode
         episode  int64 [N]
 
         Returns how well: R^2 of these actions, and of those of trajectories that were left out in turn.

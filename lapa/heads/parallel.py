@@ -33,7 +33,7 @@ class Parallel(nn.Sequential, Head):
         self.space = space
 
     def logits(self, context: Context) -> Tensor:
-        """-> float32 [B, positions, classes]; -inf for classes that there are not."""
+        """-> float32 [B, positions, classes]; -inf for classes that do not exist."""
         logits = self(context.readout).float().view(-1, self.space.positions, self.space.classes)
         absent = self.space.absent()
         return logits.masked_fill(torch.from_numpy(absent).to(logits.device), -torch.inf) if absent.any() else logits
@@ -49,7 +49,7 @@ class Parallel(nn.Sequential, Head):
         return loss, {"accuracy": float(accuracy), "prediction_perplexity": float(used)}
 
     def reading(self) -> Head:
-        """This network, as it is, with meanings that are read off labels."""
+        """This network, unchanged; labels tell what its classes mean."""
         first: nn.Linear = self[0]  # type: ignore[assignment]
         head: Head = find("heads", "linear")(first.out_features).build(first.in_features, self.space)
         head.load_state_dict(self.state_dict())

@@ -1,7 +1,7 @@
-"""Policies (plug-ins, one a file): what they learn from labels, what they learn from a robot, and how they act.
+"""Policies (plug-ins, one file each): what they learn from labels, what they learn from a robot, and how they act.
 
 `Policy.from_pretrained` opens any of them. A policy of one's own is a file with a `Config(PolicyConfig)` and a
-`Policy`; the stages, `lapa tune` and the commands know nothing else of it. `--set policy.name=NAME` chooses it.
+`Policy`; the stages, `lapa tune` and the commands use nothing else of it. `--set policy.name=NAME` chooses it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Which = Literal["head", "all"]
 
 @dataclass(frozen=True)
 class Examples:
-    """What a policy learns from: N of them.
+    """What a policy learns from: N examples.
 
     frames   int64 [N], counted over the whole pack
-    targets  targets[rows int64 [B]] is what `Policy.batch` takes beside what is seen, such as int64 [N, positions]
+    targets  targets[rows int64 [B]] is the second argument of `Policy.batch`, such as int64 [N, positions]
     watch    (out, seed) -> a monitor for training, or None
-    results  figures of a policy that has learnt already and trains nothing; None: it is to be trained
+    results  figures of a policy that is ready and trains nothing; None: it must be trained
     parents  {path: hash} of what it was given beside the data
     """
 
@@ -52,12 +52,12 @@ class Examples:
 
 @dataclass(frozen=True)
 class PolicyConfig(ABC):
-    """What a policy's `Config` derives from: all that can be known before the policy is built.
+    """Base class of a policy's `Config`: all that can be known before the policy is built.
 
     learns        kinds of labels that it can be pretrained on (contracts.Labels)
     pretrained_by, finetuned_by   the settings of the recipe that say how stages 2 and 3 optimise it
     changeable    settings of the Config that stage 3 may change
-    cameras       those that it looks at, by name; (): the one that the dataset gives
+    cameras       names of the cameras that it reads; (): the one that the dataset gives
     """
 
     learns: ClassVar[tuple[str, ...]] = ("codes", "actions")
@@ -79,12 +79,13 @@ class PolicyConfig(ABC):
 
     @property
     def fit(self) -> Fit:
-        """How pictures that are no squares are made squares (contracts.ImageSpec)."""
+        """How pictures are made square (contracts.ImageSpec)."""
         return "squash"
 
     @abstractmethod
     def build(self, pretrained: bool = True) -> Policy:
-        """A new policy. `pretrained=False` skips weights that come from elsewhere: a saved policy's come next."""
+        """A new policy. `pretrained=False` skips weights that come from elsewhere, because
+        those of a saved policy follow."""
 
     @classmethod
     def ways(cls, saved: Mapping[str, Any] | None) -> tuple[str, ...]:
@@ -94,7 +95,7 @@ class PolicyConfig(ABC):
 
     @classmethod
     def settings(cls, saved: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-        """Groups of the recipe that a pretrained policy keeps as it has them, by name: their settings."""
+        """Groups of settings of the recipe that a pretrained policy keeps unchanged, by name."""
         return {"policy": saved.get("model", {})}
 
     @classmethod
@@ -109,7 +110,7 @@ class PolicyConfig(ABC):
 
 
 class Policy(nn.Module, ABC):
-    """From what is seen to what a robot does. Policies of every kind have this face.
+    """From what is seen to what a robot does. All policies have these methods.
 
     policy = lapa.Policy.from_pretrained("runs/policy")
     actions = policy.act({"image": frame, "instruction": "put the carrot on the plate"})
@@ -128,7 +129,7 @@ class Policy(nn.Module, ABC):
     @property
     @abstractmethod
     def spec(self) -> PolicySpec:
-        """What it needs to be shown and what it answers."""
+        """Which inputs it needs and what it answers."""
 
     @property
     def dimensions(self) -> int:
@@ -139,16 +140,16 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def examples(self, labels: Labels, data: Index, about: Mapping[str, Any], recipe: Recipe) -> Examples:
-        """Stage 2: make ready to learn labels of these data; `about` is their manifest. Row i of the examples is row i
+        """Stage 2: prepare to learn labels of these data; `about` is their manifest. Row i of the examples is row i
         of the labels."""
 
     @abstractmethod
     def adapt(self, data: Packed, recipe: Recipe, idm: Path | None = None) -> Examples:
-        """Stage 3: make ready to learn the actions of these trajectories; `idm`: what `--idm` gives. Raises LapaError
+        """Stage 3: prepare to learn the actions of these trajectories; `idm`: what `--idm` gives. Raises LapaError
         where they do not fit."""
 
     def as_it_is(self, idm: Path | None = None) -> dict[str, str]:
-        """Make ready to act without stage 3. Returns {path: hash} of what it was given."""
+        """Prepare to act without stage 3. Returns {path: hash} of what it was given."""
         refuse_idm(idm)
         return {}
 
@@ -168,7 +169,7 @@ class Policy(nn.Module, ABC):
         return (p for p in self.parameters() if p.requires_grad)
 
     def overlooked(self, texts: Sequence[str]) -> list[str]:
-        """Sentences for the user on what of the instructions it does not read."""
+        """Sentences for the user: which parts of the instructions it does not read."""
         return []
 
     @property
@@ -179,13 +180,13 @@ class Policy(nn.Module, ABC):
     # --- acting
 
     def predict_codes(self, images: Any, texts: Sequence[str]) -> Tensor:
-        """The likeliest latent codes, int64 [B, s]. Raises LapaError for a policy that names none."""
+        """The likeliest latent codes, int64 [B, s]. Raises LapaError for a policy that predicts none."""
         raise LapaError("This policy predicts no latent codes.")
 
     @abstractmethod
     def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
         """B observations -> float32 [B, chunk, A] in the robot's units. `ids` says which running episode each is of,
-        for a policy that remembers. Raises LapaError before it can act, and for what is no observation."""
+        for a policy that remembers. Raises LapaError before stage 3, and for a wrong observation."""
 
     def act(self, observation: Observation) -> Array:
         """What to do now: one observation -> float32 [chunk, A], the next actions in the robot's units.
@@ -199,7 +200,7 @@ class Policy(nn.Module, ABC):
         return found
 
     def reset(self, ids: Sequence[int] | None = None) -> None:
-        """Forget these running episodes (None: all). For a policy that remembers nothing there is nothing to do."""
+        """Forget these running episodes (None: all). By default there is nothing to forget."""
 
     # --- saving
 
@@ -217,7 +218,7 @@ class Policy(nn.Module, ABC):
         return {"policy": plugins.name_of(self.config), "model": asdict(self.config)}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Grow what `description` told of, before the saved weights come."""
+        """Make the parts that `description` names, before the saved weights are loaded."""
 
 
 def config_class(name: str) -> type[PolicyConfig]:
@@ -232,7 +233,7 @@ def configured(recipe: Recipe, method: str = "scratch") -> PolicyConfig:
 
 
 def opened(artefact: Artefact) -> Policy:
-    """A saved policy, strictly. Raises LapaError where config.json and weights do not belong together."""
+    """Open a saved policy, strictly. Raises LapaError where config.json and weights do not fit."""
     config = config_class(str(artefact.config.get("policy")))
     policy = artefact.settings(lambda **settings: rebuilt(config, settings)).build(pretrained=False)
     artefact.settings(lambda: policy.restore(artefact.config), None)
@@ -254,7 +255,7 @@ def rebuilt(config: Any, content: Mapping[str, Any]) -> Any:
 
 
 def look(data: Index, frames: Array, spec: PolicySpec, gathered: Mapping[str, Array] | None = None) -> Seen:
-    """What a policy of this spec is shown at frames int64 [B] of the data; `gathered`: pictures that are at hand."""
+    """The inputs of a policy of this spec at frames int64 [B] of the data; `gathered`: pictures read before."""
     texts = [data.instructions[e] for e in data.episode_of(frames)]
     images = gathered or {camera: camera_of(data, camera).gather(frames) for camera in spec.cameras}
     state = data.state[frames] if spec.state and data.state is not None else None
@@ -262,8 +263,8 @@ def look(data: Index, frames: Array, spec: PolicySpec, gathered: Mapping[str, Ar
 
 
 def camera_of(data: Any, camera: str) -> Packed:
-    """The data as this camera saw them; one of a single camera has but one view. Raises LapaError for a camera that is
-    not there, naming those that are."""
+    """The data of this camera; a dataset with one camera has one view. Raises LapaError for an unknown camera and names
+    the known ones."""
     if camera in (ONE, data.camera or ONE):
         found: Packed = data
         return found
@@ -278,7 +279,7 @@ def refuse_idm(idm: Path | None) -> None:
 
 
 def acting_frames(data: Packed) -> Array:
-    """Frames with an action after them, int64 [N]: the last frame of an episode leads nowhere."""
+    """Frames with an action after them, int64 [N]: all but the last of each episode."""
     ends = np.repeat(data.starts[1:], np.diff(data.starts))
     frames = np.flatnonzero(np.arange(len(data)) + 1 < ends)
     if not len(frames):

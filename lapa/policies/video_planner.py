@@ -1,6 +1,6 @@
 """UniPi: imagine the next frames from image and instruction, then read the actions off them with inverse dynamics.
 
-The backbone's readout, the same start as every method's, tells the video diffusion which future is wanted. Stage 2
+The backbone's readout (the backbone is that of all methods) tells the video diffusion which future is wanted. Stage 2
 trains both on all videos, stage 3 on the few labelled trajectories; `adapt` gives the planner VPT's inverse dynamics,
 and with it actions (paper section 4.1).
 """
@@ -128,11 +128,11 @@ class VideoPlanner(Policy):
 
     @property
     def dimensions(self) -> int:
-        """A, once it reads actions."""
+        """A, once it has inverse dynamics."""
         return len(self.reader.mean) if self.reader is not None else 0
 
     def give(self, reader: InverseDynamics) -> None:
-        """From now on actions are read off the imagined frames, by a model that is not trained any more."""
+        """From now on this model reads the actions from the imagined frames. It is not trained any more."""
         self.reader = reader.requires_grad_(False)
 
     # --- learning
@@ -147,7 +147,7 @@ class VideoPlanner(Policy):
         return Examples(frames, films, lambda out, seed: watcher(self, films, frames, out, seed))
 
     def adapt(self, data: Packed, recipe: Recipe, idm: Path | None = None) -> Examples:
-        """It goes on learning to imagine, and reads actions with `idm`, or as it did before."""
+        """It learns to imagine these data, and reads actions with `idm`, or with the model that it has."""
         actions = data.require_actions("finetuning")
         self.camera = data.camera or ONE
         parents = self.as_it_is(idm)
@@ -208,8 +208,7 @@ class VideoPlanner(Policy):
     @torch.no_grad()
     def imagine(self, images: Any, texts: Sequence[str]) -> Tensor:
         """uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1] -> the next frames, float32 [B, K, 3, size, size] in
-        [0, 1]. The same image and text give the same frames. In the arithmetic that is fast here, whatever that of
-        training."""
+        [0, 1]. The same image and text give the same frames. In the fastest arithmetic of this machine."""
         return self._imagine(Seen.of(images, texts))
 
     def _imagine(self, seen: Seen) -> Tensor:
@@ -221,8 +220,7 @@ class VideoPlanner(Policy):
 
     @torch.no_grad()
     def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
-        """B observations -> float32 [B, executed, A] in the robot's units. Ask again when they are done: replanning
-        is asking."""
+        """B observations -> float32 [B, executed, A] in the robot's units. Ask again when they are done."""
         if self.reader is None:
             raise LapaError("This policy imagines frames and cannot act yet; finetune it first (lapa finetune).")
         shown = seen(observations, self.spec)

@@ -1,10 +1,10 @@
 """The vision-language-action policy: backbone, context, one head over classes.
 
-In stage 2 the classes are latent codes (LAPA) or discretised actions (ActionVLA, VPT). In stage 3 a new head grows for
-the robot's actions, or the head is kept and what its classes mean is read off the labels. One loss, the head's, serves
-both stages. In the paper (section 3.3; `head` "own" and "new") the latent head is dropped and a new one learns the
-robot's discretised actions; a policy that already speaks actions (VPT, ActionVLA) keeps its own, or gets a new one as
-well. With "linear" nothing is trained (heads/linear.py).
+In stage 2 the classes are latent codes (LAPA) or discretised actions (ActionVLA, VPT). In stage 3 there is a new
+head for the robot's actions, or the head is kept and the labels tell what its classes mean. Both stages use the loss of
+the head. In the paper (section 3.3; `head` "own" and "new") the latent head is dropped and a new one learns the
+robot's discretised actions; a policy that already predicts actions (VPT, ActionVLA) keeps its head, or gets a new
+one. With "linear" nothing is trained (heads/linear.py).
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ class Config(PolicyConfig):
         return getattr(configure("backbones", self.backbone, self.backbone_options), "fit", "squash")
 
     def build(self, pretrained: bool = True) -> VLA:
-        """A policy without a head; `grow` gives it one. `pretrained=False` skips the backbone's own weights."""
+        """A policy without a head; `grow` makes one. `pretrained=False` skips the backbone's own weights."""
         return VLA(self, build_backbone(self.backbone, self.backbone_options, pretrained))
 
     @classmethod
     def ways(cls, saved: Mapping[str, Any] | None) -> tuple[str, ...]:
-        """See PolicyConfig: what has no head yet has none to keep, what names codes has one to read, what speaks
-        actions can go on with it or get a new one."""
+        """See PolicyConfig. Without a head there is none to keep; a head for codes can be read; a head for actions can
+        be trained further or replaced."""
         kind = _kind(saved)
         read = ("linear",) if kind else ()
         again = ("as-it-is", "new-head", "all-new-head", "all-long-new-head") if kind not in ("", "codes") else ()
@@ -113,7 +113,7 @@ class Config(PolicyConfig):
 
 @dataclass(frozen=True)
 class Reads:
-    """What it looks at: cameras, and names of the numbers of the state with their mean and deviation in the data."""
+    """Its inputs: cameras, and names of the numbers of the state with their mean and deviation in the data."""
 
     cameras: tuple[str, ...] = (ONE,)
     state: tuple[str, ...] = ()
@@ -148,12 +148,12 @@ class VLA(Policy):
 
     @property
     def acting(self) -> ActionSpace | ActionCodebook | None:
-        """Its space, once it speaks actions."""
+        """Its space, once it predicts actions."""
         return None if self.space is None or isinstance(self.space, CodeSpace) else self.space
 
     @property
     def dimensions(self) -> int:
-        """A, once it speaks actions; 0 before."""
+        """A, once it predicts actions; 0 before."""
         return self.acting.dimensions if self.acting else 0
 
     @property
@@ -174,7 +174,7 @@ class VLA(Policy):
         return self.backbone.overlooked(texts)
 
     def grow(self, space: Space) -> None:
-        """Drop the head and grow a new one for `space`."""
+        """Replace the head by a new one for `space`."""
         self.head = configure("heads", self.config.head, self.config.head_options).build(self.backbone.width, space)
 
     # --- learning
@@ -198,8 +198,8 @@ class VLA(Policy):
         return Examples(frames, targets)
 
     def adapt(self, data: Packed, recipe: Recipe, idm: Path | None = None) -> Examples:
-        """See Policy and the module's docstring. Chunks that reach past the end of an episode are learnt as far as they
-        go."""
+        """See Policy and the module's docstring. Of chunks that reach past the end of an episode the existing actions
+        are learnt."""
         refuse_idm(idm)
         actions = data.require_actions("finetuning")
         own = self.acting if recipe.head == "own" else None
@@ -232,7 +232,7 @@ class VLA(Policy):
         return Examples(frames, _encoded(own, chunks, pad))
 
     def _meet(self, data: Index) -> bool:
-        """Look at these data: which cameras, which numbers of state. Returns whether that needs new weights."""
+        """Set cameras and state by these data. Returns whether that needs new weights."""
         cameras = self.config.cameras or (data.camera or ONE,)
         if len(cameras) < len(self.reads.cameras) or (self.reads.state and not self.config.state):
             read = ", ".join(self.reads.cameras) + (" and the state" if self.reads.state else "")
@@ -255,7 +255,7 @@ class VLA(Policy):
         return len(cameras) > len(before.cameras) or len(reads.state) > len(before.state)
 
     def _mean(self, data: Index, recipe: Recipe, kept: bool) -> None:
-        """Settle what its actions mean, and say it. Raises LapaError where a head that is kept means another thing."""
+        """Decide what its actions mean, and print it. Raises LapaError where a kept head means something else."""
         meaning = Meaning.of(data, recipe.actions)
         if kept and self.meaning and meaning:
             own = replace(meaning, relative=self.meaning.relative, state=self.meaning.state and meaning.state)
@@ -272,7 +272,7 @@ class VLA(Policy):
             print(told, flush=True)
 
     def _read(self, data: Packed, frames: Array, chunks: Array, pad: Array) -> Logs:
-        """Keep the head; what its classes mean is told by the labels."""
+        """Keep the head; the labels tell what its classes mean."""
         self.to(device()).eval()
         said = np.concatenate(
             [self._said(look(data, frames[i : i + AT_ONCE], self.spec)) for i in range(0, len(frames), AT_ONCE)]
@@ -342,7 +342,7 @@ class VLA(Policy):
 
     @torch.no_grad()
     def probabilities(self, images: Any, texts: Sequence[str]) -> Array:
-        """-> float32 [B, positions, classes], in the arithmetic that is fast here, whatever that of training."""
+        """-> float32 [B, positions, classes], in the fastest arithmetic of this machine."""
         return self._said(Seen.of(images, texts))
 
     @torch.no_grad()
@@ -413,7 +413,7 @@ def _with_state(reads: Reads, data: Index) -> Reads:
 
 
 def robots(data: Index) -> tuple[str, ...]:
-    """A name for the robot of each dataset; what has the same name as one before gets a number."""
+    """A name for the robot of each dataset; a name that occurs again gets a number."""
     specs = tuple(data.spec.split(" "))
     found = data.embodiments if all(data.embodiments) else specs
     if len(found) != len(data.widths):
@@ -426,7 +426,7 @@ def classes_of_actions(
     actions: Array, pad: Array, recipe: Recipe, names: tuple[str, ...]
 ) -> tuple[ActionSpace | ActionCodebook, Array]:
     """A space for chunks of actions [N, chunk, A], clusters or bins as the recipe says, and the actions as classes
-    int64 [N, positions], -100 for those that there are not (pad bool [N, chunk])."""
+    int64 [N, positions], -100 for actions that do not exist (pad bool [N, chunk])."""
     space: ActionSpace | ActionCodebook
     if recipe.clusters:
         space = ActionCodebook.clusters(actions, recipe.clusters, names, pad if pad.any() else None)
@@ -436,7 +436,7 @@ def classes_of_actions(
 
 
 def _encoded(space: ActionSpace | ActionCodebook, actions: Array, pad: Array) -> Array:
-    """Chunks as classes, int64 [N, positions]; a class that means a whole chunk is the one that fits what there is."""
+    """Chunks as classes, int64 [N, positions]; of classes for whole chunks the one that fits the existing actions."""
     if isinstance(space, ActionCodebook):
         return space.encode(actions, pad if pad.any() else None)
     return np.where(pad[..., None], -100, space.encode(actions)).reshape(len(actions), space.positions)
