@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from lapa.artefacts.folder import replacing
 from lapa.contracts import Logs
 
 # What of the logs is shown, where there is room.
@@ -68,7 +69,8 @@ class Progress:
             self._told = now
         if self.file and (now - self._wrote > 0.5 or done == self.total):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.file.write_text(f"{done} {self.total}")
+            with replacing(self.file) as temporary:  # another process reads it while we write
+                temporary.write_text(f"{done} {self.total}")
             self._wrote = now
 
     def __exit__(

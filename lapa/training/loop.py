@@ -2,7 +2,8 @@
 
 Randomness is a function of (seed, step): the batch of step k is drawn from a generator seeded with both, and torch is
 reseeded with both before each micro-batch. Nothing random is carried from step to step, so a run that is killed and
-resumed from its last checkpoint ends, on a CPU, with the same bits as an unbroken one. A GPU adds in no fixed order
+resumed from its last checkpoint ends with the same bits as an unbroken one: on a CPU, of one machine, with as many
+threads and processes. Another processor rounds differently. A GPU adds in no fixed order
 (index_add_, cumsum, convolutions going backward), so there no two runs are alike to the bit, resumed or not.
 """
 
