@@ -182,8 +182,15 @@ PRESETS: dict[str, Recipe] = {
 ABOUT = {
     "laptop": "tuned on Tabletop, 48 pixels: minutes on two cores",
     "video": "real clips and robots, 96 pixels: 4 codes of 8 kinds, 0.6 s apart; a quarter of an hour for stage 1",
-    "paper": "the released settings, 256 pixels, 343.8M weights in LAQ: for GPUs",
+    "paper": "the released settings, 256 pixels, 343.8M weights in LAQ, but not the paper's 7B policy: for GPUs",
 }
+
+NOT_THE_PAPERS = (
+    "The preset paper has the paper's LAQ and optimisation, but not its policy. The paper finetunes a model of 7B "
+    "weights; here the backbone is {backbone} ({pixels} pixels). The paper generates the codes one after another; "
+    "here all are predicted at once, each by itself, from one readout."
+)
+NOTES = {"paper": NOT_THE_PAPERS}  # preset -> what must be known of its policy
 
 
 def preset(name: str) -> Recipe:

@@ -199,7 +199,7 @@ def test_each_robot_keeps_its_own_units(head: str, robot: Path, tiny: Recipe, tm
     assert np.abs(first).max() <= np.abs(one).max() + 1e-3
     np.testing.assert_allclose(second, 100 * first + 3, rtol=1e-4)
     np.testing.assert_array_equal(policy.act({**seen, "embodiment": one_robot}), first)
-    with pytest.raises(LapaError, match=r'the robot "gripper". Known: lerobot:.*robot, lerobot:.*robot 2\.'):
+    with pytest.raises(LapaError, match=r'the robot "gripper". Known: tabletop_sim, tabletop_sim 2\.'):
         policy.act({**seen, "embodiment": "gripper"})
     only = pack([f"lerobot:{robot}"], 24, quiet=True)  # whoever keeps such a head scales another dataset as well
     finetune(only, tmp_path / "latent", replace(recipe, scale="joint"), tmp_path / "joint", 7)

@@ -18,14 +18,16 @@ import lapa
 from lapa import plugins
 from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.artefacts.folder import save_artefact
+from lapa.commands.options import note_on_policy
 from lapa.contracts import BadVideo, Episode, FramePairs, LapaError, Observation
+from lapa.data import observations
 from lapa.data.labelled import read_labels
 from lapa.data.observations import Seen
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.models.idm import InverseDynamics
 from lapa.policies import Policy, configured
-from lapa.recipe import PolicySettings, Recipe
+from lapa.recipe import PRESETS, PolicySettings, Recipe, preset
 from lapa.stage1_latent_actions import fit_idm
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
@@ -383,3 +385,11 @@ def test_label_sources_label(name: str, tiny: Recipe, tmp_path: Path) -> None:
         np.testing.assert_array_equal(labels, actions)
         with pytest.raises(LapaError, match="need actions"):
             source.label(FramePairs(frames[0], frames[1], rows, rows, rows + 1))
+
+
+def test_the_preset_paper_says_that_its_policy_is_not_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in PRESETS:
+        observations._SAID.clear()
+        note_on_policy(name, preset(name))
+        said = capsys.readouterr().err
+        assert ("7B" in said and "one after another" in said and "48 pixels" in said) == (name == "paper")

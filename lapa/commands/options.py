@@ -142,6 +142,15 @@ def recipe_of(
     return recipe
 
 
+def note_on_policy(preset: str, recipe: Recipe) -> None:
+    """What must be known of the policy of a preset, on stderr."""
+    from lapa.data.observations import say_once
+    from lapa.recipe import NOTES
+
+    if preset in NOTES:
+        say_once(NOTES[preset].format(backbone=recipe.policy.backbone, pixels=recipe.policy_image_size))
+
+
 def print_results(results: dict[str, Any]) -> None:
     """A figure a line, with what it means."""
     from lapa.measures.motion import lines

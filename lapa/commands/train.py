@@ -21,6 +21,7 @@ from lapa.commands.options import (
     SkipBad,
     Steps,
     again,
+    note_on_policy,
     open_pack,
     open_stream,
     print_next,
@@ -213,6 +214,7 @@ def pretrain(
 
     policy = learner(labels, recipe_of(preset, set))
     recipe = recipe_of(preset, set, policy.pretrained_by, steps, log)
+    note_on_policy(preset, recipe)
     inputs: dict[str, Any] = {"dataset": dataset, "labels": labels, **({"stream": stream} if stream else {})}
     if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
@@ -272,6 +274,7 @@ def finetune(
     options = (*set, *(f"{name}={value}" for name, value in told.items() if value))
     its = learner(policy, recipe_of(preset, options))
     recipe = recipe_of(preset, options, its.finetuned_by, steps, log)
+    note_on_policy(preset, recipe)
     reads = not its.trains(inherited or None, recipe)
     for name, value in {"--steps": steps, "--trainable": trainable}.items() if reads else ():
         if value is not None:
@@ -344,6 +347,7 @@ def tune(
         raise LapaError(f"--episodes must be at least 1, got {episodes}.")
     _saved(policy)
     recipe = recipe_of(preset, set)
+    note_on_policy(preset, recipe)
     scenes = open_benchmark(benchmark)
     inputs = {"dataset": dataset, "policy": policy, "ways": only, "episodes": episodes, **({"idm": idm} if idm else {})}
     if done_before(out, recipe, seed, resume, "policy", **inputs):
