@@ -305,8 +305,13 @@ def finetune(
 def _saved(policy: Path | None) -> dict[str, Any]:
     """What config.json says of a pretrained policy, if one is given. Raises LapaError when there is no such folder."""
     from lapa.artefacts.folder import describe
+    from lapa.artefacts.hub import local
 
-    return {} if policy is None else describe(policy, "policy").config
+    if policy is None:
+        return {}
+    if not (folder := local(policy)).is_dir():
+        raise LapaError(f"There is no folder {folder}. --policy is a folder made by `lapa pretrain`.")
+    return describe(policy, "policy").config
 
 
 def tune(
