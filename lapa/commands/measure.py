@@ -152,7 +152,7 @@ def compare(
     results: Path | None = None,
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    benchmark: Benchmark = "tabletop",
+    benchmark: str | None = None,
     preset: Preset = "laptop",
     seed: int = 0,
     workers: int = 0,
@@ -183,6 +183,8 @@ def compare(
         results: table: results.json of an earlier table; what it has is not run again
         quick: table: rehearse on a hundredth of the work; the figures mean nothing
         dry_run: table: say what would be run, and how long it would take
+        benchmark: your data: NAME[:PATH][,OPTION=VALUE], where policies are tried (none: Tabletop where the labelled
+            trajectories are of its world; else policies are judged by their error on trajectories that are held out)
         seed: your data: seed of everything random
         workers: steps run side by side, one thread each (0: one per core)
     """
@@ -203,19 +205,27 @@ def compare(
             print((out / "table.md").read_text(), end="")
             print(f"Table, figures and picture are in {out}.")
         return
-    from lapa.artefacts.folder import write_json
-    from lapa.evaluate import open_benchmark
-    from lapa.experiments.compare import Comparison, gap_closed, gather, in_order, plan, require_actions
-    from lapa.experiments.schedule import run
-    from lapa.plots.codes import success_bars
+    from lapa.experiments.compare import Comparison, benchmark_for, require_actions
 
     if not labelled:
         raise LapaError("Give --settings all for the paper's table, or --dataset and --labelled for your own data.")
     _refuse_changed(given, "--settings")
     named = split_names(methods)
-    setting = Comparison(at_least_one(dataset), labelled, benchmark, episodes, seed, options)
+    where = benchmark or benchmark_for(labelled)
+    setting = Comparison(at_least_one(dataset), labelled, where, episodes, seed, options)
     named = require_actions(setting, () if "all" in named else named)
-    rows = tuple(open_benchmark(benchmark).baselines())
+    (_compared_by_errors if setting.benchmark is None else _compared_by_success)(named, setting, out, workers)
+
+
+def _compared_by_success(named: tuple[str, ...], setting: Any, out: Path, workers: int) -> None:
+    """Run the plan, and show how often each method's policy succeeds, beside the benchmark's own rows."""
+    from lapa.artefacts.folder import write_json
+    from lapa.evaluate import open_benchmark
+    from lapa.experiments.compare import gap_closed, gather, in_order, plan
+    from lapa.experiments.schedule import run
+    from lapa.plots.codes import success_bars
+
+    rows = tuple(open_benchmark(setting.benchmark).baselines())
     seconds = run(plan(named, setting, out, rows), out, workers)
     scores = gather(in_order(named, rows), out)
     write_json(out / "results.json", {"methods": scores, "seconds": seconds, "settings": dataclasses.asdict(setting)})
@@ -225,6 +235,26 @@ def compare(
     if closed is not None:
         print(f"LAPA closes {closed:.0%} of the gap from Scratch to ActionVLA.")
     print(f"Table and picture are in {out}.")
+
+
+def _compared_by_errors(named: tuple[str, ...], setting: Any, out: Path, workers: int) -> None:
+    """Run the plan, and show the held-out error of each method's policy, beside rows that need no policy."""
+    from lapa.artefacts.folder import write_json
+    from lapa.experiments.compare import errors, plan
+    from lapa.experiments.schedule import run
+    from lapa.plots.offline import offline_error
+
+    seconds = run(plan(named, setting, out), out, workers)
+    found = errors(named, out)
+    write_json(out / "results.json", {"offline": found, "seconds": seconds, "settings": dataclasses.asdict(setting)})
+    offline_error(found, out / "error.png", "Error of actions on held-out trajectories")
+    print(f"Open-loop error on {found['episodes']} labelled trajectories that were held out (1: always the mean "
+          "action), and length of steps over the expert's:")  # fmt: skip
+    for name, row in found["rows"].items():
+        low, high = row["interval"]
+        step = "" if row["step"] is None else f"  {row['step']:.2f}"
+        print(f"  {name:<18} {row['error']:.2f}  ({low:.2f} to {high:.2f}){step}")
+    print(f"Figures and picture are in {out}. A low error is needed for success and does not promise it.")
 
 
 def _refuse_changed(given: dict[str, Any], owner: str, command: Any = None) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 
 from lapa.artefacts.folder import read_json
 from lapa.contracts import Episode, LapaError
-from lapa.data.pack import pack
+from lapa.data.pack import Packed, pack
 from lapa.data.spec import open_dataset
-from lapa.evaluate import open_benchmark, require_same_actions
+from lapa.evaluate import differences, open_benchmark, require_same_actions
 from lapa.experiments.schedule import PlanStep
+from lapa.measures.offline import POLICY
 from lapa.methods import METHODS, Method, fitted_for
 from lapa.plugins import choose
+from lapa.stage3_finetune import FIVE, HELD_OUT
 
 QUICK = tuple(  # a rehearsal: every step of the way, figures that mean nothing
     word
@@ -33,6 +35,7 @@ QUICK = tuple(  # a rehearsal: every step of the way, figures that mean nothing
 )
 SMALL = 16  # pixels: nothing but actions is looked at
 FITTED_BY = {"laq": "quantize", "idm": "fit"}  # what stage 1 fits -> the command that does
+USUAL = "tabletop"  # where nobody says which benchmark
 LONGEST_FIRST = ("unipi", "lapa", "vpt", "actionvla", "scratch")
 
 
@@ -117,11 +120,15 @@ def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What all methods share: videos for stages 1 and 2, labelled trajectories for stage 3, the test."""
+    """What all methods share: videos for stages 1 and 2, labelled trajectories for stage 3, the test.
+
+    benchmark: None where there is none for this robot; then the labelled trajectories that `lapa finetune` holds out
+    are the test.
+    """
 
     videos: tuple[str, ...]
     labelled: tuple[str, ...]
-    benchmark: str = "tabletop"
+    benchmark: str | None = USUAL
     episodes: int = 500
     seed: int = 0
     recipe_options: tuple[str, ...] = ()  # extra options of the training commands, such as --preset
@@ -135,19 +142,44 @@ def require_actions(setting: Comparison, methods: tuple[str, ...]) -> tuple[str,
     """
     for name in methods:
         choose(name, METHODS, "method")
-    task = open_benchmark(setting.benchmark).spec
-    for spec in setting.labelled:
-        if not _has_actions(spec):
-            raise LapaError(f"{spec} has no actions, and --labelled needs them.")
-        action = pack([spec], SMALL, quiet=True).action_spec  # told by all of them: one may not use its gripper
-        assert action
-        require_same_actions(action, spec, task, setting.benchmark)
+    packs = _labelled(setting.labelled)
+    if setting.benchmark is None and (count := sum(packed.episodes for packed in packs)) < FIVE:
+        raise LapaError("Without a benchmark the methods are judged by labelled trajectories that are held out. That "
+                        f"takes {FIVE} or more; there are {count}. Give more --labelled or a --benchmark.")  # fmt: skip
+    for packed in packs if setting.benchmark is not None else ():
+        assert packed.action_spec
+        task = open_benchmark(str(setting.benchmark)).spec
+        require_same_actions(packed.action_spec, packed.spec, task, str(setting.benchmark))
     mute = next((spec for spec in setting.videos if not _has_actions(spec)), None)
     if mute and "actionvla" in methods:
         raise LapaError(f"actionvla learns from the true actions of the videos, and {mute} has none. Leave it out.")
     if mute and not methods:
         print(f"actionvla is left out: it learns from the true actions of the videos, and {mute} has none.")
     return methods or ("scratch", "vpt", "lapa", *(() if mute else ("actionvla",)))
+
+
+def benchmark_for(labelled: Sequence[str]) -> str | None:
+    """USUAL where the labelled trajectories are of its world, else None; says which."""
+    task = open_benchmark(USUAL).spec
+    packs = _labelled(labelled)
+    found = next((d for p in packs if p.action_spec and (d := differences(p.action_spec, task.action))), None)
+    if found is None:
+        print(
+            f"The labelled trajectories are those of {USUAL}: policies are tried there (--benchmark chooses another)."
+        )
+        return USUAL
+    print(f"No --benchmark is given, and {USUAL} is another world ({'; '.join(found)}): policies are judged by their "
+          "error on labelled trajectories that are held out.")  # fmt: skip
+    return None
+
+
+def _labelled(specs: Sequence[str]) -> list[Packed]:
+    """Each dataset, packed small: what actions are is told by all of them, for one may not use its gripper. Raises
+    LapaError for one without actions."""
+    for spec in specs:
+        if not _has_actions(spec):
+            raise LapaError(f"{spec} has no actions, and --labelled needs them.")
+    return [pack([spec], SMALL, quiet=True) for spec in specs]
 
 
 def _has_actions(spec: str) -> bool:
@@ -159,7 +191,8 @@ def _has_actions(spec: str) -> bool:
 def plan(
     methods: Sequence[str], setting: Comparison, folder: Path, scripted: Sequence[str] = (), needs: tuple[str, ...] = ()
 ) -> list[PlanStep]:
-    """The steps from data to one results.json per method, longest chains first.
+    """The steps from data to one results.json per method, longest chains first; without a benchmark to one policy per
+    method, which is judged as it is finetuned.
 
     `needs` are steps that make the data. Raises LapaError for a method that is unknown.
     """
@@ -176,8 +209,10 @@ def plan(
         start, after = pretrained(made, row, chain)
         tuned = made.add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, "--resume"), "config.json",
                          after, guess.finetune)  # fmt: skip
-        made.add(f"eval/{row.name}", _evaluation(setting, ("--policy", made.path(tuned)), row.name), "results.json",
-                 (tuned,), guess.evaluate_films if row.read_by == "policy" else guess.evaluate)  # fmt: skip
+        if setting.benchmark is not None:
+            score = _evaluation(setting, ("--policy", made.path(tuned)), row.name)
+            cost = guess.evaluate_films if row.read_by == "policy" else guess.evaluate
+            made.add(f"eval/{row.name}", score, "results.json", (tuned,), cost)
     for fixed in scripted:
         made.add(f"eval/{fixed}", _evaluation(setting, ("--row", fixed), fixed), "results.json", (), guess.scripted)
     return list(made.steps.values())
@@ -189,8 +224,8 @@ def datasets(specs: Sequence[str]) -> tuple[str, ...]:
 
 
 def _evaluation(setting: Comparison, actor: tuple[str, ...], name: str) -> tuple[str, ...]:
-    return ("evaluate", *actor, "--name", name, "--benchmark", setting.benchmark, "--episodes", str(setting.episodes),
-            "--seed", str(setting.seed), "--video", "4")  # fmt: skip
+    return ("evaluate", *actor, "--name", name, "--benchmark", str(setting.benchmark),
+            "--episodes", str(setting.episodes), "--seed", str(setting.seed), "--video", "4")  # fmt: skip
 
 
 def gather(names: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -198,6 +233,16 @@ def gather(names: Sequence[str], folder: Path) -> dict[str, Any]:
     kept = ("success", "interval", "episodes", "families")
     read = {name: read_json(folder / "eval" / name / "results.json", f"evaluation of {name}") for name in names}
     return {name: {key: content[key] for key in kept} for name, content in read.items()}
+
+
+def errors(methods: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The held-out error of each policy that `lapa finetune` made in `folder` (measures/offline.py): rows by method,
+    and behind them those that need no policy, which are the same for all. {"rows", "names", "chunk", ..}."""
+    found = {name: read_json(folder / "policy" / name / HELD_OUT, f"held-out error of {name}") for name in methods}
+    rows = {name: content["rows"][POLICY] for name, content in found.items()}
+    first = found[methods[0]]
+    beside = {name: row for name, row in first["rows"].items() if name != POLICY}
+    return {**first, "rows": {**rows, **beside}}
 
 
 def in_order(methods: Sequence[str], rows: Sequence[str]) -> list[str]:

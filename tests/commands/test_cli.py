@@ -199,7 +199,9 @@ def test_a_robot_of_other_dimensions(
             says=(*misfit, f"{tmp_path / 'arm_policy'} (finetuned on "))  # fmt: skip
     refuses("analyse", "language", tmp_path / "arm_policy", says=misfit[1:])
     refuses("tune", *data, "--policy", made / "latent", "--out", tmp_path / "tuned", says=misfit)
-    refuses("compare", "--dataset", TABLE, "--labelled", data[1], "--out", tmp_path / "compared", says=misfit)
+    compare = ("compare", "--dataset", TABLE, "--labelled", data[1], "--out", tmp_path / "compared")
+    refuses(*compare, "--benchmark", "tabletop", says=misfit)
+    refuses(*compare, says=("5 or more; there are 2",))  # without a benchmark
     both = ("--dataset", TABLE, *data, "--out", tmp_path / "both")
     refuses("finetune", *both, says=("have actions of 2 and 3 dimensions; finetuning takes one robot at a time",))
     for name in ("eval", "tuned", "compared", "both"):
