@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lapa.actions.meaning import Meaning
 from torch import Tensor, nn
 
+from lapa.actions.meaning import Meaning
 from lapa.contracts import Array, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.index import Index
 from lapa.data.observations import Seen, seen
