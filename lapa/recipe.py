@@ -54,8 +54,8 @@ class Recipe:
     """every so many episodes one is kept from training LAQ and the policy of stage 2, which are watched on it instead;
     with fewer episodes none is"""
     patience: int = 3
-    """stage 2 ends after so many of its ten looks at held-out episodes without a better one, and keeps the weights of
-    the best; 0: neither"""
+    """stage 2 is evaluated ten times on held-out episodes. It ends after so many evaluations without a better one, and
+    keeps the weights of the best; 0: neither"""
     laq: LAQConfig = field(
         default_factory=lambda: LAQConfig(
             image_size=48, patch_size=8, dim=64, spatial_depth=1, temporal_depth=1, heads=4, dim_head=16,
@@ -65,10 +65,10 @@ class Recipe:
     )  # fmt: skip
     """latent action quantization (stage 1)"""
     starts: tuple[dict[str, Any], ...] = ({}, {"warmup": 900})
-    """further options of LAQ's quantizer, each tried for a quarter of the steps; the start with the lowest error on
-    what is held out goes on. [] or one: no trial. Who sets laq.quantizer or its options chooses: no trial either"""
+    """further options of LAQ's quantizer, each tried for a quarter of the steps; the start with the lowest held-out
+    error continues. [] or one: no trial. There is none either if laq.quantizer or its options are set"""
     objectives: Objectives = Objectives()
-    """what LAQ is asked beside the reconstruction (stage 1)"""
+    """further losses of LAQ beside the reconstruction (stage 1)"""
     quantize: Optimisation = Optimisation(steps=1300, batch_size=64, learning_rate=2e-3, clip=10.0, warmup=50)
     """optimisation of LAQ"""
     idm: IDMConfig = IDMConfig()
@@ -84,13 +84,13 @@ class Recipe:
     trainable: Literal["head", "all"] = "head"
     """what stage 3 trains: the new head alone (best below some 50 trajectories), or all but the vision encoder"""
     head: Literal["linear", "own", "new"] = "linear"
-    """stage 3: keep the head and read off the labels what its classes mean ("linear", trains nothing); as in the paper
-    drop a latent head, but keep one that speaks actions (VPT, ActionVLA; "own"); or always grow a new one ("new")"""
+    """stage 3. "linear": keep the head; labels tell what its classes mean; nothing is trained. "own": as in the paper,
+    replace a latent head, but keep a head that predicts actions (VPT, ActionVLA). "new": always a new head"""
     choose_decoding: bool = False
     """stage 3: choose policy.decoding by the error and the step length on labelled episodes that are held out, unless
     it is set; for robots on which nobody has tried which is best"""
     clusters: int = 16
-    """classes that robot actions are put into, each a whole action (k-means); 0: bins of each dimension (the paper)"""
+    """number of classes of robot actions, each a whole action (k-means); 0: bins of each dimension (the paper)"""
     bins: int = 32
     """equal-mass bins per action dimension, without clusters"""
     chunk: int = 1

@@ -1,12 +1,12 @@
 """The open-loop error of a policy's actions on recorded episodes, for robots that have no benchmark.
 
-At each frame the policy is asked for its chunk of actions, and these are compared with the recorded ones. An error is
-told in units of that of always giving the mean action, which is 1 by definition; each dimension counts alike. Beside
-the policy stand rows that need no policy: holding the state (no motion), the mean action, and a ridge regression on the
-state and a small picture. A policy that is no better than those has learnt nothing of use.
+At each frame the policy is asked for its chunk of actions, and these are compared with the recorded ones. The unit
+of an error is the error of always giving the mean action, so that row is 1. Each dimension counts alike. Beside the
+policy stand rows that need no policy: holding the state (no motion), the mean action, and a ridge regression on the
+state and a small picture. A policy that is no better than these has learnt nothing of use.
 
-The error is open-loop: it says how near an action is to the expert's where the expert was, and not where the policy's
-own actions lead. A low error is needed for success and does not promise it.
+The error is open-loop: it says how near an action is to the expert's in the expert's situations. It does not say where
+the policy's own actions lead. Success needs a low error, but a low error does not guarantee success.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Recorded:
 
 
 def recorded(packed: Packed, episodes: Array, chunk: int, most: int = MOST) -> Recorded:
-    """Frames of these episodes int64 [E] that an action leads on from, `most` evenly spread ones if there are more.
+    """Frames of these episodes int64 [E] that have an action; at most `most`, evenly spread.
 
     Raises LapaError without actions, and where no episode has two frames."""
     actions = packed.require_actions("the offline error")
