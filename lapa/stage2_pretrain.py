@@ -30,6 +30,7 @@ from lapa.training.held_out import (
     FRAMES,
     LOOKS,
     LOSS,
+    SLACK,
     Monitor,
     held_out_monitor,
     is_held_out,
@@ -121,7 +122,7 @@ def pretrain(
         monitor, every = _monitors(watched, examples.watch and examples.watch(out, seed), how.steps)
         logs = fit(policy, sample, how, out, seed=seed, title=f"pretraining on {manifest['method']} labels",
                    parameters=policy.trainable("all"), monitor=monitor, monitor_every=every,
-                   best=LOSS if patience else "", patience=patience)  # fmt: skip
+                   best=LOSS if patience else "", patience=patience, slack=SLACK if patience else 0.0)  # fmt: skip
     results = {**logs, **watch.told(packed)}
     parents = {str(manifest["source"]): str(manifest["source_hash"])}
     save_policy(policy, recipe, results, out, seed, packed, parents, manifest["method"])

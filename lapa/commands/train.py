@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from lapa.commands.options import (
-    Benchmark,
     Datasets,
     Log,
     Memory,
@@ -319,7 +318,7 @@ def tune(
     out: Path,
     policy: Path | None = None,
     idm: Path | None = None,
-    benchmark: Benchmark = "tabletop",
+    benchmark: str | None = None,
     episodes: int = 200,
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     preset: Preset = "laptop",
@@ -328,7 +327,7 @@ def tune(
     skip_bad: SkipBad = False,
     set: Options = (),
 ) -> None:
-    """Stage 3 in several ways; the best on validation scenes is kept.
+    """Stage 3 in several ways; the best on what is held out is kept.
 
     --dataset are labelled robot trajectories. Tried are: reading off them what a pretrained head's classes mean (read);
     training the head alone (head), all but the vision encoder, gently (all) or four times as long (all-long); and for a
@@ -340,10 +339,12 @@ def tune(
         out: folder of the best policy
         policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
         idm: for unipi alone: folder made by `lapa fit`, which reads actions off imagined frames
+        benchmark: NAME[:PATH][,OPTION=VALUE], on whose validation scenes the ways are scored (none: tabletop where the
+            trajectories are of its world; else the error of actions on trajectories that are held out)
         episodes: validation episodes for each way
         only: try only this way, given once or more
     """
-    from lapa.evaluate import open_benchmark, require_same_actions
+    from lapa.evaluate import differences, open_benchmark, require_same_actions
     from lapa.experiments.tune import tune as search
     from lapa.run_folder import begin, done_before
     from lapa.stage3_finetune import learner
@@ -353,7 +354,6 @@ def tune(
     _saved(policy)
     recipe = recipe_of(preset, set)
     note_on_policy(preset, recipe)
-    scenes = open_benchmark(benchmark)
     inputs = {"dataset": dataset, "policy": policy, "ways": only, "episodes": episodes, **({"idm": idm} if idm else {})}
     if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
@@ -361,11 +361,18 @@ def tune(
     packed = open_pack(dataset, its.image_size, skip_bad, its.fit, its.cameras)
     packed.require_actions("finetuning")
     assert packed.action_spec
-    require_same_actions(packed.action_spec, packed.spec, scenes.spec, benchmark)
+    scenes = open_benchmark(benchmark or "tabletop")
+    if benchmark is not None:
+        require_same_actions(packed.action_spec, packed.spec, scenes.spec, benchmark)
+    elif others := differences(packed.action_spec, scenes.spec.action):
+        print(f"No --benchmark is given, and tabletop is another world ({'; '.join(others)}): the ways are scored by "
+              "the error of actions on labelled episodes that are held out.")  # fmt: skip
     begin(out, recipe, seed, resume, "policy", **inputs)
-    found = search(packed, policy, recipe, out, seed, scenes, episodes, only, idm)
+    here = benchmark is not None or not differences(packed.action_spec, scenes.spec.action)
+    found = search(packed, policy, recipe, out, seed, scenes if here else None, episodes, only, idm)
     print(f"Chosen: {found['chosen']}. The robot policy is in {out}.")
-    print_next(f"lapa evaluate --policy {quoted(out)} --benchmark {quoted(benchmark)} --episodes 500 --out runs/eval")
+    where = f"--benchmark {quoted(benchmark or 'tabletop')} --episodes 500" if here else "--dataset OTHER_EPISODES"
+    print_next(f"lapa evaluate --policy {quoted(out)} {where} --out runs/eval")
 
 
 def ground(

@@ -13,15 +13,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from lapa.artefacts.folder import describe, finished, load_artefact, read_json, save_artefact, write_json
 from lapa.contracts import Benchmark, LapaError
 from lapa.data.pack import Packed
 from lapa.evaluate import Trial, roll_out, share
+from lapa.measures.offline import POLICY, offline
+from lapa.measures.probes import of_each_fifth
 from lapa.plugins import choose
 from lapa.policies import Policy
 from lapa.recipe import Recipe
 from lapa.run_folder import begin
-from lapa.stage3_finetune import as_it_is, finetune, learner
+from lapa.stage3_finetune import ASKED, FIVE, HELD_OUT, as_it_is, finetune, learner
 
 TRIED = "tried"  # below the output folder, until the choice is made
 SCORE = "validation.json"
@@ -79,27 +83,38 @@ def tune(
     recipe: Recipe,
     out: Path,
     seed: int,
-    benchmark: Benchmark,
+    benchmark: Benchmark | None,
     episodes: int,
     only: Sequence[str] = (),
     idm_path: Path | None = None,
 ) -> dict[str, Any]:
     """Finetune in every way, score each on `episodes` validation scenes (drawn with `seed`), save the best to `out`.
 
-    Nothing is scored where there is only one way. The first in order wins
-    a tie. Returns {"chosen": NAME, "validation": {NAME: {"success", "interval", "episodes"}}}; config.json keeps it
-    as "tuning". Raises LapaError as `candidates` and `finetune` do.
+    Without a benchmark each way is scored by the error of actions on labelled episodes that are held out
+    (measures/offline.py). Nothing is scored where there is only one way. The first in order wins a tie. Returns
+    {"chosen": NAME, "validation": {NAME: {"success" or "error", "interval", "episodes"}}}; config.json keeps it as
+    "tuning". Raises LapaError as `candidates` and `finetune` do, and without a benchmark for fewer than FIVE episodes.
     """
+    if benchmark is None and packed.episodes < FIVE:
+        raise LapaError(
+            f"{packed.spec} has {packed.episodes} episodes: without a benchmark {FIVE} or more are needed, of which "
+            "some are held out to choose by."
+        )
     saved = None if policy_path is None else describe(policy_path, "policy").config
     ways = learner(policy_path, recipe).ways(saved)
     tried = [(each, out / TRIED / each.name) for each in candidates(ways, only)]
     scores: dict[str, dict[str, Any]] = {}
     for each, folder in tried:
-        _make(each, packed, policy_path, recipe, folder, seed, idm_path)
-        if len(tried) > 1:
-            scores[each.name] = _score(folder, benchmark, Trial(episodes, seed, validation=True))
-            print(f"{each.name}: {scores[each.name]['success']:.1%} of {episodes} validation episodes.", flush=True)
-    best = max(tried, key=lambda pair: scores[pair[0].name]["success"] if scores else 0.0)
+        _make(each, packed, policy_path, recipe, folder, seed, idm_path, rehearse=benchmark is None)
+        if len(tried) < 2:
+            continue
+        if benchmark is not None:
+            score = scores[each.name] = _score(folder, benchmark, Trial(episodes, seed, validation=True))
+            print(f"{each.name}: {score['success']:.1%} of {episodes} validation episodes.", flush=True)
+        else:
+            score = scores[each.name] = _error(folder, packed)
+            print(f"{each.name}: error {score['error']:.3f} on {score['episodes']} held-out episodes.", flush=True)
+    best = max(tried, key=lambda pair: _merit(scores[pair[0].name]) if scores else 0.0)
     made = load_artefact(best[1], "policy")
     tuning = {"chosen": best[0].name, "validation": scores}
     kept = {key: value for key, value in made.config.items() if key not in ("kind", "format", "hash")}
@@ -118,15 +133,32 @@ def _make(
     folder: Path,
     seed: int,
     idm_path: Path | None,
+    rehearse: bool,
 ) -> None:
     wanted = each.of(recipe, learner(policy_path, recipe).finetuned_by)
     if begin(folder, wanted, seed, True, "policy", dataset=packed.spec, policy=policy_path):
         return
     if each.steps:
-        finetune(packed, policy_path, wanted, folder, seed, idm_path)
+        finetune(packed, policy_path, wanted, folder, seed, idm_path, rehearse=rehearse)
     else:
         assert policy_path is not None
         as_it_is(packed, policy_path, wanted, folder, seed, idm_path)
+
+
+def _merit(score: dict[str, Any]) -> float:
+    """More is better."""
+    return float(score["success"]) if "success" in score else -float(score["error"])
+
+
+def _error(folder: Path, packed: Packed) -> dict[str, Any]:
+    """The error on the episodes that `finetune` held out; of a policy that was not finetuned, on the same ones."""
+    path, each = folder / HELD_OUT, np.arange(packed.episodes)
+    if not path.exists():
+        test, policy = of_each_fifth(each), Policy.from_pretrained(folder)
+        write_json(path, offline(policy, packed, each[test], (packed, each[~test]), policy.spec, ASKED))
+    found = read_json(path, "held-out error")
+    row = found["rows"][POLICY]
+    return {"error": row["error"], "interval": row["interval"], "episodes": found["episodes"], "step": row["step"]}
 
 
 def _score(folder: Path, benchmark: Benchmark, trial: Trial) -> dict[str, Any]:

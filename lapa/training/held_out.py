@@ -17,6 +17,7 @@ from lapa.training.loop import Optimisation, device, seed_everything
 LOOKS = 10  # in a run
 FRAMES = 1500  # held-out frames, fixed for the run
 LOSS = "watched/loss"  # the figure by which the best step is chosen
+SLACK = 0.05  # above the lowest loss: a later step, of a lower learning rate, is preferred within this share of it
 Monitor = Callable[[int, Logbook], Logs]
 
 

@@ -155,6 +155,7 @@ def fit(
     monitor_every: int = 0,
     best: str = "",
     patience: int = 0,
+    slack: float = 0.0,
     save_every: float = 30.0,
     until: int = 0,
 ) -> Logs:
@@ -165,9 +166,10 @@ def fit(
     `out/checkpoints` every `save_every` seconds (large ones more rarely: saving takes a twentieth of the time at most),
     whenever the monitor has run, at the end and when asked to stop, and are read back if they are there; that with the
     lowest watched figure `best` is kept. With `patience`, training ends once the monitor has run so many times without
-    a lower one, and the weights and the logs are those of the best step, which "best_step" names. The logbook in `out`
-    gets an entry every hundredth of the steps, and whenever the monitor has run or codes were replaced. With
-    `until` it ends after that many of the steps, from where another call goes on.
+    a lower one, and the weights and the logs are those of the best step, which "best_step" names; a later step counts
+    as better as long as its figure is no more than `slack`, a share, above the lowest. The logbook in `out` gets an
+    entry every hundredth of the steps, and whenever the monitor has run or codes were replaced. With `until` it ends
+    after that many of the steps, from where another call goes on.
 
     Raises LapaError when the loss stops being a number; KeyboardInterrupt or SystemExit(143) when asked to stop.
     """
@@ -187,7 +189,7 @@ def fit(
         lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay,
     )  # fmt: skip
     ema = EMA(trained, how.ema)
-    checkpoints = Checkpoints(out, seed, how.keep, best)
+    checkpoints = Checkpoints(out, seed, how.keep, best, slack)
     start, logs = _restore(checkpoints, learner, optimizer, trained, ema)
     upkeep = getattr(learner, "after_step", None)
     saved, pause, step, asked = time.monotonic(), save_every, start, 0

@@ -10,6 +10,7 @@ safetensors.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import warnings
@@ -38,10 +39,12 @@ DAMAGE = (SafetensorError, ValueError, KeyError, AssertionError)  # what the rea
 
 class Checkpoints:
     """The checkpoints of one run: the newest `keep`, and the best, to which the link `best` points: that with the
-    lowest watched `figure` ("" for none)."""
+    lowest watched `figure` ("" for none). With `slack`, a share of it, the best is the latest that is no more than that
+    above the lowest so far."""
 
-    def __init__(self, out: Path, seed: int, keep: int, figure: str = "") -> None:
+    def __init__(self, out: Path, seed: int, keep: int, figure: str = "", slack: float = 0.0) -> None:
         self.folder, self.seed, self.keep, self.figure = out / "checkpoints", seed, keep, figure
+        self.slack = slack
 
     def steps(self) -> list[int]:
         """Steps with a whole checkpoint, in order."""
@@ -53,10 +56,22 @@ class Checkpoints:
         return found
 
     def best(self) -> int | None:
-        """The step with the lowest `figure`, the first of equals; None where it was never watched."""
+        """The best step, of equals the first; None where the figure was never watched."""
         scores = {step: self.watched(step).get(self.figure) for step in self.steps()}
         known = {step: score for step, score in scores.items() if score is not None}
+        if self.slack and known:
+            most = (1 + self.slack) * min(self._lowest(), *known.values())
+            return max((step for step, score in known.items() if score <= most), default=max(known))
         return min(known, key=lambda step: (known[step], step), default=None)
+
+    def _lowest(self) -> float:
+        """The lowest figure so far, also of steps that are no longer kept; infinity where there is none."""
+        steps = self.steps()
+        return (
+            float(read_json(self.path(steps[-1]) / STATE, "whole checkpoint").get("lowest", "inf"))
+            if steps
+            else math.inf
+        )
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is."""
@@ -79,7 +94,10 @@ class Checkpoints:
             work.mkdir(parents=True)
 
         def end() -> None:
-            write_json(work / STATE, {"step": step, "seed": self.seed, "logs": logs, "watched": watched})
+            about = {"step": step, "seed": self.seed, "logs": logs, "watched": watched}
+            if self.slack and math.isfinite(lowest := min(self._lowest(), watched.get(self.figure, math.inf))):
+                about["lowest"] = lowest
+            write_json(work / STATE, about)
             self._remove(path)  # the same step, written before
             os.replace(work, path)
             self._forget()

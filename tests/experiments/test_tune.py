@@ -90,6 +90,20 @@ def test_the_best_way_is_what_is_saved(
         assert same(tmp_path / "tuned", actionvla)
 
 
+def test_without_a_benchmark_the_least_error_on_held_out_episodes_is_chosen(
+    packed: Packed, tiny: Recipe, actionvla: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways = ("linear", "head", "as-it-is")
+    found = tune(packed, actionvla, tiny, tmp_path / "best", 7, None, 0, ways)
+    scores = found["validation"]
+    assert set(scores) == set(ways)
+    assert found["chosen"] == min(scores, key=lambda name: scores[name]["error"])
+    assert {score["episodes"] for score in scores.values()} == {3}, "each fifth of twelve"
+    assert f"{scores['head']['error']:.3f} on 3 held-out episodes" in capsys.readouterr().out
+    with pytest.raises(LapaError, match="4 episodes"):
+        tune(packed.subset(np.arange(4)), actionvla, tiny, tmp_path / "few", 7, None, 0, ways)
+
+
 def test_ways_differ_as_they_say(packed: Packed, tiny: Recipe, actionvla: Path, tmp_path: Path) -> None:
     assert CANDIDATES["all-long"].of(tiny).finetune.steps == 4 * tiny.finetune.steps
     for name in ("head", "new-head", "all"):

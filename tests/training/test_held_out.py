@@ -74,7 +74,8 @@ def test_every_fourth_episode_is_watched_and_not_trained_on(
     watched = [line for line in lines(tmp_path) if "watched/accuracy" in line]
     assert [line["step"] for line in watched] == list(range(2, 21, 2))[: len(watched)]
     assert len({line["watched/most_frequent"] for line in watched}) == 1
-    best = min(watched, key=lambda line: line["watched/loss"])
+    lowest = min(line["watched/loss"] for line in watched)
+    best = [line for line in watched if line["watched/loss"] <= 1.05 * lowest][-1]
     assert results["best_step"] == best["step"]
     assert results["watched/accuracy"] == best["watched/accuracy"]
     assert "3 held-out episodes" in results["watched_on"]

@@ -334,6 +334,19 @@ def test_the_best_step_is_kept_and_training_ends_once_it_has_passed(ema: float, 
     assert (logs["best_step"], logs["figure"]) == (4, 1.0)
 
 
+def test_a_later_step_that_is_nearly_as_good_is_kept(tmp_path: Path) -> None:
+    how = replace(HOW, steps=20, keep=1)
+    options: dict[str, Any] = {"monitor_every": 2, "best": "figure", "patience": 2, "slack": 0.1, "save_every": 0}
+    # 1.05 and 1.09 are near the lowest, 1.15 is not, though it is near 1.09: the lowest is remembered.
+    monitor = watched_as(2.0, 1.0, 1.05, 1.09, 1.15, 1.15)
+    kept = fit(tmp_path / "kept", how, monitor=monitor, **options)
+    assert same(kept, fit(tmp_path / "alone", replace(how, steps=8)))
+    lines = [json.loads(line) for line in (tmp_path / "kept/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 12
+    fit(tmp_path / "parts", how, monitor=monitor, until=10, **options)
+    assert same(kept, fit(tmp_path / "parts", how, monitor=monitor, **options))
+
+
 @pytest.mark.parametrize("broken", [3, 4, 5, 7, 8])
 def test_resumed_with_patience_equals_unbroken(broken: int, tmp_path: Path) -> None:
     how = replace(HOW, steps=12)
