@@ -35,6 +35,8 @@ LINES = [line.split() for line in """
     stage3_finetune
     evaluate
     analysis interop
+    analysis.tabletop
+    analysis.inspect analysis.command
     experiments
     commands
     cli

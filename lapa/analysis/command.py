@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lapa.analysis.algebra import algebra
-from lapa.analysis.information import information
-from lapa.analysis.language import WHERE, language
 from lapa.analysis.reading import open_laq, open_policy
 from lapa.analysis.rollout import rollout
-from lapa.analysis.transplant import transplant
+from lapa.analysis.tabletop.information import information
+from lapa.analysis.tabletop.language import WHERE, language
+from lapa.analysis.tabletop.transplant import transplant
 from lapa.artefacts.folder import write_json
 from lapa.contracts import LapaError
 from lapa.evaluate import open_benchmark, require_fit

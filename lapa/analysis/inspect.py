@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lapa.analysis.plans import TITLES, plans
-from lapa.analysis.reading import in_picture, note_if_trained_on, open_laq, open_policy, read, short
+from lapa.analysis.reading import note_if_trained_on, open_laq, open_policy, read, short
+from lapa.analysis.tabletop.plans import TITLES, plans
+from lapa.analysis.tabletop.states import in_picture
 from lapa.artefacts.folder import finished, read_json, write_json
 from lapa.contracts import Array, LapaError
 from lapa.data.labelled import MANIFEST, TABLE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from lapa.plots.codes import Dreamer
 from lapa.plugins import find
 from lapa.policies import Policy
 from lapa.stage1_latent_actions import encode_all
-
-EFFECTOR = ("effector_x", "effector_y")  # names of a state that says where the effector is in the picture
 
 
 @dataclass(frozen=True)
@@ -168,25 +165,3 @@ def angles(a: Array, b: Array) -> Array:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = (a * b).sum(1) / np.maximum(lengths, 1e-12)
     return np.where(lengths > 1e-12, np.degrees(np.arccos(np.clip(cosine, -1, 1))), 180.0)
-
-
-def in_picture(packed: Packed) -> bool:
-    """Does the state say where the effector is as a share of the picture, x to the right and y down?"""
-    if packed.state is None or not set(EFFECTOR) <= set(packed.state_names):
-        return False
-    where = effector(packed)
-    return bool(where.min() >= 0 and where.max() <= 1)
-
-
-def effector(packed: Packed) -> Array:
-    """float64 [N, 2] of every frame, as `in_picture` has it."""
-    assert packed.state is not None
-    return packed.state[:, [packed.state_names.index(name) for name in EFFECTOR]].astype(np.float64)
-
-
-def tabletop_domains(specs: Sequence[str], purpose: str) -> list[str]:
-    """The domain of each spec. Raises LapaError unless all are Tabletop's: the simulator must know them."""
-    parsed = [parse(spec) for spec in specs]
-    if any(spec.name != "tabletop" for spec in parsed):
-        raise LapaError(f"{purpose} needs datasets tabletop:DOMAIN, such as tabletop:real,episodes=300,seed=9.")
-    return [spec.path for spec in parsed]

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from lapa.analysis.reading import Reading, Source, angles, effector, read, tabletop_domains
+from lapa.analysis.reading import Reading, Source, angles, read
+from lapa.analysis.tabletop.states import domains_of, effector
 from lapa.contracts import Array
 from lapa.measures.intervals import share_by_episode
 from lapa.measures.linear import Linear
@@ -35,7 +36,7 @@ BLOCKS = slice(2, None)  # of Tabletop's state
 
 def transplant(source: Source, specs: Sequence[str], out: Path, seed: int = 0) -> dict[str, Any]:
     """Every domain's codes in every domain; writes `out/transplant.png`. Raises LapaError unless all are Tabletop's."""
-    domains = tabletop_domains(specs, "A transplant is executed in the simulator; it")
+    domains = domains_of(specs, "A transplant is executed in the simulator; it")
     readings = {domain: read(source, spec, seed=seed) for domain, spec in zip(domains, specs, strict=True)}
     halves = {domain: reading.halves(seed) for domain, reading in readings.items()}
     probes = {domain: Linear.fit(fit.features, per_frame(fit)) for domain, (fit, _) in halves.items()}

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from lapa.analysis.reading import Reading, Source, effector, read, tabletop_domains
+from lapa.analysis.reading import Reading, Source, read
+from lapa.analysis.tabletop.states import domains_of, effector
 from lapa.contracts import Array, LapaError
 from lapa.data.spec import parse
 from lapa.plots.figure import COLOURS, INK, MISS, figure, plain, save, whiskers
@@ -36,7 +37,7 @@ OBJECT = "object"
 def information(source: Source, specs: Sequence[str], out: Path, seed: int = 0) -> dict[str, Any]:
     """The bits for every dataset, for all together, and `out/information.png`. Raises LapaError unless they are
     Tabletop's: its tasks say which block is meant."""
-    tabletop_domains(specs, "What the codes tell of objects is asked of Tabletop, whose tasks name them; it")
+    domains_of(specs, "What the codes tell of objects is asked of Tabletop, whose tasks name them; it")
     readings = [read(source, spec, seed=seed) for spec in specs]
     labels = [variables(r) for r in readings]
     results = {r.name: told(r.codes, known, r.episode, seed) for r, known in zip(readings, labels, strict=True)}
