@@ -3,7 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format clean
+# A test of each kind: what is quick to run and breaks first. All the rest is in `make test`.
+QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/artefacts tests/commands/test_help.py \
+  tests/measures tests/plots tests/quantizers tests/runtime/test_precision.py tests/runtime/test_threads.py \
+  tests/tabletop tests/training/test_logbook.py
+
+.PHONY: help demo quick test lint format clean
 
 help:  ## show these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -15,8 +20,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
-demo: $(READY)  ## videos -> policy on this machine, about ten minutes on 2 cores; report in runs/demo/report.html
+demo: $(READY)  ## videos of a hand -> policy of a robot, about ten minutes on 2 cores; report in runs/demo/report.html
 	@$(VENV)/bin/lapa demo --out runs/demo
+
+quick: $(READY)  ## a part of the tests, about a minute
+	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile $(QUICK)
 
 test: $(READY)  ## the test suite, at most ten minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lapa.runtime.threads import wait_passively
 from lapa.tabletop import register
 
 __version__ = "0.1.0"
 __all__ = ["LAQ", "LapaError", "Policy", "__version__"]
 
+wait_passively()
 register()
 
 if TYPE_CHECKING:

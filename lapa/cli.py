@@ -17,7 +17,7 @@ import tyro
 from lapa.commands.data import cache, collect, convert, export
 from lapa.commands.look import analyse, inspect, show_list
 from lapa.commands.measure import ablate, compare, demo, evaluate, study
-from lapa.commands.train import finetune, fit, ground, label, pretrain, quantize, tune
+from lapa.commands.train import finetune, fit, ground, label, pretrain, quantize, stop, tune
 from lapa.contracts import LapaError
 
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
@@ -30,7 +30,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "finetune": finetune,
         "evaluate": evaluate,
     },
-    "More about training": {"tune": tune, "fit": fit, "ground": ground},
+    "More about training": {"tune": tune, "fit": fit, "stop": stop, "ground": ground},
     "Several runs side by side": {"compare": compare, "study": study, "ablate": ablate},
     "What was learnt, and what there is": {"analyse": analyse, "list": show_list},
     "Data and models, in and out": {"cache": cache, "collect": collect, "convert": convert, "export": export},

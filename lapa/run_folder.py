@@ -1,32 +1,46 @@
-"""The output folder of a training run. `run.json` says how it was started, so that --resume cannot mix two runs."""
+"""The output folder of a training run. `run.json` says how it was started, so that --resume cannot mix two runs.
+
+A run may be ended early and kept (`end_early`, `lapa stop`), and made longer: --resume with more steps than before.
+"""
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lapa.artefacts.folder import describe, finished, read_json, write_json
+from lapa.artefacts.folder import FINISH, describe, finished, read_json, write_json
 from lapa.artefacts.older import upgraded
 from lapa.contracts import LapaError
 from lapa.data.spec import parse
 from lapa.recipe import PRESETS, Recipe, nearest_preset
 from lapa.runtime.distributed import on_first_rank
+from lapa.training.loop import Optimisation
+from lapa.training.resume import Checkpoints
 
 PLACES = ("labels", "policy", "idm")  # inputs that are folders
 
 
-def begin(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, **inputs: Any) -> bool:
+def begin(
+    out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, stage: str | None = None, **inputs: Any
+) -> bool:
     """Open the output folder of a training run; True when there is nothing left to do.
 
-    Raises LapaError when `out` is in use without --resume, or was started with other settings.
+    `stage` is the setting of the recipe that says how the run is optimised, such as "quantize": with it, --resume may
+    give more steps than before. Raises LapaError when `out` is in use without --resume, or was started with other
+    settings.
     """
 
     def start() -> bool:
         wanted = _wanted(recipe, seed, kind, inputs)
-        if _done(out, wanted, resume):
+        if _done(out, wanted, resume, stage):
             return True
         if (out / "run.json").exists():
             before = _started(out)
+            if stage and _steps(before, stage) < _steps(wanted, stage):
+                _lengthen(out, before, recipe, stage)
+                before = _with_steps(before, wanted, stage)
             if added := _difference(before, _completed(before, wanted)):
                 print(f"Note: {out} was started by a lapa without this setting; it goes on with its default ({added}).")
         write_json(out / "run.json", wanted)
@@ -35,10 +49,27 @@ def begin(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, **input
     return on_first_rank(start)
 
 
-def done_before(out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, **inputs: Any) -> bool:
+def done_before(
+    out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, stage: str | None = None, **inputs: Any
+) -> bool:
     """What `begin` would answer or raise, without a trace in `out`: to be asked before the data are read, which takes
     time and may fail."""
-    return on_first_rank(lambda: _done(out, _wanted(recipe, seed, kind, inputs), resume))
+    return on_first_rank(lambda: _done(out, _wanted(recipe, seed, kind, inputs), resume, stage))
+
+
+def end_early(out: Path) -> bool:
+    """Ask the run in `out` to end after the step at hand and to be kept; False when it has ended already.
+
+    Raises LapaError when there is no run.
+    """
+    if not (out / "run.json").exists():
+        raise LapaError(f"{out} is not the folder of a run that trains: run.json is missing.")
+    if finished(out):
+        made, planned = (_planned(read_json(out / name, "settings")) for name in ("config.json", "run.json"))
+        if made == planned:
+            return False
+    (out / FINISH).touch()
+    return True
 
 
 def _started(out: Path) -> dict[str, Any]:
@@ -54,7 +85,7 @@ def _wanted(recipe: Recipe, seed: int, kind: str, inputs: dict[str, Any]) -> dic
     return {"kind": kind, "seed": seed, "recipe": recipe.to_json(), **told}
 
 
-def _done(out: Path, wanted: dict[str, Any], resume: bool) -> bool:
+def _done(out: Path, wanted: dict[str, Any], resume: bool, stage: str | None = None) -> bool:
     started = out / "run.json"
     if not out.exists() or all(file == started for file in out.iterdir()):  # a start that came to nothing is no use
         return False
@@ -62,13 +93,59 @@ def _done(out: Path, wanted: dict[str, Any], resume: bool) -> bool:
         raise LapaError(f"{out} is not empty. Add --resume to go on with it, or choose another --out.")
     if started.exists():
         before = _completed(_started(out), wanted)
-        if found := _difference(_places(before), _places(wanted)):
+        if stage and _steps(before, stage) > _steps(wanted, stage):
+            raise LapaError(
+                f"{out} was started with {_steps(before, stage):,} steps, and a run cannot be made shorter than it was "
+                f"planned (--steps {_steps(wanted, stage)}). `lapa stop {out}` ends it early, or choose another --out."
+            )
+        if found := _difference(_places(_with_steps(before, wanted, stage)), _places(wanted)):
             raise LapaError(f"{out} was started with other settings ({found}). Use those, or choose another --out.")
     if not finished(out):
         return False
-    describe(out, wanted["kind"])
-    print(f"{out} is finished already.")
+    made = describe(out, wanted["kind"]).config
+    if stage and _steps(made, stage) < _steps(wanted, stage):
+        return False  # made before the run was lengthened, and in use until the longer one is there
+    early = made.get("ended_early")
+    if early and not (out / FINISH).exists():
+        return False
+    print(f"{out} is finished already." if not early else
+          f"{out} was ended early, after step {early['step']:,} of {early['steps']:,}, and is kept as it is. To train "
+          f"it to the end, remove {out / FINISH} and run the same command again.")  # fmt: skip
     return True
+
+
+def _steps(settings: dict[str, Any], stage: str) -> int:
+    """Steps of the stage in run.json or config.json; 0 where it is not told."""
+    return int(settings.get("recipe", {}).get(stage, {}).get("steps", 0))
+
+
+def _planned(settings: dict[str, Any]) -> dict[str, int]:
+    """Steps of every stage."""
+    recipe = settings.get("recipe", {})
+    return {stage: how["steps"] for stage, how in recipe.items() if isinstance(how, dict) and "steps" in how}
+
+
+def _with_steps(before: dict[str, Any], wanted: dict[str, Any], stage: str | None) -> dict[str, Any]:
+    """`before`, with the steps of the stage as they are wanted now."""
+    if not stage or not _steps(before, stage):
+        return before
+    made = deepcopy(before)
+    made["recipe"][stage]["steps"] = _steps(wanted, stage)
+    return made
+
+
+def _lengthen(out: Path, before: dict[str, Any], recipe: Recipe, stage: str) -> None:
+    """Say what more steps mean for a run, and let it go on where it had ended."""
+    how: Optimisation = getattr(recipe, stage)
+    planned, there = _steps(before, stage), Checkpoints(out, 0, 1).steps()
+    at = there[-1] if there else 0
+    print(f"{out} goes on from step {at:,} to {how.steps:,} (planned before: {planned:,}).")
+    old, new = replace(how, steps=planned).rate(min(at, planned)), how.rate(at)
+    if at and how.schedule != "constant":
+        print(f"Note: the learning rate, {how.schedule} over the steps, is planned anew over {how.steps:,}: at step "
+              f"{at:,} it goes from {old:.2g} to {new:.2g}. What comes of it is not what {how.steps:,} steps from the "
+              "start would have given.")  # fmt: skip
+    (out / FINISH).unlink(missing_ok=True)
 
 
 def _completed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lapa.actions.meaning import Meaning
-from lapa.artefacts.folder import provenance, save_artefact
+from lapa.artefacts.folder import finished, provenance, read_json, save_artefact
 from lapa.contracts import Array, FramePairs, Logs
 from lapa.data.buffer import Buffer, excerpt
 from lapa.data.mixture import Mixture
@@ -224,8 +224,12 @@ def _fit(look: Look, sampler: Sampler, data: dict[str, str], recipe: Recipe, out
 
 def _start(look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int) -> tuple[Recipe, dict[str, Any]]:
     """Try the recipe's starts, if there are several, each up to where LAQ is first watched. Returns the recipe of the
-    one that goes on, and what to tell of them. A run that had begun before there were starts goes on as it was."""
+    one that goes on, and what to tell of them. A run that had begun before there were starts goes on as it was; one
+    that was finished, and is to be longer now, with the start that was chosen."""
     count, begun = len(recipe.starts), on_first_rank((out / "checkpoints").exists)
+    if begun and count > 1 and on_first_rank(lambda: finished(out)):
+        told = on_first_rank(lambda: read_json(out / "config.json", "LAQ").get("starts"))
+        return (recipe.start(told["chosen"]), {"starts": told}) if told else (recipe, {})
     if count < 2 or (begun and not on_first_rank((out / STARTS).exists)):
         return (recipe.start(0) if count == 1 else recipe), {}
     for number in range(count):

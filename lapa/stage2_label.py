@@ -41,6 +41,14 @@ from lapa.runtime.workers import start
 SHARD = 4096  # pairs in a shard, about: what a killed process has to do again; fewer where that makes few shards
 SHARDS = 64
 PLAN = "plan.json"  # in a folder that is not finished
+MANIFEST_OF_PLAN = {  # fields of a plan that the labels depend on -> what the manifest calls them
+    "fingerprint": "fingerprint",
+    "source_hash": "source_hash",
+    "end": "end",
+    "precision": "precision",
+    "compile": "compiled",
+    "image_size": "image_size",
+}
 Engine = Literal["local", "ray"]
 
 
@@ -135,6 +143,10 @@ def label(
         tuple(datasets) or (packed.spec,), skip_bad, packed.image_size, packed.fingerprint,
         source, labeller.hash, labeller.window, end, precision, compile, shard, isinstance(packed, Stream),
     )  # fmt: skip
+    if there := on_first_rank(lambda: finished_before(out, plan)):
+        if rank() == 0:
+            print(f"{out} is finished already.")
+        return there
     shards = cut(packed, plan)
     labelled(packed, labeller, plan, shards[0], {}, only=1)  # a source that does not fit says so before it writes
     on_first_rank(lambda: begin(out, plan))
@@ -164,6 +176,25 @@ def label(
 def open_source(source: str, precision: str = "float32", compile: bool = False) -> LabelSource:
     """The label source. Raises LapaError for anything that is none, and for one without these choices."""
     return source_config(source, precision=precision, compile=compile).build()
+
+
+def finished_before(out: Path, plan: LabelSettings) -> dict[str, Any] | None:
+    """The manifest of the labels in `out` if they are whole and those that `plan` would give; None if there is nothing.
+
+    Raises LapaError when they are others. How they were made (shards, workers, a stream) does not matter.
+    """
+    if not (out / MANIFEST).exists():
+        return None
+    manifest: dict[str, Any] = read_json(out / MANIFEST, "labels")
+    there = {name: manifest.get(key) for name, key in MANIFEST_OF_PLAN.items()}
+    wanted = {name: getattr(plan, name) for name in MANIFEST_OF_PLAN}
+    if differ := [name for name in there if there[name] != wanted[name]]:
+        told = ", ".join(f"{name} {there[name]}, not {wanted[name]}" for name in differ)
+        raise LapaError(f"{out} exists already, with other labels ({told}). Remove it or choose another path.")
+    for shard in manifest["shards"]:
+        if not (out / TABLE / shard["file"]).exists():
+            raise LapaError(f"{out / TABLE / shard['file']} is missing. Remove {out} and label again.")
+    return manifest
 
 
 def begin(out: Path, plan: LabelSettings) -> None:

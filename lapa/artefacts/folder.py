@@ -33,6 +33,7 @@ from lapa.contracts import LapaError
 
 FORMAT = 2
 READABLE = (1, 2)  # formats (artefacts/older.py)
+FINISH = "finish"  # in the folder of a run: end early, and keep what there is (training/stop.py)
 T = TypeVar("T")
 
 
@@ -162,7 +163,7 @@ def save_artefact(
     lent: Iterable[str] = (),
 ) -> str:
     """Write an artefact and return its content hash (of the weights). Of the tensors `lent` those that `lender` has are
-    not written, but referred to (artefacts/borrowed.py)."""
+    not written, but referred to (artefacts/borrowed.py). That of a run which was ended early says so."""
     config = {key: value for key, value in config.items() if key != "borrowed"}
     if lender:
         file = SHIPPED[lender]
@@ -170,8 +171,15 @@ def save_artefact(
         config |= {"borrowed": reference} if reference else {}
     write_tensors(path / "model.safetensors", tensors)
     content = file_hash(path / "model.safetensors")
-    write_json(path / "config.json", {"kind": kind, "format": FORMAT, "hash": content, **config})
+    early = {"ended_early": ended} if (ended := ended_early(path)) else {}
+    write_json(path / "config.json", {"kind": kind, "format": FORMAT, "hash": content, **config, **early})
     return content
+
+
+def ended_early(path: Path) -> dict[str, int]:
+    """{"step", "steps"} of the run in `path`, if it was ended before its last step; {} if not."""
+    file = path / FINISH
+    return dict(read_json(file, "end of the run")) if file.exists() and file.stat().st_size else {}
 
 
 def load_artefact(path: Path | str, kind: str) -> Artefact:

@@ -30,6 +30,7 @@ def demo(
     videos: int = 6000,
     labels: int = 20,
     episodes: int = 500,
+    setting: Literal["cross-embodiment", "in-domain"] = "cross-embodiment",
     seed: Seed = 0,
     workers: int = 0,
     unipi: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -45,13 +46,15 @@ def demo(
         videos: episodes of video without actions
         labels: labelled trajectories for finetuning
         episodes: test episodes per method
+        setting: cross-embodiment: the videos show a hand; in-domain: they show the robot itself, where guessing the
+            videos' actions from the few labelled trajectories (VPT) works as well as LAPA
         workers: steps run side by side, one thread each (0: one per core)
         unipi: the UniPi baseline as well, about five minutes more; a finished demo gets it added
         quick: rehearse the whole path in about two minutes on a hundredth of the work; the figures mean nothing
     """
     from lapa.experiments.demo import DemoSettings, run_demo
 
-    run_demo(DemoSettings(videos, labels, episodes, seed, quick), out, workers, unipi)
+    run_demo(DemoSettings(videos, labels, episodes, setting, seed, quick), out, workers, unipi)
 
 
 def evaluate(

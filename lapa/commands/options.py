@@ -68,7 +68,9 @@ Log = Annotated[
     tyro.conf.arg(help="also log to trackio or W&B; JSONL and TensorBoard are always written"),
 ]
 Resume = Annotated[
-    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="go on from the checkpoint in --out; done already is fine")
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.arg(help="go on from the checkpoint in --out, also for more --steps than before; done already is fine"),
 ]
 Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,NAME", help_behavior_hint="")]
 Memory = Annotated[

@@ -63,10 +63,10 @@ def quantize(
 
     recipe = recipe_of(preset, (*set, *([f"window={window}"] if window is not None else [])), "quantize", steps, log)
     inputs: dict[str, Any] = {"dataset": dataset, **({"stream": stream} if stream else {})}
-    if done_before(out, recipe, seed, resume, "laq", **inputs):
+    if done_before(out, recipe, seed, resume, "laq", "quantize", **inputs):
         return
     packed: Any = (open_stream if stream else open_pack)(dataset, recipe.laq.image_size, skip_bad)
-    begin(out, recipe, seed, resume, "laq", **inputs)
+    begin(out, recipe, seed, resume, "laq", "quantize", **inputs)
     print_watch(out)
     results = fit_laq(packed, recipe, out, seed, stream or 0)
     print_results(results)
@@ -102,11 +102,11 @@ def fit(
     from lapa.stage1_latent_actions import fit_idm
 
     recipe = recipe_of(preset, set, "fit_idm", steps, log)
-    if done_before(out, recipe, seed, resume, "idm", dataset=dataset):
+    if done_before(out, recipe, seed, resume, "idm", "fit_idm", dataset=dataset):
         return
     packed = open_pack(dataset, recipe.idm.image_size, skip_bad)
     packed.require_actions("inverse dynamics (lapa fit)")
-    begin(out, recipe, seed, resume, "idm", dataset=dataset)
+    begin(out, recipe, seed, resume, "idm", "fit_idm", dataset=dataset)
     print_watch(out)
     results = fit_idm(packed, recipe, out, seed)
     print_results(results)
@@ -215,7 +215,7 @@ def pretrain(
     recipe = recipe_of(preset, set, policy.pretrained_by, steps, log)
     note_on_policy(preset, recipe)
     inputs: dict[str, Any] = {"dataset": dataset, "labels": labels, **({"stream": stream} if stream else {})}
-    if done_before(out, recipe, seed, resume, "policy", **inputs):
+    if done_before(out, recipe, seed, resume, "policy", policy.pretrained_by, **inputs):
         return
     found, manifest = read_labels(labels)
     # The source that made the labels, if it is still there, must not have been trained again since.
@@ -227,7 +227,7 @@ def pretrain(
     else:
         packed = open_pack(dataset, policy.image_size, skip_bad, policy.fit, policy.cameras)
     check_labels(packed, found, manifest, wanted)
-    begin(out, recipe, seed, resume, "policy", **inputs)
+    begin(out, recipe, seed, resume, "policy", policy.pretrained_by, **inputs)
     print_watch(out)
     print_results(train(packed, found, manifest, recipe, out, seed, wanted, stream or 0))
     print(f"The pretrained policy is in {out}.")
@@ -283,7 +283,7 @@ def finetune(
             )
     changes = chosen_settings(policy, recipe, options)
     inputs = {"dataset": dataset, "policy": policy, **({"idm": idm} if idm else {})}
-    if done_before(out, recipe, seed, resume, "policy", **inputs):
+    if done_before(out, recipe, seed, resume, "policy", its.finetuned_by, **inputs):
         return
     usual = recipe.policy.decoding
     has = inherited.get("model", {}).get("decoding", usual)
@@ -292,13 +292,25 @@ def finetune(
               f"To change it, add --set policy.decoding={usual}.")  # fmt: skip
     packed = open_pack(dataset, its.image_size, skip_bad, its.fit, changes.get("cameras", its.cameras))
     packed.require_actions("finetuning")
-    begin(out, recipe, seed, resume, "policy", **inputs)
+    begin(out, recipe, seed, resume, "policy", its.finetuned_by, **inputs)
     if not reads:
         print_watch(out)
     print_results(train(packed, policy, recipe, out, seed, idm, changes))
     print(f"The robot policy is in {out}.")
-    print_next(f"lapa evaluate --policy {quoted(out)}, with --benchmark NAME in a simulator of the robot (`lapa list`) "
-               "or with --dataset on trajectories that it was not finetuned on")  # fmt: skip
+    _print_trial(out, dataset, packed.embodiments)
+
+
+def _print_trial(policy: Path, dataset: tuple[str, ...], robots: tuple[str, ...]) -> None:
+    """How to try a policy: on the benchmark that its robot belongs to, else on recorded episodes."""
+    from lapa import plugins
+
+    kinds = {robot.partition("_")[0] for robot in robots}
+    known = [name for name in plugins.names("benchmarks") if {name} == kinds]
+    if known:
+        print_next(f"lapa evaluate --policy {quoted(policy)} --benchmark {known[0]} --episodes 500 --out runs/eval")
+        return
+    print("In a simulator of the robot: lapa evaluate --benchmark NAME (`lapa list` names those that there are).")
+    print_next(f"lapa evaluate --policy {quoted(policy)} {again(dataset)} --out runs/eval")
 
 
 def _saved(policy: Path | None) -> dict[str, Any]:
@@ -354,7 +366,8 @@ def tune(
     _saved(policy)
     recipe = recipe_of(preset, set)
     note_on_policy(preset, recipe)
-    inputs = {"dataset": dataset, "policy": policy, "ways": only, "episodes": episodes, **({"idm": idm} if idm else {})}
+    inputs: dict[str, Any] = {"dataset": dataset, "policy": policy, "ways": only, "episodes": episodes}
+    inputs |= {"idm": idm} if idm else {}
     if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
     its = learner(policy, recipe)
@@ -422,3 +435,20 @@ def ground(
     print(f"The grounded backbone is in {out}.")
     told = json.dumps({**size, "weights": str(out)}, separators=(",", ":"))
     print(f"A policy starts from it with --set 'policy.backbone_options={told}'")
+
+
+def stop(run: Annotated[Path, tyro.conf.Positional]) -> None:
+    """End a run early and keep it: the artefact is made from where it is.
+
+    The run ends after the present step; LAQ after its trial starts. Where it does not run just now, its own command
+    with --resume ends it at its last checkpoint. To go on after all: remove RUN/finish, then its command with --resume.
+
+    Args:
+        run: folder of lapa quantize, fit, pretrain or finetune
+    """
+    from lapa.run_folder import end_early
+
+    if end_early(run):
+        print(f"{run} will end after the present step, and be kept. Remove {run / 'finish'} to let it go on.")
+    else:
+        print(f"{run} is finished already. To make it longer: its command with --resume and more --steps.")

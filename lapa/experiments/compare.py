@@ -132,6 +132,7 @@ class Comparison:
     episodes: int = 500
     seed: int = 0
     recipe_options: tuple[str, ...] = ()  # extra options of the training commands, such as --preset
+    films: int = 4  # episodes of each method that are written as animations
 
 
 def require_actions(setting: Comparison, methods: tuple[str, ...]) -> tuple[str, ...]:
@@ -225,7 +226,7 @@ def datasets(specs: Sequence[str]) -> tuple[str, ...]:
 
 def _evaluation(setting: Comparison, actor: tuple[str, ...], name: str) -> tuple[str, ...]:
     return ("evaluate", *actor, "--name", name, "--benchmark", str(setting.benchmark),
-            "--episodes", str(setting.episodes), "--seed", str(setting.seed), "--video", "4")  # fmt: skip
+            "--episodes", str(setting.episodes), "--seed", str(setting.seed), "--video", str(setting.films))  # fmt: skip
 
 
 def gather(names: Sequence[str], folder: Path) -> dict[str, Any]:

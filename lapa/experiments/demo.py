@@ -1,7 +1,12 @@
-"""`lapa demo`: the whole paper in ten minutes on two cores. A plan of `lapa` commands, then a report with pictures."""
+"""`lapa demo`: the whole method in ten minutes on two cores. A plan of `lapa` commands, then a report with pictures.
+
+Videos of a hand without actions, twenty labelled trajectories of the robot, and a policy for the robot: what LAPA is
+for. With --setting in-domain the videos show the robot itself.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Sequence
@@ -15,7 +20,7 @@ from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import LapaError
 from lapa.data.pack import Packed, pack
 from lapa.experiments.compare import QUICK, Comparison, gap_closed, gather, plan, told
-from lapa.experiments.report import write_report
+from lapa.experiments.report import ELSEWHERE, VIDEOS_OF, vpt_verdict, write_report
 from lapa.experiments.schedule import PlanStep, run
 from lapa.models.laq import LAQ
 from lapa.plots.codes import contact_sheet, imagine, rollout_strip, success_bars
@@ -25,6 +30,9 @@ from lapa.recipe import preset
 METHODS = ("scratch", "vpt", "lapa", "actionvla")
 SCRIPTED = ("no_op", "random", "expert")  # rows of the benchmark
 SHOWN = ("no_op", "random", "scratch", "unipi", "vpt", "lapa", "actionvla", "expert")  # in this order
+SHOWN_IN = {"cross-embodiment": "hand", "in-domain": "sim"}  # setting -> domain of the videos; labels are of sim
+FILMED = ("lapa", "vpt", "scratch")  # methods whose episodes the report shows side by side
+FILMS = 60  # episodes of each method that are recorded: LAPA should fail in one of them
 VIDEO_SEED, LABEL_SEED = 1, 2  # of the training data, added to 10 times the demo's seed
 
 
@@ -35,6 +43,7 @@ class DemoSettings:
     videos: int = 6000
     labels: int = 20
     episodes: int = 500
+    setting: str = "cross-embodiment"
     seed: int = 0
     quick: bool = False
 
@@ -76,8 +85,10 @@ def demo_plan(settings: DemoSettings, out: Path, methods: Sequence[str] = METHOD
         videos, episodes = min(videos, 60), min(episodes, 20)
         tiny = QUICK
     steps = []
-    for name, count, seed, guess in (("videos", videos, VIDEO_SEED, 25), ("labelled", labels, LABEL_SEED, 5)):
-        spec = f"tabletop:sim,episodes={count},seed={settings.seed * 10 + seed}"
+    domain = SHOWN_IN[settings.setting]
+    data = (("videos", domain, videos, VIDEO_SEED, 25), ("labelled", "sim", labels, LABEL_SEED, 5))
+    for name, look, count, seed, guess in data:
+        spec = f"tabletop:{look},episodes={count},seed={settings.seed * 10 + seed}"
         path = out / "data" / name
         steps.append(
             PlanStep(
@@ -90,8 +101,9 @@ def demo_plan(settings: DemoSettings, out: Path, methods: Sequence[str] = METHOD
             )
         )
     setting = Comparison(
-        (f"lerobot:{out}/data/videos",), (f"lerobot:{out}/data/labelled",), "tabletop", episodes, settings.seed, tiny
-    )
+        (f"lerobot:{out}/data/videos",), (f"lerobot:{out}/data/labelled",), "tabletop", episodes, settings.seed, tiny,
+        min(FILMS, episodes),
+    )  # fmt: skip
     made = tuple(step.name for step in steps)
     return steps + plan(methods, setting, out, SCRIPTED, made)
 
@@ -110,14 +122,23 @@ def pictures(results: dict[str, Any], out: Path) -> None:
         shutil.copy(fitted[-1], folder / "reconstructions.png")
     for name in ("gallery", "map"):
         shutil.copy(out / f"fit/lapa/pictures/{name}.png", folder / f"{name}.png")
-    for i in range(min(4, results["settings"]["episodes"])):
-        for kind in ("gif", "json"):
-            shutil.copy(out / f"eval/lapa/episode_{i}.{kind}", folder / f"episode_{i}.{kind}")
+    _films(out, folder)
     if "unipi" in results["methods"]:
         shutil.copy(out / "policy/unipi/pictures/futures.png", folder / "futures.png")
     packed = pack([f"lerobot:{out}/data/videos"], preset("laptop").laq.image_size, quiet=True)
     contact_sheet(packed, folder / "contact_sheet.png")
     _rollout(packed, out, folder / "rollout.png")
+
+
+def _films(out: Path, folder: Path) -> None:
+    """The same scenes for several methods: the first two, and the first that LAPA failed in. `scene_3_vpt.gif`, and
+    what came of it beside it."""
+    outcomes = read_json(out / "eval/lapa/results.json", "evaluation of LAPA")["outcomes"]
+    recorded = [i for i in range(len(outcomes)) if (out / f"eval/lapa/episode_{i}.gif").exists()]
+    failed = [i for i in recorded if not outcomes[i]["success"] and i > 1]
+    for i in (*recorded[:2], *failed[:1]):
+        for method, kind in itertools.product(FILMED, ("gif", "json")):
+            shutil.copy(out / f"eval/{method}/episode_{i}.{kind}", folder / f"scene_{i}_{method}.{kind}")
 
 
 def _rollout(packed: Packed, out: Path, path: Path) -> None:
@@ -134,14 +155,15 @@ def _rollout(packed: Packed, out: Path, path: Path) -> None:
 
 
 def _say(results: dict[str, Any], report: Path) -> None:
-    print("\nSuccess (95% interval):")
+    print(f"\nVideos of {VIDEOS_OF[results['settings']['setting']]}, {results['settings']['labels']} labelled "
+          "trajectories of the robot. Success (95% interval):")  # fmt: skip
     for name, row in results["methods"].items():
         print(f"  {name:<10} {told(row)}")
     closed = gap_closed(results["methods"])
     if closed is not None:
-        print(
-            f"LAPA closes {closed:.0%} of the gap from Scratch to ActionVLA with "
-            f"{results['settings']['labels']} labelled trajectories."
-        )
+        print(f"LAPA closes {closed:.0%} of the gap from Scratch to ActionVLA.")
+    if verdict := vpt_verdict(results["methods"]):
+        print(verdict)
+    print(ELSEWHERE[results["settings"]["setting"]])
     print(f"Report: {report}\nFigures: {report.parent}/results.json")
     print("Next, your own videos: lapa quantize --dataset video_folder:clips/ --preset video --out runs/laq")

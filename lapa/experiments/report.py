@@ -19,12 +19,20 @@ from lapa.plots.codes import METHOD_NAMES
 
 Results = Mapping[str, Any]
 
+PAPER = "https://arxiv.org/abs/2410.11758"
+VIDEOS_OF = {"cross-embodiment": "a hand", "in-domain": "the robot itself"}  # setting of `lapa demo` -> its videos
+ELSEWHERE = {  # what the other setting of `lapa demo` shows; figures: docs/results.md, three training seeds
+    "cross-embodiment": "Where the videos show the robot itself, VPT does as well as LAPA (93 to 97% both, with 20 "
+    "labelled trajectories): lapa demo --setting in-domain --out runs/demo_in_domain",
+    "in-domain": "Where the videos show a hand, VPT falls behind: lapa demo --out runs/demo_hand",
+}
+
 METHOD_NOTES = {
     "no_op": "never moves",
     "random": "walks at random",
     "scratch": "the backbone alone, finetuned on the labelled trajectories",
     "unipi": "imagines the next frames of the video; the same inverse dynamics as VPT's reads actions off them",
-    "vpt": "an inverse dynamics model, fitted on the labelled trajectories, guesses the actions of all video",
+    "vpt": "inverse dynamics, fitted on the labelled trajectories, guesses the actions of all video",
     "lapa": "latent actions learnt from video without actions, then the labelled trajectories",
     "actionvla": "the true actions of all video: the upper bound that LAPA has no access to",
     "expert": "the script that made the demonstrations",
@@ -62,7 +70,7 @@ lapa quantize --dataset video_folder:clips/ --preset video --out runs/laq
 lapa label    --dataset video_folder:clips/ --source runs/laq --out runs/labels
 lapa pretrain --dataset video_folder:clips/ --labels runs/labels --preset video --out runs/latent
 lapa finetune --dataset lerobot:robot_data/ --policy runs/latent --preset video --out runs/policy
-lapa evaluate --policy runs/policy --benchmark tabletop --episodes 500 --out runs/eval"""
+lapa evaluate --policy runs/policy --dataset lerobot:robot_test/ --out runs/eval"""
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c1e22; --muted: #686c74; --line: #e1e4e8; --soft: #f5f6f8;
@@ -90,8 +98,11 @@ thead th { color: var(--muted); font-weight: 500; font-size: .85rem; }
 tr.lapa td, tr.lapa th { color: var(--accent); }
 tr.lapa td.n { font-weight: 600; }
 figcaption { margin-top: .4rem; }
-.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(12.5rem, 1fr)); gap: 1.2rem; }
+.films { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 1rem; margin: .6rem 0 1.8rem; }
 .films figure { margin: 0; }
+.failed img { outline: 2px solid #c0392b; }
+dt { font-weight: 600; }
+dd { margin: 0 0 .6rem; max-width: 46rem; }
 .films img { width: 100%; image-rendering: pixelated; }
 pre { background: var(--soft); padding: .8rem 1rem; border-radius: 6px; overflow-x: auto; font-size: .85rem; }
 summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
@@ -127,6 +138,9 @@ def answer(results: Results) -> str:
     """The result in a sentence or two, as plain text, whatever it is."""
     methods, labels = results["methods"], (results.get("settings") or {}).get("labels")
     few = f"{labels} labelled trajectories" if isinstance(labels, int) else "the same few labelled trajectories"
+    setting = (results.get("settings") or {}).get("setting")
+    if setting in VIDEOS_OF:
+        few = f"videos of {VIDEOS_OF[setting]} and {few} of the robot"
     if "lapa" not in methods:
         return f"LAPA was not run; {len(methods)} other rows are below."
     lapa, scratch, bound = (methods.get(name) for name in ("lapa", "scratch", "actionvla"))
@@ -137,7 +151,21 @@ def answer(results: Results) -> str:
         parts.append(f"VPT, which guesses the videos' actions, {_percent(vpt)}")
     if bound:
         parts.append(f"ActionVLA, which was told the true actions of all video, {_percent(bound)}")
-    return "; ".join(parts) + "." + (_verdict(lapa, scratch, bound) if scratch else "")
+    verdict = _verdict(lapa, scratch, bound) if scratch else ""
+    level = vpt_verdict(methods)
+    return "; ".join(parts) + "." + verdict + (f" {level}" if level else "")
+
+
+def vpt_verdict(methods: Results) -> str:
+    """How LAPA stands to VPT, by their intervals; nothing where one of them was not run."""
+    if not {"lapa", "vpt"} <= methods.keys():
+        return ""
+    lapa, vpt = methods["lapa"], methods["vpt"]
+    if lapa["interval"][0] > vpt["interval"][1]:
+        return "LAPA is ahead of VPT."
+    if vpt["interval"][0] > lapa["interval"][1]:
+        return "VPT is ahead of LAPA."
+    return "LAPA and VPT are level: their intervals overlap."
 
 
 def _verdict(lapa: Results, scratch: Results, bound: Results | None) -> str:
@@ -161,12 +189,13 @@ def _percent(row: Results) -> str:
 
 def _page(results: Results, pictures: Path) -> str:
     sections = [
+        _section("What this is", _what(results)),
         _section("Success", _success(results, pictures)),
-        _section("What the codes mean", _codes(results, pictures)),
-        _section("Reconstructions", _reconstructions(pictures)),
-        _section("An imagined rollout beside the real one", _rollout(pictures)),
-        *([_section("The futures that UniPi imagines", _futures(pictures))] if "unipi" in results["methods"] else []),
         _section("Episodes as they went", _films(pictures)),
+        _section("What the codes mean", _codes(results, pictures)),
+        _section("What the decoder draws", _reconstructions(pictures)),
+        _section("A rollout that was imagined, beside the real one", _rollout(pictures)),
+        *([_section("The futures that UniPi imagines", _futures(pictures))] if "unipi" in results["methods"] else []),
         _section(
             "The videos", _figure(pictures / "contact_sheet.png", "First, middle and last frame of some episodes.")
         ),
@@ -184,6 +213,28 @@ def _page(results: Results, pictures: Path) -> str:
 
 
 # The sections, in their order
+
+
+def _what(results: Results) -> str:
+    setting = (results.get("settings") or {}).get("setting")
+    other = f"<p>{escape(ELSEWHERE[setting])}</p>" if setting in ELSEWHERE else ""
+    return (
+        f'<p>LAPA, <a href="{PAPER}">Latent Action Pretraining from Videos</a> (Ye et al., ICLR 2025), makes a robot '
+        "policy from videos that have no action labels, and from a few robot trajectories that have them. This page "
+        "shows one run of it on Tabletop, beside other methods.</p><dl>"
+        "<dt>Tabletop</dt><dd>A small simulated world that belongs to this software. Four coloured blocks lie on a "
+        "board, and a sentence says which block to push where. It is a toy: nothing here says how well a real robot "
+        "would do. The vision and language model that all methods start from was taught by the simulator, on still "
+        "pictures of all objects, phrases and backgrounds, where things are; it was taught nothing of motion.</dd>"
+        "<dt>Effector</dt><dd>The part that pushes: the round tip of the robot or, in videos of a hand, two fingers. "
+        "An action is how far it moves, in two numbers.</dd>"
+        "<dt>LAQ</dt><dd>Latent action quantization, the first stage of LAPA. A network looks at two frames of a video "
+        "and must say what happened between them with one of a few codes; a decoder must draw the second frame "
+        "from the first and the code. The codes are the <em>latent actions</em>. No true action is used.</dd>"
+        "<dt>Then</dt><dd>The policy learns to name the code of every frame of video from the picture and the "
+        "sentence. At last the labelled trajectories tell what each code means in the robot's own actions.</dd></dl>"
+        + other
+    )
 
 
 def _success(results: Results, pictures: Path) -> str:
@@ -236,7 +287,9 @@ def _codes(results: Results, pictures: Path) -> str:
 
 def _reconstructions(pictures: Path) -> str:
     return (
-        "<p>All that the decoder knows of the future is the code. What it draws right, the code has told it.</p>"
+        "<p>The decoder sees the present frame and the code. What it draws right beyond that, the code has "
+        "told it. With one code of a few kinds it cannot know every pixel: moving things come out blurred or in "
+        "the wrong place, and the last column shows where.</p>"
         + _figure(pictures / "reconstructions.png", "Now, future, reconstruction from now and the code, difference.")
     )
 
@@ -244,7 +297,8 @@ def _reconstructions(pictures: Path) -> str:
 def _rollout(pictures: Path) -> str:
     return (
         "<p>The pretrained policy names a code, the decoder draws the next frame, the policy looks at that drawing, "
-        "and so on: a model of the world, steered by the instruction.</p>"
+        "and so on. Errors add up: after a few steps the drawing is blurred, and blocks may fade or split. All there "
+        "is to see is whether the effector sets out the right way. The policy is never judged by these drawings.</p>"
         + _figure(pictures / "rollout.png", "Above what happened, below what was imagined from the first frame.")
     )
 
@@ -262,23 +316,42 @@ def _futures(pictures: Path) -> str:
 
 
 def _films(pictures: Path) -> str:
-    films = sorted(pictures.glob("episode_*.gif"))[:4]
-    if not films:
-        return _missing("episode_*.gif")
-    return f'<div class="films">{"".join(_film(path) for path in films)}</div>'
+    """Scenes side by side, a row a scene and a column a method: pictures/scene_NUMBER_METHOD.gif."""
+    scenes: dict[int, list[Path]] = {}
+    for path in pictures.glob("scene_*_*.gif"):
+        scenes.setdefault(int(path.stem.split("_")[1]), []).append(path)
+    if not scenes:
+        return _missing("scene_*.gif")
+    order = list(METHOD_NOTES)[::-1]
+    text = (
+        "<p>All methods meet the same test scenes. Here are the first two of them and, where there is one among those "
+        "recorded, the first that LAPA did not solve. A red frame: not solved.</p>"
+    )
+    for number in sorted(scenes):
+        films = sorted(scenes[number], key=lambda path: order.index(path.stem.split("_", 2)[2]))
+        said = _about(films[0]).get("instruction", "")
+        text += f"<p>Scene {number + 1}: “{escape(said)}”</p>" + (
+            f'<div class="films">{"".join(_film(path) for path in films)}</div>'
+        )
+    return text
+
+
+def _about(film: Path) -> dict[str, Any]:
+    sidecar = film.with_suffix(".json")
+    return dict(read_json(sidecar, "description of an episode")) if sidecar.exists() else {}
 
 
 def _film(path: Path) -> str:
-    sidecar = path.with_suffix(".json")
-    about = read_json(sidecar, "description of an episode") if sidecar.exists() else {}
+    about = _about(path)
     method = METHOD_NAMES.get(about.get("method", ""), about.get("method", ""))
     ended = "" if "success" not in about else "solved" if about["success"] else "not solved"
     steps = f"{about['steps']} steps" if "steps" in about else ""
-    facts = ", ".join(str(fact) for fact in (method, about.get("family"), ended, steps) if fact)
-    said = f"“{about.get('instruction', '')}”"
+    facts = ", ".join(str(fact) for fact in (method, ended, steps) if fact)
+    failed = "" if about.get("success", True) else ' class="failed"'
+    said = f"{method}: “{about.get('instruction', '')}”"
     return (
-        f'<figure><img src="{_data_uri(path)}" alt="{escape(said)}">'
-        f"<figcaption>{escape(said)}<br>{escape(facts)}</figcaption></figure>"
+        f'<figure{failed}><img src="{_data_uri(path)}" alt="{escape(said)}">'
+        f"<figcaption>{escape(facts)}</figcaption></figure>"
     )
 
 
@@ -322,9 +395,10 @@ def _nested(value: Mapping[str, Any]) -> str:
 
 def _how_to() -> str:
     return (
-        "<p>Any folder of videos will do; a <code>clips.csv</code> beside them with the columns "
-        "<code>file,instruction</code> says what each one shows. The last two commands need a few trajectories of the "
-        f"robot with its actions, and a benchmark or robot to try the policy on.</p><pre>{escape(COMMANDS)}</pre>"
+        "<p>Any folder of videos will do; a <code>captions.csv</code> beside them with the columns "
+        "<code>file,instruction</code> says what each one shows. The last two commands need trajectories of the robot "
+        "with its actions: a few to finetune on, and others on which the policy's actions are compared with the true "
+        f"ones.</p><pre>{escape(COMMANDS)}</pre>"
         "<p>Each command says what it wrote and which command comes next; <code>--help</code> shows its options.</p>"
     )
 

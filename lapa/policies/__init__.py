@@ -26,6 +26,7 @@ from lapa.data.pack import Packed
 from lapa.methods import policy_of
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import device
+from lapa.runtime.threads import acting
 from lapa.training.logbook import Logbook
 
 Monitor = Callable[[int, Logbook], Logs]
@@ -196,7 +197,8 @@ class Policy(nn.Module, ABC):
         robots "embodiment", the name of one. Images may be of any size. Raises LapaError for what is not an
         observation, and for a policy that was not finetuned.
         """
-        found: Array = self.act_batch([observation])[0]
+        with acting(self):
+            found: Array = self.act_batch([observation])[0]
         return found
 
     def reset(self, ids: Sequence[int] | None = None) -> None:

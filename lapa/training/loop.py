@@ -47,7 +47,7 @@ from lapa.training.batches import Sampler, batches, sequence
 from lapa.training.ema import EMA
 from lapa.training.logbook import Logbook, Tracker
 from lapa.training.resume import Checkpoints
-from lapa.training.stop import Stop, Stopped, leave
+from lapa.training.stop import Finish, Stop, Stopped, leave
 
 __all__ = ["Optimisation", "Sampler", "device", "fast_dtype", "fit", "seed_everything"]
 
@@ -169,7 +169,8 @@ def fit(
     a lower one, and the weights and the logs are those of the best step, which "best_step" names; a later step counts
     as better as long as its figure is no more than `slack`, a share, above the lowest. The logbook in `out` gets an
     entry every hundredth of the steps, and whenever the monitor has run or codes were replaced. With `until` it ends
-    after that many of the steps, from where another call goes on.
+    after that many of the steps, from where another call goes on. A file `out/finish` ends it early
+    (training/stop.py): after the present step or, when it is started anew, at its last checkpoint.
 
     Raises LapaError when the loss stops being a number; KeyboardInterrupt or SystemExit(143) when asked to stop.
     """
@@ -193,7 +194,11 @@ def fit(
     start, logs = _restore(checkpoints, learner, optimizer, trained, ema)
     upkeep = getattr(learner, "after_step", None)
     saved, pause, step, asked = time.monotonic(), save_every, start, 0
-    end = min(until or how.steps, how.steps)
+    planned = min(until or how.steps, how.steps)
+    finish, end, cut = Finish(out), planned, 0  # cut: the step where it was ended early
+    [ending] = on_any_rank(finish.asked())
+    if ending and 0 < start < planned:  # it was killed after its last step, or asked to end while it did not run
+        end = cut = start
 
     def passed(at: int) -> bool:
         """Has the best step passed long enough ago? A function of what is on disk, so a resumed run decides alike."""
@@ -221,7 +226,7 @@ def fit(
                 end = start
             loaded = stack.enter_context(closing(batches(sampler, mine, seed, range(start, end))))
             for step, micro_batches in enumerate(loaded, start):
-                done, last = step + 1, step + 1 == end
+                done, last = step + 1, bool(ending) or step + 1 == end
                 for group in optimizer.param_groups:
                     group["lr"] = how.rate(step)
                 optimizer.zero_grad(set_to_none=True)
@@ -241,13 +246,15 @@ def fit(
                 if last or watched or kept.get("codes_replaced") or done % max(1, how.steps // 100) == 0:
                     book.write(done, {"lr": how.rate(step), **logs})
                 progress.update(done, logs)
-                asked, due = on_any_rank(stop.asked, time.monotonic() - saved > pause)
+                asked, due, ending = on_any_rank(stop.asked, time.monotonic() - saved > pause, finish.asked())
                 if last or watched or asked or due:
                     began = time.monotonic()
                     checkpoints.save(_state(learner, optimizer, trained, ema), done, logs, watched, flush=not asked)
                     saved = time.monotonic()
                     pause = max(save_every, 20 * (saved - began)) if save_every > 0 else save_every
-                if asked or (watched and passed(done)):
+                if last and done < end:
+                    cut = done
+                if asked or last or (watched and passed(done)):
                     break
         except KeyboardInterrupt:
             # The step that was interrupted is repeated on resuming; the optimizer may be half-way through it.
@@ -258,6 +265,10 @@ def fit(
             name = signal.Signals(asked).name
             print(f"\n{title} stopped by {name}; step {step + 1} of {how.steps} is saved in {out}.", file=sys.stderr)
         leave(asked)
+    if cut and rank() == 0:
+        finish.keep(cut, how.steps)
+        print(f"{title}: ended early, as {finish.file} asks, after step {cut:,} of {how.steps:,}. The artefact is made "
+              "from there.", file=sys.stderr)  # fmt: skip
     if patience and (chosen := on_first_rank(checkpoints.best)) is not None:
         reached = on_first_rank(checkpoints.steps)[-1]
         _, logs = _restore(checkpoints, learner, optimizer, trained, ema, chosen)

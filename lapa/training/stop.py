@@ -1,4 +1,8 @@
-"""Being asked to stop: SIGTERM (a scheduler, a container) and SIGINT (Ctrl-C) end a run after the present step."""
+"""Being asked to stop: SIGTERM (a scheduler, a container) and SIGINT (Ctrl-C) end a run after the present step.
+
+A file `finish` in the folder of the run (`lapa stop RUN`) ends it early and keeps it: the artefact is written from
+where it is. Who removes the file can go on with --resume.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,31 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from lapa.artefacts.folder import FINISH, write_json
+
 AT_ONCE = 1.0  # seconds: torchrun passes on a Ctrl-C that its processes have had from the terminal already
+
+
+class Finish:
+    """Looks, at most once in `every` seconds, whether the run in `out` is to be ended early and kept."""
+
+    def __init__(self, out: Path, every: float = 1.0) -> None:
+        self.file, self.every = out / FINISH, every
+        self._asked, self._looked = self.file.exists(), time.monotonic()
+
+    def asked(self) -> bool:
+        """Whether it is; once it is, it stays so."""
+        if not self._asked and time.monotonic() - self._looked >= self.every:
+            self._asked, self._looked = self.file.exists(), time.monotonic()
+        return self._asked
+
+    def keep(self, step: int, steps: int) -> None:
+        """Note in the file where the run has ended, for the artefact to tell."""
+        write_json(self.file, {"step": step, "steps": steps})
 
 
 class Stopped(Exception):

@@ -322,10 +322,18 @@ def test_labels_that_belong_to_something_else(
             says=("label source with hash", "Label the dataset again"))  # fmt: skip
 
 
-def test_labels_are_never_overwritten(refuses: Refuses, made: Path, robot: Path) -> None:
+def test_labels_are_never_overwritten(
+    refuses: Refuses, made: Path, robot: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command finds them finished; one that would give others is refused."""
     before = (made / "labels/labels.parquet/part-000000.parquet").read_bytes()
-    refuses("label", "--dataset", f"lerobot:{robot}", "--source", made / "laq", "--out", made / "labels",
-            says=(made / "labels", "exists already", "choose another path"))  # fmt: skip
+    command = ("label", "--dataset", f"lerobot:{robot}", "--source", made / "laq", "--out", made / "labels")
+    run(*command)
+    said = capsys.readouterr().out
+    assert f"{made / 'labels'} is finished already." in said
+    assert f"Next: lapa pretrain --dataset lerobot:{robot} --labels {made / 'labels'}" in said
+    refuses(*command, "--end", "clip", says=(made / "labels", "exists already", "end drop, not clip"))
+    refuses(*command[:2], TABLE, *command[3:], says=(made / "labels", "fingerprint", "choose another path"))
     assert (made / "labels/labels.parquet/part-000000.parquet").read_bytes() == before
 
 
@@ -339,7 +347,7 @@ def test_out_in_use(
     before = load_artefact(made / "laq", "laq").hash
     refuses(*command, says=(made / "laq", "is not empty", "--resume", "another --out"))
     refuses(*command, "--resume", "--seed", 3, says=("started with other settings (seed 0 -> 3)",))
-    refuses(*command, "--resume", "--steps", 2, says=("other settings (recipe.quantize.steps 1 -> 2)",))
+    refuses(*command, "--resume", "--set", "fit_idm.steps=9", says=("other settings (recipe.fit_idm.steps ",))
     refuses(*command, "--resume", "--dataset", TABLE, says=("other settings (dataset [",))
     run(*command, "--resume")
     assert "is finished already" in capsys.readouterr().out

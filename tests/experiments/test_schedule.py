@@ -150,6 +150,11 @@ def test_demo_interrupted_and_finished(tmp_path: Path, capsys: pytest.CaptureFix
     assert {"action_r2", "displacement_r2", "position_r2", "perplexity", "error_over_copy"} <= set(results["probe"])
     assert set(results["seconds"]) == set(results["settings"]["commands"])
     assert results["settings"]["labels"] == 4
+    made = results["settings"]["commands"]
+    assert "tabletop:hand" in made["data/videos"], "by default the videos show a hand"
+    assert "tabletop:sim" in made["data/labelled"]
+    films = {path.stem.split("_", 2)[2] for path in (out / "pictures").glob("scene_0_*.gif")}
+    assert films == {"lapa", "vpt", "scratch"}, "baselines are shown beside LAPA"
     report = (out / "report.html").read_text()
     assert "<script src" not in report, "one file that needs no other"
     assert len(report) > 100_000

@@ -16,7 +16,7 @@ from PIL import Image
 from lapa.contracts import LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
-from lapa.experiments.report import answer, write_report
+from lapa.experiments.report import PAPER, answer, write_report
 from lapa.measures import probes as metrics
 from lapa.measures.intervals import wilson
 from lapa.models.laq import LAQ, LAQConfig
@@ -224,9 +224,9 @@ def test_report_is_whole_and_escapes(tmp_path: Path, packed: Packed) -> None:
     pictures = tmp_path / "pictures"
     explorer.success_bars(methods(), pictures / "success.png")
     explorer.contact_sheet(packed, pictures / "contact_sheet.png", count=2)
-    explorer.animation(packed.gather(np.arange(4)), pictures / "episode_0.gif", 5)
+    explorer.animation(packed.gather(np.arange(4)), pictures / "scene_0_lapa.gif", 5)
     about = {"instruction": '<img src="x" onerror="alert(1)">', "family": "separate", "success": False, "steps": 60}
-    (pictures / "episode_0.json").write_text(json.dumps({**about, "method": "lapa"}))
+    (pictures / "scene_0_lapa.json").write_text(json.dumps({**about, "method": "lapa"}))
     (tmp_path / "results.json").write_text(json.dumps(results(scratch=0.1, lapa=0.5, actionvla=0.6)))
     page = write_report(tmp_path).read_text()
     for name in METHODS:
@@ -240,6 +240,8 @@ def test_report_is_whole_and_escapes(tmp_path: Path, packed: Packed) -> None:
     assert "<script" not in page
     assert "onerror=&quot;" in page
     text = re.sub(r"data:image/\w+;base64,[A-Za-z0-9+/=]+", "", page)
+    assert text.count(f'href="{PAPER}"') == 1, "a link, and nothing that is fetched"
+    text = text.replace(PAPER, "")
     assert not re.search(r"https?:|//\w|@import|url\(|<link|<iframe", text)
     assert set(re.findall(r'src="([^"]*)"', text)) == {""}
 
@@ -260,6 +262,9 @@ def test_report_without_pictures_or_details(tmp_path: Path) -> None:
         ({"scratch": 0.5, "lapa": 0.55, "actionvla": 0.9}, "may be chance"),
         ({"scratch": 0.3, "lapa": 0.6, "actionvla": 0.2}, "no gap to close"),
         ({"scratch": 0.1, "lapa": 0.8, "actionvla": 0.6}, "closes 140% of the gap"),
+        ({"scratch": 0.1, "lapa": 0.8, "vpt": 0.78}, "LAPA and VPT are level"),
+        ({"scratch": 0.1, "lapa": 0.9, "vpt": 0.3}, "LAPA is ahead of VPT"),
+        ({"scratch": 0.1, "lapa": 0.3, "vpt": 0.9}, "VPT is ahead of LAPA"),
     ],
 )
 def test_answer_is_honest(success: dict[str, float], said: str) -> None:

@@ -1,0 +1,127 @@
+"""A run that is ended early and kept, one that is let go on after all, and one that is made longer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lapa import cli
+from lapa.artefacts.folder import load_artefact
+from lapa.training.resume import Checkpoints
+
+STEPS = 6
+
+
+def run(*arguments: object) -> None:
+    cli.main([str(a) for a in arguments])
+
+
+def command(robot: Path, small: list[str], out: Path, steps: int = STEPS) -> list[object]:
+    data = ("--dataset", f"lerobot:{robot}")
+    return ["quantize", *data, *small, "--out", out, "--steps", steps, "--resume"]
+
+
+def steps_there(out: Path) -> list[int]:
+    return Checkpoints(out, 0, 2).steps()
+
+
+def test_ended_early_and_kept(
+    robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends after the step at hand, the artefact says so, and the same command then leaves it as it is."""
+    out = tmp_path / "laq"
+    out.mkdir()
+    (out / "finish").touch()  # from before the first step on: it is the one at hand
+    run(*command(robot, small, out))
+    assert "after step 1 of 6" in capsys.readouterr().err
+    made = load_artefact(out, "laq")
+    assert made.config["ended_early"] == {"step": 1, "steps": STEPS}
+    assert steps_there(out) == [1]
+    run(*command(robot, small, out))
+    assert "ended early, after step 1 of 6" in capsys.readouterr().out
+    assert load_artefact(out, "laq").hash == made.hash
+    run("label", "--dataset", f"lerobot:{robot}", "--source", out, "--out", tmp_path / "labels")
+
+
+def test_killed_before_the_artefact_was_made(robot: Path, small: list[str], tmp_path: Path) -> None:
+    """What was asked for stays asked for: no further step is trained."""
+    out = tmp_path / "laq"
+    out.mkdir()
+    (out / "finish").touch()
+    run(*command(robot, small, out))
+    before = load_artefact(out, "laq").hash
+    (out / "config.json").unlink()
+    run(*command(robot, small, out))
+    assert steps_there(out) == [1]
+    assert load_artefact(out, "laq").hash == before
+
+
+def test_an_end_that_is_taken_back(robot: Path, small: list[str], tmp_path: Path) -> None:
+    """Without the file it goes on to the end, and is what an unbroken run is."""
+    out, unbroken = tmp_path / "laq", tmp_path / "unbroken"
+    out.mkdir()
+    (out / "finish").touch()
+    run(*command(robot, small, out))
+    (out / "finish").unlink()
+    run(*command(robot, small, out))
+    run(*command(robot, small, unbroken))
+    made, whole = load_artefact(out, "laq"), load_artefact(unbroken, "laq")
+    assert made.hash == whole.hash
+    assert "ended_early" not in made.config
+
+
+def test_lapa_stop(robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "laq"
+    with pytest.raises(SystemExit) as ended:
+        run("stop", out)
+    assert ended.value.code == 1
+    run(*command(robot, small, out, steps=1))
+    run("stop", out)
+    assert "is finished already" in capsys.readouterr().out
+    assert not (out / "finish").exists()
+    (out / "config.json").unlink()  # as if it still trained
+    run("stop", out)
+    assert (out / "finish").exists()
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_made_longer(
+    schedule: str, robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a constant rate the longer run is what it would have been from the start; otherwise it says that it is not.
+
+    Until the longer one is there, the artefact of the shorter one stays in use.
+    """
+    options = [*small, "--set", f"quantize.schedule={schedule}", "--set", "quantize.warmup=0"]
+    out, whole = tmp_path / "laq", tmp_path / "whole"
+    run(*command(robot, options, out, 3))
+    short = load_artefact(out, "laq")
+    capsys.readouterr()
+    run(*command(robot, options, out, STEPS))
+    said = capsys.readouterr().out
+    assert "from step 3 to 6 (planned before: 3)" in said
+    assert ("planned anew" in said) == (schedule == "cosine")
+    made = load_artefact(out, "laq")
+    assert made.hash != short.hash
+    assert made.config["recipe"]["quantize"]["steps"] == STEPS
+    assert json.loads((out / "run.json").read_text())["recipe"]["quantize"]["steps"] == STEPS
+    run(*command(robot, options, whole, STEPS))
+    assert (load_artefact(whole, "laq").hash == made.hash) == (schedule == "constant")
+    run(*command(robot, options, out, STEPS))
+    assert "is finished already" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(*command(robot, options, out, 3))
+    assert "cannot be made shorter" in capsys.readouterr().err
+
+
+def test_made_longer_with_the_start_that_was_chosen(robot: Path, small: list[str], tmp_path: Path) -> None:
+    options = [*small, "--set", 'starts=[{"threshold":0.8},{"threshold":0.9}]', "--set", "hold_out=3"]
+    out = tmp_path / "laq"
+    run(*command(robot, options, out, 4))
+    chosen = load_artefact(out, "laq").config["starts"]
+    run(*command(robot, options, out, STEPS))
+    made = load_artefact(out, "laq").config
+    assert made["starts"] == chosen
+    assert made["model"]["quantizer_options"]["threshold"] == (0.8, 0.9)[chosen["chosen"]]
