@@ -153,7 +153,9 @@ def answer(results: Results) -> str:
         parts.append(f"ActionVLA, which was told the true actions of all video, {_percent(bound)}")
     verdict = _verdict(lapa, scratch, bound) if scratch else ""
     level = vpt_verdict(methods)
-    return "; ".join(parts) + "." + verdict + (f" {level}" if level else "")
+    quick = (results.get("settings") or {}).get("quick")
+    rehearsal = " This was a rehearsal (--quick): the figures mean nothing." if quick else ""
+    return "; ".join(parts) + "." + verdict + (f" {level}" if level else "") + rehearsal
 
 
 def vpt_verdict(methods: Results) -> str:
