@@ -226,7 +226,8 @@ def datasets(specs: Sequence[str]) -> tuple[str, ...]:
 
 def _evaluation(setting: Comparison, actor: tuple[str, ...], name: str) -> tuple[str, ...]:
     return ("evaluate", *actor, "--name", name, "--benchmark", str(setting.benchmark),
-            "--episodes", str(setting.episodes), "--seed", str(setting.seed), "--video", str(setting.films))  # fmt: skip
+            "--episodes", str(setting.episodes), "--seed", str(setting.seed),
+            "--video", str(setting.films))  # fmt: skip
 
 
 def gather(names: Sequence[str], folder: Path) -> dict[str, Any]:
