@@ -150,24 +150,32 @@ def parse(kind: str, text: str, more: Mapping[str, Any] | None = None) -> tuple[
     for pair in pairs:
         option, _, value = pair.partition("=")
         choose(option, types, f"option of {name}")
-        options[option] = _typed(value, types[option], f"{text}: {option}")
+        options[option] = typed(value, types[option], option, text)
     return name, first if colon else None, options
 
 
-def _typed(value: str, hint: Any, what: str) -> Any:
-    """A value as the type says: str as it is, a number, true or false, one of several words, or JSON."""
+WANTED = {int: "a whole number", float: "a number", bool: "true or false", dict: "an object in JSON"}
+
+
+def typed(text: str, hint: Any, name: str, where: str, example: Any = None) -> Any:
+    """The text of an option or a setting `name` as a value of the type `hint`: str as it is, a number, true or false,
+    one of several words, or JSON. Of `KIND | None` it is KIND.
+
+    Raises LapaError for a text that is none, with `where` it stands and an `example` of a value if there is one.
+    """
     if get_origin(hint) in (Union, UnionType):
         hint = next(part for part in get_args(hint) if part is not NoneType)
     kind = get_origin(hint) or hint
     if kind is Literal:
-        return choose(value, get_args(hint), what)
-    if kind is bool:
-        return choose(value, ("true", "false"), what) == "true"
+        return choose(text, get_args(hint), f"value of {name}", f" in {where}")
     try:
-        return json.loads(value) if kind in (dict, list, tuple) else kind(value)
+        value = kind(text) if kind in (str, int, float) else json.loads(text.lower() if kind is bool else text)
+        if _fits(value, kind):  # what may be in a list or an object is for its user to say
+            return tuple(value) if kind is tuple else value
     except ValueError:
-        wanted = {int: "a whole number", float: "a number"}.get(kind, "JSON")
-        raise LapaError(f'{what} is {wanted}, not "{value}".') from None
+        pass
+    such = "" if example is None else f", such as {json.dumps(example)}"
+    raise LapaError(f'{where}: {name} is {WANTED.get(kind, "a list")}{such}, not "{text}".')
 
 
 def _fits(value: Any, hint: Any) -> bool:

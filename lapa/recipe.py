@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from lapa.actions.meaning import Given
 from lapa.actions.tables import Decoding
@@ -14,7 +14,7 @@ from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
 from lapa.models.objectives import Objectives
 from lapa.models.video_diffusion import VideoDiffusionConfig
-from lapa.plugins import choose, configure
+from lapa.plugins import choose, configure, typed
 from lapa.training.loop import Optimisation
 
 
@@ -131,12 +131,8 @@ class Recipe:
         return content
 
 
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list", dict: "an object in JSON"}
-ZERO_IS_FINE = (
-    "warmup",
-    "clusters",
-    "patience",
-)  # of the whole numbers; all the others count something that there must be
+# Of the whole numbers; all the others count something that there must be.
+ZERO_IS_FINE = ("warmup", "clusters", "patience")
 
 PRESETS: dict[str, Recipe] = {
     "laptop": Recipe(),
@@ -226,47 +222,34 @@ def override(recipe: Recipe, option: str) -> Recipe:
     name, equals, value = option.partition("=")
     if not equals:
         raise LapaError(f'"{option}" is not NAME=VALUE; write for example laq.codebook_size=32.')
-    changed: Recipe = _replaced(recipe, name.strip().split("."), value.strip(), option)
+    changed: Recipe = _changed(recipe, name.strip().split("."), value.strip(), option)
     if changed.laq.quantizer != recipe.laq.quantizer or name.strip() == "laq.quantizer_options":
         return replace(changed, starts=())
     return changed
 
 
-def _replaced(node: Any, path: list[str], value: str, option: str) -> Any:
-    known = [f.name for f in fields(node)]
-    name = path[0].replace("-", "_")
-    groups = {key: getattr(node, key) for key in known if is_dataclass(getattr(node, key))}
-    below = [f"{key}.{name}" for key, group in groups.items() if name in (f.name for f in fields(group))]
-    if name not in known and below:
+def _changed(node: Any, path: list[str], text: str, option: str) -> Any:
+    """A copy of a group of settings in which the one at `path` is what `text` says."""
+    types, name = get_type_hints(type(node)), path[0].replace("-", "_")
+    groups = {key: [f.name for f in fields(kind)] for key, kind in types.items() if is_dataclass(kind)}
+    below = [f"{group}.{name}" for group, settings in groups.items() if name in settings]
+    if name not in types and below:
         raise LapaError(f'There is no setting "{name}". Did you mean {" or ".join(below)}?')
-    choose(name, known, "setting")
+    choose(name, types, "setting")
     present = getattr(node, name)
-    if len(path) > 1:
-        if not is_dataclass(present):
-            raise LapaError(f'"{option}": {name} has no settings below it.')
-        return replace(node, **{name: _replaced(present, path[1:], value, option)})
-    if is_dataclass(present):
-        raise LapaError(f'"{option}": {name} is a group; name one of {", ".join(f.name for f in fields(present))}.')
-    if isinstance(present, str):
-        options = get_args(get_type_hints(type(node))[name])  # of a Literal
-        chosen = choose(value, options, f"value of {name}") if options else value
-        # Another plug-in has other options: those of the one before mean nothing to it.
-        others: dict[str, Any] = {f"{name}_options": {}} if chosen != present and f"{name}_options" in known else {}
-        return replace(node, **{name: chosen}, **others)
-    try:
-        parsed = json.loads(value.lower() if isinstance(present, bool) else value)
-    except json.JSONDecodeError:
-        parsed = None
-    if isinstance(present, float) and isinstance(parsed, int) and not isinstance(parsed, bool):
-        parsed = float(parsed)
-    if isinstance(present, tuple) and isinstance(parsed, list):
-        parsed = tuple(parsed)
-    if type(parsed) is not type(present):
-        raise LapaError(f'"{option}": {name} is {KINDS[type(present)]}, such as {json.dumps(present)}.')
-    least = 1 if isinstance(parsed, int) and name not in ZERO_IS_FINE else 0
-    if isinstance(parsed, int | float) and not isinstance(parsed, bool) and not least <= parsed < float("inf"):
+    if name in groups:
+        if not path[1:]:
+            raise LapaError(f'"{option}": {name} is a group; name one of {", ".join(groups[name])}.')
+        return replace(node, **{name: _changed(present, path[1:], text, option)})
+    if path[1:]:
+        raise LapaError(f'"{option}": {name} has no settings below it.')
+    value = typed(text, types[name], name, f'"{option}"', present)
+    least = 0 if types[name] is float or name in ZERO_IS_FINE else 1
+    if types[name] in (int, float) and not least <= value < float("inf"):
         raise LapaError(f'"{option}": {name} is at least {least}.')
+    # Another plug-in has other options: those of the one before mean nothing to it.
+    others: dict[str, Any] = {f"{name}_options": {}} if value != present and f"{name}_options" in types else {}
     try:
-        return replace(node, **{name: parsed})
+        return replace(node, **{name: value}, **others)
     except LapaError as error:
         raise LapaError(f'"{option}": {error}') from None

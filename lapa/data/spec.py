@@ -8,16 +8,16 @@ that belongs to the path is no trouble where the path exists.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
+from lapa import plugins
 from lapa.contracts import Dataset, LapaError
 from lapa.data.images import Fit
 from lapa.data.select import Choice
-from lapa.plugins import choose, find, names, source_hash
+from lapa.plugins import find, names, source_hash
 
 FORM = "Write NAME:PATH[,option=value...], such as lerobot:data/robot or tabletop:sim,episodes=200."
 
@@ -55,22 +55,14 @@ def parse(text: str) -> Spec:
     name, colon, rest = text.partition(":")
     if not (colon and name and rest):
         raise LapaError(f'"{text}" does not name a dataset. {FORM} Names: {", ".join(names("datasets"))}.')
-    config = find("datasets", name)
-    path, *pairs = [rest] if Path(rest).expanduser().exists() else re.split(r",(?=[A-Za-z_]\w*=)", rest)
-    own = get_type_hints(config)
-    types = get_type_hints(Choice) | {"weight": float} | {field.name: own[field.name] for field in fields(config)}
-    del types["path"]
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        option, _, value = pair.partition("=")
-        choose(option, types, f"option of {name}")
-        options[option] = _typed(value, types[option], text, option)
+    name, path, options = plugins.parse("datasets", text, get_type_hints(Choice) | {"weight": float})
+    own = {field.name for field in fields(find("datasets", name))}
     weight = options.pop("weight", None)
     if weight is not None and not 0 < weight < math.inf:
         raise LapaError(f"{text}: a weight is above 0, not {weight}.")
-    choice = Choice(**{option: options.pop(option) for option in asdict(Choice()).keys() & options.keys() - own.keys()})
+    choice = Choice(**{option: options.pop(option) for option in asdict(Choice()).keys() & options.keys() - own})
     choice.check(text)
-    return Spec(name, path, options, choice, weight)
+    return Spec(name, path or "", options, choice, weight)
 
 
 def open_dataset(text: str) -> Dataset:
@@ -108,13 +100,3 @@ def cameras_of(spec: Spec, wanted: Sequence[str] = ()) -> list[Spec]:
             raise LapaError(f"{spec.name}:{spec.path} has one camera, not {', '.join(wanted)}.")
         return [spec]
     return [replace(spec, options={**spec.options, "camera": name}) for name in wanted]
-
-
-def _typed(value: str, hint: Any, text: str, option: str) -> Any:
-    """A value as the option's type: int, float or str, or one of them or None."""
-    kind = next(kind for kind in (get_args(hint) or (hint,)) if kind is not type(None))
-    try:
-        return kind(value)
-    except ValueError:
-        wanted = {int: "a whole number", float: "a number"}[kind]
-        raise LapaError(f'{text}: {option} is {wanted}, not "{value}".') from None
