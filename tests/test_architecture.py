@@ -110,7 +110,7 @@ def test_one_name_for_one_thing() -> None:
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef):
                 found.setdefault(node.name, []).append(name(file))
-    for once in ("Setting", "Row", "Cell", "Plan", "Step", "Panel", "read_json", "start"):
+    for once in ("Setting", "Row", "Cell", "Plan", "Step", "Panel", "read_json", "start", "Batch", "Block", "Linear"):
         assert len(found.get(once, [])) <= 1, f"{once}: {found[once]}"
 
 

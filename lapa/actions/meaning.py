@@ -18,7 +18,7 @@ from lapa.contracts import ActionSpec, Array, LapaError
 Given = Literal["auto", "relative", "given"]
 
 
-class Acts(Protocol):
+class HasActions(Protocol):
     """What is needed of a dataset's index (data/index.py)."""
 
     @property
@@ -41,7 +41,7 @@ class Meaning:
     state: tuple[str, ...] = ()
 
     @staticmethod
-    def of(data: Acts, how: Given = "auto") -> Meaning | None:
+    def of(data: HasActions, how: Given = "auto") -> Meaning | None:
         """The meaning of a dataset's actions, learnt as the recipe's `actions` says; None where it has none.
 
         auto: relative wherever an action is absolute and there is a state of as many numbers. Raises LapaError for

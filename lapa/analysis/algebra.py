@@ -26,7 +26,7 @@ from lapa.contracts import Array, LapaError
 from lapa.data.pairs import following
 from lapa.data.pixels import as_pixels
 from lapa.measures.intervals import by_episode, share_by_episode
-from lapa.measures.linear import Linear
+from lapa.measures.linear import LinearFit
 from lapa.measures.probes import effector_columns, one_hot
 from lapa.models.laq import LAQ
 from lapa.plots.figure import MISS, figure, plain, save, whiskers
@@ -102,7 +102,7 @@ def _direction(expected: Array, found: Array, episode: Array, seed: int) -> dict
     return share_by_episode(angles(expected, found)[long] <= 30, episode[long], seed)
 
 
-def _levels(laq: LAQ, reading: Reading, now: Array, later: Array, probe: Linear | None) -> dict[str, Array]:
+def _levels(laq: LAQ, reading: Reading, now: Array, later: Array, probe: LinearFit | None) -> dict[str, Array]:
     """What is read off frames int64 [N] and [N] (global), float64 [N, D] for each level."""
     parts = [_read_off(laq, reading, now[i : i + 256], later[i : i + 256]) for i in range(0, len(now), 256)]
     difference, entry, codes = (np.concatenate(column) for column in zip(*parts, strict=True))

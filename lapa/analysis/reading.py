@@ -12,7 +12,7 @@ from lapa.contracts import Array, LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.data.spec import parse
-from lapa.measures.linear import Linear
+from lapa.measures.linear import LinearFit
 from lapa.measures.probes import effector_columns, one_hot
 from lapa.models.laq import LAQ
 from lapa.plots.codes import Dreamer
@@ -155,9 +155,9 @@ def short(spec: str) -> str:
     return found.path if found.name == "tabletop" else Path(found.path).name
 
 
-def motion_probe(reading: Reading) -> Linear:
+def motion_probe(reading: Reading) -> LinearFit:
     """Codes as features -> displacement of the effector, or the change of the whole state (`Reading.changed`)."""
-    return Linear.fit(reading.features, reading.changed)
+    return LinearFit.fit(reading.features, reading.changed)
 
 
 def angles(a: Array, b: Array) -> Array:

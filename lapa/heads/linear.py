@@ -25,12 +25,12 @@ class Config:
 
     width: int = 256
 
-    def build(self, width: int, space: Space) -> Linear:
+    def build(self, width: int, space: Space) -> LinearHead:
         """A network of that size; its weights come from the head before it."""
-        return Linear(width, self.width, space)
+        return LinearHead(width, self.width, space)
 
 
-class Linear(Parallel):
+class LinearHead(Parallel):
     """See the module's docstring."""
 
     def read(self, said: Array, chunks: Array, pad: Array, episode: Array, names: tuple[str, ...] = ()) -> Logs:

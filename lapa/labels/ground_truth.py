@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lapa.actions.meaning import Acts, Meaning
+from lapa.actions.meaning import HasActions, Meaning
 from lapa.contracts import Array, FramePairs, LapaError
 from lapa.labels import SourceConfig
 
@@ -33,7 +33,7 @@ class GroundTruthSource:
             raise LapaError("Ground-truth labels need actions, and this dataset has none. Label it with a LAQ instead.")
         return pairs.actions
 
-    def meaning(self, data: Acts) -> Meaning | None:
+    def meaning(self, data: HasActions) -> Meaning | None:
         """What the labels of these data mean: the change of state, where an action is absolute and the state is known
         (actions/spec.py `over_window`)."""
         return Meaning.of(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lapa.actions.meaning import Acts, Meaning
+from lapa.actions.meaning import HasActions, Meaning
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, FramePairs
 from lapa.labels import SourceConfig
@@ -41,6 +41,6 @@ class InverseDynamicsSource:
         """-> float32 [B, A] in the robot's units."""
         return self.model.predict(pairs.now, pairs.later).cpu().numpy()
 
-    def meaning(self, data: Acts) -> Meaning | None:
+    def meaning(self, data: HasActions) -> Meaning | None:
         """What the labels mean: what the actions of the robot mean that it was fitted on."""
         return self.robot

@@ -13,7 +13,7 @@ PENALTIES = np.logspace(-4, 3, 15)  # in the same unit; one of them is chosen fo
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearFit:
     """A linear function of features: (features - centre) @ weights + mean."""
 
     weights: Array
@@ -21,7 +21,7 @@ class Linear:
     mean: Array
 
     @staticmethod
-    def fit(features: Array, targets: Array, episode: Array | None = None) -> Linear:
+    def fit(features: Array, targets: Array, episode: Array | None = None) -> LinearFit:
         """float [N, F], [N, D]. With `episode` int64 [N] each target's penalty is that which predicts it best in
         episodes that are left out of the fit, one at a time; else it is RIDGE. Raises LapaError for fewer than four
         rows or two lengths."""
@@ -30,8 +30,8 @@ class Linear:
         x, y = x - centre, y - mean
         unit = np.square(x).sum() / x.shape[1] + 1e-12
         if episode is None or len(np.unique(episode)) < 2:
-            return Linear(_ridge(x, y, RIDGE * unit), centre, mean)
-        return Linear(_chosen(x, y, np.asarray(episode), unit), centre, mean)
+            return LinearFit(_ridge(x, y, RIDGE * unit), centre, mean)
+        return LinearFit(_chosen(x, y, np.asarray(episode), unit), centre, mean)
 
     def __call__(self, features: Array) -> Array:
         """float [M, F] -> float64 [M, D]."""

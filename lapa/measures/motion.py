@@ -23,7 +23,7 @@ from lapa.data.images import resized
 from lapa.data.index import Index
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex
-from lapa.measures.linear import Linear, rows_of
+from lapa.measures.linear import LinearFit, rows_of
 
 PIXELS = 24  # a side, of the pictures that codes are compared with
 COMPONENTS = 16  # principal components of the difference picture
@@ -101,7 +101,7 @@ def told(features: Array, targets: Array, episode: Array, test: Array) -> Told:
     """What a linear function of float [N, F] tells of float [N, D] in the rows `test` bool [N]: fitted on the others,
     its penalty chosen on episodes left out among those. No episode may stand on both sides."""
     x, y = rows_of(features, targets)
-    return Told.of(Linear.fit(x[~test], y[~test], episode[~test])(x[test]), y[test])
+    return Told.of(LinearFit.fit(x[~test], y[~test], episode[~test])(x[test]), y[test])
 
 
 def baselines(

@@ -22,7 +22,7 @@ from lapa.data.images import resized
 from lapa.data.index import Index, digest_of
 from lapa.data.pack import Packed
 from lapa.measures.intervals import by_episode
-from lapa.measures.linear import Linear
+from lapa.measures.linear import LinearFit
 from lapa.measures.motion import PIXELS, kinds_of
 
 MOST = 1500  # frames that a policy is asked about, evenly spread
@@ -32,7 +32,7 @@ SHORT = 0.7  # of the expert's steps: a policy that makes shorter ones may stall
 POLICY, HOLD, MEAN, RIDGE = "policy", "hold the state", "mean action", "ridge regression"
 
 
-class Acts(Protocol):
+class BatchActor(Protocol):
     """What is asked of a policy here."""
 
     def act_batch(self, observations: Sequence[Observation]) -> Array: ...
@@ -80,7 +80,7 @@ def recorded(packed: Packed, episodes: Array, chunk: int, most: int = MOST) -> R
     return Recorded(packed, frames, episode, actions[np.minimum(ahead, last)].astype(np.float64), ahead <= last)
 
 
-def asked(policy: Acts, some: Recorded, spec: PolicySpec | None = None) -> Array:
+def asked(policy: BatchActor, some: Recorded, spec: PolicySpec | None = None) -> Array:
     """The policy's chunks float64 [N, C', A] at the frames; `spec`: what it needs to be shown (None: one picture and
     the instruction). Raises LapaError where it speaks other actions."""
     packed, parts = some.packed, []
@@ -122,7 +122,7 @@ def beside(some: Recorded, kinds: Sequence[ActionKind], fit: Recorded | None) ->
     made = {HOLD: np.repeat(_held(some, kinds, mean)[:, None], chunk, 1)}
     made[MEAN] = np.broadcast_to(mean, some.actions.shape)
     if fit is not None:
-        read = Linear.fit(_seen(fit), fit.actions.reshape(len(fit.frames), -1), fit.episode)
+        read = LinearFit.fit(_seen(fit), fit.actions.reshape(len(fit.frames), -1), fit.episode)
         made[RIDGE] = read(_seen(some)).reshape(some.actions.shape)
     return made
 
@@ -216,7 +216,7 @@ def _length(motion: Array, known: Array) -> float:
 
 
 def offline(
-    policy: Acts,
+    policy: BatchActor,
     packed: Packed,
     episodes: Array,
     fit: tuple[Packed, Array] | None,

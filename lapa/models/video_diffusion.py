@@ -88,11 +88,11 @@ class UNet(nn.Module):
         super().__init__()
         w, pixels = config.width, 12  # at half resolution: 2x2 pixels are 12 channels
         self.stem = nn.Conv2d(pixels * (config.frames + 1), w, 3, padding=1)
-        self.fine = Block(w)
+        self.fine = ConvBlock(w)
         self.down = nn.Conv2d(w, 2 * w, 3, stride=2, padding=1)
-        self.coarse = nn.ModuleList(Block(2 * w) for _ in range(config.blocks))
+        self.coarse = nn.ModuleList(ConvBlock(2 * w) for _ in range(config.blocks))
         self.up = nn.Conv2d(2 * w, 4 * w, 1)
-        self.merge = Block(w)
+        self.merge = ConvBlock(w)
         self.out = nn.Conv2d(w, pixels * config.frames, 3, padding=1)
         self.widths = [2 * w, *([4 * w] * config.blocks), 2 * w]
         self.film = nn.Sequential(
@@ -116,7 +116,7 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.out(F.leaky_relu(h, LEAK)), 2)
 
 
-class Block(nn.Module):
+class ConvBlock(nn.Module):
     """x + convolutions of x, scaled and shifted (FiLM) between the two."""
 
     def __init__(self, width: int) -> None:

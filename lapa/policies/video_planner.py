@@ -45,7 +45,7 @@ AT_ONCE = 64  # observations imagined at once: larger batches leave the cache
 
 
 @dataclass(frozen=True)
-class Batch:
+class PlannerBatch:
     """What the backbone encodes; the frames that it stands for, uint8 [B, size, size, 3]; and those to imagine, uint8
     [B, K, size, size, 3]."""
 
@@ -185,14 +185,14 @@ class VideoPlanner(Policy):
             self.reader.requires_grad_(False)
         return (p for p in self.parameters() if p.requires_grad)
 
-    def batch(self, seen: Seen, targets: Array) -> Batch:
+    def batch(self, seen: Seen, targets: Array) -> PlannerBatch:
         """See Policy. `targets` are the next frames, uint8 [B, K, H, W, 3]."""
         (images,) = seen.images.values()
         spec = self.backbone.image_spec
         future = pictures(targets.reshape(-1, *targets.shape[2:]), spec).unflatten(0, targets.shape[:2])
-        return Batch(self.backbone.prepare(seen), pictures(images, spec), future)
+        return PlannerBatch(self.backbone.prepare(seen), pictures(images, spec), future)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
+    def loss(self, batch: PlannerBatch) -> tuple[Tensor, Logs]:
         """The video diffusion's."""
         now = self._pixels(batch.now)
         future = self._pixels(batch.future.flatten(0, 1))

@@ -44,7 +44,7 @@ OF_THE_HEAD = ("chunk", "clusters", "bins", "scale")  # settings of the recipe t
 
 
 @dataclass(frozen=True)
-class Batch:
+class PolicyBatch:
     """What the backbone encodes, and targets int64 [B, positions], -100 where there is none."""
 
     inputs: Inputs
@@ -307,15 +307,15 @@ class VLA(Policy):
             parameter.requires_grad_(True)
         return (p for p in self.parameters() if p.requires_grad)
 
-    def batch(self, seen: Seen, targets: Array) -> Batch:
+    def batch(self, seen: Seen, targets: Array) -> PolicyBatch:
         """See Policy."""
-        return Batch(self._prepare(seen), torch.from_numpy(targets))
+        return PolicyBatch(self._prepare(seen), torch.from_numpy(targets))
 
     def _prepare(self, seen: Seen) -> Inputs:
         state = seen.state if self.reads.state else None
         return self.backbone.prepare(replace(seen, state=None if state is None else self.reads.standardised(state)))
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Logs]:
+    def loss(self, batch: PolicyBatch) -> tuple[Tensor, Logs]:
         """The head's."""
         context = self._context(batch.inputs)
         assert isinstance(self.head, Head)

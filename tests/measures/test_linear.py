@@ -7,7 +7,7 @@ import pytest
 
 from lapa.contracts import LapaError
 from lapa.measures import linear
-from lapa.measures.linear import PENALTIES, Linear
+from lapa.measures.linear import PENALTIES, LinearFit
 
 
 @pytest.mark.parametrize("features", [8, 90], ids=["more rows than features", "more features than rows"])
@@ -26,7 +26,7 @@ def test_the_penalty_is_that_of_the_least_error_in_episodes_left_out(features: i
             gram = (x[kept] - centre).T @ (x[kept] - centre) + share * unit * np.eye(features)
             weights = np.linalg.solve(gram, (x[kept] - centre).T @ (y[kept] - mean))
             errors[i] += np.square((x[out] - centre) @ weights + mean - y[out]).sum(0)
-    fitted = Linear.fit(x, y, episode)
+    fitted = LinearFit.fit(x, y, episode)
     for target, best in enumerate(errors.argmin(0)):
         gram = centred.T @ centred + PENALTIES[best] * unit * np.eye(features)
         expected = np.linalg.solve(gram, centred.T @ (y[:, target] - y[:, target].mean()))
@@ -43,4 +43,4 @@ def test_both_grams_give_the_same_weights() -> None:
 
 def test_too_few_rows() -> None:
     with pytest.raises(LapaError, match="4 rows"):
-        Linear.fit(np.zeros((3, 1)), np.zeros((3, 1)))
+        LinearFit.fit(np.zeros((3, 1)), np.zeros((3, 1)))

@@ -21,7 +21,7 @@ from lapa.analysis.reading import Reading, angles
 from lapa.analysis.tabletop.states import effector, in_picture
 from lapa.contracts import Array, LapaError
 from lapa.data.pixels import as_pixels
-from lapa.measures.linear import Linear
+from lapa.measures.linear import LinearFit
 from lapa.measures.probes import one_hot
 from lapa.models.laq import LAQ
 from lapa.plots.codes import Dreamer
@@ -49,7 +49,7 @@ def plans(laq: LAQ, policy: Dreamer, reading: Reading, path: Path, title: str, s
     if not in_picture(reading.packed):
         raise LapaError(f"{reading.name}: plans need a state effector_x, effector_y in shares of the picture.")
     fit, test = reading.halves(seed)
-    probe = Linear.fit(fit.features, fit.moved)
+    probe = LinearFit.fit(fit.features, fit.moved)
     starts = _starts(test, seed)
     if not len(starts):
         raise LapaError(f"{reading.name}: no episode is {STEPS} windows long.")
@@ -78,7 +78,7 @@ def _starts(test: Reading, seed: int) -> Array:
 
 
 def follow(
-    laq: LAQ, policy: Dreamer, test: Reading, starts: Array, probe: Linear
+    laq: LAQ, policy: Dreamer, test: Reading, starts: Array, probe: LinearFit
 ) -> tuple[dict[str, Array], Array, list[str]]:
     """Ways float64 [B, STEPS + 1, 2] in shares of the picture, from the pairs `starts`; first images; instructions."""
     packed, pairs = test.packed, test.pairs

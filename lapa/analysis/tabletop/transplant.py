@@ -22,7 +22,7 @@ from lapa.analysis.reading import Reading, Source, angles, read
 from lapa.analysis.tabletop.states import domains_of, effector
 from lapa.contracts import Array
 from lapa.measures.intervals import share_by_episode
-from lapa.measures.linear import Linear
+from lapa.measures.linear import LinearFit
 from lapa.plots.figure import COLOURS, INK, MUTED, figure, plain, save
 from lapa.tabletop import world
 from lapa.tabletop.render import DOMAINS
@@ -39,7 +39,7 @@ def transplant(source: Source, specs: Sequence[str], out: Path, seed: int = 0) -
     domains = domains_of(specs, "A transplant is executed in the simulator; it")
     readings = {domain: read(source, spec, seed=seed) for domain, spec in zip(domains, specs, strict=True)}
     halves = {domain: reading.halves(seed) for domain, reading in readings.items()}
-    probes = {domain: Linear.fit(fit.features, per_frame(fit)) for domain, (fit, _) in halves.items()}
+    probes = {domain: LinearFit.fit(fit.features, per_frame(fit)) for domain, (fit, _) in halves.items()}
     cells = [
         cell(test, probes[b], halves[b][1], b, seed) for _, test in halves.values() for b in domains
     ]  # fmt: skip
@@ -56,7 +56,7 @@ def transplant(source: Source, specs: Sequence[str], out: Path, seed: int = 0) -
     return results
 
 
-def cell(test: Reading, probe: Linear, scenes: Reading, domain: str, seed: int = 0) -> dict[str, Any]:
+def cell(test: Reading, probe: LinearFit, scenes: Reading, domain: str, seed: int = 0) -> dict[str, Any]:
     """Codes of `test`, read by `probe` (codes -> action of one frame), executed in `domain` from scenes of `scenes`.
 
     Returns shares with their interval over the episodes of `test`, counts, and "angles" float [N] in degrees.

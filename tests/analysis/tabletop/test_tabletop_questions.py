@@ -19,26 +19,26 @@ from lapa.analysis.tabletop.plans import follow, plans
 from lapa.analysis.tabletop.transplant import cell, per_frame
 from lapa.contracts import LapaError, Observation
 from lapa.evaluate import Trial, open_benchmark, roll_out
-from lapa.measures.linear import Linear
+from lapa.measures.linear import LinearFit
 
 # Transplant
 
 
 def test_perfect_codes_move_every_robot_the_same_way(sim: Reading, real: Reading) -> None:
-    read_real = Linear.fit(real.features, per_frame(real))
+    read_real = LinearFit.fit(real.features, per_frame(real))
     found = cell(sim, read_real, real, "real")
     assert found["share"] > 0.97
     assert found["interval"][0] <= found["share"] <= found["interval"][1]
     assert found["true_motion"] > 0.97
     assert 0.05 < found["shuffled"] < 0.4  # a sixth by chance; expert motion has favourite directions
     assert found["of"] + found["too_short"] == found["pairs"] == len(sim)
-    read_sim = Linear.fit(sim.features, per_frame(sim))
+    read_sim = LinearFit.fit(sim.features, per_frame(sim))
     assert cell(sim, read_sim, real, "real")["share"] < 0.1, "commands of sim turn the robot of real by 90 degrees"
 
 
 def test_codes_that_do_not_tell_the_motion_are_no_better_than_shuffled_ones(sim: Reading, real: Reading) -> None:
     blind = [recoded(r, r.episode[:, None] % 12) for r in (sim, real)]
-    found = cell(blind[0], Linear.fit(blind[1].features, per_frame(blind[1])), blind[1], "real")
+    found = cell(blind[0], LinearFit.fit(blind[1].features, per_frame(blind[1])), blind[1], "real")
     assert abs(found["share"] - found["shuffled"]) < 0.1
     assert found["share"] < 0.4
 
