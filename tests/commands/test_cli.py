@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def run(*arguments: object) -> None:
 def refuses(capsys: pytest.CaptureFixture[str]) -> Refuses:
     """Run a command that must fail with an exit code and a message that has all of `says`; returns the message."""
 
-    def check(*arguments: object, says: tuple[object, ...], code: int = 1) -> str:
+    def check(*arguments: object, says: Sequence[object], code: int = 1) -> str:
         with pytest.raises(SystemExit) as ended:
             run(*arguments)
         message = capsys.readouterr().err
@@ -77,13 +77,13 @@ def test_a_missing_folder(refuses: Refuses, tmp_path: Path) -> None:
     for name in ("video_folder", "lerobot"):
         path = tmp_path / "nowhere"
         refuses("quantize", "--dataset", f"{name}:{path}", "--out", tmp_path / "out",
-                says=(path, "does not exist", "Check the path"))  # fmt: skip
+                says=(path,))  # fmt: skip
 
 
 def test_a_typing_error_does_not_use_up_the_folder(refuses: Refuses, small: list[str], tmp_path: Path) -> None:
     """The corrected command works without --resume and without another --out."""
     out = tmp_path / "out"
-    refuses("quantize", "--dataset", "tabletop:smi", "--out", out, says=('Did you mean "sim"',))
+    refuses("quantize", "--dataset", "tabletop:smi", "--out", out, says=('"sim"?',))
     run("quantize", "--dataset", TABLE, "--steps", 1, *small, "--out", out)
     assert load_artefact(out, "laq")
 
@@ -100,7 +100,7 @@ def partly_bad(clips: Path, tmp_path: Path) -> Path:
 
 def test_unreadable_videos_are_named(refuses: Refuses, partly_bad: Path, small: list[str], tmp_path: Path) -> None:
     command = ("quantize", "--dataset", f"video_folder:{partly_bad}", "--steps", 1, *small, "--out", tmp_path / "out")
-    refuses(*command, says=(partly_bad / "clip_3b.mp4", "cannot be opened as a video", "--skip-bad"))
+    refuses(*command, says=(partly_bad / "clip_3b.mp4", "--skip-bad"))
 
 
 def test_unreadable_videos_are_skipped_on_request(
@@ -121,12 +121,12 @@ def test_an_empty_video_alone(refuses: Refuses, tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips/empty.mp4").touch()
     data = ("--dataset", f"video_folder:{tmp_path / 'clips'}", "--out", tmp_path / "out")
-    refuses("quantize", *data, says=("empty.mp4", "cannot be opened"))
-    refuses("quantize", *data, "--skip-bad", says=("no episode that can be read", "empty.mp4"))
+    refuses("quantize", *data, says=(tmp_path / "clips/empty.mp4",))
+    refuses("quantize", *data, "--skip-bad", says=(tmp_path / "clips", "empty.mp4"))
 
 
 def test_every_episode_shorter_than_the_window(refuses: Refuses, clips: Path, tmp_path: Path) -> None:
-    says = ("no episode is longer than the window of 100 s", 'The longest, "clip_', "frames at 5 fps", "fits it")
+    says = ("100 s", '"clip_', "5 fps")
     refuses("quantize", "--dataset", f"video_folder:{clips}", "--window", 100, "--out", tmp_path / "out", says=says)
 
 
@@ -152,7 +152,7 @@ def test_actions_that_are_nan(refuses: Refuses, robot: Path, tmp_path: Path) -> 
     actions[5, 1] = np.nan
     column = pa.array(actions.tolist(), table["action"].type)
     pq.write_table(table.set_column(table.column_names.index("action"), "action", column), path)
-    says = ("robot", 'episode "episode_000000"', "action is nan at frame 5, dimension 1", "Mend or remove it")
+    says = (tmp_path / "robot", '"episode_000000"', "nan", "frame 5", "dimension 1")
     refuses("finetune", "--dataset", f"lerobot:{tmp_path / 'robot'}", "--out", tmp_path / "out", says=says)
 
 
@@ -169,16 +169,16 @@ def test_two_image_sizes_in_one_dataset(refuses: Refuses, tmp_path: Path) -> Non
             "--out", tmp_path / "out", says=("32", "48"))  # fmt: skip
     assert not (tmp_path / "out").exists()
     refuses("quantize", "--dataset", TABLE, "--set", "laq.patch_size=7", "--out", tmp_path / "laq",
-            says=("patch_size 7 does not divide image_size 48",))  # fmt: skip
+            says=("patch_size 7", "image_size 48"))  # fmt: skip
 
 
 def test_video_without_actions_cannot_finetune(refuses: Refuses, clips: Path, tmp_path: Path) -> None:
     data = ("--dataset", f"video_folder:{clips}", "--out", tmp_path / "out")
-    refuses("finetune", *data, says=(clips, "has no actions, and finetuning needs them"))
-    refuses("fit", *data, says=("has no actions, and inverse dynamics (lapa fit) needs them",))
+    refuses("finetune", *data, says=(clips, "no actions", "finetuning"))
+    refuses("fit", *data, says=(clips, "no actions", "lapa fit"))
     assert not (tmp_path / "out").exists(), "what comes to nothing leaves no folder"
     refuses("label", "--source", "ground_truth", "--dataset", data[1], "--out", tmp_path / "labels",
-            says=("need actions", "Label it with a LAQ"))  # fmt: skip
+            says=("actions", "LAQ"))  # fmt: skip
 
 
 def test_a_robot_of_other_dimensions(
@@ -191,10 +191,10 @@ def test_a_robot_of_other_dimensions(
             writer.add(Episode(str(i), frames, 5.0, "push", rng.normal(size=(6, 3)).astype(np.float32)))
     data = ("--dataset", f"lerobot:{tmp_path / 'arm'}")
     refuses("finetune", *data, "--policy", made / "policy", "--head", "own", *small, "--out", tmp_path / "out",
-            says=("has 3 action dimensions; the policy speaks 2",))  # fmt: skip
+            says=("3 action dimensions", "policy speaks 2"))  # fmt: skip
     run("finetune", *data, "--policy", made / "latent", *small, "--out", tmp_path / "arm_policy")
     assert f"Next: lapa evaluate --policy {tmp_path / 'arm_policy'}" in capsys.readouterr().out
-    misfit = (f"{data[1]}", "3 numbers", "2 numbers at 5 Hz", "lapa.Policy.act on your robot")
+    misfit = (f"{data[1]}", "3 numbers", "2 numbers at 5 Hz", "lapa.Policy.act")
     refuses("evaluate", "--policy", tmp_path / "arm_policy", "--out", tmp_path / "eval",
             says=(*misfit, f"{tmp_path / 'arm_policy'} (finetuned on "))  # fmt: skip
     refuses("analyse", "language", tmp_path / "arm_policy", says=misfit[1:])
@@ -203,7 +203,7 @@ def test_a_robot_of_other_dimensions(
     refuses(*compare, "--benchmark", "tabletop", says=misfit)
     refuses(*compare, says=("5 or more; there are 2",))  # without a benchmark
     both = ("--dataset", TABLE, *data, "--out", tmp_path / "both")
-    refuses("finetune", *both, says=("have actions of 2 and 3 dimensions; finetuning takes one robot at a time",))
+    refuses("finetune", *both, says=(TABLE, data[1], "2 and 3 dimensions"))
     for name in ("eval", "tuned", "compared", "both"):
         assert not (tmp_path / name).exists()
 
@@ -214,54 +214,55 @@ def test_a_robot_of_other_dimensions(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("quantize --dataset video_foldr:x", 'Did you mean "video_folder"'),
-        ("quantize --dataset clips/", '"clips/" does not name a dataset. Write NAME:PATH'),
-        ("quantize", "Give at least one --dataset"),
-        ("quantize --dataset tabletop:sim,episods=3", 'Did you mean "episodes"'),
-        ("quantize --dataset tabletop:sim,episodes=many", "episodes is a whole number"),
-        ("quantize --dataset tabletop:sim --preset laptpo", 'no preset "laptpo". Did you mean "laptop"'),
-        ("quantize --dataset tabletop:sim --set laq.codebok_size=3", 'Did you mean "codebook_size"'),
-        ("quantize --dataset tabletop:sim --set codebook_size=3", "Did you mean laq.codebook_size?"),
-        ("quantize --dataset tabletop:sim --set quantise.steps=3", 'Did you mean "quantize"'),
-        ("quantize --dataset tabletop:sim --set quantize.steps=many", "steps is a whole number, such as "),
-        ("quantize --dataset tabletop:sim --set quantize.steps=0", "steps is at least 1"),
-        ("quantize --dataset tabletop:sim --set quantize.betas=[0.9]", '"quantize.betas=[0.9]": betas are two numbers'),
-        ("ground --depth 0", "width and depth are at least 1, got 128 and 0"),
-        ("ground --width 30", "width 30 must be divisible by heads 4"),
-        ("ground --batch-size 0", "batch_size is a whole number from 1 on; got 0"),
-        ("quantize --dataset tabletop:sim --set quantize=3", "is a group; name one of steps,"),
-        ("quantize --dataset tabletop:sim --set window.frames=3", "window has no settings below it"),
-        ("quantize --dataset tabletop:sim --set quantize.schedule=cosin", 'Did you mean "cosine"'),
-        ("quantize --dataset tabletop:sim --set laq.decoder=unt", 'Did you mean "unet"'),
-        ("quantize --dataset tabletop:sim --set window", "is not NAME=VALUE"),
-        ("quantize --dataset tabletop:sim --window 0", "The window must be above 0 seconds"),
-        ("quantize --dataset tabletop:sim --seed -1", "--seed is a whole number from 0 on"),
-        ("quantize --dataset tabletop:sim --steps 0", "steps is at least 1"),
-        ("finetune --dataset tabletop:sim --set policy.backbone=tniy", 'Did you mean "tiny"'),
-        ("label --dataset tabletop:sim --source ground_trth", 'There is no folder ground_trth. --source is'),
-        ("pretrain --dataset tabletop:sim --labels nowhere", "nowhere does not exist"),
-        ("evaluate --row no_op --benchmark tabeltop", 'Did you mean "tabletop"'),
-        ("evaluate --row no_op --benchmark tabletop:hnad", 'Did you mean "hand"'),
-        ("evaluate --row no_op --benchmark tabletop:sim,split=unsen", 'Did you mean "unseen"'),
-        ("evaluate --row no_op --benchmark tabletop,splt=seen", 'Did you mean "split"'),
-        ("evaluate --row no_op --benchmark tabletop,size=large", 'size is a whole number, not "large"'),
-        ("evaluate --row no_opp", 'Did you mean "no_op"'),
-        ("evaluate --row no_op --execute 0", "At least 1 action"),
-        ("evaluate --row no_op --episodes 0", "1 to 100,000 episodes, not 0"),
-        ("evaluate --row no_op --seed 10000", "seed from 0 to 9,999"),
-        ("evaluate", "Give either --policy FOLDER or --row"),
-        ("finetune --dataset tabletop:sim --policy nowhere", "There is no folder nowhere. --policy is"),
-        ("evaluate --policy nowhere", "There is no folder nowhere; a policy artefact was expected"),
-        ("compare --dataset tabletop:sim --labelled tabletop:sim --methods laap", 'Did you mean "lapa"'),
-        ("inspect", "Give the folder of a run, such as runs/laq, or --dataset NAME:PATH"),
-        ("inspect nowhere", "There is no folder nowhere"),
-        ("inspect --dataset tabletop:sim --camera top", "--camera top: there is one camera only in tabletop:sim"),
-        ("inspect tabletop:sim --camera top", "--camera top: it goes with --dataset"),
-        ("inspect --dataset tabletop:sim,episodes=2 --image-size 0", "image size must be at least 1 pixel"),
+        ("quantize --dataset video_foldr:x", '"video_folder"?'),
+        ("quantize --dataset clips/", '"clips/" NAME:PATH'),
+        ("quantize", "--dataset"),
+        ("quantize --dataset tabletop:sim,episods=3", '"episodes"?'),
+        ("quantize --dataset tabletop:sim,episodes=many", 'episodes "many"'),
+        ("quantize --dataset tabletop:sim --preset laptpo", '"laptpo" "laptop"?'),
+        ("quantize --dataset tabletop:sim --set laq.codebok_size=3", '"codebook_size"?'),
+        ("quantize --dataset tabletop:sim --set codebook_size=3", "laq.codebook_size?"),
+        ("quantize --dataset tabletop:sim --set quantise.steps=3", '"quantize"?'),
+        ("quantize --dataset tabletop:sim --set quantize.steps=many", "steps"),
+        ("quantize --dataset tabletop:sim --set quantize.steps=0", "steps 1"),
+        ("quantize --dataset tabletop:sim --set quantize.betas=[0.9]", '"quantize.betas=[0.9]" two'),
+        ("ground --depth 0", "width depth 128 0"),
+        ("ground --width 30", "30 4 width heads"),
+        ("ground --batch-size 0", "batch_size 1 0"),
+        ("quantize --dataset tabletop:sim --set quantize=3", "quantize steps,"),
+        ("quantize --dataset tabletop:sim --set window.frames=3", "window"),
+        ("quantize --dataset tabletop:sim --set quantize.schedule=cosin", '"cosine"?'),
+        ("quantize --dataset tabletop:sim --set laq.decoder=unt", '"unet"?'),
+        ("quantize --dataset tabletop:sim --set window", "NAME=VALUE"),
+        ("quantize --dataset tabletop:sim --window 0", "window 0"),
+        ("quantize --dataset tabletop:sim --seed -1", "--seed 0"),
+        ("quantize --dataset tabletop:sim --steps 0", "steps 1"),
+        ("finetune --dataset tabletop:sim --set policy.backbone=tniy", '"tiny"?'),
+        ("label --dataset tabletop:sim --source ground_trth", 'ground_trth --source'),
+        ("pretrain --dataset tabletop:sim --labels nowhere", "nowhere"),
+        ("evaluate --row no_op --benchmark tabeltop", '"tabletop"?'),
+        ("evaluate --row no_op --benchmark tabletop:hnad", '"hand"?'),
+        ("evaluate --row no_op --benchmark tabletop:sim,split=unsen", '"unseen"?'),
+        ("evaluate --row no_op --benchmark tabletop,splt=seen", '"split"?'),
+        ("evaluate --row no_op --benchmark tabletop,size=large", 'size "large"'),
+        ("evaluate --row no_opp", '"no_op"?'),
+        ("evaluate --row no_op --execute 0", "1 action"),
+        ("evaluate --row no_op --episodes 0", "1 100,000 episodes 0"),
+        ("evaluate --row no_op --seed 10000", "seed 0 9,999"),
+        ("evaluate", "--policy --row"),
+        ("finetune --dataset tabletop:sim --policy nowhere", "nowhere --policy"),
+        ("evaluate --policy nowhere", "nowhere policy"),
+        ("compare --dataset tabletop:sim --labelled tabletop:sim --methods laap", '"lapa"?'),
+        ("inspect", "--dataset NAME:PATH"),
+        ("inspect nowhere", "nowhere"),
+        ("inspect --dataset tabletop:sim --camera top", "--camera top one tabletop:sim"),
+        ("inspect tabletop:sim --camera top", "--camera top --dataset"),
+        ("inspect --dataset tabletop:sim,episodes=2 --image-size 0", "size 1 pixel"),
     ],
 )  # fmt: skip
 def test_misspelt_values(arguments: str, says: str, refuses: Refuses, tmp_path: Path) -> None:
-    refuses(*arguments.split(), "--out", tmp_path / "out", says=(says,))
+    """The message has each part of `says`: what was misspelt, its bounds, the suggestion."""
+    refuses(*arguments.split(), "--out", tmp_path / "out", says=tuple(says.split()))
 
 
 @pytest.mark.parametrize(
@@ -283,18 +284,16 @@ def test_misspelt_options(arguments: str, says: str, refuses: Refuses) -> None:
 
 def test_an_artefact_of_another_kind(refuses: Refuses, made: Path, robot: Path, tmp_path: Path) -> None:
     data, out = ("--dataset", f"lerobot:{robot}"), ("--out", tmp_path / "out")
-    refuses("label", *data, "--source", made / "policy", *out, says=(made / "policy", 'holds a "policy" artefact'))
-    refuses("evaluate", "--policy", made / "laq", *out, says=(made / "laq", 'holds a "laq" artefact, not a "policy"'))
-    refuses("inspect", made / "policy", *data, *out, says=("what a finished LAQ makes of it", 'is a "policy"'))
-    refuses("inspect", made / "labels", *out, says=(made / "labels", "not a run but labels", f"lerobot:{robot}"))
-    refuses("inspect", robot, *out, says=(robot, "is not a run", f"Did you mean lerobot:{robot}?"))
-    refuses("inspect", made, *out, says=(made, "is not a run", "There are runs in it", made / "laq"))
-    refuses(
-        "pretrain", *data, "--labels", made / "laq", *out, says=('holds a "laq" artefact and no labels', "`lapa label`")
-    )
-    refuses("analyse", "rollout", made / "laq", says=("rollout needs --policy FOLDER",))
-    refuses("analyse", "algebra", made / "laq", "--policy", made / "latent", says=("--policy belongs to rollout",))
-    refuses("finetune", *data, "--policy", made / "labels", *out, says=("no finished policy artefact", "config.json"))
+    refuses("label", *data, "--source", made / "policy", *out, says=(made / "policy", '"policy"'))
+    refuses("evaluate", "--policy", made / "laq", *out, says=(made / "laq", '"laq"', '"policy"'))
+    refuses("inspect", made / "policy", *data, *out, says=("LAQ", made / "policy", '"policy"'))
+    refuses("inspect", made / "labels", *out, says=(made / "labels", f"lerobot:{robot}"))
+    refuses("inspect", robot, *out, says=(f"lerobot:{robot}?",))
+    refuses("inspect", made, *out, says=(made, made / "laq", made / "latent", made / "policy"))
+    refuses("pretrain", *data, "--labels", made / "laq", *out, says=(made / "laq", '"laq"', "`lapa label`"))
+    refuses("analyse", "rollout", made / "laq", says=("rollout", "--policy FOLDER"))
+    refuses("analyse", "algebra", made / "laq", "--policy", made / "latent", says=("--policy", "rollout"))
+    refuses("finetune", *data, "--policy", made / "labels", *out, says=(made / "labels", "policy", "config.json"))
 
 
 def test_an_artefact_with_missing_keys(refuses: Refuses, made: Path, tmp_path: Path) -> None:
@@ -303,23 +302,23 @@ def test_an_artefact_with_missing_keys(refuses: Refuses, made: Path, tmp_path: P
     del config["model"]
     (tmp_path / "policy/config.json").write_text(json.dumps(config))
     refuses("evaluate", "--policy", tmp_path / "policy", "--episodes", 1, "--out", tmp_path / "out",
-            says=(tmp_path / "policy/config.json", 'does not describe a "policy"', "Make it again"))  # fmt: skip
+            says=(tmp_path / "policy/config.json", '"policy"'))  # fmt: skip
 
 
 def test_a_policy_without_a_robot_head(refuses: Refuses, made: Path, tmp_path: Path) -> None:
     refuses("evaluate", "--policy", made / "latent", "--episodes", 1, "--out", tmp_path / "out",
-            says=("predicts latent codes, not robot actions", "lapa finetune"))  # fmt: skip
+            says=("latent codes", "lapa finetune"))  # fmt: skip
 
 
 def test_labels_that_belong_to_something_else(
     refuses: Refuses, made: Path, robot: Path, small: list[str], tmp_path: Path
 ) -> None:
     refuses("pretrain", "--dataset", TABLE, "--labels", made / "labels", "--out", tmp_path / "out",
-            says=("labels were made from", f"not from {TABLE}", "lapa label"))  # fmt: skip
+            says=(f"lerobot:{robot}", TABLE, "lapa label"))  # fmt: skip
     data = ("--dataset", f"lerobot:{robot}")
     run("quantize", *data, "--steps", 1, *small, "--seed", 5, "--out", tmp_path / "laq")
     refuses("pretrain", *data, "--labels", made / "labels", "--source", tmp_path / "laq", "--out", tmp_path / "two",
-            says=("label source with hash", "Label the dataset again"))  # fmt: skip
+            says=[load_artefact(folder / "laq", "laq").hash for folder in (made, tmp_path)])  # fmt: skip
 
 
 def test_labels_are_never_overwritten(
@@ -330,10 +329,10 @@ def test_labels_are_never_overwritten(
     command = ("label", "--dataset", f"lerobot:{robot}", "--source", made / "laq", "--out", made / "labels")
     run(*command)
     said = capsys.readouterr().out
-    assert f"{made / 'labels'} is finished already." in said
+    assert f"{made / 'labels'} " in said
     assert f"Next: lapa pretrain --dataset lerobot:{robot} --labels {made / 'labels'}" in said
-    refuses(*command, "--end", "clip", says=(made / "labels", "exists already", "end drop, not clip"))
-    refuses(*command[:2], TABLE, *command[3:], says=(made / "labels", "fingerprint", "choose another path"))
+    refuses(*command, "--end", "clip", says=(made / "labels", "end drop, not clip"))
+    refuses(*command[:2], TABLE, *command[3:], says=(made / "labels", "fingerprint"))
     assert (made / "labels/labels.parquet/part-000000.parquet").read_bytes() == before
 
 
@@ -345,10 +344,10 @@ def test_out_in_use(
 ) -> None:
     command = ["quantize", "--dataset", f"lerobot:{robot}", "--steps", 1, *small, "--out", made / "laq"]
     before = load_artefact(made / "laq", "laq").hash
-    refuses(*command, says=(made / "laq", "is not empty", "--resume", "another --out"))
-    refuses(*command, "--resume", "--seed", 3, says=("started with other settings (seed 0 -> 3)",))
-    refuses(*command, "--resume", "--set", "fit_idm.steps=9", says=("other settings (recipe.fit_idm.steps ",))
-    refuses(*command, "--resume", "--dataset", TABLE, says=("other settings (dataset [",))
+    refuses(*command, says=(made / "laq", "--resume", "--out"))
+    refuses(*command, "--resume", "--seed", 3, says=("(seed 0 -> 3)",))
+    refuses(*command, "--resume", "--set", "fit_idm.steps=9", says=("(recipe.fit_idm.steps ",))
+    refuses(*command, "--resume", "--dataset", TABLE, says=("(dataset [",))
     run(*command, "--resume")
     assert "is finished already" in capsys.readouterr().out
     assert load_artefact(made / "laq", "laq").hash == before
@@ -370,7 +369,7 @@ def test_resume_after_an_update(
     for group, setting in (("idm", "shift"), ("laq", "unet_width")):
         del about["recipe"][group][setting]
     started.write_text(json.dumps(about))
-    refuses(*command, says=("other settings (recipe.laq.unet_width None -> 8)",))  # `small` chose it
+    refuses(*command, says=("(recipe.laq.unet_width None -> 8)",))  # `small` chose it
     del about["recipe"]["laq"]["codes"]
     about["recipe"]["laq"]["unet_width"] = 8
     started.write_text(json.dumps(about))
@@ -379,14 +378,14 @@ def test_resume_after_an_update(
     shutil.copytree(tmp_path / "laq", tmp_path / "stopped")
     (tmp_path / "stopped/config.json").unlink()
     run(*command[:-3], "--out", tmp_path / "stopped", "--resume")
-    assert "goes on with its default (recipe.idm.shift None -> " in capsys.readouterr().out
+    assert "(recipe.idm.shift None -> " in capsys.readouterr().out
     monkeypatch.chdir(robot.parent)
     for path in ("robot", "robot/", robot.parent / "robot/"):
         run("quantize", "--dataset", f"lerobot:{path}", *command[3:])
-    refuses("quantize", "--dataset", "lerobot:robots", *command[3:], says=("other settings (dataset [",))
+    refuses("quantize", "--dataset", "lerobot:robots", *command[3:], says=("(dataset [",))
     about["recipe"]["laq"]["quantizer_options"] = {}
     started.write_text(json.dumps(about))
-    refuses(*command, says=("other settings (recipe.laq.quantizer_options.",))  # those of a plug-in were not given
+    refuses(*command, says=("(recipe.laq.quantizer_options.",))  # those of a plug-in were not given
 
 
 def test_an_evaluation_is_not_overwritten(refuses: Refuses, made: Path, tmp_path: Path) -> None:
@@ -395,25 +394,25 @@ def test_an_evaluation_is_not_overwritten(refuses: Refuses, made: Path, tmp_path
     run(*command, "--video", 2)
     run(*command, "--video", 1)
     assert not (out / "episode_1.gif").exists(), "of the run before"
-    refuses(*command[:-2], "--seed", 1, "--out", out, says=(out, "holds another evaluation (seed 0, not 1)"))
-    refuses("evaluate", "--policy", made / "policy", "--episodes", 2, "--out", out, says=("holds another evaluation",))
-    refuses("evaluate", "--row", "no_op", "--out", made / "laq", says=("holds more than an evaluation",))
+    refuses(*command[:-2], "--seed", 1, "--out", out, says=(out, "(seed 0, not 1)"))
+    refuses("evaluate", "--policy", made / "policy", "--episodes", 2, "--out", out, says=(out,))
+    refuses("evaluate", "--row", "no_op", "--out", made / "laq", says=(made / "laq",))
 
 
 def test_reading_takes_no_options_of_training(refuses: Refuses, made: Path, robot: Path, tmp_path: Path) -> None:
     command = ("finetune", "--dataset", f"lerobot:{robot}", "--policy", made / "latent", "--out", tmp_path / "out")
-    refuses(*command, "--steps", 9, says=("--steps is for training", "(of --preset laptop)", "Add --head own"))
-    refuses(*command, "--head", "linear", "--trainable", "all", says=("--trainable is for training; --head linear",))
+    refuses(*command, "--steps", 9, says=("--steps", "--preset laptop", "--head own"))
+    refuses(*command, "--head", "linear", "--trainable", "all", says=("--trainable", "--head linear"))
 
 
 def test_options_of_the_other_comparison(refuses: Refuses, tmp_path: Path) -> None:
     own = ("compare", "--dataset", TABLE, "--labelled", TABLE, "--out", tmp_path / "out")
     for option in ("--dry-run", "--quick", "--seeds 1", "--budgets 20", "--only lapa", "--results x", "--videos 9",
                    "--validation 9"):  # fmt: skip
-        refuses(*own, *option.split(), says=(f"{option.split()[0]} belongs to --settings",))
+        refuses(*own, *option.split(), says=(option.split()[0], "--settings"))
     for option in ("--seed 1", "--benchmark other"):
         refuses("compare", "--settings", "all", *option.split(), "--out", tmp_path / "out",
-                says=(f"{option.split()[0]} belongs to --dataset and --labelled",))  # fmt: skip
+                says=(option.split()[0], "--dataset", "--labelled"))  # fmt: skip
     assert not (tmp_path / "out").exists()
 
 
@@ -424,10 +423,10 @@ def test_methods_that_the_data_do_not_allow(
 
     assert require_actions(Comparison((TABLE,), (TABLE,)), ()) == ("scratch", "vpt", "lapa", "actionvla")
     assert require_actions(Comparison((TABLE, f"video_folder:{clips}"), (TABLE,)), ()) == ("scratch", "vpt", "lapa")
-    assert "actionvla is left out" in capsys.readouterr().out
+    assert "actionvla" in capsys.readouterr().out
     for videos, labelled, says in (
-        (f"video_folder:{clips}", TABLE, "actionvla learns from the true actions"),
-        (TABLE, f"video_folder:{clips}", "has no actions, and --labelled needs them"),
+        (f"video_folder:{clips}", TABLE, "actionvla"),
+        (TABLE, f"video_folder:{clips}", "--labelled"),
     ):
         refuses("compare", "--dataset", videos, "--labelled", labelled, "--methods", "actionvla", "--out",
                 tmp_path / "out", says=(says,))  # fmt: skip
@@ -437,7 +436,7 @@ def test_methods_that_the_data_do_not_allow(
 def test_out_is_a_file(command: str, refuses: Refuses, small: list[str], tmp_path: Path) -> None:
     (tmp_path / "out").write_text("precious")
     data = [TABLE] if command.endswith("--dataset") else []
-    refuses(*command.split(), *data, "--out", tmp_path / "out", says=(tmp_path / "out", "Choose a place"))
+    refuses(*command.split(), *data, "--out", tmp_path / "out", says=(tmp_path / "out",))
     assert (tmp_path / "out").read_text() == "precious"
 
 
@@ -474,7 +473,7 @@ def test_a_full_disk_keeps_the_checkpoint(
     with monkeypatch.context() as patch:
         module, call, error = FULL[where]
         patch.setattr(module, where, full_disk_at(call, getattr(module, where), error))
-        refuses(*command, says=("the disk is full", "Free some space", "--resume", "what was finished is kept"))
+        refuses(*command, says=("disk is full", "--resume"))
     assert not (tmp_path / "out/config.json").exists()
     assert not list((tmp_path / "out").glob(".*.tmp")), "no torn file stays behind"
     assert 1 <= Checkpoints(tmp_path / "out", 0, 2).steps()[-1] < 4
@@ -490,7 +489,7 @@ def test_labels_on_a_full_disk(
     command = ("label", "--dataset", f"lerobot:{robot}", "--source", made / "laq", "--shard", 32)
     with monkeypatch.context() as patch:
         patch.setattr(pq, "write_table", full_disk_at(3, pq.write_table, FULL["replace"][2]))
-        refuses(*command, "--out", tmp_path / "labels", says=("the disk is full",))
+        refuses(*command, "--out", tmp_path / "labels", says=("disk is full",))
     assert len(list((tmp_path / "labels/labels.parquet").iterdir())) == 2, "no torn shard"
     run(*command, "--out", tmp_path / "labels")
     run(*command, "--out", tmp_path / "unbroken")
@@ -518,8 +517,8 @@ def test_ctrl_c(robot: Path, small: list[str], tmp_path: Path) -> None:
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130, message
     assert "Traceback" not in message
-    assert "LAQ stopped by SIGINT; step" in message
-    assert "lapa: interrupted. What was finished is kept; run the same command again" in message
+    assert "SIGINT" in message
+    assert message.splitlines()[-1].startswith("lapa: ")
     assert 1 <= checkpoints.steps()[-1] < 150
     run(*command, "--resume")
     assert load_artefact(out, "laq")
@@ -573,7 +572,7 @@ def test_what_comes_next_keeps_the_preset_and_can_be_pasted(
 
     following, said = says("fit", *data, *video, "--out", folder / "idm")
     assert following[-4:-2] == ["--source", str(folder / "idm")]
-    assert "That is little for the very pairs" in said
+    assert "lapa inspect DATASET" in said
     says("quantize", *data, *video, "--out", folder / "laq")
     following, _ = says("label", *data, "--source", folder / "laq", "--out", folder / "labels")
     assert following[4:8] == ["--labels", str(folder / "labels"), "--preset", "video"]
@@ -583,7 +582,8 @@ def test_what_comes_next_keeps_the_preset_and_can_be_pasted(
     following, _ = says("pretrain", *data, "--labels", folder / "labels", *video, "--out", folder / "latent")
     assert following[4:8] == ["--policy", str(folder / "latent"), "--preset", "video"]
     _, said = says("finetune", *data, "--policy", folder / "latent", *small, "--out", folder / "laptop")
-    assert f"Note: {folder / 'latent'} was pretrained with policy.decoding=expectation and keeps it" in said
+    assert f"Note: {folder / 'latent'} " in said
+    assert " policy.decoding=expectation " in said
     _, said = says("finetune", *data, "--policy", folder / "latent", *video, "--out", folder / "video")
     assert "Note: " not in said
 
@@ -599,9 +599,9 @@ def test_instructions_that_are_missing_or_not_read(
     run("label", *data, "--source", made / "laq", "--out", tmp_path / "labels")
     run("pretrain", *data, "--labels", tmp_path / "labels", "--steps", 1, *small, "--out", tmp_path / "latent")
     said = capsys.readouterr()
-    assert "2 of 6 episodes have no instruction." in said.out
-    assert "Warning: 1 of 6 instructions have no word" in said.err
-    assert "Warning: 1 of 6 instructions are longer than the 16 words" in said.err
+    assert "2 of 6 episodes" in said.out
+    assert said.err.count("Warning: 1 of 6 instructions") == 2
+    assert " 16 words" in said.err
     assert "accuracy" in said.out
     assert "chance is 1 / classes" in said.out
 

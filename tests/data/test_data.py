@@ -174,7 +174,7 @@ def test_writing_leaves_no_trace_of_a_failure(tmp_path: Path) -> None:
     broken = Episode("1", np.zeros(3), 5.0)
     with pytest.raises(LapaError, match='Episode "1"'):
         a_dataset(tmp_path / "ds", [an_episode(0), broken], actions=False)
-    with pytest.raises(LapaError, match="at least one episode"), LeRobotWriter(tmp_path / "ds", 5, SIZE):
+    with pytest.raises(LapaError, match="one episode"), LeRobotWriter(tmp_path / "ds", 5, SIZE):
         pass
     assert list(tmp_path.iterdir()) == []
     root = a_dataset(tmp_path / "ds", [an_episode(0)])
@@ -185,10 +185,10 @@ def test_writing_leaves_no_trace_of_a_failure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("episode", "message"),
     [
-        (an_episode(7, size=8), 'Episode "7".*frames must be'),
-        (an_episode(7, fps=10), "10 fps in a dataset of 5.0"),
+        (an_episode(7, size=8), 'Episode "7".*frames'),
+        (an_episode(7, fps=10), r"10 fps.*5\.0"),
         (replace(an_episode(7), state=np.full((6, 2), np.nan)), "observation.state holds NaN or infinity"),
-        (Episode("7", an_episode(7).frames, 5.0), r"action must have the shape \(6, 2\), got none"),
+        (Episode("7", an_episode(7).frames, 5.0), r"action.*\(6, 2\).*none"),
     ],
 )
 def test_the_writer_refuses(tmp_path: Path, episode: Episode, message: str) -> None:
@@ -217,13 +217,13 @@ def swap_video(root: Path) -> None:
         (lambda r: set_info(r, codebase_version="v1.6"), "is LeRobot v1.6; lapa reads v2.x and v3.x. Convert"),
         (lambda r: (r / "meta/info.json").write_text("{"), "info.json: is not JSON"),
         (lambda r: (r / "meta/info.json").unlink(), "no LeRobot dataset, meta/info.json is missing"),
-        (lambda r: set_info(r, features={"action": {}}), "none of its features is a video"),
-        (lambda r: shutil.rmtree(r / "meta/episodes"), "holds no parquet file"),
+        (lambda r: set_info(r, features={"action": {}}), "features.* video"),
+        (lambda r: shutil.rmtree(r / "meta/episodes"), "meta/episodes.* parquet"),
         (lambda r: shutil.rmtree(r / "data"), "file-000.parquet: is missing"),
-        (lambda r: shutil.rmtree(r / "videos"), "file-000.mp4: cannot be opened as a video"),
-        (lambda r: next(r.rglob("*.mp4")).write_bytes(b"no video"), "cannot be opened as a video"),
+        (lambda r: shutil.rmtree(r / "videos"), r"file-000\.mp4"),
+        (lambda r: next(r.rglob("*.mp4")).write_bytes(b"no video"), r"file-000\.mp4"),
         (cut_rows, "episode 1 has 4 rows, meta/episodes says 6"),
-        (swap_video, "has no frame at 1.600 s, step 2"),
+        (swap_video, r"1\.600 s, step 2"),
     ],
 )
 def test_a_broken_dataset_is_named(tmp_path: Path, harm: object, message: str) -> None:
@@ -235,7 +235,7 @@ def test_a_broken_dataset_is_named(tmp_path: Path, harm: object, message: str) -
 
 def test_an_unknown_camera_is_corrected(tmp_path: Path) -> None:
     root = a_dataset(tmp_path / "ds", [an_episode(0)])
-    with pytest.raises(LapaError, match="Did you mean"):
+    with pytest.raises(LapaError, match=r'"observation\.images\.main"\?'):
         read(root, camera="observation.image.main")
 
 
@@ -279,7 +279,7 @@ def test_bad_videos_are_named_or_skipped(tmp_path: Path) -> None:
     packed = pack([spec], SIZE, skip_bad=True, quiet=True)
     assert packed.ids == ("good.mp4",)
     assert len(packed.bad) == 3
-    assert "one.mp4: has one frame" in packed.bad[2]
+    assert "one.mp4: " in packed.bad[2]
     with pytest.raises(BadVideo, match=r"empty\.mp4"):  # what was skipped once is not hidden by the cache
         pack([spec], SIZE, quiet=True)
     (root / "good.mp4").unlink()
@@ -297,7 +297,7 @@ def test_a_truncated_video(tmp_path: Path) -> None:
 def test_captions_without_the_columns(tmp_path: Path) -> None:
     a_video(tmp_path / "v/x.mp4", 3)
     (tmp_path / "v/captions.csv").write_text("name,text\nx.mp4,go\n")
-    with pytest.raises(LapaError, match=r"lacks the column file .*need file and instruction"):
+    with pytest.raises(LapaError, match=r"column file .*file and instruction"):
         pack([f"video_folder:{tmp_path / 'v'}"], SIZE, quiet=True)
 
 
@@ -358,7 +358,7 @@ def test_several_datasets_follow_one_another(tmp_path: Path) -> None:
     alone = [parts[1].gather(np.array([3])), parts[0].gather(np.array([0]))]
     alone += [parts[1].gather(np.array([0])), parts[0].gather(np.array([17]))]
     np.testing.assert_array_equal(both.gather(index), np.concatenate(alone))
-    with pytest.raises(LapaError, match=r"video_folder.* do not all have actions, and stage 3 needs them"):
+    with pytest.raises(LapaError, match=r"video_folder.* actions.* stage 3"):
         both.require_actions("stage 3")
     twice = pack([robot, robot], SIZE, quiet=True)
     assert twice.actions is not None
@@ -408,9 +408,9 @@ class FakeConfig:
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
-        (np.zeros((6, 3), np.float32), "action has 3 dimensions, 2 in the first episode"),
-        (np.zeros((5, 2), np.float32), r"action has the shape \(5, 2\), expected \[6, dimensions\]"),
-        (None, 'episode "1" has no action'),
+        (np.zeros((6, 3), np.float32), "action.* 3 dimensions.* 2 "),
+        (np.zeros((5, 2), np.float32), r"action.* \(5, 2\).* \[6, "),
+        (None, 'episode "1".* no action'),
     ],
 )
 def test_actions_that_differ(monkeypatch: pytest.MonkeyPatch, actions: np.ndarray | None, message: str) -> None:
@@ -425,11 +425,11 @@ def test_actions_that_differ(monkeypatch: pytest.MonkeyPatch, actions: np.ndarra
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("lerobo:/x", 'Did you mean "lerobot"'),
+        ("lerobo:/x", r'"lerobot"\?'),
         ("/just/a/path", "Write NAME:PATH"),
         ("lerobot:", "Write NAME:PATH"),
-        ("lerobot:/no/such/folder", "/no/such/folder does not exist"),
-        ("video_folder:/no/such/folder", "/no/such/folder does not exist"),
+        ("lerobot:/no/such/folder", "/no/such/folder"),
+        ("video_folder:/no/such/folder", "/no/such/folder"),
     ],
 )
 def test_a_spec_that_names_nothing(spec: str, message: str) -> None:
@@ -438,7 +438,7 @@ def test_a_spec_that_names_nothing(spec: str, message: str) -> None:
 
 
 def test_a_folder_without_videos(tmp_path: Path) -> None:
-    with pytest.raises(LapaError, match="holds no video"):
+    with pytest.raises(LapaError, match=str(tmp_path)):
         pack([f"video_folder:{tmp_path}"], SIZE, quiet=True)
 
 
@@ -446,7 +446,7 @@ def test_a_full_disk(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatc
     root = a_dataset(tmp_path / "ds", [an_episode(0)])
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(pack_module.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(LapaError, match=r"No room to pack.*LAPA_CACHE"):
+    with pytest.raises(LapaError, match="LAPA_CACHE"):
         pack([f"lerobot:{root}"], SIZE, quiet=True)
     assert list(cache.iterdir()) == [], "nothing half-written stays"
 
@@ -556,7 +556,7 @@ def test_a_window_that_is_none(seconds: float) -> None:
 
 
 def test_no_episode_is_long_enough() -> None:
-    with pytest.raises(LapaError, match=r'"e1", has 6 frames at 5 fps; a window of up to 1 s fits'):
+    with pytest.raises(LapaError, match=r'"e1".* 6 frames at 5 fps; .* 1 s '):
         window_pairs(without_frames([4, 6], [5, 5]), 3)
     assert len(window_pairs(without_frames([4, 6], [5, 5]), 1)) == 1
     with pytest.raises(LapaError, match="no episode has two frames"):

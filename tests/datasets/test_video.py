@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,25 +50,25 @@ def test_one_camera_for_all() -> None:
     """`--camera` goes to the datasets that have several, and have none chosen."""
     given = ("rlds:data/bridge", "video_folder:clips/", "lerobot:me/robot,camera=top,weight=2")
     assert with_camera(given, "wrist") == ("rlds:data/bridge,camera=wrist", *given[1:])
-    with pytest.raises(LapaError, match="--camera top: there is one camera only in video_folder:clips/"):
+    with pytest.raises(LapaError, match=r"--camera top.* video_folder:clips/"):
         with_camera(("video_folder:clips/",), "top")
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("tabletop:sim,epsodes=3", 'There is no option of tabletop "epsodes". Did you mean "episodes"?'),
-        ("tabletop:sim,episodes=many", 'episodes is a whole number, not "many"'),
-        ("rlds:x,fps=fast", 'fps is a number, not "fast"'),
-        ("tabletop:sin", 'Did you mean "sim"'),
-        ("nothing", "does not name a dataset"),
-        ("video_fodler:x", 'Did you mean "video_folder"'),
+        ("tabletop:sim,epsodes=3", r'tabletop "epsodes".* "episodes"\?'),
+        ("tabletop:sim,episodes=many", 'episodes.* "many"'),
+        ("rlds:x,fps=fast", 'fps.* "fast"'),
+        ("tabletop:sin", r'"sim"\?'),
+        ("nothing", '"nothing".* NAME:PATH'),
+        ("video_fodler:x", r'"video_folder"\?'),
     ],
 )
 def test_names_that_say_nothing(spec: str, message: str) -> None:
     with pytest.raises(LapaError) as caught:
         open_dataset(spec)
-    assert message in str(caught.value)
+    assert re.search(message, str(caught.value))
 
 
 # --- video files ----------------------------------------------------------------------------------
@@ -136,8 +137,8 @@ def test_damaged_videos(tmp_path: Path) -> None:
     assert sorted(said) == ["cut.webm", "leap.mkv", "moved.mp4", "nowhere.mp4"]
     assert "cut short" in said["cut.webm"]
     assert "damaged" in said["moved.mp4"]
-    assert "no frame for 4000 s" in said["leap.mkv"]
-    assert "cannot be opened" in said["nowhere.mp4"]
+    assert "4000 s" in said["leap.mkv"]
+    assert str(tmp_path / "nowhere.mp4") in said["nowhere.mp4"]
     assert [e.id for e in found if isinstance(e, Episode)] == ["good.webm"]
 
 
@@ -185,9 +186,9 @@ def test_a_camera_names_no_task(stem: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("captions.csv", "name,words\na.mp4,go\n", r"lacks the column file .*; it has name, words\."),
-        ("captions.csv", b"file,instruction\na.mp4,\xff\n", "it is not UTF-8"),
-        ("captions.jsonl", '{"words": "a.mp4"}', "lacks the column file"),
+        ("captions.csv", "name,words\na.mp4,go\n", r"file.* name, words"),
+        ("captions.csv", b"file,instruction\na.mp4,\xff\n", "UTF-8"),
+        ("captions.jsonl", '{"words": "a.mp4"}', "column file"),
     ],
 )
 def test_captions_that_cannot_be_used(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
@@ -200,12 +201,12 @@ def test_captions_that_cannot_be_used(tmp_path: Path, name: str, text: str | byt
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("captions.csv", "file,instruction\n,go\n", "line 2: names no file"),
+        ("captions.csv", "file,instruction\n,go\n", "line 2: "),
         ("captions.csv", "file,instruction\nb.mp4,go\nb.mp4,stop\n", "line 3: a second instruction for b.mp4"),
-        ("captions.csv", "file,instruction\nb.mp4,put it down, gently\n", "line 2: has more columns than the header"),
+        ("captions.csv", "file,instruction\nb.mp4,put it down, gently\n", "line 2: has more columns"),
         ("captions.jsonl", '{"file": "b.mp4"\n', "line 1: is not JSON"),
         ("captions.jsonl", "[1]\n", "line 1: is no JSON object"),
-        ("captions.jsonl", '{"file": "b.mp4", "text": 7}', "line 1: names no file and an instruction"),
+        ("captions.jsonl", '{"file": "b.mp4", "text": 7}', "line 1: "),
     ],
 )
 def test_rows_of_captions_that_cannot_be_used(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -229,8 +230,9 @@ def test_captions_without_a_video_are_told(tmp_path: Path) -> None:
     video(tmp_path / "c.mp4", pictures(3))
     first, unreadable, absent = read(f"video_folder:{tmp_path}")
     assert isinstance(first, Episode)
-    assert "c.txt: the instruction cannot be read" in str(unreadable)
-    assert "captions.csv: has an instruction for b.mp4" in str(absent)
+    assert str(tmp_path / "c.txt") in str(unreadable)
+    assert str(tmp_path / "captions.csv") in str(absent)
+    assert "b.mp4" in str(absent)
 
 
 # --- Something-Something V2 -----------------------------------------------------------------------
@@ -247,15 +249,16 @@ def test_something_v2(tmp_path: Path) -> None:
     assert [e.instruction for e in good(f"something_v2:{root},split=validation").values()] == ["Dropping a lid"]
     assert len(good(f"something_v2:{root},split=all")) == 3
     (root / "20bn-something-something-v2/12.webm").unlink()
-    assert "lacks 1 of the clips that the JSON lists, such as 12.webm" in str(read(f"something_v2:{root}")[-1])
+    assert " 1 of " in (lacking := str(read(f"something_v2:{root}")[-1]))
+    assert "12.webm" in lacking
     for path in root.rglob("*.webm"):
         path.unlink()
-    with pytest.raises(LapaError, match="holds none of the 2 webm files"):
+    with pytest.raises(LapaError, match=" 2 webm"):
         open_dataset(f"something_v2:{root}")
     (root / "labels/train.json").write_text('{"id": 3}')
-    with pytest.raises(LapaError, match="is no list of clips"):
+    with pytest.raises(LapaError, match=r"labels/train\.json"):
         open_dataset(f"something_v2:{root}")
-    with pytest.raises(LapaError, match='There is no split of Something-Something V2 "test"'):
+    with pytest.raises(LapaError, match=r'split.* "test"'):
         open_dataset(f"something_v2:{root},split=test")
 
 
@@ -278,16 +281,17 @@ def test_frame_folders(tmp_path: Path) -> None:
     first, broken, absent = read(f"frame_folder:{root},fps=12")
     assert isinstance(first, Episode)
     assert first.instruction == "raise it"
-    assert "img_3.png: the image cannot be read" in str(broken)
-    assert "has an instruction for gone" in str(absent)
+    assert "turn_lever/img_3.png: " in str(broken)
+    assert "captions.csv" in str(absent)
+    assert "gone" in str(absent)
     (root / "more/turn_lever/img_3.png").write_bytes(encoded(pictures(1, 12, 12)[0]))
     assert "img_3.png: is 12 x 12, but " in str(read(f"frame_folder:{root},fps=12")[1])
 
 
 def test_frame_folders_that_lack_something(tmp_path: Path) -> None:
-    with pytest.raises(LapaError, match=r"images have no frame rate.*fps=12"):
+    with pytest.raises(LapaError, match="fps=12"):
         open_dataset(f"frame_folder:{tmp_path}")
-    with pytest.raises(LapaError, match="holds no image"):
+    with pytest.raises(LapaError, match=str(tmp_path)):
         open_dataset(f"frame_folder:{tmp_path},fps=3")
     frame_folders(tmp_path, ("one",), 1)
     (alone,) = read(f"frame_folder:{tmp_path},fps=3")
@@ -336,8 +340,8 @@ def test_the_json_list_before_preprocessing(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda r: {k: v for k, v in r.items() if k != "raw_actions"}, "has neither raw_actions nor delta"),
-        (lambda r: {k: v for k, v in r.items() if k != "image"}, "is no row of the released LAPA code"),
-        (lambda r: r | {"raw_actions": ["much"]}, "is no row of the released LAPA code"),
+        (lambda r: {k: v for k, v in r.items() if k != "image"}, "is no row"),
+        (lambda r: r | {"raw_actions": ["much"]}, "is no row"),
         (lambda r: [r], "is no JSON object"),
     ],
 )
@@ -359,15 +363,15 @@ def test_jsonl_episodes_that_cannot_be_used(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows if not r["image"].endswith("0/img_2.png")))
     first, second = read(f"lapa_jsonl:{path},fps=5")
-    assert "img_1.png is followed by img_3.png" in str(first)
+    assert re.search(r"img_1\.png.* img_3\.png", str(first))
     assert isinstance(second, Episode)
     for row in rows:
         if row["image"].endswith("1/img_4.png"):
             row["raw_actions"] = [1.0]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert "raw_actions are not of length 7 in every row" in str(read(f"lapa_jsonl:{path},fps=5")[1])
+    assert "raw_actions are not of length 7" in str(read(f"lapa_jsonl:{path},fps=5")[1])
     (tmp_path / "demo/episode_0/img_2.png").unlink()
-    assert "img_2.png: the image cannot be read" in str(read(f"lapa_jsonl:{path},fps=5")[0])
+    assert "episode_0/img_2.png: " in str(read(f"lapa_jsonl:{path},fps=5")[0])
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,8 @@ def test_clipping_is_torchs() -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (replace(HOW, accumulate=3), "cannot be split evenly"),
-        (replace(HOW, recompute=True), "no layers that can be recomputed"),
+        (replace(HOW, accumulate=3), " 3 accumulated"),
+        (replace(HOW, recompute=True), "recompute"),
     ],
 )
 def test_settings_refused(how: Optimisation, message: str, tmp_path: Path) -> None:
@@ -169,25 +169,25 @@ def test_settings_refused(how: Optimisation, message: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "steps is a whole number from 1 on; got 0"),
-        ({"batch_size": 0}, "batch_size is a whole number from 1 on; got 0"),
-        ({"batch_size": 8.0}, "batch_size is a whole number"),
-        ({"batch_size": True}, "batch_size is a whole number"),
-        ({"accumulate": 0}, "accumulate is a whole number from 1 on"),
-        ({"keep": 0}, "keep is a whole number from 1 on"),
-        ({"warmup": -1}, "warmup is a whole number from 0 on"),
-        ({"learning_rate": -1e-3}, "learning_rate is a number from 0 on"),
-        ({"learning_rate": "1e-3"}, "learning_rate is a number from 0 on; got '1e-3'"),
-        ({"weight_decay": float("nan")}, "weight_decay is a number"),
-        ({"clip": -1.0}, "clip is a number from 0 on"),
-        ({"ema": 1.0}, "ema is a number from 0 up to, not including, 1"),
-        ({"betas": (0.9,)}, "betas are two numbers.*got .0.9,."),
-        ({"betas": (0.9, 1.0)}, "betas are two numbers"),
-        ({"betas": (0.9, "0.99")}, "betas are two numbers"),
-        ({"betas": 0.9}, "betas are two numbers"),
-        ({"schedule": "cosin"}, 'no value of schedule "cosin". Did you mean "cosine"'),
-        ({"precision": None}, "no value of precision"),
-        ({"compile": 1}, "compile is true or false"),
+        ({"steps": 0}, "steps .* 1 .* 0"),
+        ({"batch_size": 0}, "batch_size .* 1 .* 0"),
+        ({"batch_size": 8.0}, r"batch_size .* 8\.0"),
+        ({"batch_size": True}, "batch_size .* True"),
+        ({"accumulate": 0}, "accumulate .* 1 .* 0"),
+        ({"keep": 0}, "keep .* 1 .* 0"),
+        ({"warmup": -1}, "warmup .* 0 .* -1"),
+        ({"learning_rate": -1e-3}, r"learning_rate .* 0 .* -0\.001"),
+        ({"learning_rate": "1e-3"}, "learning_rate .* 0 .* '1e-3'"),
+        ({"weight_decay": float("nan")}, "weight_decay .* nan"),
+        ({"clip": -1.0}, r"clip .* 0 .* -1\.0"),
+        ({"ema": 1.0}, r"ema .* 0 .* 1; .*1\.0"),
+        ({"betas": (0.9,)}, r"betas .*\(0\.9,\)"),
+        ({"betas": (0.9, 1.0)}, r"betas .*\(0\.9, 1\.0\)"),
+        ({"betas": (0.9, "0.99")}, r"betas .*\(0\.9, '0\.99'\)"),
+        ({"betas": 0.9}, r"betas .*0\.9"),
+        ({"schedule": "cosin"}, r'schedule "cosin".* "cosine"\?'),
+        ({"precision": None}, "precision .*None"),
+        ({"compile": 1}, "compile .* 1"),
     ],
 )
 def test_values_refused(change: dict[str, Any], message: str) -> None:
@@ -404,10 +404,10 @@ def bare(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, "is damaged.*Remove that folder; the run then goes on from the checkpoint before"),
+        (cut, "damaged"),
         (without_offsets, "is damaged.*saved_offsets"),
-        (bare, r"do not fit the model: missing .*layers"),
-        (Path.unlink, "do not fit the model: missing"),
+        (bare, r"missing .*layers"),
+        (Path.unlink, "missing"),
     ],
 )
 def test_a_damaged_checkpoint(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
@@ -544,7 +544,8 @@ def test_asked_to_stop_it_saves_and_leaves(
         assert end.value.code == 143
     assert len(model.seen) == 4, "the step is finished"
     assert Checkpoints(tmp_path / "out", 3, 2).steps() == [4]
-    assert f"line stopped by {number.name}; step 4 of 6 is saved in {tmp_path / 'out'}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert all(fact in said for fact in ("line", number.name, "step 4 of 6", str(tmp_path / "out")))
     assert same(fit(tmp_path / "out"), fit(tmp_path / "unbroken"))
 
 
@@ -589,18 +590,18 @@ def test_a_second_signal_kills() -> None:
 
 
 def test_killed_at_random_moments(robot: Path, small: list[str], tmp_path: Path) -> None:
-    """kill -9 three times in `lapa quantize`, which saves after every step; the result is that of an unbroken run."""
+    """kill -9 twice in `lapa quantize`, which saves after every step; the result is that of an unbroken run."""
     rng = random.Random(0)
-    command = ["quantize", "--dataset", f"lerobot:{robot}", "--steps", "120", *small, "--set", "quantize.ema=0.9"]
+    command = ["quantize", "--dataset", f"lerobot:{robot}", "--steps", "60", *small, "--set", "quantize.ema=0.9"]
     code = (
         "from lapa.training import loop; loop.fit.__kwdefaults__['save_every'] = -1.0\n"
         "from lapa.cli import main; main()"
     )
     broken, reached = tmp_path / "broken", 0
-    for _ in range(3):
+    for _ in range(2):
         arguments = [sys.executable, "-c", code, *command, "--out", str(broken), "--resume"]
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wanted = reached + rng.randint(1, 25)
+        wanted = reached + rng.randint(1, 12)
         while (reached := max(Checkpoints(broken, 0, 2).steps(), default=0)) < wanted:
             assert process.poll() is None, "ended before it could be killed"
             time.sleep(0.002)
