@@ -9,6 +9,7 @@ threads and processes. Another processor rounds differently. A GPU adds in no fi
 
 from __future__ import annotations
 
+import hashlib
 import math
 import signal
 import sys
@@ -179,6 +180,9 @@ def fit(
     model.to(device()).train()
     names = {id(p): name for name, p in model.named_parameters()}
     wanted = {names[id(p)] for p in (model.parameters() if parameters is None else parameters) if p.requires_grad}
+    # Without `parameters` there may be weights that the model itself changes (a codebook, say): all are saved.
+    frozen = {} if parameters is None else {n: p for n, p in model.named_parameters() if n not in wanted}
+    digest = weights_digest(frozen)
     parallel = ParallelModel(model, how.parallel)
     learner = parallel.model  # what trains: `model`, or under FSDP this rank's slices of it
     trained = {name: p for name, p in learner.named_parameters() if name in wanted}
@@ -190,8 +194,9 @@ def fit(
         lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay,
     )  # fmt: skip
     ema = EMA(trained, how.ema)
-    checkpoints = Checkpoints(out, seed, how.keep, best, slack)
-    start, logs = _restore(checkpoints, learner, optimizer, trained, ema)
+    checkpoints = Checkpoints(out, seed, how.keep, best, slack, digest)
+    frozen = {name: p for name, p in learner.named_parameters() if name in frozen}
+    start, logs = _restore(checkpoints, learner, optimizer, trained, ema, frozen)
     upkeep = getattr(learner, "after_step", None)
     saved, pause, step, asked = time.monotonic(), save_every, start, 0
     planned = min(until or how.steps, how.steps)
@@ -221,7 +226,9 @@ def fit(
                 if late:
                     logs |= late
                     book.write(start, {"lr": how.rate(start - 1), **logs})
-                    checkpoints.save(_state(learner, optimizer, trained, ema), start, logs, late, flush=not asked)
+                    checkpoints.save(
+                        _state(learner, optimizer, trained, ema, frozen), start, logs, late, flush=not asked
+                    )
             if asked or passed(start):
                 end = start
             loaded = stack.enter_context(closing(batches(sampler, mine, seed, range(start, end))))
@@ -249,7 +256,9 @@ def fit(
                 asked, due, ending = on_any_rank(stop.asked, time.monotonic() - saved > pause, finish.asked())
                 if last or watched or asked or due:
                     began = time.monotonic()
-                    checkpoints.save(_state(learner, optimizer, trained, ema), done, logs, watched, flush=not asked)
+                    checkpoints.save(
+                        _state(learner, optimizer, trained, ema, frozen), done, logs, watched, flush=not asked
+                    )
                     saved = time.monotonic()
                     pause = max(save_every, 20 * (saved - began)) if save_every > 0 else save_every
                 if last and done < end:
@@ -271,7 +280,7 @@ def fit(
               "from there.", file=sys.stderr)  # fmt: skip
     if patience and (chosen := on_first_rank(checkpoints.best)) is not None:
         reached = on_first_rank(checkpoints.steps)[-1]
-        _, logs = _restore(checkpoints, learner, optimizer, trained, ema, chosen)
+        _, logs = _restore(checkpoints, learner, optimizer, trained, ema, frozen, chosen)
         logs = {**logs, "best_step": float(chosen)}
         if rank() == 0 and chosen < reached:
             early = f" Training ended there, of {how.steps:,}." if reached < how.steps else ""
@@ -333,11 +342,25 @@ def _watched(
             parallel.release()
 
 
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """A hash of weights by name, 16 hex digits; "" for none."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest() if weights else ""
+
+
 def _state(
-    learner: nn.Module, optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter], ema: EMA
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    trained: Mapping[str, nn.Parameter],
+    ema: EMA,
+    frozen: Mapping[str, nn.Parameter],
 ) -> dict[str, Tensor]:
-    """All that changes in a run, by name."""
-    state = {f"model.{name}": tensor for name, tensor in learner.state_dict().items()}
+    """All that changes in a run, by name; frozen weights do not."""
+    whole = learner.state_dict()
+    state = {f"model.{name}": tensor for name, tensor in whole.items() if name not in frozen}
     state |= {f"ema.{name}": tensor for name, tensor in ema.average.items()}
     for name, parameter in trained.items():
         state |= {f"optimizer.{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
@@ -350,6 +373,7 @@ def _restore(
     optimizer: torch.optim.Optimizer,
     trained: Mapping[str, nn.Parameter],
     ema: EMA,
+    frozen: Mapping[str, nn.Parameter],
     step: int | None = None,
 ) -> tuple[int, Logs]:
     """Read the newest checkpoint back, or that of `step`, if there is one. Returns its step and logs."""
@@ -357,6 +381,8 @@ def _restore(
 
     def moment(full: str, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:
         kind, _, rest = full.partition(".")
+        if kind == "model" and rest in frozen:  # of a run that an older lapa began
+            return frozen[rest].detach()
         name, _, key = rest.rpartition(".")
         if kind != "optimizer" or name not in trained:
             return None
@@ -364,7 +390,7 @@ def _restore(
         tensor = torch.zeros_like(like, dtype=dtype) if shape == like.shape else torch.zeros(shape, dtype=dtype)
         return moments.setdefault(name, {}).setdefault(key, tensor)
 
-    step, logs = checkpoints.restore(_state(learner, optimizer, trained, ema), moment, step)
+    step, logs = checkpoints.restore(_state(learner, optimizer, trained, ema, frozen), moment, step)
     for name, state in moments.items():
         optimizer.state[trained[name]] = state
     return step, logs

@@ -39,12 +39,13 @@ DAMAGE = (SafetensorError, ValueError, KeyError, AssertionError)  # what the rea
 
 class Checkpoints:
     """The checkpoints of one run: the newest `keep`, and the best, to which the link `best` points: that with the
-    lowest watched `figure` ("" for none). With `slack`, a share of it, the best is the latest that is no more than that
+    lowest watched `figure` ("" for none). `frozen` is a hash of the weights that do not change: they are not saved, and
+    a run goes on only with the same. With `slack`, a share of it, the best is the latest that is no more than that
     above the lowest so far."""
 
-    def __init__(self, out: Path, seed: int, keep: int, figure: str = "", slack: float = 0.0) -> None:
+    def __init__(self, out: Path, seed: int, keep: int, figure: str = "", slack: float = 0.0, frozen: str = "") -> None:
         self.folder, self.seed, self.keep, self.figure = out / "checkpoints", seed, keep, figure
-        self.slack = slack
+        self.slack, self.frozen = slack, frozen
 
     def steps(self) -> list[int]:
         """Steps with a whole checkpoint, in order."""
@@ -94,7 +95,7 @@ class Checkpoints:
             work.mkdir(parents=True)
 
         def end() -> None:
-            about = {"step": step, "seed": self.seed, "logs": logs, "watched": watched}
+            about = {"step": step, "seed": self.seed, "logs": logs, "watched": watched, "frozen": self.frozen}
             if self.slack and math.isfinite(lowest := min(self._lowest(), watched.get(self.figure, math.inf))):
                 about["lowest"] = lowest
             write_json(work / STATE, about)
@@ -133,6 +134,11 @@ class Checkpoints:
         about = read_json(path / STATE, "whole checkpoint")
         if about.get("seed") != self.seed:
             raise LapaError(f"{path} was written with --seed {about.get('seed')}, not {self.seed}.")
+        if about.get("frozen", self.frozen) != self.frozen:
+            raise LapaError(
+                f"{path} was written with other frozen weights (hash {about['frozen']}, now {self.frozen}): the policy "
+                "or backbone that the run began with has changed. Start it anew in another --out."
+            )
         for file in path.glob("*.safetensors"):
             file.open("rb").close()  # raises what is wrong; safetensors says of all it may not open that it is missing
         try:
