@@ -80,7 +80,7 @@ def collect(
     noise: float = 0.0,
     seed: Seed = 0,
 ) -> None:
-    """Write a dataset, or what the expert of a benchmark does, to disk as a LeRobot v3.0 dataset.
+    """Write data, or what a benchmark's expert does, as LeRobot v3.0.
 
     That is parquet and mp4. Datasets are, for example, the demonstrations of Tabletop.
     Examples: lapa collect --dataset tabletop:sim,episodes=200,seed=1 --out data/sim

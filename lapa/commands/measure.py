@@ -71,7 +71,7 @@ def evaluate(
     seed: Seed = 0,
     validation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Try a policy on a benchmark (success) or on recorded episodes (error).
+    """Try a policy on a benchmark (success) or recorded episodes (error).
 
     On a benchmark: the share of successes with 95% intervals. With --dataset, where a robot has no benchmark: how far
     the policy's actions are from the recorded ones on episodes that it was not taught, beside holding still, the mean

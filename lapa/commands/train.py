@@ -357,6 +357,7 @@ def tune(
         only: try only this way, given once or more
     """
     from lapa.evaluate import differences, open_benchmark, require_same_actions
+    from lapa.experiments.tune import require_enough
     from lapa.experiments.tune import tune as search
     from lapa.run_folder import begin, done_before
     from lapa.stage3_finetune import learner
@@ -380,8 +381,10 @@ def tune(
     elif others := differences(packed.action_spec, scenes.spec.action):
         print(f"No --benchmark is given, and tabletop is another world ({'; '.join(others)}): the ways are scored by "
               "the error of actions on labelled episodes that are held out.")  # fmt: skip
-    begin(out, recipe, seed, resume, "policy", **inputs)
     here = benchmark is not None or not differences(packed.action_spec, scenes.spec.action)
+    if not here:
+        require_enough(packed)
+    begin(out, recipe, seed, resume, "policy", **inputs)
     found = search(packed, policy, recipe, out, seed, scenes if here else None, episodes, only, idm)
     print(f"Chosen: {found['chosen']}. The robot policy is in {out}.")
     where = f"--benchmark {quoted(benchmark or 'tabletop')} --episodes 500" if here else "--dataset OTHER_EPISODES"

@@ -77,6 +77,15 @@ def candidates(ways: Sequence[str], only: Sequence[str] = ()) -> list[Candidate]
     return found
 
 
+def require_enough(packed: Packed) -> None:
+    """Raises LapaError where there are too few labelled episodes to hold some out."""
+    if packed.episodes < FIVE:
+        raise LapaError(
+            f"{packed.spec} has {packed.episodes} episodes: without a benchmark {FIVE} or more are needed, of which "
+            "some are held out to choose by."
+        )
+
+
 def tune(
     packed: Packed,
     policy_path: Path | None,
@@ -95,11 +104,8 @@ def tune(
     {"chosen": NAME, "validation": {NAME: {"success" or "error", "interval", "episodes"}}}; config.json keeps it as
     "tuning". Raises LapaError as `candidates` and `finetune` do, and without a benchmark for fewer than FIVE episodes.
     """
-    if benchmark is None and packed.episodes < FIVE:
-        raise LapaError(
-            f"{packed.spec} has {packed.episodes} episodes: without a benchmark {FIVE} or more are needed, of which "
-            "some are held out to choose by."
-        )
+    if benchmark is None:
+        require_enough(packed)
     saved = None if policy_path is None else describe(policy_path, "policy").config
     ways = learner(policy_path, recipe).ways(saved)
     tried = [(each, out / TRIED / each.name) for each in candidates(ways, only)]

@@ -198,7 +198,9 @@ def test_a_robot_of_other_dimensions(
     refuses("evaluate", "--policy", tmp_path / "arm_policy", "--out", tmp_path / "eval",
             says=(*misfit, f"{tmp_path / 'arm_policy'} (finetuned on "))  # fmt: skip
     refuses("analyse", "language", tmp_path / "arm_policy", says=misfit[1:])
-    refuses("tune", *data, "--policy", made / "latent", "--out", tmp_path / "tuned", says=misfit)
+    tune = ("tune", *data, "--policy", made / "latent", "--out", tmp_path / "tuned")
+    refuses(*tune, "--benchmark", "tabletop", says=misfit)
+    refuses(*tune, says=("2 episodes", "5 or more"))  # without a benchmark
     compare = ("compare", "--dataset", TABLE, "--labelled", data[1], "--out", tmp_path / "compared")
     refuses(*compare, "--benchmark", "tabletop", says=misfit)
     refuses(*compare, says=("5 or more; there are 2",))  # without a benchmark
@@ -544,7 +546,7 @@ def test_help_is_complete_and_light() -> None:
     assert "light" in {key.strip() for key in helps}
     assert {"demo", "quantize", "label", "pretrain", "finetune", "evaluate", "compare", "inspect", "list"} <= set(helps)
     for name, text in helps.items():
-        if name.strip() in cli.COMMANDS and name not in ("list", "cache"):
+        if name.strip() in cli.COMMANDS and name not in ("list", "cache", "stop"):
             assert "(default: " in text, name
             assert "--out" in text or " OUT" in text, name
 

@@ -416,6 +416,7 @@ class FakeConfig:
 def test_actions_that_differ(monkeypatch: pytest.MonkeyPatch, actions: np.ndarray | None, message: str) -> None:
     second = Episode("1", an_episode(1).frames, 5.0, "go", actions, an_episode(1).state)
     monkeypatch.setattr(FakeConfig, "shown", (an_episode(0), second))
+    monkeypatch.setattr("lapa.plugins.find", lambda kind, name: FakeConfig)
     monkeypatch.setattr(spec_module, "find", lambda kind, name: FakeConfig)
     monkeypatch.setattr(spec_module, "source_hash", lambda kind, name: None)
     with pytest.raises(LapaError, match=message):

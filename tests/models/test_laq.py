@@ -223,7 +223,8 @@ def test_the_small_cnn_reaches_every_grid(grid: int, rows: int, cols: int) -> No
 def test_other_sizes_are_resized_by_area() -> None:
     image = frames(2, 64)
     expected = image.reshape(2, 32, 2, 32, 2, 3).mean((2, 4)).transpose(0, 3, 1, 2) / 255
-    np.testing.assert_allclose(as_pixels(image, 32, "cpu").numpy(), expected, atol=1e-6)
+    # Pixels are whole numbers after rows and after columns: half a level is lost twice at most.
+    np.testing.assert_allclose(as_pixels(image, 32, "cpu").numpy(), expected, atol=1 / 255 + 1e-6)
 
 
 @pytest.mark.parametrize(
