@@ -22,8 +22,8 @@ Results = Mapping[str, Any]
 PAPER = "https://arxiv.org/abs/2410.11758"
 VIDEOS_OF = {"cross-embodiment": "a hand", "in-domain": "the robot itself"}  # setting of `lapa demo` -> its videos
 ELSEWHERE = {  # what the other setting of `lapa demo` shows; figures: docs/results.md, three training seeds
-    "cross-embodiment": "Where the videos show the robot itself, VPT does as well as LAPA (93 to 97% both, with 20 "
-    "labelled trajectories): lapa demo --setting in-domain --out runs/demo_in_domain",
+    "cross-embodiment": "Where the videos show the robot itself, VPT does as well as LAPA (docs/results.md): lapa "
+    "demo --setting in-domain --out runs/demo_in_domain",
     "in-domain": "Where the videos show a hand, VPT falls behind: lapa demo --out runs/demo_hand",
 }
 
