@@ -100,10 +100,11 @@ class GymBenchmark:
             raise LapaError(f"{self.name} runs {self.config.batch} episodes side by side (batch=), not {len(seeds)}.")
         while len(self._envs) < len(seeds):
             self._envs.append(self._make())
-        begun = [env.reset(seed=int(seed)) for env, seed in zip(self._envs, seeds, strict=False)]
+        used = self._envs[: len(seeds)]
+        begun = [env.reset(seed=int(seed)) for env, seed in zip(used, seeds, strict=True)]
         self._infos = [info for _, info in begun]
         self._returns, self._done = [0.0] * len(seeds), [False] * len(seeds)
-        self._shown = [self._observation(env, *told) for env, told in zip(self._envs, begun, strict=False)]
+        self._shown = [self._observation(env, *told) for env, told in zip(used, begun, strict=True)]
         self._random = [np.random.default_rng([int(seed), 9]) for seed in seeds]
         return list(self._shown)
 

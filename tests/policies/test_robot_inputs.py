@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def arm() -> Packed:
     packed = pack(["tabletop:sim,episodes=8,seed=3"], 24, quiet=True)
     assert packed.actions is not None
     steps = np.concatenate([np.zeros((1, 2), np.float32), packed.actions[:-1]])
-    joints = np.concatenate([np.cumsum(steps[a:b], 0) for a, b in zip(packed.starts, packed.starts[1:], strict=False)])
+    joints = np.concatenate([np.cumsum(steps[a:b], 0) for a, b in pairwise(packed.starts)])
     joints += 5 * packed.episode_of(np.arange(len(packed)))[:, None]  # every episode is elsewhere
     grip = (np.arange(len(packed)) % 7 < 3).astype(np.float32)
     state = np.column_stack([joints, np.roll(grip, 1)]).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def labels(videos: Packed) -> Labels:
 
 def labels_of(data: Packed) -> Labels:
     """The actions of every frame that has one."""
-    frames = np.concatenate([np.arange(a, b - 1) for a, b in zip(data.starts, data.starts[1:], strict=False)])
+    frames = np.concatenate([np.arange(a, b - 1) for a, b in pairwise(data.starts)])
     episode = data.episode_of(frames)
     assert data.actions is not None
     return Labels("actions", episode, frames - data.starts[episode], data.actions[frames])
