@@ -47,6 +47,8 @@ class Episode:
     action_kinds  what its actions are, as the source says (see ActionSpec); (): it does not say, and lapa tells from
                   the data (actions/spec.py).
     embodiment    the robot's name, where the source has one.
+    notes    what was chosen, changed or passed over in reading it, "SUBJECT: .." each, such as "camera: top, the first
+             but for wrist (on the hand)". Commands print each once, with the number of the episodes that it is true of.
     """
 
     id: str
@@ -61,6 +63,7 @@ class Episode:
     camera: str = ""
     action_kinds: tuple[ActionKind, ...] = ()
     embodiment: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

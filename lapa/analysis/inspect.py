@@ -398,7 +398,6 @@ def _print_dataset(about: dict[str, Any]) -> None:
             f"  {a['name']}": f"{a['min']:.3g} to {a['max']:.3g}, mean {a['mean']:.3g}, deviation {a['std']:.3g}"
             for a in about["actions"] or []
         },
-        **about["told"],
         "cannot be read": str(len(about["bad"])) if about["bad"] else "none",
         **{f"  {i + 1}": reason for i, reason in enumerate(about["bad"])},
     }

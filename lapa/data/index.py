@@ -43,7 +43,7 @@ class Index:
 
     action_spec says what the actions mean, None without them; kinds_from who says so. camera is the one that took the
     frames and cameras are all that the source has, as far as it names them. fit is how pictures that are no squares
-    were made squares (data/images.py `resized`).
+    were made squares (data/images.py `resized`). notes are what the reader chose or passed over, for people.
 
     source int64 [E] counts the datasets that were read behind one another; embodiments are their robots, "" for
     unknown; widths are their action dimensions (0: no actions), which `actions` has only where all are the same, and so
@@ -72,6 +72,7 @@ class Index:
     cameras: tuple[str, ...]
     embodiments: tuple[str, ...]
     fit: Fit
+    notes: tuple[str, ...]
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -89,18 +90,18 @@ class Index:
         return over_window(self.action_spec.kinds, self.actions, self.state, now, later)
 
     def told(self) -> list[str]:
-        """What was found and chosen, for people: a line on the actions, one on the camera, one on the robot."""
+        """What was found and chosen, for people: on the actions, the camera, the robot, and what the reader notes."""
         lines = []
         if self.action_spec is not None and self.actions is not None:
             lines.append(f"action: {described(self.action_spec)}; kinds told by {self.kinds_from}")
         elif any(self.widths):
             lines.append(f"action: left out, for the datasets {self._why_no_actions()}")
-        if self.camera:
+        if self.camera and not any("camera: " in note for note in self.notes):
             others = [name for name in self.cameras if name != self.camera]
             lines.append(f"camera: {self.camera}" + (f", out of {', '.join(self.cameras)}" if others else ""))
         if robots := sorted({name for name in self.embodiments if name}):
             lines.append(f"robot: {', '.join(robots)}")
-        return lines
+        return [*lines, *self.notes]
 
     @cached_property
     def outline(self) -> str:
@@ -223,7 +224,8 @@ class Listing:
             digest.update(json.dumps(kinds).encode())
         cameras = getattr(source, "cameras", ()) or tuple(filter(None, [kept[0].camera]))
         told = {"kinds": kinds, "kinds_from": kinds_from, "camera": kept[0].camera, "cameras": cameras,
-                "embodiment": kept[0].embodiment, "dataset": self.spec}  # fmt: skip
+                "embodiment": kept[0].embodiment, "dataset": self.spec,
+                "notes": getattr(source, "notes", None) or _notes(kept)}  # fmt: skip
         meta = {"image_size": size, "fingerprint": digest.hexdigest(), "bad": self.bad, **texts, **told, **about}
         (work / META).write_text(json.dumps(meta))
 
@@ -261,6 +263,7 @@ def load(entry: Path, spec: str) -> tuple[Index, dict[str, Array]]:
             cameras=tuple(meta["cameras"]),
             embodiments=(meta["embodiment"],),
             fit=meta["fit"],
+            notes=tuple(meta["notes"]),
         )
     except (OSError, ValueError, KeyError) as error:
         raise damaged(entry, error) from None
@@ -301,6 +304,7 @@ def join(parts: Sequence[Index]) -> dict[str, Any]:
         "cameras": tuple(name for name in parts[0].cameras if all(name in p.cameras for p in parts)),
         "embodiments": tuple(name for p in parts for name in p.embodiments),
         "fit": parts[0].fit,
+        "notes": tuple(f"{p.spec}: {note}" for p in parts for note in p.notes),
     }
 
 
@@ -373,6 +377,20 @@ def _kinds(first: Episode, tables: dict[str, Array], source: object) -> tuple[tu
     if first.action_kinds and says != THE_DATA:
         return first.action_kinds, says or "the dataset"
     return told_by_data(tables["actions"], tables.get("state")), THE_DATA
+
+
+def _notes(kept: Sequence[Episode]) -> list[str]:
+    """The notes of episodes, each once; which episodes they are of, where it is not all."""
+    whose: dict[str, list[str]] = {}
+    for episode in kept:
+        for note in dict.fromkeys(episode.notes):
+            whose.setdefault(note, []).append(episode.id)
+    return [note if len(of) == len(kept) else f"{note} ({_episodes(of, len(kept))})" for note, of in whose.items()]
+
+
+def _episodes(names: Sequence[str], total: int) -> str:
+    some = ", ".join(names[:3]) + (", .." if len(names) > 3 else "")
+    return f"{counted(len(names), 'episode')} of {total}: {some}"
 
 
 def _numbered(values: Array | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from lapa.artefacts import hub
 from lapa.contracts import ActionKind, Array, BadVideo, Episode, LapaError
+from lapa.data.cameras import Camera, best, camera
 from lapa.data.folders import existing_folder, listing_hash, readable
 from lapa.data.images import blank, read_image, resized
 from lapa.data.json_files import read_foreign_json, read_lines
@@ -34,8 +35,8 @@ TASKS_V2, EPISODES_V2 = "meta/tasks.jsonl", "meta/episodes.jsonl"
 @dataclass(frozen=True)
 class Config:
     """`path` is the folder that holds meta/info.json, or user/name on the hub (at `revision`, by default the newest);
-    `camera` a feature such as observation.images.main, or its last word, by default the first one; `split` one of
-    info.json's, such as train, by default all episodes."""
+    `camera` a feature such as observation.images.main, or its last word, by default the first that films the scene in
+    colour (data/cameras.py); `split` one of info.json's, such as train, by default all episodes."""
 
     path: str
     camera: str | None = None
@@ -48,9 +49,8 @@ class Config:
         if Path(self.path).expanduser().exists() or not hub.is_repo(self.path):
             return LeRobotDataset(existing_folder(self.path, "LeRobot dataset"), self.camera, self.split)
         root = hub.fetch(self.path, ["meta/**"], self.revision)
-        camera = LeRobotDataset(root, self.camera).camera
-        files = ["meta/**", "data/**", f"videos/*{camera}/*"]
-        return LeRobotDataset(hub.fetch(self.path, files, self.revision), camera, self.split)
+        files = ["meta/**", "data/**", f"videos/*{LeRobotDataset(root, self.camera).camera}/*"]
+        return LeRobotDataset(hub.fetch(self.path, files, self.revision), self.camera, self.split)
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,15 @@ class Place:
 class LeRobotDataset:
     """Yields the episodes of one camera, file after file. A file is decoded forward, once."""
 
-    def __init__(self, root: Path, camera: str | None = None, split: str | None = None) -> None:
+    def __init__(self, root: Path, wanted: str | None = None, split: str | None = None) -> None:
         self.root = root
         self._info = _read_info(root)
         self._old = _major(self._info) == "2"
         features: dict[str, Any] = self._info["features"]
         self._features = _cameras(features, root)
         self.cameras = tuple(self._features)
-        self.camera = _camera(self._features, features, camera, root)
+        self.camera, self._why = _camera(self._features, features, wanted, root)
+        self._short = next(short for short, feature in self._features.items() if feature == self.camera)
         self.fps = _rate(self._info["fps"], root)
         self._bad: list[BadVideo] = []  # what the metadata say of no episode
         self._is_video = features[self.camera]["dtype"] == "video"
@@ -151,9 +152,10 @@ class LeRobotDataset:
             state_names=self._names["observation.state"],
             action_names=self._names["action"],
             size=self._size(),
-            camera=next(short for short, feature in self._features.items() if feature == self.camera),
+            camera=self._short,
             action_kinds=self._kinds,
             embodiment=self._robot if isinstance(self._robot, str) else "",
+            notes=(f"camera: {self._short}, {self._why}",) if self._why else (),
         )
 
     def _instruction(self, columns: pa.Table, place: Place) -> str:
@@ -366,15 +368,36 @@ def _cameras(features: dict[str, Any], root: Path) -> dict[str, str]:
     return dict(zip(short if len(set(short)) == len(short) else cameras, cameras, strict=True))
 
 
-def _camera(cameras: dict[str, str], features: dict[str, Any], wanted: str | None, root: Path) -> str:
-    """The feature named `wanted`, whole or by its last word; without a wish the first that is no depth map."""
+def _camera(cameras: dict[str, str], features: dict[str, Any], wanted: str | None, root: Path) -> tuple[str, str]:
+    """The feature named `wanted`, whole or by its last word, or the best one (data/cameras.py); and why."""
     if wanted:
         known = cameras.values() if "." in wanted else cameras
         chosen = choose(wanted, known, "camera", f" in {root}")
-        return cameras.get(chosen, chosen)
-    about = {name: features[name].get("info") for name in cameras.values()}
-    depth = [name for name, told in about.items() if isinstance(told, dict) and told.get("video.is_depth_map")]
-    return next((name for name in about if name not in depth), next(iter(about)))
+        return cameras.get(chosen, chosen), "as asked for"
+    about = [replace(_about(name, features[name]), name=short) for short, name in cameras.items()]
+    name, why = best(about, str(root))
+    return cameras[name], why
+
+
+def _about(name: str, feature: dict[str, Any]) -> Camera:
+    """What info.json says of a camera: its own flags, those of "info", and in older versions of "video_info"."""
+    flags = {key: value for key, value in feature.items() if not isinstance(value, dict | list)}
+    for part in (feature.get("video_info"), feature.get("info")):
+        flags |= part if isinstance(part, dict) else {}
+    return camera(name, flags=flags, channels=_channels(feature))
+
+
+def _channels(feature: dict[str, Any]) -> int | None:
+    """Of a picture: the axis that "names" calls so, else the first or the last, whichever is no side of a picture."""
+    shape, names = _shape(feature), feature.get("names")
+    if shape is None:
+        return None
+    if len(shape) == 2:
+        return 1
+    axis = {str(name).rstrip("s"): at for at, name in enumerate(names)} if isinstance(names, list) else {}
+    if "channel" in axis and axis["channel"] < len(shape):
+        return shape[axis["channel"]]
+    return next((shape[at] for at in (-1, 0) if shape[at] <= 4), None)
 
 
 def _split(splits: Any, wanted: str, root: Path) -> list[range]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lapa.contracts import ActionKind, Array, BadVideo, Episode, LapaError
+from lapa.data.cameras import best, camera
 from lapa.data.folders import existing_folder, listing_hash
 from lapa.data.images import Clip, frames_of, number_of, outline_of, read_frames
 from lapa.data.json_files import parsed, read_foreign_json
@@ -76,7 +77,7 @@ class Rlds:
         images = [name for name, f in self._features.items() if f.kind == "image" and f.shape[-1:] in ((3,), ())]
         if not images:
             raise LapaError(f"{root}: a step has no colour image. It has {', '.join(self._features)}.")
-        self.camera = _camera(images, config.camera, root)
+        self.camera, self._why = _camera(images, self._features, config.camera, root)
         self.cameras = tuple(_short(name, images) for name in sorted(images, key=number_of))
         self._camera = _short(self.camera, images)
         self._actions = self._parts(config.action, "action", needed=config.action != "action")
@@ -168,6 +169,7 @@ class Rlds:
             size=clip.size,
             camera=self._camera,
             action_kinds=self._kinds(),
+            notes=(f"camera: {self._camera}, {self._why}",) if self._why else (),
         )
 
     def _kinds(self) -> tuple[ActionKind, ...]:
@@ -340,13 +342,13 @@ def _rate(fps: float | None, name: str, root: Path) -> float:
     return float(known)
 
 
-def _camera(images: list[str], wanted: str | None, root: Path) -> str:
-    """The image feature named `wanted`, whole or by its last word; without a wish the first that is on no wrist."""
+def _camera(images: list[str], features: dict[str, Feature], wanted: str | None, root: Path) -> tuple[str, str]:
+    """The image feature named `wanted`, whole or its last word, or the best one (data/cameras.py); and why."""
     images = sorted(images, key=number_of)
     if wanted:
         last = [name for name in images if name.rpartition("/")[2] == wanted]
-        return last[0] if len(last) == 1 else choose(wanted, images, "camera", f" in {root}")
-    return next((name for name in images if not re.search("wrist|hand|depth", name)), images[0])
+        return last[0] if len(last) == 1 else choose(wanted, images, "camera", f" in {root}"), "as asked for"
+    return best([camera(name, bits=16 if "16" in features[name].dtype else 8) for name in images], str(root))
 
 
 def _short(name: str, images: list[str]) -> str:

@@ -293,7 +293,7 @@ def describe(packed: Packed) -> dict[str, Any]:
         },
         "actions": None if packed.actions is None else _ranges(packed.actions, packed.action_names),
         "state": None if packed.state is None else list(packed.state_names) or packed.state.shape[1],
-        "told": dict(line.split(": ", 1) for line in packed.told()),
+        "told": packed.told(),
         "bad": list(packed.bad),
     }
 

@@ -114,7 +114,7 @@ KINDS: dict[str, tuple[str, Maker, str, Owner, int]] = {
     ),
     "real_bridge": ("rlds", real_bridge, "", lambda f: f.name if ".tfrecord" in f.name else None, REAL),
 }  # fmt: skip
-UNREAD = ("observation.images.top", "labels.json", "stats.json", "features.txt")  # what no reader opens
+UNREAD = ("observation.images.wrist", "labels.json", "stats.json", "features.txt")  # what no reader opens
 
 Held = dict[str, tuple[object, ...]]
 

@@ -42,30 +42,20 @@ def test_version_2_1(tmp_path: Path, chunk: int) -> None:
 def test_any_camera(tmp_path: Path) -> None:
     root = lerobot_v21(tmp_path / "ds")
     first, top, whole = (
-        good(f"lerobot:{root}{camera}")[0] for camera in ("", ",camera=top", ",camera=observation.images.top")
+        good(f"lerobot:{root},camera={camera}")[0] for camera in ("wrist", "top", "observation.images.top")
     )
     np.testing.assert_array_equal(top.frames, whole.frames)
     assert abs(float(top.frames[0, 12:, 16:].mean() - first.frames[0, 12:, 16:].mean())) > 20
-    signatures = {open_dataset(f"lerobot:{root}{camera}").signature() for camera in ("", ",camera=top")}
+    signatures = {open_dataset(f"lerobot:{root}{camera}").signature() for camera in (",camera=wrist", ",camera=top")}
     assert len(signatures) == 2
     with pytest.raises(LapaError, match=r'There is no camera "tip" in .*Known: wrist, top'):
         open_dataset(f"lerobot:{root},camera=tip")
 
 
-def test_a_depth_map_is_not_the_first_choice(tmp_path: Path) -> None:
-    root = lerobot_v21(tmp_path / "ds")
-    path = root / "meta/info.json"
-    info = json.loads(path.read_text())
-    info["features"]["observation.images.wrist"] = {**info["features"]["observation.images.wrist"],
-                                                    "info": {"video.is_depth_map": True}}  # fmt: skip
-    path.write_text(json.dumps(info))
-    assert open_dataset(f"lerobot:{root}").camera == "observation.images.top"  # type: ignore[attr-defined]
-
-
 def test_one_bad_episode_spares_the_others(tmp_path: Path) -> None:
     root = lerobot_v21(tmp_path / "ds", lengths=(4, 5, 6, 4))
     clean = good(f"lerobot:{root}")
-    videos = root / "videos/chunk-000/observation.images.wrist"
+    videos = root / "videos/chunk-000/observation.images.top"
     (videos / "episode_000001.mp4").write_bytes(b"damaged")
     (root / "data/chunk-000/episode_000002.parquet").unlink()
     first, damaged, lost, last = read(f"lerobot:{root}")
