@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lapa.contracts import BadVideo, LapaError
@@ -74,11 +74,39 @@ def files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def readable(path: Path) -> Path:
-    """`path`, to be opened. Raises BadVideo for a folder, for a pipe, which would be waited for, and for a device,
-    which may never end."""
-    if os.path.exists(path) and not os.path.isfile(path):
+    """`path`, to be opened. Raises BadVideo for a folder, for a pipe, which would be waited for, for a device, which
+    may never end, and for what stands in a file's place until it is downloaded: a pointer of Git LFS or git-annex."""
+    if os.path.isfile(path):
+        if tool := _pointer_of(path):
+            raise BadVideo(
+                f"{printable(path)}: is a pointer of {POINTERS[tool][0]}, not the file. Fetch the file: in its "
+                f"repository, {POINTERS[tool][1]}."
+            )
+    elif os.path.exists(path):
         raise BadVideo(f"{printable(path)}: is no file but a folder, a pipe or a device.")
+    elif os.path.islink(path):
+        to = printable(os.readlink(path))
+        fetch = " Fetch it: in its repository, git annex get ." if ".git/annex" in to else ""
+        raise BadVideo(f"{printable(path)}: is a link to {to}, which is not there.{fetch}")
     return path
+
+
+POINTERS = {
+    b"version https://git-lfs.github.com/spec/": ("Git LFS", "git lfs pull"),
+    b"version https://hawser.github.com/spec/": ("Git LFS", "git lfs pull"),
+    b"/annex/objects/": ("git-annex", "git annex get ."),
+}
+POINTER_BYTES = 1024  # no pointer is larger
+
+
+def _pointer_of(path: Path) -> bytes | None:
+    """The beginning of the pointer that a file holds, None for any other file."""
+    with suppress(OSError):  # whoever opens it says why it cannot be read
+        if os.path.getsize(path) <= POINTER_BYTES:
+            with open(path, "rb") as file:
+                begin = file.read(64)
+            return next((start for start in POINTERS if begin.startswith(start)), None)
+    return None
 
 
 def printable(path: Path | str) -> str:
