@@ -49,6 +49,7 @@ class Episode:
     embodiment    the robot's name, where the source has one.
     notes    what was chosen, changed or passed over in reading it, "SUBJECT: .." each, such as "camera: top, the first
              but for wrist (on the hand)". Commands print each once, with the number of the episodes that it is true of.
+    instruction_from  where the instruction stands, in words: "captions.csv", "names of files"; "": in the dataset.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Episode:
     action_kinds: tuple[ActionKind, ...] = ()
     embodiment: str = ""
     notes: tuple[str, ...] = ()
+    instruction_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,9 @@ class Dataset(Protocol):
     """A source of episodes, read once from front to back. Frames may be of any size and fps.
 
     It may have `cameras: tuple[str, ...]`, the names of all its cameras, and `episode_indices: tuple[int, ...]`, what
-    its episodes are called by number where that is not their place in the order.
+    its episodes are called by number where that is not their place in the order. It may have `notes: tuple[str, ...]`:
+    what it chose and what it passed over, each as "KEY: TEXT", known when its episodes have been read. Every command
+    prints them.
     """
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:

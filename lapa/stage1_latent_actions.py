@@ -24,7 +24,7 @@ from lapa.contracts import Array, FramePairs, Logs
 from lapa.data.buffer import Buffer, excerpt
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
-from lapa.data.pairs import PairIndex, pair_counts, window_offsets, window_pairs
+from lapa.data.pairs import PairIndex, pair_counts, tell_of_window, window_offsets, window_pairs
 from lapa.data.pixels import as_pixels
 from lapa.data.stream import Stream
 from lapa.measures.motion import Motion, Told, baselines, behind, motion, told, verdict
@@ -60,6 +60,7 @@ def fit_laq(
     Every `recipe.hold_out`th episode is held out and the figures are of those, or else of training pairs.
     What the videos have of actions is not looked at but by the probe.
     """
+    tell_of_window(packed, recipe.window, recipe.end)
     if isinstance(packed, Stream):
         return _fit_from_stream(packed, recipe, out, seed, megabytes)
     pairs = window_pairs(packed, recipe.window, recipe.end)
@@ -281,6 +282,7 @@ def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
     """
     actions = packed.require_actions("inverse dynamics (lapa fit)")
     pairs = window_pairs(packed, None)
+    tell_of_window(packed, None)
     seed_everything(seed)
     model = InverseDynamics(recipe.idm, actions.shape[1])
     model.standardise(actions[pairs.now])

@@ -26,7 +26,7 @@ from lapa.data.folders import new_folder
 from lapa.data.index import Index
 from lapa.data.labelled import MANIFEST, TABLE, joined, read_shard, write_shard
 from lapa.data.pack import Packed, pack
-from lapa.data.pairs import PairIndex, pair_counts, window_pairs
+from lapa.data.pairs import PairIndex, pair_counts, tell_of_window, too_slow, window_pairs
 from lapa.data.stream import Stream, forward, stream
 from lapa.labels import BATCH, source_config
 from lapa.measures.probes import r2
@@ -148,6 +148,7 @@ def label(
             print(f"{out} is finished already.")
         return there
     shards = cut(packed, plan)
+    tell_of_window(packed, plan.window, end)
     labelled(packed, labeller, plan, shards[0], {}, only=1)  # a source that does not fit says so before it writes
     on_first_rank(lambda: begin(out, plan))
     folder, total = out / TABLE, sum(s.pairs for s in shards)
@@ -322,7 +323,7 @@ def finish(
     actions: list[Labels] = []  # to be held against the dataset's own
     entries: list[dict[str, Any]] = []
     bad: dict[int, str] = {}
-    pairs_of = pair_counts(packed, plan.window, plan.end)
+    pairs_of, slow = pair_counts(packed, plan.window, plan.end), too_slow(packed.fps, plan.window)
     for shard in shards:
         path = out / TABLE / shard.file
         try:
@@ -363,7 +364,8 @@ def finish(
         "outline": origin.outline,
         "image_size": packed.image_size,
         "pairs": sum(entry["pairs"] for entry in entries),
-        "episodes_too_short": int((pairs_of == 0).sum()),
+        "episodes_too_short": int(((pairs_of == 0) & ~slow).sum()),
+        "episodes_too_slow": int(slow.sum()),
         "action_names": list(packed.action_names) if named else [],
         "meaning": _meaning(labeller, packed),
         "skipped": [*packed.bad, *(bad[episode] for episode in left_out)],

@@ -118,7 +118,7 @@ def pretrain(
         else:
             sample = sampler(policy, packed, examples, how.batch_size, watch.trained if held.any() else None)
             watched = watch.of_pack(packed) if held.any() else None
-        _tell_of_instructions(packed, policy)
+        tell_of_instructions(packed, policy)
         monitor, every = _monitors(watched, examples.watch and examples.watch(out, seed), how.steps)
         logs = fit(policy, sample, how, out, seed=seed, title=f"pretraining on {manifest['method']} labels",
                    parameters=policy.trainable("all"), monitor=monitor, monitor_every=every,
@@ -220,8 +220,8 @@ def require_learns(config: PolicyConfig, labels: Labels) -> None:
         )
 
 
-def _tell_of_instructions(packed: Index, policy: Policy) -> None:
-    """Say, once, which instructions are missing or not read: the policy learns nothing from those."""
+def tell_of_instructions(packed: Index, policy: Policy) -> None:
+    """Say which instructions are missing or not read: the policy learns nothing from those."""
     if rank() > 0:
         return
     missing = sum(not text.strip() for text in packed.instructions)

@@ -27,7 +27,7 @@ from lapa.plots.offline import offline_error
 from lapa.policies import Policy, PolicyConfig, config_class, configured, opened, rebuilt
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import on_first_rank, rank
-from lapa.stage2_pretrain import sampler, save_policy
+from lapa.stage2_pretrain import sampler, save_policy, tell_of_instructions
 from lapa.training.loop import Optimisation, fit, seed_everything
 
 HELD_OUT = "held_out.json"
@@ -74,6 +74,7 @@ def finetune(
     policy, results, parents, method = _learn(
         packed, policy_path, recipe, out, seed, idm_path, {**changes, **held.get("chosen", {})}
     )
+    tell_of_instructions(packed, policy)
     if held:
         own = held["rows"][POLICY]
         results |= {"held_out_error": own["error"], "held_out_step_length": own["step"]}

@@ -27,7 +27,7 @@ from lapa.artefacts.folder import finished, read_json, write_json
 from lapa.contracts import Array, LapaError
 from lapa.data.labelled import MANIFEST, TABLE
 from lapa.data.pack import Packed, pack
-from lapa.data.pairs import PairIndex, window_pairs
+from lapa.data.pairs import PairIndex, tell_of_window, window_pairs
 from lapa.datasets.video_folder import SUFFIXES
 from lapa.measures.motion import lines
 from lapa.measures.probes import MEANING, effector_columns
@@ -181,6 +181,7 @@ def _look(
     if seconds is None:
         raise LapaError(f"{run.path}/config.json does not say which window it was trained with; give --window SECONDS.")
     pairs = window_pairs(packed, seconds, recipe.get("end", "drop"))
+    tell_of_window(packed, seconds, recipe.get("end", "drop"))
     look = _judged_by(run, packed, pairs, seed)
     for spec in () if look.held_out and len(specs) == 1 else specs:
         note_if_trained_on(spec, " ".join(run.about.get("provenance", {}).get("data", {})))
@@ -359,8 +360,6 @@ def _verdict(effective: float, size: int) -> str:
 def _dataset(packed: Packed, out: Path) -> dict[str, Any]:
     about = describe(packed)
     _print_dataset(about)
-    for line in packed.told():  # what the actions are, which camera and robot
-        print(f"  {line}")
     contact_sheet(packed, out / "contact_sheet.png")
     return about
 
@@ -402,6 +401,8 @@ def _print_dataset(about: dict[str, Any]) -> None:
         **{f"  {i + 1}": reason for i, reason in enumerate(about["bad"])},
     }
     _print_table(f"Dataset {about['dataset']}", {name: (value,) for name, value in rows.items()})
+    for line in about["told"]:  # what was chosen and passed over
+        print(f"  {line}")
 
 
 def _commonest(counts: Mapping[str, int], shown: int = 4) -> str:

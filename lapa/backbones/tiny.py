@@ -88,6 +88,11 @@ def split(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
+def _in_pieces(text: str) -> list[str]:
+    """Its words with letters that `split` leaves out."""
+    return [word for word in text.lower().split() if any(c.isalpha() and not c.isascii() for c in word)]
+
+
 def tokenize(texts: list[str], words: int, vocabulary: int) -> Tensor:
     """Words -> hash buckets, int64 [B, longest text]; 0 is padding. Case and punctuation are dropped."""
     found = [split(text)[:words] for text in texts]
@@ -255,6 +260,11 @@ class TinyVLM(Backbone):
         if blank := sum(bool(text.strip()) and not words for text, words in zip(texts, read, strict=True)):
             said.append(f"{blank} of {len(texts)} instructions have no word that the backbone tiny reads (Latin "
                         "letters and digits); to it they are empty.")  # fmt: skip
+        odd = {word for text, words in zip(texts, read, strict=True) if words for word in _in_pieces(text)}
+        if odd:
+            some = sum(bool(words) and bool(_in_pieces(text)) for text, words in zip(texts, read, strict=True))
+            said.append(f"{some} of {len(texts)} instructions have words that the backbone tiny does not read whole "
+                        f"(it reads a to z and digits), such as {', '.join(sorted(odd)[:3])}.")  # fmt: skip
         if cut := sum(len(words) > self.config.words for words in read):
             said.append(f"{cut} of {len(texts)} instructions are longer than the {self.config.words} words that the "
                         "backbone tiny reads; the rest is cut.")  # fmt: skip

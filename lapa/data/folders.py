@@ -7,10 +7,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from lapa.contracts import BadVideo, LapaError
+
+LONGEST_POINTER = 1024  # bytes: Git LFS itself takes no longer file for a pointer
 
 
 @contextmanager
@@ -75,38 +77,35 @@ def files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 def readable(path: Path) -> Path:
     """`path`, to be opened. Raises BadVideo for a folder, for a pipe, which would be waited for, for a device, which
-    may never end, and for what stands in a file's place until it is downloaded: a pointer of Git LFS or git-annex."""
-    if os.path.isfile(path):
-        if tool := _pointer_of(path):
-            raise BadVideo(
-                f"{printable(path)}: is a pointer of {POINTERS[tool][0]}, not the file. Fetch the file: in its "
-                f"repository, {POINTERS[tool][1]}."
-            )
-    elif os.path.exists(path):
+    may never end, and for what stands for a file that was not downloaded (Git LFS, git-annex)."""
+    if os.path.exists(path) and not os.path.isfile(path):
         raise BadVideo(f"{printable(path)}: is no file but a folder, a pipe or a device.")
-    elif os.path.islink(path):
-        to = printable(os.readlink(path))
-        fetch = " Fetch it: in its repository, git annex get ." if ".git/annex" in to else ""
-        raise BadVideo(f"{printable(path)}: is a link to {to}, which is not there.{fetch}")
+    if why := _pointer(path):
+        raise BadVideo(f"{printable(path)}: {why}")
     return path
 
 
-POINTERS = {
-    b"version https://git-lfs.github.com/spec/": ("Git LFS", "git lfs pull"),
-    b"version https://hawser.github.com/spec/": ("Git LFS", "git lfs pull"),
-    b"/annex/objects/": ("git-annex", "git annex get ."),
-}
-POINTER_BYTES = 1024  # no pointer is larger
+def is_pointer(path: Path) -> bool:
+    """Does `path` stand for a file that was not downloaded (Git LFS, git-annex)?"""
+    return bool(_pointer(path))
 
 
-def _pointer_of(path: Path) -> bytes | None:
-    """The beginning of the pointer that a file holds, None for any other file."""
-    with suppress(OSError):  # whoever opens it says why it cannot be read
-        if os.path.getsize(path) <= POINTER_BYTES:
-            with open(path, "rb") as file:
-                begin = file.read(64)
-            return next((start for start in POINTERS if begin.startswith(start)), None)
-    return None
+def _pointer(path: Path) -> str:
+    """What `path` stands for and how to get it, "" for a file that is itself."""
+    if os.path.islink(path) and not os.path.exists(path) and ".git/annex/" in os.readlink(path):
+        return "is a link of git-annex, the file itself is not here. Run git annex get (or datalad get) in its folder."
+    if not os.path.isfile(path) or os.path.getsize(path) > LONGEST_POINTER:
+        return ""
+    try:
+        with path.open("rb") as file:
+            head = file.read(LONGEST_POINTER)
+    except OSError:
+        return ""  # whoever opens it says why it cannot be read
+    if head.startswith((b"version https://git-lfs", b"version https://hawser")):
+        return "is a Git LFS pointer, not the file itself. Run git lfs pull in its folder, or download it again."
+    if head.startswith(b"/annex/objects/"):
+        return "is a pointer of git-annex, not the file itself. Run git annex get (or datalad get) in its folder."
+    return ""
 
 
 def printable(path: Path | str) -> str:

@@ -52,11 +52,13 @@ def _scaled(frame: Array, height: int, width: int) -> Array:
 
 @dataclass(frozen=True)
 class Clip:
-    """A whole video at an even rate: frames uint8 [T, H, W, 3], T >= 2; `size` is (H, W) in the file."""
+    """A whole video at an even rate: frames uint8 [T, H, W, 3], T >= 2; `size` is (H, W) as it is seen. `notes` as in
+    contracts.Episode."""
 
     frames: Array
     fps: float
     size: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
 
 def blank(length: int, size: tuple[int, int]) -> Array:

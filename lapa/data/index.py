@@ -39,7 +39,8 @@ class Index:
     image_size is that of the frames when they are read. starts int64 [E + 1]; fps float64 [E]; sizes int64 [E, 2]
     (height and width at the source); actions float32 [N, A] or None (row i leads from frame i to i + 1); state float32
     [N, S] or None. `fingerprint` depends on the content alone, not on where the data lie. `bad` are the episodes that
-    were skipped, each with its reason.
+    were skipped, each with its reason. `instructions_from` says of each episode where its instruction stands
+    (contracts.Episode). `notes` are what the datasets chose and passed over (contracts.Dataset).
 
     action_spec says what the actions mean, None without them; kinds_from who says so. camera is the one that took the
     frames and cameras are all that the source has, as far as it names them. fit is how pictures that are no squares
@@ -72,6 +73,7 @@ class Index:
     cameras: tuple[str, ...]
     embodiments: tuple[str, ...]
     fit: Fit
+    instructions_from: tuple[str, ...]
     notes: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -90,7 +92,7 @@ class Index:
         return over_window(self.action_spec.kinds, self.actions, self.state, now, later)
 
     def told(self) -> list[str]:
-        """What was found and chosen, for people: on the actions, the camera, the robot, and what the reader notes."""
+        """What was found and chosen, for people: on actions, camera, robot, what the reader notes, instructions."""
         lines = []
         if self.action_spec is not None and self.actions is not None:
             lines.append(f"action: {described(self.action_spec)}; kinds told by {self.kinds_from}")
@@ -101,7 +103,7 @@ class Index:
             lines.append(f"camera: {self.camera}" + (f", out of {', '.join(self.cameras)}" if others else ""))
         if robots := sorted({name for name in self.embodiments if name}):
             lines.append(f"robot: {', '.join(robots)}")
-        return [*lines, *self.notes]
+        return [*lines, *self.notes, f"instructions: {_origins(self.instructions, self.instructions_from)}"]
 
     @cached_property
     def outline(self) -> str:
@@ -129,6 +131,7 @@ class Index:
             camera=self.camera,
             action_kinds=self.action_spec.kinds if self.action_spec else (),
             embodiment=self.embodiments[0] if len(self.embodiments) == 1 else "",
+            instruction_from=self.instructions_from[episode],
         )
 
     def require_actions(self, purpose: str) -> Array:
@@ -167,6 +170,7 @@ class Index:
             state=None if self.state is None else self.state[frames],
             fingerprint=digest_of(self.fingerprint.encode(), episodes.tobytes()),
             source=self.source[episodes],
+            instructions_from=tuple(self.instructions_from[e] for e in episodes),
         )
 
 
@@ -225,7 +229,7 @@ class Listing:
         cameras = getattr(source, "cameras", ()) or tuple(filter(None, [kept[0].camera]))
         told = {"kinds": kinds, "kinds_from": kinds_from, "camera": kept[0].camera, "cameras": cameras,
                 "embodiment": kept[0].embodiment, "dataset": self.spec,
-                "notes": getattr(source, "notes", None) or _notes(kept)}  # fmt: skip
+                "instructions_from": [e.instruction_from for e in kept], "notes": _all_notes(source, kept)}  # fmt: skip
         meta = {"image_size": size, "fingerprint": digest.hexdigest(), "bad": self.bad, **texts, **told, **about}
         (work / META).write_text(json.dumps(meta))
 
@@ -263,6 +267,7 @@ def load(entry: Path, spec: str) -> tuple[Index, dict[str, Array]]:
             cameras=tuple(meta["cameras"]),
             embodiments=(meta["embodiment"],),
             fit=meta["fit"],
+            instructions_from=tuple(meta["instructions_from"]),
             notes=tuple(meta["notes"]),
         )
     except (OSError, ValueError, KeyError) as error:
@@ -304,6 +309,7 @@ def join(parts: Sequence[Index]) -> dict[str, Any]:
         "cameras": tuple(name for name in parts[0].cameras if all(name in p.cameras for p in parts)),
         "embodiments": tuple(name for p in parts for name in p.embodiments),
         "fit": parts[0].fit,
+        "instructions_from": tuple(name for p in parts for name in p.instructions_from),
         "notes": tuple(f"{p.spec}: {note}" for p in parts for note in p.notes),
     }
 
@@ -363,6 +369,17 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
 
 
+def _origins(instructions: Sequence[str], origins: Sequence[str]) -> str:
+    """How many instructions came from where; of names of files also one, for these are taken as words."""
+    found: dict[str, list[str]] = {}
+    for text, origin in zip(instructions, origins, strict=True):
+        found.setdefault((origin or "the dataset") if text else "", []).append(text)
+    missing = len(found.pop("", ()))
+    told = [f"{len(texts)} from {origin}" + (f', such as "{texts[0]}"' if origin.startswith("names of") else "")
+            for origin, texts in found.items()]  # fmt: skip
+    return "; ".join([*told, *([f"{missing} missing"] if missing else [])])
+
+
 def _join_vectors(parts: list[Array | None]) -> Array | None:
     present = [p for p in parts if p is not None]
     same = len(present) == len(parts) and len({p.shape[1] for p in present}) == 1
@@ -377,6 +394,12 @@ def _kinds(first: Episode, tables: dict[str, Array], source: object) -> tuple[tu
     if first.action_kinds and says != THE_DATA:
         return first.action_kinds, says or "the dataset"
     return told_by_data(tables["actions"], tables.get("state")), THE_DATA
+
+
+def _all_notes(source: object, kept: Sequence[Episode]) -> list[str]:
+    """Those of a dataset and of its episodes; an index has both already."""
+    own = list(getattr(source, "notes", ()))
+    return own if isinstance(source, Index) else [*_notes(kept), *own]
 
 
 def _notes(kept: Sequence[Episode]) -> list[str]:

@@ -9,6 +9,10 @@ import numpy as np
 
 from lapa.contracts import Array, FramePairs, LapaError
 from lapa.data.index import Index
+from lapa.data.observations import say_once
+from lapa.runtime.distributed import rank
+
+NEAR = 0.25  # of a window: how far the time between two frames may be off without a word
 
 
 class Gathers(Protocol):
@@ -63,13 +67,18 @@ def window_offsets(fps: Array, seconds: float | None) -> Array:
 def pair_counts(packed: Index, seconds: float | None, end: Literal["drop", "clip"] = "drop") -> Array:
     """How many pairs each episode has, int64 [E]: none where it is no longer than the window.
 
-    Raises LapaError when no episode is long enough, saying how long the longest is.
+    An episode whose frames lie so far apart that the window is nearer to none than to one of them has no pairs either.
+
+    Raises LapaError when no episode is long enough, saying how long the longest is, or when no rate is high enough.
     """
     if end not in ("drop", "clip"):
         raise LapaError(f'The end of an episode is "drop" or "clip", not "{end}".')
     lengths = np.diff(packed.starts)
     offsets = window_offsets(packed.fps, seconds)
-    long = lengths > offsets
+    slow = too_slow(packed.fps, seconds)
+    if slow.all():
+        raise LapaError(_too_slow(packed, seconds or 0.0))
+    long = (lengths > offsets) & ~slow
     if not long.any():
         raise LapaError(_too_short(packed, lengths, seconds))
     return np.where(long, lengths if end == "clip" else lengths - offsets, 0)
@@ -91,12 +100,64 @@ def window_pairs(packed: Index, seconds: float | None, end: Literal["drop", "cli
     return PairIndex(now, later, episode, frame, later - now, seconds, int((counts == 0).sum()))
 
 
+def too_slow(fps: Array, seconds: float | None) -> Array:
+    """Rates [E] -> where the next frame is more than twice the window away, bool [E]: a pair of frames would be called
+    what it is not. A window of adjacent frames (None) fits any rate."""
+    return np.zeros(len(fps), bool) if seconds is None else seconds * fps < 0.5 - 1e-6
+
+
+def window_notes(packed: Index, seconds: float | None, end: Literal["drop", "clip"] = "drop") -> list[str]:
+    """What the user must know of the pairs, a sentence each: episodes that have none, and windows that are in truth
+    another time, as the distance of frames is no part of them. Raises LapaError as `pair_counts` does."""
+    counts, offsets = pair_counts(packed, seconds, end), window_offsets(packed.fps, seconds)
+    if seconds is None:
+        short = counts == 0
+        return [f"{_some(packed, short)} one frame only, and no pair."] if short.any() else []
+    slow, real = too_slow(packed.fps, seconds), offsets / packed.fps
+    short, off = (counts == 0) & ~slow, (np.abs(real / seconds - 1) > NEAR) & (counts > 0)
+    said = []
+    if short.any():
+        said.append(f"{_some(packed, short)} no frame that lies the window of {seconds:g} s later, and so no pair.")
+    if slow.any():
+        said.append(f"{_some(packed, slow)} no pair: the frames lie {1 / packed.fps[slow].max():.3g} s or more apart, "
+                    f"and the window is {seconds:g} s (--window, for lapa quantize).")  # fmt: skip
+    if off.any():
+        least, most = real[off].min(), real[off].max()
+        span = f"{least:.3g} s" if most - least < 1e-3 else f"{least:.3g} to {most:.3g} s"
+        said.append(f"{_some(packed, off)} pairs that are {span} apart, not {seconds:g} s: at their rate no two frames "
+                    "come nearer to it.")  # fmt: skip
+    return said
+
+
+def tell_of_window(packed: Index, seconds: float | None, end: Literal["drop", "clip"] = "drop") -> None:
+    """Print `window_notes` once, from one process of many."""
+    for sentence in window_notes(packed, seconds, end) if rank() == 0 else ():
+        say_once(sentence)
+
+
+def _some(packed: Index, which: Array) -> str:
+    """ "2 of 9 episodes (a, b) have", to be followed by what they have."""
+    named = [packed.ids[e] for e in np.flatnonzero(which)[:3]]
+    rest = ", .." if which.sum() > len(named) else ""
+    verb = "has" if which.sum() == 1 else "have"
+    return f"{int(which.sum())} of {packed.episodes} episodes ({', '.join(named)}{rest}) {verb}"
+
+
 def following(pairs: PairIndex) -> Array:
     """int64 [P]: for each pair the row of the pair that starts where it ends, -1 where there is none."""
     rows = np.arange(len(pairs))
     after = np.minimum(rows + pairs.offset, len(pairs) - 1)
     goes_on = (pairs.now[after] == pairs.later) & (pairs.episode[after] == pairs.episode) & (pairs.offset > 0)
     return np.where(goes_on, after, -1)
+
+
+def _too_slow(packed: Index, seconds: float) -> str:
+    best = int(np.argmax(packed.fps))
+    return (
+        f"{packed.spec}: the window of {seconds:g} s is shorter than the time from one frame to the next, which is "
+        f'{1 / packed.fps[best]:.3g} s at the least (episode "{packed.ids[best]}"). Take videos of a higher rate, or a '
+        f"window of {1 / packed.fps[best]:.3g} s or more (--window, for lapa quantize)."
+    )
 
 
 def _too_short(packed: Index, lengths: Array, seconds: float | None) -> str:

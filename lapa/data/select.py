@@ -91,6 +91,11 @@ class Chosen:
             return "the option kinds"
         return "" if self._first is None else f"the data ({LOOKED_AT} episodes)"
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the dataset."""
+        return getattr(self._dataset, "notes", ())
+
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield the chosen episodes."""
         for episode in self._selected(self._dataset.episodes(size if self._fit == "squash" else None)):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
+from av.stream import Disposition
+from av.video.format import VideoFormat
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from lapa.contracts import Array, BadVideo, LapaError
+from lapa.data.animation import Animation, is_webp
 from lapa.data.folders import printable, readable
 from lapa.data.images import LARGEST, Clip, blank, resized
 
@@ -36,6 +42,17 @@ CODEC, PIXELS, OPTIONS = "libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast
 # frame that waits for a later one, so that reading from the middle is quick.
 LOSSY, LOSSY_PIXELS, LEAP_BACK = "libx264", "yuv420p", 32
 
+
+# What PyAV opens, by the endings that cameras, recorders and converters write.
+ENDINGS = """
+    mp4 m4v mov qt mkv mk3d webm avi divx gif apng webp ts m2ts mts m2t mpg mpeg mpe m1v m2v mpv vob dv flv f4v 3gp 3g2
+    3gpp wmv asf ogv ogm rm rmvb mxf gxf nut y4m ivf obu h264 264 avc h265 265 hevc mjpg mjpeg insv amv dav
+"""
+SUFFIXES = tuple(f".{name}" for name in ENDINGS.split())
+RAW = ("h264", "hevc", "mjpeg", "m4v", "mpegvideo", "obu", "dirac", "vc1", "h263", "h261")  # formats without timestamps
+STILL = ("mjpeg", "png", "bmp", "gif", "webp", "tiff", "jpeg2000", "jpegls")  # codecs of pictures, if need be
+NO_FILM = {"attached_pic", "timed_thumbnails", "still_image"}  # flags of covers and previews
+DISPLAY = Type.DISPLAYMATRIX
 
 SLACK = 0.25  # seconds a file may end before its header says: containers round, and the last frame lasts
 LEAP = 60.0  # seconds without a frame that are taken for damage
@@ -92,13 +109,15 @@ class VideoFile:
 class VideoReader:
     """Reads a video forward: `fps`, then iterate over (time in seconds, frame uint8 [H, W, 3]).
 
-    Frames are turned as the file's display matrix says (phones film sideways).
-    Every error of ffmpeg becomes BadVideo(path and reason), and so do a damaged frame and a file that ends before its
-    own header says.
+    Of several streams of pictures the best is read (`_best`), or number `stream` of them. Frames are turned and
+    mirrored as the file's display matrix says (phones film sideways). `notes` are what had to be chosen
+    (contracts.Episode). Every error of ffmpeg becomes BadVideo(path and reason), and so do a damaged frame, a file that
+    ends before its own header says, and one of depth maps.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._file = printable(path), path
+    def __init__(self, path: Path, stream: int | None = None) -> None:
+        self.path, self._file, self._wanted = printable(path), path, stream
+        self.notes: tuple[str, ...] = ()
         self._open()
 
     def _open(self) -> None:
@@ -107,14 +126,46 @@ class VideoReader:
             self._container = av.open(str(readable(self._file)), options=limit)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise BadVideo(f"{self.path}: cannot be opened as a video ({_reason(error)}).") from None
-        if not self._container.streams.video:
+        try:
+            self._stream = self._choose(self._container.streams.video)
+        except BadVideo:
             self._container.close()
-            raise BadVideo(f"{self.path}: holds no video stream.")
-        self._stream: VideoStream = self._container.streams.video[0]
-        if not self._stream.codec_context:  # whatever its type says
-            self._container.close()
-            raise BadVideo(f"{self.path}: its pictures are in a coding that cannot be told.")
+            raise
         self._stream.codec_context.options = limit
+        if self._container.format.name in RAW and not self._stream.codec_context.framerate:
+            rate = f"{self.stated_fps:g} fps" if self.stated_fps else "none"
+            self.notes = (
+                *self.notes,
+                f"rate: {rate}, assumed: such a file ({self._container.format.name}) has no times",
+            )
+
+    def _choose(self, streams: Sequence[VideoStream]) -> VideoStream:
+        """The stream to read. Raises BadVideo where there is none."""
+        if not streams:
+            raise BadVideo(f"{self.path}: holds no video stream.")
+        if self._wanted is not None:
+            if not 0 <= self._wanted < len(streams):
+                raise BadVideo(
+                    f"{self.path}: has no stream of pictures {self._wanted}; it has {len(streams)}, from 0 on."
+                )
+            found = [streams[self._wanted]]
+        else:
+            found = [stream for stream in streams if not set(_flags(stream)) & NO_FILM]
+            if not found:
+                raise BadVideo(f"{self.path}: holds a cover picture and no film.")
+        if not (told := [stream for stream in found if stream.codec_context]):  # whatever its type says
+            raise BadVideo(f"{self.path}: its pictures are in a coding that cannot be told.")
+        if not (colour := [stream for stream in told if not _is_depth(stream)]):
+            kind = told[0].codec_context.pix_fmt
+            raise BadVideo(
+                f"{self.path}: its pictures are depth maps ({kind}: one channel of more than 8 bits), not colour."
+            )
+        best = max(colour, key=lambda stream: _rank(stream, colour))
+        if len(found) > 1:
+            number = list(streams).index(best)
+            self.notes = (f"stream: {number} of {len(streams)} in one file, {best.width} x {best.height}, the best "
+                          "(stream=NUMBER takes another)",)  # fmt: skip
+        return best
 
     def __enter__(self) -> VideoReader:
         return self
@@ -144,7 +195,7 @@ class VideoReader:
         """From the first frame at `start` seconds or later: one seek, to the key frame before it. What lies between
         is decoded and no more."""
         # One reformatter for the whole file: frame.to_ndarray makes a new one each time, 12 times slower.
-        convert, size, end = VideoReformatter(), None, 0.0
+        convert, size, end, turn = VideoReformatter(), None, 0.0, _Turn()
         try:
             for count, frame in enumerate(self._decoded(start)):
                 time = float(frame.time if frame.time is not None else count / self.fps)
@@ -154,7 +205,7 @@ class VideoReader:
                 if frame.is_corrupt:
                     raise BadVideo(f"{self.path}: the frame at {time:.2f} s is damaged.")
                 rgb = convert.reformat(frame, width=size[0], height=size[1], format="rgb24", threads=1).to_ndarray()
-                yield time, np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90)) if frame.rotation else rgb
+                yield time, turn.shown(rgb, frame)
                 end = time + float((frame.duration or 0) * (frame.time_base or 0))
         except av.FFmpegError as error:
             raise BadVideo(f"{self.path}: breaks off while decoding ({_reason(error)}).") from None
@@ -211,13 +262,19 @@ class VideoReader:
         return self._container.duration / av.time_base if alone else 0.0  # type: ignore[operator]
 
 
-def read_video(path: Path, size: int | None = None) -> Clip:
-    """Read a video file, with `size` as squares of so many pixels. Raises BadVideo naming path and reason.
+def opened(path: Path, stream: int | None = None) -> VideoReader | Animation:
+    """A reader of a video file: of an animated webp, which ffmpeg does not know, another one."""
+    return Animation(path) if is_webp(path) else VideoReader(path, stream)
+
+
+def read_video(path: Path, size: int | None = None, stream: int | None = None) -> Clip:
+    """Read a video file, with `size` as squares of so many pixels; `stream` as in VideoReader. Raises BadVideo naming
+    path and reason.
 
     Where the rate varies, as on phones and screens, the frames are set to even steps of time by their timestamps.
     """
     times, frames, shape = [], [], (0, 0)
-    with VideoReader(path) as video:
+    with opened(path, stream) as video:
         for time, frame in video:
             shape = frame.shape[:2]
             times.append(time)
@@ -226,42 +283,44 @@ def read_video(path: Path, size: int | None = None) -> Clip:
             count = "one frame" if frames else "no frames"
             raise BadVideo(f"{video.path}: has {count}; a pair of frames needs two.")
         fps, shown = _even(np.array(times), video.stated_fps, video.path)
-        return Clip(np.stack([frames[i] for i in shown]), fps, (shape[0], shape[1]))
+        return Clip(np.stack([frames[i] for i in shown]), fps, (shape[0], shape[1]), video.notes)
 
 
 @dataclass(frozen=True)
 class Timing:
     """When a video's frames are shown: `times` float64 [n], in seconds; `shown` int64 [T], which of them is on show at
-    each step of an even rate; `size` (H, W) as they are seen."""
+    each step of an even rate; `size` (H, W) as they are seen; `stream` and `notes` as in VideoReader."""
 
     times: Array
     shown: Array
     fps: float
     size: tuple[int, int]
+    stream: int | None
+    notes: tuple[str, ...]
 
     def clip(self) -> Clip:
         """What `read_video` gives, with a stand-in for the frames."""
-        return Clip(blank(len(self.shown), self.size), self.fps, self.size)
+        return Clip(blank(len(self.shown), self.size), self.fps, self.size, self.notes)
 
 
-def timing(path: Path) -> Timing:
+def timing(path: Path, stream: int | None = None) -> Timing:
     """The timing of a video file, from its packets and its first frame. Raises BadVideo naming path and reason."""
-    with VideoReader(path) as video:
+    with opened(path, stream) as video:
         first = next(iter(video), None)  # which way up it is, only a frame tells
-    with VideoReader(path) as video:
+    with opened(path, stream) as video:
         times = video.times()
         if len(times) < 2 or first is None:
             count = "one frame" if len(times) else "no frames"
             raise BadVideo(f"{video.path}: has {count}; a pair of frames needs two.")
         fps, shown = _even(times, video.stated_fps, video.path)
-        return Timing(times, shown, fps, first[1].shape[:2])
+        return Timing(times, shown, fps, first[1].shape[:2], stream, video.notes)
 
 
 def video_frames(path: Path, when: Timing, size: int | None = None, start: int = 0) -> Iterator[Array]:
     """The frames that `read_video` puts into its Clip, from step `start` on. Raises BadVideo on the way."""
     step, early = start, 1e-4  # seconds: containers round
     first = int(np.searchsorted(when.times, when.times[when.shown[start]] - early))
-    with VideoReader(path) as video:
+    with opened(path, when.stream) as video:
         for number, (time, frame) in enumerate(video.since(when.times[first] - early if start else -np.inf), first):
             if number >= len(when.times) or abs(time - when.times[number]) > 2 * early:
                 raise BadVideo(
@@ -293,6 +352,65 @@ def _even(times: Array, stated: float | None, path: str) -> tuple[float, Array]:
         raise BadVideo(f"{path}: its timestamps ask for {since[-1] * rate:.0f} steps of time for {len(times)} frames.")
     middles = (np.arange(round(since[-1] * rate) + 1) + 0.5) / rate
     return rate, np.searchsorted(since, middles) - 1
+
+
+class _Turn:
+    """Frames as they are to be seen, by the display matrix that comes with them."""
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._matrix: Array = np.eye(2)
+
+    def shown(self, rgb: Array, frame: VideoFrame) -> Array:
+        """uint8 [H, W, 3] -> the same turned by quarters and mirrored."""
+        if frame.rotation != self._rotation:  # asked for once, for it costs a tenth of decoding
+            found: Any = next((data for data in iter(frame.side_data) if getattr(data, "type", "") == DISPLAY), None)
+            self._rotation = frame.rotation
+            self._matrix = np.eye(2) if found is None else np.frombuffer(bytes(found), "<i4").reshape(3, 3)[:2, :2]
+        return turned(rgb, self._matrix)
+
+
+def turned(picture: Array, matrix: Array) -> Array:
+    """A picture [H, W, 3] through a matrix [2, 2] of a container: a pixel at (x, y) is shown at x times its first row
+    plus y times its second. Only quarter turns and mirrors are done, the nearest ones."""
+    (a, b), (c, d) = np.asarray(matrix, np.float64)
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        picture, a, d = picture.transpose(1, 0, 2), c, b
+    across, down = (-1 if a < 0 else 1), (-1 if d < 0 else 1)
+    return np.ascontiguousarray(picture[::down, ::across])
+
+
+def _flags(stream: VideoStream) -> list[str]:
+    return [flag.name for flag in Disposition if flag.name and flag in stream.disposition]
+
+
+def _is_depth(stream: VideoStream) -> bool:
+    """Are its pictures of one channel and more than 8 bits?"""
+    if not (name := stream.codec_context.pix_fmt):
+        return False
+    channels = [part.bits for part in VideoFormat(name).components if not part.is_alpha]
+    return len(channels) == 1 and channels[0] > 8
+
+
+def _rank(stream: VideoStream, others: Sequence[VideoStream]) -> tuple[Any, ...]:
+    """The best stream ranks highest: a film before a still picture (a cover without a flag), what the file calls its
+    default, the larger, the longer, the first."""
+    spans = {other.index: _span(other) for other in others}
+    longest, mine = max((span or 0.0 for span in spans.values()), default=0.0), spans[stream.index]
+    if mine is not None:
+        still = mine < 0.1 * longest
+    else:
+        still = stream.codec_context.name in STILL and any(other.codec_context.name not in STILL for other in others)
+    default = "default" in _flags(stream)
+    return (not still, default, stream.width * stream.height, mine or 0.0, -stream.index)
+
+
+def _span(stream: VideoStream) -> float | None:
+    """Seconds, as far as the file says; Matroska says it in a tag."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", str(stream.metadata.get("DURATION", "")))
+    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else None
 
 
 def rational(fps: float | Fraction) -> Fraction:

@@ -21,7 +21,7 @@ from lapa.backbones import Backbone
 from lapa.contracts import Array, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.images import Fit
 from lapa.data.index import Index
-from lapa.data.observations import ONE, Seen
+from lapa.data.observations import ONE, Seen, say_once
 from lapa.data.pack import Packed
 from lapa.methods import policy_of
 from lapa.recipe import Recipe
@@ -272,6 +272,19 @@ def camera_of(data: Any, camera: str) -> Packed:
         return found
     seen_by: Packed = data.view(camera)
     return seen_by
+
+
+def tell_of_texts(policy: Policy, texts: Sequence[str]) -> None:
+    """Say, once for each instruction that a policy acts on, what of it the policy does not read."""
+    for text in set(texts) - _LOOKED_AT:
+        if len(_LOOKED_AT) < MOST_TEXTS:
+            _LOOKED_AT.add(text)
+            for sentence in policy.overlooked([text]):
+                say_once(f'the instruction "{text}": {sentence}')
+
+
+_LOOKED_AT: set[str] = set()
+MOST_TEXTS = 1000  # instructions that are looked at in a process: a server may be given any number
 
 
 def refuse_idm(idm: Path | None) -> None:

@@ -33,7 +33,7 @@ from lapa.models.idm import IDMConfig, InverseDynamics
 from lapa.models.video_diffusion import VideoDiffusion, VideoDiffusionConfig
 from lapa.plots.codes import future_frames
 from lapa.plugins import configure
-from lapa.policies import Examples, Monitor, Policy, PolicyConfig, Which, acting_frames
+from lapa.policies import Examples, Monitor, Policy, PolicyConfig, Which, acting_frames, tell_of_texts
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import device
 from lapa.runtime.precision import fast_dtype
@@ -224,6 +224,7 @@ class VideoPlanner(Policy):
         if self.reader is None:
             raise LapaError("This policy imagines frames and cannot act yet; finetune it first (lapa finetune).")
         shown = seen(observations, self.spec)
+        tell_of_texts(self, shown.texts)
         return np.concatenate([self._plan(shown.part(i, i + AT_ONCE)) for i in range(0, len(shown), AT_ONCE)])
 
     def _plan(self, seen: Seen) -> Array:

@@ -32,7 +32,17 @@ from lapa.data.observations import ONE, Seen, say_once, seen
 from lapa.data.pack import Packed
 from lapa.heads import Head
 from lapa.plugins import configure
-from lapa.policies import Examples, Policy, PolicyConfig, Which, acting_frames, chunks_after, look, refuse_idm
+from lapa.policies import (
+    Examples,
+    Policy,
+    PolicyConfig,
+    Which,
+    acting_frames,
+    chunks_after,
+    look,
+    refuse_idm,
+    tell_of_texts,
+)
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import device
 from lapa.runtime.precision import fast_dtype
@@ -366,6 +376,7 @@ class VLA(Policy):
             raise LapaError("This policy predicts latent codes, not robot actions; finetune it first (lapa finetune).")
         names = self.scales.names if self.scales else ()
         shown = seen(observations, self.spec, names)
+        tell_of_texts(self, shown.texts)
         actions = self.acting.decide(self._said(shown), self.config.decoding)
         actions = self.scales.restore(actions, _asked(shown.embodiment, names)) if self.scales else actions
         return self.meaning.robot(actions, shown.state) if self.meaning else actions

@@ -73,7 +73,7 @@ def test_collect_keeps_cameras_names_kinds_and_robot(two: Path, tmp_path: Path) 
     assert (told.camera, told.cameras, told.embodiments) == ("top", ("top", "wrist"), ("arm",))
     assert told.action_spec is not None
     assert (told.action_spec.names, told.action_spec.kinds, told.kinds_from) == (ARM, KINDS, "the dataset")
-    (robot, camera) = told.told()[1:]
+    (robot, camera) = told.told()[1:3]
     assert robot == "robot: arm"
     assert camera.startswith("camera: top")
     assert "wrist" in camera

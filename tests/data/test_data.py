@@ -490,6 +490,7 @@ def without_frames(lengths: list[int], fps: list[float], actions: np.ndarray | N
         "sizes": sizes, "actions": actions, "state": None, "action_names": (), "state_names": (), "fingerprint": "",
         "bad": (), "source": source, "widths": (0,), "weights": None, "action_spec": spec, "kinds_from": "",
         "camera": "", "cameras": (), "embodiments": ("",), "fit": "squash",
+        "instructions_from": ("",) * len(names), "notes": (),
     }  # fmt: skip
     return Packed(**about, _maps=(frames,), _rows=rows)
 
@@ -533,7 +534,7 @@ def test_pairs_are_all_the_pairs(episodes: list[tuple[int, float]], seconds: flo
     expected, start = [], 0
     for e, (length, rate) in enumerate(episodes):
         window = max(1, round(seconds * rate))
-        for t in range(length if length > window else 0):
+        for t in range(length if length > window and seconds * rate >= 0.5 else 0):
             later = min(t + window, length - 1)
             if end == "clip" or t + window < length:
                 expected.append((start + t, start + later, e, t, later - t))
