@@ -30,11 +30,14 @@ ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 @dataclass(frozen=True)
 class Config:
     """`path` is the jsonl or JSON file; `fps` the rate of the images, which they do not say; `images` the folder that
-    the image paths start from, by default the file's own folder or one above it."""
+    the image paths start from, by default the file's own folder or one above it; `action` and `state` the keys of a row
+    that hold them, several as a+b, by default raw_actions and none."""
 
     path: str
     fps: float | None = None
     images: str | None = None
+    action: str | None = None
+    state: str | None = None
 
     def build(self) -> LapaJsonl:
         """Read the rows. Raises LapaError for a file that is missing or no such jsonl, or when `fps` is not given."""
@@ -43,16 +46,17 @@ class Config:
             raise LapaError(f"{path}: there is no such file. lapa_jsonl reads one jsonl or JSON file.")
         if not self.fps or self.fps <= 0:
             raise LapaError(f"{path}: images have no frame rate. Say it: lapa_jsonl:{self.path},fps=5")
-        return LapaJsonl(path, self.fps, self.images)
+        return LapaJsonl(path, self.fps, self)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One frame: its image as the file names it, the instruction, the action if there is one."""
+    """One frame: its image as the file names it, the instruction, the action and the state if there is one."""
 
     image: Path
     instruction: str
     action: tuple[float, ...] | None
+    state: tuple[float, ...] | None = None
 
     @property
     def width(self) -> int:
@@ -66,11 +70,11 @@ Read = Callable[[Sequence[Path], Sequence[str]], Clip]
 class LapaJsonl:
     """One episode per folder of images, in the order of their paths."""
 
-    def __init__(self, path: Path, fps: float, images: str | None) -> None:
-        self.path, self.fps = path, fps
+    def __init__(self, path: Path, fps: float, config: Config) -> None:
+        self.path, self.fps, self._config = path, fps, config
         self._clips: dict[str, list[Line]] = {}
         self._bad: list[BadVideo] = []
-        for row in _read(path):
+        for row in _read(path, config):
             if isinstance(row, Line):
                 self._clips.setdefault(row.image.parent.as_posix(), []).append(row)
             else:
@@ -79,6 +83,7 @@ class LapaJsonl:
             raise LapaError(f"{path}: holds no row." if not self._bad else str(self._bad[0]))
         widths = Counter(row.width for rows in self._clips.values() for row in rows)
         self._width = widths.most_common(1)[0][0]
+        images = config.images
         self._roots = [Path(images).expanduser()] if images else [path.parent, *path.absolute().parents[1:3], Path()]
 
     def __len__(self) -> int:
@@ -115,12 +120,22 @@ class LapaJsonl:
         check_steps([row.image for row in rows], where)
         if any(row.width != self._width for row in rows):
             most = f"of length {self._width}" if self._width else "missing"
-            raise BadVideo(f"{where}: raw_actions are not {most} in every row, as in most of the file.")
+            key = self._config.action or "raw_actions"
+            raise BadVideo(f"{where}: {key} are not {most} in every row, as in most of the file.")
         clip = read(*self._images(rows))
         actions = np.array([row.action for row in rows], np.float32) if self._width else None
         names = ACTION_NAMES if actions is not None and actions.shape[1] == ACTION else ()
         said = next((row.instruction for row in rows if row.instruction), "")
-        return Episode(printable(name), clip.frames, self.fps, said, actions, action_names=names, size=clip.size)
+        if len({len(row.state or ()) for row in rows}) > 1:
+            raise BadVideo(f"{where}: {self._config.state} has not the same number of values in every row.")
+        state = np.array([row.state for row in rows], np.float32) if rows[0].state else None
+        return Episode(printable(name), clip.frames, self.fps, said, actions, state, action_names=names,
+                       size=clip.size, notes=(self._taken(),))  # fmt: skip
+
+    def _taken(self) -> str:
+        action, state = self._config.action, self._config.state
+        of = f"action from {action or 'raw_actions'}" if self._width else "no action (action= names its keys)"
+        return f"taken: {of}, " + (f"state from {state}" if state else "no state (state= names its keys)")
 
     def _images(self, rows: Sequence[Line]) -> tuple[list[Path], list[str]]:
         """Where the images of rows lie, and their names for messages."""
@@ -137,7 +152,7 @@ def _in_order(rows: Sequence[Line]) -> list[Line]:
     return sorted(rows, key=lambda row: number_of(row.image))
 
 
-def _read(path: Path) -> Iterator[Line | BadVideo]:
+def _read(path: Path, config: Config) -> Iterator[Line | BadVideo]:
     """The rows of a jsonl, or of a JSON list, a BadVideo for one that cannot be used."""
     with path.open("rb") as file:
         listed = file.read(200).lstrip().startswith(b"[")
@@ -145,16 +160,18 @@ def _read(path: Path) -> Iterator[Line | BadVideo]:
     for number, row in rows:
         where = f"{path}, {'row' if listed else 'line'} {number}"
         try:
-            yield row if isinstance(row, BadVideo) else _row(row, where)
+            yield row if isinstance(row, BadVideo) else _row(row, where, config)
         except BadVideo as bad:
             yield bad
 
 
-def _row(row: Any, where: str) -> Line:
+def _row(row: Any, where: str, config: Config) -> Line:
     try:
         said, actions, image = row.get("instruction"), row.get("raw_actions"), row["image"]
         if "conversations" in row:
             said, actions = row["conversations"][0]["value"], row["conversations"][1].get("raw_actions")
+        if config.action:
+            actions = _joined(row, config.action, where)
         if actions is None and "delta" not in row:
             raise BadVideo(f"{where}: has neither raw_actions nor delta.")
         if not (isinstance(image, str) and len(image) <= LONGEST and isinstance(said, str | None)):
@@ -162,10 +179,25 @@ def _row(row: Any, where: str) -> Line:
         if not isinstance(actions, list | None):
             raise TypeError("raw_actions is no list")
         action = None if actions is None else tuple(map(float, actions))
-        return Line(Path(image), plain(said or ""), action)
+        state = tuple(map(float, _joined(row, config.state, where))) if config.state else None
+        return Line(Path(image), plain(said or ""), action, state)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadVideo(f"{where}: is no row of the released LAPA code ({error!r}). It needs image, instruction and "
                        "raw_actions or delta.") from None  # fmt: skip
+
+
+def _joined(row: dict[str, Any], keys: str, where: str) -> list[Any]:
+    """The numbers under several keys, "a+b", one behind another; lists in lists are laid out in their order."""
+    missing = [key for key in keys.split("+") if key not in row]
+    if missing:
+        raise BadVideo(f"{where}: has no {', '.join(missing)}. Keys: {', '.join(map(str, row))}.")
+    return [number for key in keys.split("+") for number in _flat(row[key])]
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [number for part in value for number in _flat(part)] if isinstance(value, list) else [value]
 
 
 def plain(prompt: str) -> str:

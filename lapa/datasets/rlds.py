@@ -8,7 +8,7 @@ features.json has the names and shapes of the features, dataset_info.json the sp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from lapa.data.cameras import best, camera
 from lapa.data.folders import existing_folder, listing_hash
 from lapa.data.images import Clip, frames_of, number_of, outline_of, read_frames
 from lapa.data.json_files import parsed, read_foreign_json
+from lapa.data.parts import ACTIONS, STATES, Parts, dimension_names, parts, taken
 from lapa.data.tfrecord import Value, example, records_from
 from lapa.plugins import choose
 
 # Control rates as Open X-Embodiment's overview lists them, by how the name begins.
 FPS = {"bridge": 5, "fractal20220817_data": 3, "kuka": 10, "language_table": 10, "taco_play": 15, "jaco_play": 10}
 TEXTS = ("language_instruction", "natural_language_instruction", "instruction")
-STATES = ("observation/state", "observation/proprio", "observation/effector_translation")
 SHARD = re.compile(r"-(?P<split>[^-]+)\.tfrecord(-(?P<number>\d+)-of-\d+)?$")
 INFO, FEATURES = "dataset_info.json", "features.json"
 
@@ -34,14 +34,15 @@ INFO, FEATURES = "dataset_info.json", "features.json"
 @dataclass(frozen=True)
 class Config:
     """`path` is the folder of features.json, or the one above it (then its newest version); `camera` an image feature,
-    whole (observation/image_0) or its last word; `action`, `state` and `instruction` other features than the usual
-    ones. An action of several parts is joined in the order of their names."""
+    whole (observation/image_0) or its last word; `instruction` another feature than the usual ones; `action` and
+    `state` the features to take, several as a+b (data/parts.py). An action of several parts is by default joined in the
+    order of their names, without those that are no motion, such as terminate_episode."""
 
     path: str
     camera: str | None = None
     split: str = "train"
     fps: float | None = None
-    action: str = "action"
+    action: str | None = None
     state: str | None = None
     instruction: str | None = None
 
@@ -80,9 +81,11 @@ class Rlds:
         self.camera, self._why = _camera(images, self._features, config.camera, root)
         self.cameras = tuple(_short(name, images) for name in sorted(images, key=number_of))
         self._camera = _short(self.camera, images)
-        self._actions = self._parts(config.action, "action", needed=config.action != "action")
-        states = [config.state] if config.state else [name for name in STATES if name in self._features][:1]
-        self._state = self._parts(states[0], "state", needed=True) if states else []
+        action = self._parts(ACTIONS, config.action, "action")
+        state = self._parts(STATES, config.state, "state")
+        self._actions, self._state = list(action.names), list(state.names)
+        self._notes = [taken(action, state, [name for name in self._features if self._is_vector(name)])]
+        self._notes += [f"camera: {self._camera}, {self._why}"] if self._why else []
         self._text = self._instruction(config.instruction)
 
     def __len__(self) -> int:
@@ -169,7 +172,7 @@ class Rlds:
             size=clip.size,
             camera=self._camera,
             action_kinds=self._kinds(),
-            notes=(f"camera: {self._camera}, {self._why}",) if self._why else (),
+            notes=tuple(self._notes),
         )
 
     def _kinds(self) -> tuple[ActionKind, ...]:
@@ -211,23 +214,25 @@ class Rlds:
     def _width(self) -> int:
         return int(np.prod(self._features[str(self._text)].shape))
 
-    def _parts(self, name: str, what: str, needed: bool) -> list[str]:
-        """The number features called `name` or below it. Raises LapaError for none, if one is needed."""
-        parts = sorted(n for n in self._features if n == name or n.startswith(f"{name}/"))
-        if needed and not parts:
-            choose(name, self._features, f"feature for the {what} in {self.root}")
-        odd = [p for p in parts if self._features[p].kind != "tensor" or self._features[p].encoding != "none"]
+    def _parts(self, usual: Sequence[str], wanted: str | None, what: str) -> Parts:
+        """The features that are the action or the state. Raises LapaError for what is not there or is no numbers."""
+        found = parts(sorted(self._features), usual, wanted, what, f" in {self.root}")
+        odd = [name for name in found.names if not self._is_tensor(name)]
         if odd:
             raise LapaError(f"{self.root}: {', '.join(odd)} is no plain tensor, so it cannot be the {what}.")
-        return parts
+        return found
+
+    def _is_tensor(self, name: str) -> bool:
+        return self._features[name].kind == "tensor" and self._features[name].encoding == "none"
+
+    def _is_vector(self, name: str) -> bool:
+        """May a feature be an action or a state: numbers, and no flag of the episode?"""
+        feature = self._features[name]
+        return self._is_tensor(name) and feature.dtype.startswith("float") and len(feature.shape) < 3
 
     def _names(self, parts: list[str]) -> tuple[str, ...]:
         """Names of the dimensions where the features tell them apart: an action of several parts."""
-        if len(parts) < 2:
-            return ()
-        return tuple(
-            f"{part.rpartition('/')[2]}_{i}" for part in parts for i in range(int(np.prod(self._features[part].shape)))
-        )
+        return dimension_names({part: int(np.prod(self._features[part].shape)) for part in parts}, {})
 
     def _instruction(self, wanted: str | None) -> str | None:
         if wanted:

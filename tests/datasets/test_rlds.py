@@ -131,14 +131,25 @@ def test_an_action_of_parts_an_older_description_and_numbers_for_letters(tmp_pat
     (tmp_path / "dataset_info.json").write_text(json.dumps({"name": "language_table_sim"}))
     (episode,) = good(f"rlds:{tmp_path}")
     assert (episode.instruction, episode.fps) == ("push the red möön to the left", 10)
-    assert episode.action_names == ("gripper_0", "terminate_0", "world_vector_0", "world_vector_1", "world_vector_2")
+    assert episode.action_names == ("gripper_0", "world_vector_0", "world_vector_1", "world_vector_2")
     assert episode.actions is not None
-    np.testing.assert_array_equal(episode.actions[3], [1, 1, 9, 10, 11])
+    np.testing.assert_array_equal(episode.actions[3], [1, 9, 10, 11])
+    assert [note for note in episode.notes if "action/terminate" in note], "what was left out is said"
     assert episode.state is not None
     assert episode.state.shape == (4, 2)
-    (chosen,) = good(f"rlds:{tmp_path},action=action/world_vector")
-    assert chosen.actions is not None
-    assert chosen.actions.shape == (4, 3)
+    for wanted, row in (
+        ("action/world_vector", [9, 10, 11]),
+        ("world_vector+gripper", [9, 10, 11, 1]),
+        ("gripper+action/world_vector", [1, 9, 10, 11]),
+        ("world_vector+terminate", [9, 10, 11, 1]),
+        ("action", [1, 9, 10, 11]),
+    ):
+        (chosen,) = good(f"rlds:{tmp_path},action={wanted}")
+        assert chosen.actions is not None
+        np.testing.assert_array_equal(chosen.actions[3], row)
+    (both,) = good(f"rlds:{tmp_path},state=effector_translation+gripper")
+    assert both.state is not None
+    assert both.state.shape == (4, 3)
 
 
 def test_damaged_records_spare_the_others(tmp_path: Path) -> None:

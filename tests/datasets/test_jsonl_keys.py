@@ -1,0 +1,28 @@
+"""Actions and state of the jsonl under other keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made import jsonl
+
+from lapa.contracts import Episode, LapaError
+from lapa.data.spec import open_dataset
+
+
+def test_rows_with_actions_and_state_under_other_keys(tmp_path: Path) -> None:
+    path = jsonl(tmp_path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        raw = row.pop("raw_actions")
+        row |= {"arm": [raw[:2], raw[2:4]], "grip": raw[6], "qpos": {"a": raw[0], "b": [7]}}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, episode = (e for e in open_dataset(f"lapa_jsonl:{path},fps=5,action=grip+arm,state=qpos").episodes())
+    assert isinstance(episode, Episode)
+    np.testing.assert_allclose(episode.actions[2], [1, 0.2, 0, 0, 0])
+    np.testing.assert_allclose(episode.state[2], [0.2, 7])
+    with pytest.raises(LapaError, match=r"grap.*arm, grip, qpos"):
+        open_dataset(f"lapa_jsonl:{path},fps=5,action=grap")
