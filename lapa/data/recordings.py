@@ -1,0 +1,352 @@
+"""Datasets whose episodes are arrays (data/arrays.py): which array is the camera, the action and the state, the rate,
+and which way up. What HDF5 and zarr files have in common; how files are opened and what they say of themselves, each
+reader says.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapa.contracts import ActionKind, Array, BadVideo, Episode, LapaError
+from lapa.data.arrays import (
+    Colours,
+    Flip,
+    Recording,
+    Rows,
+    Turn,
+    coding,
+    guarded,
+    is_numbers,
+    length_of,
+    names_of,
+    numbers_of,
+    picture_size,
+    pictures_of,
+)
+from lapa.data.folders import printable
+from lapa.data.images import blank, number_of
+from lapa.plugins import choose
+
+NO_COLOUR = re.compile(r"depth|segment|mask|normal|flow|disparity", re.IGNORECASE)
+AT_THE_HAND = re.compile(r"wrist|hand|gripper", re.IGNORECASE)
+LATER = re.compile(r"(^|/)next_")  # the observation after an action: the same again, a row later
+
+ACTIONS = ("actions", "action", "data/actions", "data/action")
+_UMI = "robot{0}_eef_pos+robot{0}_eef_rot_axis_angle+robot{0}_gripper_width"
+STATES = (  # joined with "+"; the first whose parts are all there
+    "observations/qpos",
+    "observations/state",
+    "obs/robot0_eef_pos+obs/robot0_eef_quat+obs/robot0_gripper_qpos",
+    "obs/ee_states+obs/gripper_states",
+    "obs/joint_states+obs/gripper_states",
+    "obs/agent/qpos",
+    "obs/state",
+    "observation/state",
+    "state",
+    "qpos",
+    "robot_state",
+    "agent_pos",
+    "robot_eef_pose",
+    f"{_UMI.format(0)}+{_UMI.format(1)}",
+    _UMI.format(0),
+)
+TIMES = ("timestamp", "timestamps", "time", "obs/timestamp", "observations/timestamp")
+NEXT_STATE, NONE = "next_state", "none"  # instead of an array for the action; of either, for none
+
+
+@dataclass(frozen=True)
+class ArrayOptions:
+    """What a user may say of arrays: see datasets/hdf5.py."""
+
+    path: str
+    camera: str | None = None
+    action: str | None = None
+    state: str | None = None
+    instruction: str | None = None
+    fps: float | None = None
+    rotate: int | None = None
+    flip: Flip | None = None
+    colours: Colours = "rgb"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an episode is: the rows first : first + length (None: all) of the arrays in a group of a file."""
+
+    id: str
+    file: Path
+    group: str = ""
+    first: int = 0
+    length: int | None = None
+
+
+class Recordings(ABC):
+    """A Seekable dataset of the episodes at `places`, in their order; a BadVideo stands in the place of one that
+    cannot be listed.
+
+    Raises LapaError when no episode can be read, and for options that do not fit the first that can.
+    """
+
+    def __init__(self, name: str, places: Sequence[Place | BadVideo], options: ArrayOptions) -> None:
+        self._name, self._places, self._options = name, places, options
+        self._said: Counter[str] = Counter()
+        self._choose()
+
+    @abstractmethod
+    def _opened(self, place: Place) -> AbstractContextManager[Recording]:
+        """The episode at a place. Raises BadVideo."""
+
+    def _told_rate(self, recording: Recording) -> tuple[float, str] | None:
+        """Frames a second, and who says so, as far as the kind of file says it."""
+        return None
+
+    def _told_turn(self, about: Mapping[str, Any]) -> tuple[Turn, str]:
+        """How to bring pictures upright, and who says so, as far as the kind of file says it."""
+        return Turn(), "as stored"
+
+    def _told_kinds(self, about: Mapping[str, Any], action: Sequence[str], width: int) -> tuple[ActionKind, ...]:
+        """What the kind of file says the actions are, () for nothing."""
+        return ()
+
+    def _told_robot(self, about: Mapping[str, Any]) -> str:
+        """The robot's name, "" where nobody says it."""
+        return ""
+
+    def _told_instruction(self, place: Place, recording: Recording) -> tuple[str, str]:
+        """The instruction of an episode, and where it is from; "" for none."""
+        return "", ""
+
+    def _advice(self) -> str:
+        """What to do with a file without pictures."""
+        return ""
+
+    def _problems(self) -> Iterator[BadVideo]:
+        """What else cannot be read."""
+        yield from ()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was taken from where, for people."""
+        said = ", ".join(f"{count} from {source}" for source, count in self._said.most_common())
+        return (*self._notes, *([f"instructions: {said}"] if said else []))
+
+    def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
+        """Yield every episode, or a BadVideo in its place."""
+        for number, episode in self._each():
+            if isinstance(episode, BadVideo):
+                yield episode
+                continue
+            try:
+                yield replace(episode, frames=np.stack(list(self.frames(number, size))))
+            except BadVideo as bad:
+                yield bad
+
+    def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
+        """See contracts.Seekable: of the pictures the shape is read, or the first one."""
+        return self._each()
+
+    def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
+        """See contracts.Seekable."""
+        place = self._places[number]
+        if isinstance(place, BadVideo):
+            raise place
+        with self._opened(place) as recording:
+            length = length_of(recording, self._fields(recording))
+            yield from pictures_of(recording, self._path, length, self._turn, size, start)
+
+    def _each(self) -> Iterator[tuple[int, Episode | BadVideo]]:
+        self._said.clear()
+        for number, place in enumerate(self._places):
+            try:
+                if isinstance(place, BadVideo):
+                    raise place
+                with self._opened(place) as recording:
+                    episode = self._episode(place, recording)
+            except BadVideo as bad:
+                yield number, bad
+            else:
+                yield number, episode
+        yield from ((-1, bad) for bad in self._problems())
+
+    def _episode(self, place: Place, recording: Recording) -> Episode:
+        length = length_of(recording, self._fields(recording))
+        size = picture_size(recording, self._path, self._turn)
+        state = numbers_of(recording, self._state, length)
+        actions = numbers_of(recording, self._action, length)
+        if self._next_state and state is not None:
+            actions = np.concatenate([state[1:], state[-1:]])
+        said, source = self._told_instruction(place, recording)
+        said = " ".join(said.split())
+        self._said[source if said else "nowhere"] += 1
+        return Episode(
+            id=printable(place.id),
+            frames=blank(length, size),
+            fps=self.fps,
+            instruction=said,
+            actions=actions,
+            state=state,
+            action_names=names_of(recording, self._state if self._next_state else self._action),
+            state_names=names_of(recording, self._state),
+            size=size,
+            camera=self.camera,
+            action_kinds=self._kinds,
+            embodiment=self._robot,
+        )
+
+    def _fields(self, recording: Recording) -> list[str]:
+        """The arrays that are read, the camera's first. Raises BadVideo where one is missing."""
+        names = [self._path, *self._action, *self._state]
+        if missing := [name for name in names if name not in recording.arrays]:
+            raise BadVideo(f"{recording.where}: has no {missing[0]}; it has {listed(recording.arrays)}.")
+        return names
+
+    # --- what is taken of an episode
+
+    def _choose(self) -> None:
+        problem: BadVideo | None = None
+        for place in self._places:
+            try:
+                if isinstance(place, BadVideo):
+                    raise place
+                with self._opened(place) as recording:
+                    self._take(recording)
+                    return
+            except BadVideo as bad:
+                problem = problem or bad
+        raise LapaError(str(problem) if problem else f"{self._name}: holds no episode.")
+
+    def _take(self, recording: Recording) -> None:
+        options, arrays, where, about = self._options, recording.arrays, recording.where, recording.about
+        cameras = cameras_of(arrays)
+        if options.camera in arrays and options.camera not in cameras.values():
+            cameras[str(options.camera)] = str(options.camera)  # whatever it is called, it was asked for
+        if not cameras:
+            raise BadVideo(f"{where}: holds no colour pictures; it has {listed(arrays)}. {self._advice()}".rstrip())
+        self.camera, why = chosen_camera(cameras, options.camera, where)
+        self.cameras, self._path = tuple(cameras), cameras[self.camera]
+        self._state = self._parts(arrays, options.state, STATES, "state", where)
+        self._action = self._parts(arrays, options.action, ACTIONS, "action", where)
+        self._next_state = options.action == NEXT_STATE or (
+            options.action is None and not self._action and bool(self._state)
+        )
+        if self._next_state and not self._state:
+            raise LapaError(f"{where}: action={NEXT_STATE} is asked for, and no state is known. Say which: state=.")
+        self.fps, rate = self._rate(recording)
+        self._turn, turned = self._upright(about)
+        self._robot = self._told_robot(about)
+        width = sum(math.prod(arrays[name].shape[1:]) for name in self._state if self._next_state)
+        self._kinds: tuple[ActionKind, ...] = ("absolute",) * width
+        if not self._next_state:
+            width = sum(math.prod(arrays[name].shape[1:]) for name in self._action)
+            self._kinds = self._told_kinds(about, self._action, width)
+        acted = f"the next state (action={NONE} leaves it out)" if self._next_state else " + ".join(self._action)
+        self._notes = (
+            f"why this camera: {why}",
+            f"pictures: {turned}",
+            f"rate: {self.fps:g} Hz, {rate}",
+            *([f"actions from: {acted}"] if acted else []),
+            *([f"state from: {' + '.join(self._state)}"] if self._state else []),
+        )
+
+    @staticmethod
+    def _parts(
+        arrays: Mapping[str, Rows], wanted: str | None, known: Sequence[str], what: str, where: str
+    ) -> tuple[str, ...]:
+        if wanted in (NONE, NEXT_STATE):
+            return ()
+        return parts_of(arrays, wanted, what, where) if wanted else usual(arrays, known)
+
+    def _rate(self, recording: Recording) -> tuple[float, str]:
+        if self._options.fps is not None:
+            if not 0 < self._options.fps < math.inf:
+                raise LapaError(f"{self._name}: fps is above 0, not {self._options.fps:g}.")
+            return self._options.fps, "as fps= says"
+        told = self._told_rate(recording)
+        if told is None and (timed := rate_of_times(recording)):
+            told = timed[0], f"by the array {timed[1]}"
+        if told is None:
+            raise LapaError(f"{recording.where}: does not say its frame rate. Say it: {self._name},fps=20")
+        return told
+
+    def _upright(self, about: Mapping[str, Any]) -> tuple[Turn, str]:
+        options = self._options
+        if options.rotate is None and options.flip is None:
+            turn, said = self._told_turn(about)
+        else:
+            turn = Turn(options.rotate or 0, options.flip or "none")
+            said = f"{str(turn) or 'as stored'}, as rotate= and flip= say"
+        swapped = ", blue and red exchanged" if options.colours == "bgr" else ""
+        return replace(turn, colours=options.colours), said + swapped
+
+
+def listed(arrays: Mapping[str, Rows]) -> str:
+    """For a message: names and shapes."""
+    shown = [f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items()]
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "") if shown else "no array"
+
+
+def cameras_of(arrays: Mapping[str, Rows]) -> dict[str, str]:
+    """Name of each camera -> its array. The name is the last word of the array's path, where that tells them apart."""
+    found = [name for name, array in arrays.items() if not LATER.search(name) and coding(array)]
+    found = sorted((name for name in found if not NO_COLOUR.search(name)), key=number_of)
+    last = [name.rpartition("/")[2] for name in found]
+    return dict(zip(last if len(set(last)) == len(last) else found, found, strict=True))
+
+
+def chosen_camera(cameras: Mapping[str, str], wanted: str | None, where: str) -> tuple[str, str]:
+    """The name of the camera `wanted`, by its name or its array's path, else of the first that is on no hand; and
+    why."""
+    if wanted:
+        by_path = {path: name for name, path in cameras.items()}
+        return by_path.get(wanted) or choose(wanted, cameras, "camera", f" in {where}"), "as asked for"
+    away = [name for name, path in cameras.items() if not AT_THE_HAND.search(path)]
+    if len(cameras) == 1:
+        return next(iter(cameras)), "the only one"
+    return (away[0], "the first that is on no hand") if away else (next(iter(cameras)), "the first")
+
+
+def parts_of(arrays: Mapping[str, Rows], wanted: str, what: str, where: str) -> tuple[str, ...]:
+    """ "obs/joint_states+gripper_states" -> the arrays, each by its path or its last word. Raises LapaError for one
+    that is not there or is no numbers."""
+    numbers = [name for name, array in arrays.items() if is_numbers(array)]
+    found = []
+    for part in wanted.split("+"):
+        last = [name for name in numbers if name.rpartition("/")[2] == part and not LATER.search(name)]
+        if part not in numbers and len(last) != 1:
+            choose(part, numbers, f"array for the {what}", f" in {where}")
+        found.append(part if part in numbers else last[0])
+    return tuple(found)
+
+
+def usual(arrays: Mapping[str, Rows], names: Sequence[str]) -> tuple[str, ...]:
+    """The parts of the first of `names` that is there, () for none."""
+    numbers = {name for name, array in arrays.items() if is_numbers(array)}
+    return next((tuple(one.split("+")) for one in names if numbers.issuperset(one.split("+"))), ())
+
+
+def rate_of_times(recording: Recording) -> tuple[float, str] | None:
+    """Frames a second by an array of times in seconds, and which array; None where there is none."""
+    for name in usual(recording.arrays, TIMES):
+        array = recording.arrays[name]
+        if len(array.shape) > 2 or math.prod(array.shape[1:]) != 1:
+            continue
+        count = int(recording.length if recording.length is not None else array.shape[0])
+        with guarded(f"{recording.where}, {name}"):
+            rows = array[recording.first : recording.first + min(count, 10_000)]
+        gaps = np.diff(np.asarray(rows, np.float64).ravel())
+        if len(gaps) and np.isfinite(gaps).all() and (gaps > 0).all() and 1e-3 < np.median(gaps) < 60:
+            return round(float(1 / np.median(gaps)), 3), name
+    return None

@@ -1,0 +1,383 @@
+"""HDF5 demonstrations: robomimic and LIBERO (many episodes a file), ALOHA and ACT (one episode a file), or as told.
+
+    robomimic, LIBERO   data/demo_0/{actions, obs/agentview_image, ..}; attributes of data: env_args (JSON) with the
+                        rate, problem_info with the instruction; mask/NAME lists the episodes of a split
+    ALOHA, ACT          action, observations/qpos, observations/images/cam_high; pictures may be JPEG, filled up with
+                        zeros (attribute compress)
+    anything else       arrays with a row for each frame, in a group for each episode (`group=`) or one episode a file
+
+Links that lead to other files, and arrays kept in other files, are not followed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapa.contracts import ActionKind, BadVideo, LapaError
+from lapa.data.arrays import Recording, Rows, Turn, guarded, spans_of
+from lapa.data.captions import Captions
+from lapa.data.folders import files_below, listing_hash, printable, readable
+from lapa.data.images import number_of
+from lapa.data.installed import needed
+from lapa.data.recordings import TIMES, ArrayOptions, Place, Recordings, usual
+from lapa.plugins import choose
+
+SUFFIXES = (".hdf5", ".h5", ".hdf", ".he5")
+DEEP, MANY = 12, 20_000  # lists within lists of settings, and arrays of an episode; more is taken for damage
+LISTED = 1_000_000  # entries of a list of episodes, likewise
+TEXTS = ("language_instruction", "instruction", "task_description", "language", "prompt", "lang", "task")
+RATES = ("fps", "control_freq", "control_frequency", "frequency", "hz")
+ALOHA = 50.0  # Hz: DT = 0.02 in constants.py of ACT, whose files store no rate
+SCENE = re.compile(r"^[A-Z_]+_SCENE\d+_")  # before the words in the names of LIBERO's files
+
+
+@dataclass(frozen=True)
+class Config(ArrayOptions):
+    """`path` is a file, or a folder of them; `camera` an array of pictures, by its path in the episode or its last
+    word; `action` and `state` other arrays than the usual ones, several joined with "+" (none: leave it out;
+    action=next_state: the next state is the action); `instruction` an attribute or an array of text; `split` a filter
+    of mask/; `fps` the rate, where the file does not say it; `group` where the episodes are, such as data/* or
+    trials/*/robot; `rotate` (degrees clockwise), `flip` (rows, columns, none) and `colours` (rgb, bgr) where pictures
+    are not upright or not RGB."""
+
+    split: str | None = None
+    group: str | None = None
+
+    def build(self) -> Hdf5:
+        """List the episodes of every file. Raises LapaError when there are none, or h5py is not installed."""
+        needed("h5py", "hdf5")
+        root = Path(self.path).expanduser()
+        if root.is_dir():
+            files = sorted(files_below(root, SUFFIXES), key=lambda file: (file.parent, number_of(file)))
+            if not files:
+                raise LapaError(f"{root}: holds no HDF5 file. Looked for {', '.join(SUFFIXES)} in it and below.")
+        elif root.exists():
+            root, files = root.parent, [root]
+        else:
+            raise LapaError(f"HDF5 data: {root} does not exist. Check the path.")
+        return Hdf5(root, files, self)
+
+
+class Hdf5(Recordings):
+    """File after file, and in a file the episodes in the order of their numbers."""
+
+    def __init__(self, root: Path, files: list[Path], config: Config) -> None:
+        self.root, self.files, self._config = root, files, config
+        self._captions = Captions(root) if Path(config.path).expanduser().is_dir() else None
+        self._links: dict[Path, str] = {}
+        places: list[Place | BadVideo] = []
+        for file in files:
+            try:
+                places += self._listed(file)
+            except BadVideo as bad:
+                places.append(bad)
+        super().__init__(f"hdf5:{config.path}", places, config)
+
+    def signature(self) -> str:
+        """A hash of the names, sizes and times of the files and their captions."""
+        beside = self._captions.files(self._names()) if self._captions else []
+        return listing_hash(self.root, [*self.files, *beside]) + self.camera
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was taken from where, and what was not."""
+        return (*super().notes, *[f"links not followed: {found}" for found in self._links.values()][:1])
+
+    def _names(self) -> list[str]:
+        return [file.relative_to(self.root).as_posix() for file in self.files]
+
+    def _problems(self) -> Iterator[BadVideo]:
+        if self._captions and self._captions.table:
+            yield from self._captions.problems(self._names())
+
+    def _advice(self) -> str:
+        return "Files of robomimic without pictures get them by its dataset_states_to_obs.py; or say camera=."
+
+    # --- files
+
+    def _listed(self, file: Path) -> list[Place | BadVideo]:
+        """The episodes of a file."""
+        name = printable(file)
+        within = file.relative_to(self.root).with_suffix("").as_posix()
+        with _open(file) as opened, guarded(name):
+            groups = _groups(opened, self._config.group, name)
+            if self._config.split:
+                groups = _of_split(opened, groups, self._config.split, name)
+            places: list[Place | BadVideo] = []
+            for group in groups:
+                last = group.rpartition("/")[2]
+                own = within if not group else f"{within}/{last}" if len(self.files) > 1 else last
+                places += _cut(Place(own, file, group), opened)
+            return places
+
+    @contextmanager
+    def _opened(self, place: Place) -> Iterator[Recording]:
+        where = printable(place.file) + (f", {place.group}" if place.group else "")
+        with _open(place.file) as opened:
+            with guarded(where):
+                node, links = _at(opened, place.group), list[str]()
+                if node is None:
+                    raise BadVideo(f"{where}: is a link, which may lead to another file. Links are not followed.")
+                arrays = dict(_arrays(node, where, links))
+                if links:
+                    self._links.setdefault(place.file, f"{len(links)} such as {links[0]} in {where}")
+                about = {**_attributes(opened), **_attributes(node.parent), **_attributes(node)}
+            yield Recording(place.id, where, arrays, place.first, place.length, about)
+
+    # --- what files say of themselves
+
+    def _told_rate(self, recording: Recording) -> tuple[float, str] | None:
+        about = recording.about
+        for source, holder in (("the attribute", about), ("env_args,", _environment(about))):
+            for name in RATES:
+                value = holder.get(name)
+                if isinstance(value, int | float | np.number) and 0 < float(value) < 1e6:
+                    return float(value), f"as {source} {name} says"
+        if "observations/qpos" in recording.arrays and not usual(recording.arrays, TIMES):
+            return ALOHA, "that of ALOHA and ACT, whose files do not store it; fps= says another"
+        return None
+
+    def _told_turn(self, about: Mapping[str, Any]) -> tuple[Turn, str]:
+        """LIBERO keeps pictures as OpenGL gives them, the lowest row first, and says so. robomimic turns them."""
+        if _text(about.get("macros_image_convention")) != "opengl":
+            return Turn(), "as stored"
+        turn = Turn(flip="rows")
+        return (
+            turn,
+            f"{turn}, for the file says opengl: lowest row first (flip=none: as stored; rotate=180: as OpenVLA)",
+        )
+
+    def _told_kinds(self, about: Mapping[str, Any], action: Sequence[str], width: int) -> tuple[ActionKind, ...]:
+        """Those of robosuite, by its controller: an arm has six numbers and a gripper one."""
+        deltas = set(_deltas(_environment(about).get("controller_configs")))
+        if tuple(action) != ("actions",) or len(deltas) != 1 or not width or width % 7:
+            return ()
+        arm: ActionKind = "delta" if deltas.pop() else "absolute"
+        gripper: ActionKind = "binary"
+        return ((arm,) * 6 + (gripper,)) * (width // 7)
+
+    def _told_robot(self, about: Mapping[str, Any]) -> str:
+        robots = _environment(about).get("robots")
+        parts = robots if isinstance(robots, list) else [robots]
+        named = " ".join(robot for robot in parts if isinstance(robot, str))
+        return named or next((_text(about[key]) for key in ("robot_type", "robot") if _text(about.get(key))), "")
+
+    def _told_instruction(self, place: Place, recording: Recording) -> tuple[str, str]:
+        wanted, about = self._config.instruction, recording.about
+        if wanted:
+            said = _text(about.get(wanted)) or _text_array(recording, wanted)
+            if not said:
+                raise BadVideo(f"{recording.where}: {wanted} is no attribute and no array with text.")
+            return said, wanted
+        for name in ("problem_info", "ep_meta"):
+            inside = _json(about.get(name))
+            if said := next((_text(inside[key]) for key in TEXTS if _text(inside.get(key))), ""):
+                return said, f"the attribute {name}"
+        for name in TEXTS:
+            if said := _text(about.get(name)):
+                return said, f"the attribute {name}"
+            if said := _text_array(recording, name):
+                return said, f"the array {name}"
+        if _text(about.get("bddl_file_name")):  # LIBERO's files are named after the task
+            return SCENE.sub("", place.file.stem).removesuffix("_demo").replace("_", " "), "the name of the file"
+        if self._captions and not place.group:
+            return self._captions.of(place.file.relative_to(self.root).as_posix()), "captions and file names"
+        return "", ""
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[Any]:
+    import h5py
+
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401  (more compressions, where it is installed)
+    with guarded(printable(file), "cannot be opened as HDF5"):
+        opened = h5py.File(readable(file), "r", locking=False)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def _member(group: Any, name: str) -> Any:
+    """A member of a group, None for none and for one that is a link: it may lead to any file."""
+    import h5py
+
+    return group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+
+
+def _members(group: Any) -> Iterator[tuple[str, Any]]:
+    """The members of a group in the order of their numbers, None for a link."""
+    for name in sorted(group, key=number_of):
+        yield name, _member(group, name)
+
+
+def _arrays(group: Any, where: str, links: list[str]) -> Iterator[tuple[str, Rows]]:
+    """Arrays of a group and those below it, by path, that lie in this file. The others are entered in `links`."""
+    import h5py
+
+    seen, todo, count = set[int](), [("", group)], 0
+    while todo:
+        path, holder = todo.pop()
+        address = h5py.h5o.get_info(holder.id).addr
+        if address in seen:
+            continue
+        seen.add(address)
+        for name, member in _members(holder):
+            count += 1
+            if count > MANY:
+                raise BadVideo(f"{where}: holds more than {MANY} arrays.")
+            if isinstance(member, h5py.Group):
+                todo.append((f"{path}{name}/", member))
+            elif isinstance(member, h5py.Dataset) and member.shape is not None and not _elsewhere(member):
+                yield f"{path}{name}", member
+            elif member is None or isinstance(member, h5py.Dataset):
+                links.append(f"{path}{name}")
+
+
+def _at(opened: Any, path: str) -> Any:
+    """The group or array at a path of names, None where there is none and where a link is on the way."""
+    for part in path.split("/") if path else []:
+        opened = _member(opened, part) if hasattr(opened, "keys") else None
+    return opened
+
+
+def _elsewhere(array: Any) -> bool:
+    """Are the values of an array kept in other files?"""
+    return array.is_virtual or bool(array.external)
+
+
+def _groups(opened: Any, pattern: str | None, where: str) -> list[str]:
+    """The groups that are episodes; [""] where the file is one."""
+    import h5py
+
+    def below(path: str) -> list[tuple[str, Any]]:
+        """Path and member for each member of a group."""
+        group = _at(opened, path)
+        return [(f"{path}/{name}".lstrip("/"), member) for name, member in _members(group or {})]
+
+    if pattern:
+        found = [""]
+        for part in pattern.strip("/").split("/"):
+            found = [
+                path
+                for one in found
+                for path, member in below(one)
+                if fnmatchcase(path.rpartition("/")[2], part) and not isinstance(member, h5py.Dataset)
+            ]
+        if not found:
+            raise LapaError(f"{where}: has no group {pattern}. It has {', '.join(opened) or 'nothing'}.")
+        return found
+    data = _member(opened, "data")
+    for base in (["data"] if isinstance(data, h5py.Group) else []) + [""]:
+        members = below(base)
+        if members and all(member is None or _is_episode(path, member) for path, member in members):
+            return [path for path, _ in members]
+    return [""]
+
+
+def _is_episode(path: str, member: Any) -> bool:
+    """Is it a group that is numbered, as demo_0 and traj_12 are, or counts its rows as robomimic does?"""
+    import h5py
+
+    return isinstance(member, h5py.Group) and (path[-1].isdigit() or "num_samples" in member.attrs)
+
+
+def _of_split(opened: Any, groups: list[str], split: str, where: str) -> list[str]:
+    """Those that the array mask/SPLIT names, as robomimic has it."""
+    mask = _member(opened, "mask")
+    known = dict(_members(mask)) if mask is not None else {}
+    if not known:
+        raise LapaError(f"{where}: has no splits (mask/), so split={split} names nothing. Say which with episodes=0-9.")
+    names = known[choose(split, known, "split", f" in {where}")]
+    if names is None or names.size > LISTED:
+        raise BadVideo(f"{where}: mask/{split} is no list of episodes.")
+    listed = {_text(name) for name in np.ravel(names[()])}
+    found = [group for group in groups if group.rpartition("/")[2] in listed]
+    if not found:
+        raise LapaError(f"{where}: none of its episodes is in the split {split}.")
+    return found
+
+
+def _cut(place: Place, opened: Any) -> list[Place | BadVideo]:
+    """An episode; or several, where an array says where they end, as Diffusion Policy keeps them."""
+    if place.group:
+        return [place]
+    ends = next((e for e in (_at(opened, "meta/episode_ends"), _at(opened, "episode_ends")) if e is not None), None)
+    if ends is None:
+        return [place]
+    where = f"{printable(place.file)}, episode_ends"
+    if ends.size > LISTED:
+        raise BadVideo(f"{where}: says that it has {ends.size} entries.")
+    spans = spans_of(np.asarray(ends[()]), where)
+    return [
+        span if isinstance(span, BadVideo) else replace(place, id=f"{place.id}/{i}", first=span[0], length=span[1])
+        for i, span in enumerate(spans)
+    ]
+
+
+# --- what attributes and texts say
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    """Attributes that are text or single numbers."""
+    found = {}
+    for name in node.attrs:
+        value = node.attrs[name]
+        if isinstance(value, str | bytes | int | float | np.number):
+            found[name] = value
+        elif isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "SOfiu":
+            found[name] = value.ravel()[0]
+    return found
+
+
+def _text(value: Any) -> str:
+    """A text of whatever type, "" for none."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    return value.strip().strip('"').strip() if isinstance(value, str) else ""
+
+
+def _text_array(recording: Recording, wanted: str) -> str:
+    """The first text of an array, named by its path or its last word; "" where there is none."""
+    for name, array in recording.arrays.items():
+        if wanted in (name, name.rpartition("/")[2]) and array.dtype.kind in "SO" and len(array.shape) <= 2:
+            with guarded(f"{recording.where}, {name}"):
+                first = np.ravel(array[recording.first : recording.first + 1] if array.shape else array[()])  # type: ignore[index]
+                return next((said for said in map(_text, first) if said), "")
+    return ""
+
+
+def _json(value: Any) -> dict[str, Any]:
+    """The object that an attribute holds as JSON, {} for none."""
+    try:
+        found = json.loads(_text(value)) if _text(value) else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _environment(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the simulation that robomimic and LIBERO keep, {} for none."""
+    found = _json(about.get("env_args")).get("env_kwargs")
+    return found if isinstance(found, dict) else {}
+
+
+def _deltas(node: Any, deep: int = 0) -> Iterator[bool]:
+    """Do the controllers that move an arm in space, anywhere below, take steps?"""
+    inside = node if isinstance(node, list) else list(node.values()) if isinstance(node, dict) else []
+    for child in inside if deep < DEEP else []:
+        yield from _deltas(child, deep + 1)
+    if isinstance(node, dict) and str(node.get("type", "")).startswith("OSC_POSE"):
+        delta = node.get("control_delta", node["input_type"] == "delta" if "input_type" in node else None)
+        if isinstance(delta, bool):
+            yield delta

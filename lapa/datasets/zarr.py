@@ -1,0 +1,384 @@
+"""Zarr stores of Diffusion Policy and UMI: arrays of all episodes, one behind the other, and where each ends.
+
+    data/img or data/camera0_rgb, data/action, data/state ..    a row for each frame
+    meta/episode_ends                                            int [episodes]: the row after the last of each
+
+A store is a folder or a zip (UMI's .zarr.zip, whose pictures are JPEG XL: they need the package imagecodecs). Stores
+of zarr's formats 2 and 3 are read. An array whose values would have to be unpickled is not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapa.contracts import BadVideo, LapaError
+from lapa.data.arrays import CHUNK, Array, Recording, Rows, guarded, spans_of
+from lapa.data.folders import listing_hash, printable, readable
+from lapa.data.images import number_of
+from lapa.data.installed import needed
+from lapa.data.json_files import parsed
+from lapa.data.recordings import ArrayOptions, Place, Recordings
+
+ENDS = "meta/episode_ends"
+NODES = (".zarray", ".zgroup", "zarr.json")  # what describes an array or a group; its attributes lie in .zattrs too
+CODECS = {  # what does not run code of the file's
+    *("blosc", "zlib", "gzip", "bz2", "lzma", "zstd", "lz4", "delta", "shuffle", "fixedscaleoffset", "quantize"),
+    *("packbits", "astype", "bitround", "crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3", "vlen-bytes"),
+    *("vlen-array", "vlen-utf8", "bytes", "transpose", "sharding_indexed", "endian"),
+}
+PICTURES = "imagecodecs_"  # codecs of the package imagecodecs begin so
+RATES = ("fps", "control_freq", "frequency", "hz")
+PUSHT = 10.0  # Hz: control_hz of Diffusion Policy's PushT
+UMI = 59.94  # Hz: the GoPro's, as UMI's config/task/umi.yaml has it
+DESCRIBED = 1 << 20  # bytes of a description; more is taken for damage
+
+
+@dataclass(frozen=True)
+class Config(ArrayOptions):
+    """`path` is a store (a folder, .zarr or .zarr.zip) or a folder of stores; `camera` an array of pictures; `action`
+    and `state` other arrays than the usual ones, several joined with "+" (none: leave it out; action=next_state: the
+    next state is the action, as where there is no action); `instruction` an attribute; `fps` the rate, where the store
+    does not say it; `ends` the array of where episodes end; `rotate` (degrees clockwise), `flip` (rows, columns, none)
+    and `colours` (rgb, bgr) where pictures are not upright or not RGB."""
+
+    ends: str = ENDS
+
+    def build(self) -> Zarr:
+        """List the episodes of every store. Raises LapaError when there are none, or zarr is not installed."""
+        needed("zarr", "zarr")
+        root = Path(self.path).expanduser()
+        if not root.exists():
+            raise LapaError(f"Zarr data: {root} does not exist. Check the path.")
+        stores = [root] if _is_store(root) else _stores_below(root)
+        if not stores:
+            raise LapaError(f"{root}: is no zarr store and holds none. A store has .zgroup or zarr.json in it, or is a "
+                            "zip of such a folder.")  # fmt: skip
+        return Zarr(root, stores, self)
+
+
+class Zarr(Recordings):
+    """Store after store, episodes in the order of their rows."""
+
+    def __init__(self, root: Path, stores: list[Path], config: Config) -> None:
+        self.root, self.stores, self._config = root, stores, config
+        self._lock, self._open = threading.Lock(), dict[Path, tuple[Store, dict[str, Rows]]]()
+        self._unread: dict[str, str] = {}
+        places: list[Place | BadVideo] = []
+        for store in stores:
+            try:
+                places += self._listed(store)
+            except BadVideo as bad:
+                places.append(bad)
+        super().__init__(f"zarr:{config.path}", places, config)
+
+    def signature(self) -> str:
+        """A hash of the names, sizes and times of all files."""
+        files = [file for store in self.stores for file in _files_of(store)]
+        return listing_hash(self.root.parent, files) + self.camera
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was taken from where, and what was not."""
+        unread = [f"arrays not read: {name}, {why}" for name, why in self._unread.items()]
+        return (*super().notes, *unread[:1])
+
+    def _listed(self, path: Path) -> list[Place | BadVideo]:
+        name = printable(path)
+        own = path.name.removesuffix(".zip").removesuffix(".zarr")
+        store, _ = self._held(path)
+        if self._config.ends not in store.arrays:
+            if self._config.ends != ENDS:
+                raise LapaError(f"{name}: has no array {self._config.ends}. It has {', '.join(store.arrays)}.")
+            return [Place(own, path)]
+        ends = store.array(self._config.ends)
+        with guarded(f"{name}, {self._config.ends}"):
+            if math.prod(ends.shape) > 1 << 24:
+                raise BadVideo(f"{name}, {self._config.ends}: says that it has {ends.shape} entries.")
+            spans = spans_of(np.asarray(ends[:]), f"{name}, {self._config.ends}")
+        return [
+            span if isinstance(span, BadVideo) else Place(self._id(own, i), path, "", span[0], span[1])
+            for i, span in enumerate(spans)
+        ]
+
+    def _id(self, store: str, number: int) -> str:
+        return f"{store}/episode_{number}" if len(self.stores) > 1 else f"episode_{number}"
+
+    @contextmanager
+    def _opened(self, place: Place) -> Iterator[Recording]:
+        where = f"{printable(place.file)}, {place.id.rpartition('/')[2]}"
+        store, arrays = self._held(place.file)
+        inside = "data" if store.has_data else ""
+        yield Recording(place.id, where, arrays, place.first, place.length, store.attributes(inside))
+
+    def _held(self, path: Path) -> tuple[Store, dict[str, Rows]]:
+        """A store, opened once, and its arrays of frames."""
+        with self._lock:
+            if path not in self._open:
+                store, arrays = _opened(path), dict[str, Rows]()
+                for name in store.arrays:
+                    if name.startswith("data/" if store.has_data else "") and not name.startswith("meta/"):
+                        try:
+                            arrays[name.removeprefix("data/")] = store.array(name)
+                        except BadVideo as bad:
+                            self._unread.setdefault(name, str(bad))
+                self._open[path] = store, arrays
+            return self._open[path]
+
+    # --- what stores say of themselves
+
+    def _told_rate(self, recording: Recording) -> tuple[float, str] | None:
+        for name in RATES:
+            value = recording.about.get(name)
+            if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e6:
+                return float(value), f"as the attribute {name} says"
+        if {"camera0_rgb", "robot0_eef_pos"} <= recording.arrays.keys():
+            return UMI, "that of UMI's cameras, which the store does not say; fps= says another"
+        if {"img", "keypoint", "n_contacts"} <= recording.arrays.keys():
+            return PUSHT, "that of PushT, which the store does not say; fps= says another"
+        return None
+
+    def _told_instruction(self, place: Place, recording: Recording) -> tuple[str, str]:
+        wanted, about = self._config.instruction, recording.about
+        for name in [wanted] if wanted else ["language_instruction", "instruction", "task", "prompt"]:
+            if isinstance(said := about.get(name), str) and said:
+                return said, f"the attribute {name}"
+        if wanted:
+            raise BadVideo(f"{recording.where}: the store has no attribute {wanted} with text.")
+        return "", ""
+
+    def _told_robot(self, about: Mapping[str, Any]) -> str:
+        return next((about[key] for key in ("robot_type", "robot") if isinstance(about.get(key), str)), "")
+
+    def _advice(self) -> str:
+        return next((f"Not read: {why}" for why in self._unread.values()), "")
+
+
+# --- stores
+
+
+class Store:
+    """An open store: its arrays by path. Names are those of its files, read once."""
+
+    def __init__(self, path: Path, held: Any, files: Iterable[str], read: Any) -> None:
+        self._path, self._held, self._read = path, held, read
+        names = sorted(files)
+        tops = {name.partition("/")[0] for name in names}
+        roots = [""] if tops & set(NODES) else [f"{top}/" for top in tops if any(f"{top}/{n}" in names for n in NODES)]
+        self._root = roots[0] if len(roots) == 1 else ""  # a zip of a folder has its name before all others
+        self._files = {name.removeprefix(self._root) for name in names if name.startswith(self._root)}
+        described = [name for name in self._files if name.rpartition("/")[2] in (".zarray", "zarr.json")]
+        self._told = {name.rpartition("/")[0]: name for name in described}
+        self.has_data = any(name.startswith("data/") for name in self._told)
+        self.arrays = sorted((name for name in self._told if name and self._is_array(name)), key=_by_numbers)
+
+    def described(self, name: str) -> dict[str, Any]:
+        """The description of an array. Raises BadVideo."""
+        return self._json(self._told[name])
+
+    def attributes(self, group: str) -> dict[str, Any]:
+        """Those of the store, and of a group in it."""
+        found: dict[str, Any] = {}
+        for holder in ("", group):
+            start = f"{holder}/" if holder else ""
+            if f"{start}.zattrs" in self._files:
+                found |= self._json(f"{start}.zattrs")
+            if f"{start}zarr.json" in self._files:
+                inside = self._json(f"{start}zarr.json").get("attributes")
+                found |= inside if isinstance(inside, dict) else {}
+        return found
+
+    def array(self, name: str) -> StoredRows:
+        """An array, to be read by rows. Raises BadVideo for one that is not what it says, and for one that is
+        pickled."""
+        import zarr
+
+        where = f"{printable(self._path)}, {name}"
+        about = self.described(name)
+        codecs = list(_codecs(about))
+        for codec in codecs:
+            if codec.startswith(PICTURES):
+                _register(where)
+            elif codec not in CODECS:
+                what = (
+                    "pickled, and lapa unpickles nothing" if codec == "pickle" else f"kept with the codec {codec:.40}"
+                )
+                raise BadVideo(f"{where}: is {what}.")
+        with guarded(where):
+            shape, chunk = _shapes(about)
+            held = zarr.open_array(store=self._held, path=f"{self._root}{name}", mode="r")
+            if held.dtype.kind == "O" and not set(codecs) & {"vlen-bytes", "vlen-utf8", "vlen-array"}:
+                raise BadVideo(f"{where}: is of objects, which are not read.")
+            if tuple(held.shape) != shape or math.prod(chunk) * held.dtype.itemsize > CHUNK:
+                raise BadVideo(f"{where}: says that it has chunks of {list(chunk)}.")
+        return StoredRows(held, chunk, frozenset(self._files), name, about, where)
+
+    def _is_array(self, name: str) -> bool:
+        if self._told[name].endswith(".zarray"):
+            return True
+        with suppress(BadVideo):
+            return self._json(self._told[name]).get("node_type") == "array"
+        return True  # damaged: whoever wants it is told
+
+    def _json(self, name: str) -> dict[str, Any]:
+        where = f"{printable(self._path)}, {name}"
+        with guarded(where):
+            found = parsed(self._read(f"{self._root}{name}"), where)
+        if not isinstance(found, dict):
+            raise BadVideo(f"{where}: is no JSON object.")
+        return found
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """An array of a store. A chunk that is not there would be read as zeros: pictures like that are refused."""
+
+    held: Any
+    chunk: tuple[int, ...]
+    files: frozenset[str]
+    name: str
+    about: Mapping[str, Any]
+    where: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.held.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return self.held.dtype
+
+    def __getitem__(self, rows: slice) -> Array:
+        first, last, _ = rows.indices(self.shape[0] if self.shape else 0)
+        if absent := next(self._absent(first, last), None):
+            raise BadVideo(f"{self.where}: the file {absent} is missing. Copy the store again; if it was written "
+                           "without empty chunks, write it with them.")  # fmt: skip
+        return np.asarray(self.held[first:last])
+
+    def _absent(self, first: int, last: int) -> Iterator[str]:
+        """Files of the chunks of rows first : last that are not there."""
+        if last <= first or not self._every_chunk_is_written():
+            return
+        counts = [math.ceil(length / step) for length, step in zip(self.shape, self.chunk, strict=True)]
+        for place in product(range(first // self.chunk[0], (last - 1) // self.chunk[0] + 1), *map(range, counts[1:])):
+            key = self._key(place)
+            if key not in self.files:
+                yield key
+
+    def _every_chunk_is_written(self) -> bool:
+        """zarr's format 3 leaves out chunks of nothing but zeros, as still joints give; pictures are never that."""
+        return "zarr_format" not in self.about or self.about["zarr_format"] == 2 or len(self.shape) == 4
+
+    def _key(self, place: Sequence[int]) -> str:
+        coding = self.about.get("chunk_key_encoding")
+        if not isinstance(coding, dict):
+            return f"{self.name}/" + str(self.about.get("dimension_separator") or ".").join(map(str, place))
+        inside = coding.get("configuration")
+        usual = "/" if coding.get("name") == "default" else "."
+        between = str((inside if isinstance(inside, dict) else {}).get("separator", usual))
+        start = ["c"] if coding.get("name") == "default" else []
+        return f"{self.name}/" + between.join([*start, *map(str, place)])
+
+
+def _opened(path: Path) -> Store:
+    """Open a folder or a zip as a store, until the end of the process. Raises BadVideo."""
+    import zarr.storage
+
+    where = printable(path)
+    if path.is_dir():
+        files = _files_of(path)
+        named = {file.relative_to(path).as_posix(): readable(file) for file in files}
+        with guarded(where, "cannot be opened as zarr"):
+            return Store(path, str(path), named, lambda name: _bytes(named[name]))
+    with guarded(where, "cannot be opened as a zip"):
+        archive = zipfile.ZipFile(readable(path))
+        for info in archive.infolist():
+            if info.file_size > CHUNK:
+                raise BadVideo(f"{where}: {info.filename:.80} says that it has {info.file_size} bytes.")
+        store = zarr.storage.ZipStore(str(path), mode="r")
+        return Store(path, store, archive.namelist(), lambda name: _unzipped(archive, name))
+
+
+def _bytes(file: Path) -> bytes:
+    if file.stat().st_size > DESCRIBED:
+        raise ValueError(f"a description of {file.stat().st_size} bytes")
+    return file.read_bytes()
+
+
+def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > DESCRIBED:
+        raise ValueError(f"a description of {archive.getinfo(name).file_size} bytes")
+    return archive.read(name)
+
+
+def _codecs(about: Mapping[str, Any]) -> Iterator[str]:
+    """The codecs that a description names, those inside of others too."""
+    todo: list[Any] = [about.get("compressor"), about.get("filters"), about.get("codecs")]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, list):
+            todo += one
+        elif isinstance(one, dict):
+            name = one.get("id", one.get("name"))
+            yield str(name).removeprefix("numcodecs.")
+            inside = one.get("configuration")
+            todo += [inside.get("codecs"), inside.get("index_codecs")] if isinstance(inside, dict) else []
+        elif isinstance(one, str):
+            yield one.removeprefix("numcodecs.")
+
+
+def _shapes(about: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape of an array and of its chunks. Raises ValueError for what is none."""
+    grid = about.get("chunk_grid")
+    chunk = grid["configuration"]["chunk_shape"] if isinstance(grid, dict) else about["chunks"]
+    shape = about["shape"]
+    for lengths in (shape, chunk):
+        if not isinstance(lengths, list) or not all(type(n) is int and 0 <= n < 1 << 48 for n in lengths):
+            raise ValueError(f"a shape of {lengths!r:.60}")
+    if len(shape) != len(chunk) or 0 in chunk:
+        raise ValueError(f"chunks of {chunk} of an array of {shape}")
+    return tuple(shape), tuple(chunk)
+
+
+def _register(where: str) -> None:
+    """The codecs of imagecodecs. Raises BadVideo where it is not installed."""
+    try:
+        from imagecodecs.numcodecs import register_codecs
+    except ImportError:
+        raise BadVideo(f'{where}: its pictures need the package imagecodecs: pip install "lapa[zarr]"') from None
+    register_codecs(verbose=False)
+
+
+def _by_numbers(name: str) -> tuple[Any, ...]:
+    return (name.rpartition("/")[0], number_of(name))
+
+
+def _is_store(path: Path) -> bool:
+    return path.is_file() or any((path / node).exists() for node in NODES)
+
+
+def _stores_below(root: Path) -> list[Path]:
+    """Folders and zips of stores in a folder, to any depth."""
+    found = []
+    for here, folders, files in os.walk(root):
+        stores = [name for name in folders if _is_store(Path(here, name))]
+        found += [Path(here, name) for name in stores]
+        found += [Path(here, name) for name in files if name.endswith((".zarr.zip", ".zarr"))]
+        folders[:] = [name for name in folders if name not in stores and not name.startswith(".")]
+    return sorted(found, key=lambda path: (path.parent, number_of(path)))
+
+
+def _files_of(store: Path) -> list[Path]:
+    if store.is_file():
+        return [store]
+    return sorted(Path(here, name) for here, _, names in os.walk(store) for name in names)
