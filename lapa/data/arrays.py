@@ -2,7 +2,8 @@
 numbers, and how both are read. data/recordings.py chooses among them.
 
 Pictures are one of
-    pixels   uint8 or float [T, H, W, 3], floats from 0 to 1 or from 0 to 255; a fourth channel is left out
+    pixels   uint8 or float [T, H, W, 3], floats from 0 to 1 or from 0 to 255; a fourth channel is left out, and uint8 of
+             one channel are grey
     planes   the same with the channels first, [T, 3, H, W]
     coded    JPEG, PNG or WebP: uint8 [T, bytes], rows filled up with zeros, or a row of bytes of its own length each
 """
@@ -45,7 +46,7 @@ class Rows(Protocol):
 class Recording:
     """One episode of an open file. `arrays` are by their path within the episode, and its frames are the rows
     first : first + length of each (length None: all). `about` are the attributes, the episode's own before the
-    file's. `where` names it in messages."""
+    file's. `where` names it in messages; `notes` say what was passed over."""
 
     id: str
     where: str
@@ -53,6 +54,7 @@ class Recording:
     first: int = 0
     length: int | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,22 @@ def coding(array: Rows) -> Coding | None:
     """How an array's pictures are kept, None for an array of something else. Raises BadVideo as `guarded` does."""
     shape, kind = array.shape, array.dtype
     if len(shape) == 4 and kind.kind in "uf" and (kind.kind == "f" or kind.itemsize == 1) and min(shape[1:]) > 0:
-        if shape[3] in (3, 4) and shape[1] > 4:
+        known = (1, 3, 4) if kind.kind == "u" else (3, 4)
+        if shape[3] in known and shape[1] > 4:
             return "pixels"
-        return "planes" if shape[1] in (3, 4) and shape[3] > 4 else None
+        return "planes" if shape[1] in known and shape[3] > 4 else None
     if len(shape) not in (1, 2) or not shape[0]:
         return None
     rows_of_bytes = len(shape) == 2 and kind == np.uint8 and shape[1] >= SHORTEST
     if rows_of_bytes or (len(shape) == 1 and kind.kind in "OVS"):
         return "coded" if bytes_of(array[0:1][0]).startswith(MAGIC) else None
     return None
+
+
+def channels(array: Rows) -> int | None:
+    """Of pictures, None where only decoding tells."""
+    kind = coding(array)
+    return None if kind in ("coded", None) else array.shape[3 if kind == "pixels" else 1]
 
 
 def is_numbers(array: Rows) -> bool:
@@ -233,8 +242,8 @@ def _is_unit(array: Rows, first: int, where: str) -> bool:
 
 
 def _eight_bits(picture: Array, unit: bool, where: str, t: int) -> Array:
-    """[H, W, 3 or 4] of any type -> uint8 [H, W, 3]. Raises BadVideo for floats that are no brightness."""
-    picture = picture[..., :3]
+    """[H, W, 1, 3 or 4] of any type -> uint8 [H, W, 3]. Raises BadVideo for floats that are no brightness."""
+    picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture[..., :3]
     if picture.dtype == np.uint8:
         return picture
     scaled = picture.astype(np.float32) * (255.0 if unit else 1.0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from lapa.data.arrays import (
     Recording,
     Rows,
     Turn,
+    channels,
     coding,
     guarded,
     is_numbers,
@@ -33,12 +33,11 @@ from lapa.data.arrays import (
     picture_size,
     pictures_of,
 )
+from lapa.data.cameras import best, camera
 from lapa.data.folders import printable
 from lapa.data.images import blank, number_of
 from lapa.plugins import choose
 
-NO_COLOUR = re.compile(r"depth|segment|mask|normal|flow|disparity", re.IGNORECASE)
-AT_THE_HAND = re.compile(r"wrist|hand|gripper", re.IGNORECASE)
 LATER = re.compile(r"(^|/)next_")  # the observation after an action: the same again, a row later
 
 ACTIONS = ("actions", "action", "data/actions", "data/action")
@@ -99,7 +98,6 @@ class Recordings(ABC):
 
     def __init__(self, name: str, places: Sequence[Place | BadVideo], options: ArrayOptions) -> None:
         self._name, self._places, self._options = name, places, options
-        self._said: Counter[str] = Counter()
         self._choose()
 
     @abstractmethod
@@ -137,12 +135,6 @@ class Recordings(ABC):
     def __len__(self) -> int:
         return len(self._places)
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was taken from where, for people."""
-        said = ", ".join(f"{count} from {source}" for source, count in self._said.most_common())
-        return (*self._notes, *([f"instructions: {said}"] if said else []))
-
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield every episode, or a BadVideo in its place."""
         for number, episode in self._each():
@@ -164,16 +156,16 @@ class Recordings(ABC):
         if isinstance(place, BadVideo):
             raise place
         with self._opened(place) as recording:
-            length = length_of(recording, self._fields(recording))
+            with guarded(recording.where):
+                length = length_of(recording, self._fields(recording))
             yield from pictures_of(recording, self._path, length, self._turn, size, start)
 
     def _each(self) -> Iterator[tuple[int, Episode | BadVideo]]:
-        self._said.clear()
         for number, place in enumerate(self._places):
             try:
                 if isinstance(place, BadVideo):
                     raise place
-                with self._opened(place) as recording:
+                with self._opened(place) as recording, guarded(recording.where):
                     episode = self._episode(place, recording)
             except BadVideo as bad:
                 yield number, bad
@@ -190,7 +182,6 @@ class Recordings(ABC):
             actions = np.concatenate([state[1:], state[-1:]])
         said, source = self._told_instruction(place, recording)
         said = " ".join(said.split())
-        self._said[source if said else "nowhere"] += 1
         return Episode(
             id=printable(place.id),
             frames=blank(length, size),
@@ -204,6 +195,7 @@ class Recordings(ABC):
             camera=self.camera,
             action_kinds=self._kinds,
             embodiment=self._robot,
+            notes=(*self._notes, *([f"instruction: from {source}"] if said else []), *recording.notes),
         )
 
     def _fields(self, recording: Recording) -> list[str]:
@@ -221,7 +213,7 @@ class Recordings(ABC):
             try:
                 if isinstance(place, BadVideo):
                     raise place
-                with self._opened(place) as recording:
+                with self._opened(place) as recording, guarded(recording.where):
                     self._take(recording)
                     return
             except BadVideo as bad:
@@ -235,7 +227,7 @@ class Recordings(ABC):
             cameras[str(options.camera)] = str(options.camera)  # whatever it is called, it was asked for
         if not cameras:
             raise BadVideo(f"{where}: holds no colour pictures; it has {listed(arrays)}. {self._advice()}".rstrip())
-        self.camera, why = chosen_camera(cameras, options.camera, where)
+        self.camera, why = chosen_camera(arrays, cameras, options.camera, where)
         self.cameras, self._path = tuple(cameras), cameras[self.camera]
         self._state = self._parts(arrays, options.state, STATES, "state", where)
         self._action = self._parts(arrays, options.action, ACTIONS, "action", where)
@@ -248,13 +240,14 @@ class Recordings(ABC):
         self._turn, turned = self._upright(about)
         self._robot = self._told_robot(about)
         width = sum(math.prod(arrays[name].shape[1:]) for name in self._state if self._next_state)
-        self._kinds: tuple[ActionKind, ...] = ("absolute",) * width
+        absolute: ActionKind = "absolute"
+        self._kinds = (absolute,) * width
         if not self._next_state:
             width = sum(math.prod(arrays[name].shape[1:]) for name in self._action)
             self._kinds = self._told_kinds(about, self._action, width)
         acted = f"the next state (action={NONE} leaves it out)" if self._next_state else " + ".join(self._action)
         self._notes = (
-            f"why this camera: {why}",
+            *([f"camera: {self.camera}, {why}"] if why else []),
             f"pictures: {turned}",
             f"rate: {self.fps:g} Hz, {rate}",
             *([f"actions from: {acted}"] if acted else []),
@@ -300,22 +293,19 @@ def listed(arrays: Mapping[str, Rows]) -> str:
 
 def cameras_of(arrays: Mapping[str, Rows]) -> dict[str, str]:
     """Name of each camera -> its array. The name is the last word of the array's path, where that tells them apart."""
-    found = [name for name, array in arrays.items() if not LATER.search(name) and coding(array)]
-    found = sorted((name for name in found if not NO_COLOUR.search(name)), key=number_of)
+    found = sorted((name for name in arrays if not LATER.search(name) and coding(arrays[name])), key=number_of)
     last = [name.rpartition("/")[2] for name in found]
     return dict(zip(last if len(set(last)) == len(last) else found, found, strict=True))
 
 
-def chosen_camera(cameras: Mapping[str, str], wanted: str | None, where: str) -> tuple[str, str]:
-    """The name of the camera `wanted`, by its name or its array's path, else of the first that is on no hand; and
-    why."""
+def chosen_camera(
+    arrays: Mapping[str, Rows], cameras: Mapping[str, str], wanted: str | None, where: str
+) -> tuple[str, str]:
+    """The name of the camera `wanted`, by its name or its array's path, else of the best (data/cameras.py); and why."""
     if wanted:
         by_path = {path: name for name, path in cameras.items()}
         return by_path.get(wanted) or choose(wanted, cameras, "camera", f" in {where}"), "as asked for"
-    away = [name for name, path in cameras.items() if not AT_THE_HAND.search(path)]
-    if len(cameras) == 1:
-        return next(iter(cameras)), "the only one"
-    return (away[0], "the first that is on no hand") if away else (next(iter(cameras)), "the first")
+    return best([camera(name, channels=channels(arrays[path])) for name, path in cameras.items()], where)
 
 
 def parts_of(arrays: Mapping[str, Rows], wanted: str, what: str, where: str) -> tuple[str, ...]:

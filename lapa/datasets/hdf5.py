@@ -73,7 +73,6 @@ class Hdf5(Recordings):
     def __init__(self, root: Path, files: list[Path], config: Config) -> None:
         self.root, self.files, self._config = root, files, config
         self._captions = Captions(root) if Path(config.path).expanduser().is_dir() else None
-        self._links: dict[Path, str] = {}
         places: list[Place | BadVideo] = []
         for file in files:
             try:
@@ -86,11 +85,6 @@ class Hdf5(Recordings):
         """A hash of the names, sizes and times of the files and their captions."""
         beside = self._captions.files(self._names()) if self._captions else []
         return listing_hash(self.root, [*self.files, *beside]) + self.camera
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was taken from where, and what was not."""
-        return (*super().notes, *[f"links not followed: {found}" for found in self._links.values()][:1])
 
     def _names(self) -> list[str]:
         return [file.relative_to(self.root).as_posix() for file in self.files]
@@ -128,10 +122,9 @@ class Hdf5(Recordings):
                 if node is None:
                     raise BadVideo(f"{where}: is a link, which may lead to another file. Links are not followed.")
                 arrays = dict(_arrays(node, where, links))
-                if links:
-                    self._links.setdefault(place.file, f"{len(links)} such as {links[0]} in {where}")
+                notes = (f"links not followed: {', '.join(sorted(links)[:3])}",) if links else ()
                 about = {**_attributes(opened), **_attributes(node.parent), **_attributes(node)}
-            yield Recording(place.id, where, arrays, place.first, place.length, about)
+            yield Recording(place.id, where, arrays, place.first, place.length, about, notes)
 
     # --- what files say of themselves
 

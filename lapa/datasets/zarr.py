@@ -87,12 +87,6 @@ class Zarr(Recordings):
         files = [file for store in self.stores for file in _files_of(store)]
         return listing_hash(self.root.parent, files) + self.camera
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was taken from where, and what was not."""
-        unread = [f"arrays not read: {name}, {why}" for name, why in self._unread.items()]
-        return (*super().notes, *unread[:1])
-
     def _listed(self, path: Path) -> list[Place | BadVideo]:
         name = printable(path)
         own = path.name.removesuffix(".zip").removesuffix(".zarr")
@@ -119,7 +113,8 @@ class Zarr(Recordings):
         where = f"{printable(place.file)}, {place.id.rpartition('/')[2]}"
         store, arrays = self._held(place.file)
         inside = "data" if store.has_data else ""
-        yield Recording(place.id, where, arrays, place.first, place.length, store.attributes(inside))
+        notes = tuple(f"not read: {why}" for why in list(self._unread.values())[:1])
+        yield Recording(place.id, where, arrays, place.first, place.length, store.attributes(inside), notes)
 
     def _held(self, path: Path) -> tuple[Store, dict[str, Rows]]:
         """A store, opened once, and its arrays of frames."""
