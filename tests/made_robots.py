@@ -3,9 +3,7 @@ projects document. Beside made.py, whose pictures they show."""
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,11 +127,11 @@ def diffusion_policy(path: Path, lengths: Sequence[int] = (4, 5, 6), form: int =
 
 
 def umi(path: Path, lengths: Sequence[int] = (4, 5)) -> Path:
-    """As 07_generate_replay_buffer.py of UMI writes it: a zip, a picture a chunk, coded as JPEG XL. Written by hand, for
-    its codec is a class of its own; without loss, for the pixels to be compared."""
-    import imagecodecs
-
+    """As 07_generate_replay_buffer.py of UMI writes it: a zip, a picture a chunk, coded as JPEG XL. Written by hand,
+    for its codec is a class of its own; without loss, for the pixels to be compared."""
     import zipfile
+
+    import imagecodecs
 
     total = sum(lengths)
     pictures = np.concatenate([made.pictures(length, seed=n) for n, length in enumerate(lengths)])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import made
+import made_robots
 import numpy as np
 import pytest
 import torch
@@ -123,6 +124,8 @@ def test_datasets_yield_valid_episodes(name: str, robot: Path, clips: Path, tmp_
         "something_v2": lambda: str(made.something(tmp_path)),
         "frame_folder": lambda: f"{made.frame_folders(tmp_path)},fps=12",
         "lapa_jsonl": lambda: f"{made.jsonl(tmp_path)},fps=5",
+        "hdf5": lambda: str(made_robots.robomimic(tmp_path / "demo.hdf5")),
+        "zarr": lambda: str(made_robots.diffusion_policy(tmp_path / "pusht.zarr")),
     }
     assert name in paths, f"give this test small data for {name}"
     spec = f"{name}:{paths[name]()}"

@@ -2,8 +2,8 @@
 numbers, and how both are read. data/recordings.py chooses among them.
 
 Pictures are one of
-    pixels   uint8 or float [T, H, W, 3], floats from 0 to 1 or from 0 to 255; a fourth channel is left out, and uint8 of
-             one channel are grey
+    pixels   uint8 or float [T, H, W, 3], floats from 0 to 1 or from 0 to 255; a fourth channel is left out, and
+             uint8 of one channel are grey
     planes   the same with the channels first, [T, 3, H, W]
     coded    JPEG, PNG or WebP: uint8 [T, bytes], rows filled up with zeros, or a row of bytes of its own length each
 """
@@ -164,30 +164,35 @@ def length_of(recording: Recording, names: Sequence[str]) -> int:
     return length
 
 
-def numbers_of(recording: Recording, names: Sequence[str], length: int) -> Array | None:
+@dataclass(frozen=True)
+class Part:
+    """An array of numbers, or some columns of it: those first : last, as in state[0:2]."""
+
+    name: str
+    first: int = 0
+    last: int | None = None
+
+    def width(self, arrays: Mapping[str, Rows]) -> int:
+        """How many numbers a frame has of it."""
+        return len(range(math.prod(arrays[self.name].shape[1:]))[self.first : self.last])
+
+    def __str__(self) -> str:
+        whole = self.first == 0 and self.last is None
+        return self.name if whole else f"{self.name}[{self.first}:{'' if self.last is None else self.last}]"
+
+
+def numbers_of(recording: Recording, parts: Sequence[Part], length: int) -> Array | None:
     """Arrays beside one another, float32 [length, D]; None for none."""
     found = []
-    for name in names:
-        array = recording.arrays[name]
+    for part in parts:
+        array = recording.arrays[part.name]
         width = math.prod(array.shape[1:])
-        if not is_numbers(array) or not 0 < width * length < CHUNK // 8:
-            raise BadVideo(
-                f"{recording.where}: {name} is {array.dtype} {list(array.shape)}, no numbers for each frame."
-            )
-        with guarded(f"{recording.where}, {name}"):
-            rows = np.asarray(array[recording.first : recording.first + length])
-            found.append(rows.reshape(length, width).astype(np.float32))
+        if not is_numbers(array) or not 0 < width * length < CHUNK // 8 or not part.width(recording.arrays):
+            raise BadVideo(f"{recording.where}: {part} of {array.dtype} {list(array.shape)} are no numbers of frames.")
+        with guarded(f"{recording.where}, {part.name}"):
+            rows = np.asarray(array[recording.first : recording.first + length]).reshape(length, width)
+            found.append(rows[:, part.first : part.last].astype(np.float32))
     return np.concatenate(found, 1) if found else None
-
-
-def names_of(recording: Recording, parts: Sequence[str]) -> tuple[str, ...]:
-    """Names of the dimensions where there are several arrays that tell them apart."""
-    if len(parts) < 2:
-        return ()
-    widths = [math.prod(recording.arrays[part].shape[1:]) for part in parts]
-    short = [part.rpartition("/")[2] for part in parts]
-    return tuple(f"{name}_{i}" if width > 1 else name for name, width in zip(short, widths, strict=True)
-                 for i in range(width))  # fmt: skip
 
 
 def picture_size(recording: Recording, camera: str, turn: Turn) -> tuple[int, int]:

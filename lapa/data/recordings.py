@@ -20,6 +20,7 @@ from lapa.contracts import ActionKind, Array, BadVideo, Episode, LapaError
 from lapa.data.arrays import (
     Colours,
     Flip,
+    Part,
     Recording,
     Rows,
     Turn,
@@ -28,7 +29,6 @@ from lapa.data.arrays import (
     guarded,
     is_numbers,
     length_of,
-    names_of,
     numbers_of,
     picture_size,
     pictures_of,
@@ -36,6 +36,7 @@ from lapa.data.arrays import (
 from lapa.data.cameras import best, camera
 from lapa.data.folders import printable
 from lapa.data.images import blank, number_of
+from lapa.data.parts import dimension_names, parts
 from lapa.plugins import choose
 
 LATER = re.compile(r"(^|/)next_")  # the observation after an action: the same again, a row later
@@ -60,6 +61,7 @@ STATES = (  # joined with "+"; the first whose parts are all there
     _UMI.format(0),
 )
 TIMES = ("timestamp", "timestamps", "time", "obs/timestamp", "observations/timestamp")
+PUSHT = {"img", "keypoint", "n_contacts", "state"}  # the arrays of Diffusion Policy's PushT
 NEXT_STATE, NONE = "next_state", "none"  # instead of an array for the action; of either, for none
 
 
@@ -112,7 +114,7 @@ class Recordings(ABC):
         """How to bring pictures upright, and who says so, as far as the kind of file says it."""
         return Turn(), "as stored"
 
-    def _told_kinds(self, about: Mapping[str, Any], action: Sequence[str], width: int) -> tuple[ActionKind, ...]:
+    def _told_kinds(self, recording: Recording, action: Sequence[str], width: int) -> tuple[ActionKind, ...]:
         """What the kind of file says the actions are, () for nothing."""
         return ()
 
@@ -189,18 +191,19 @@ class Recordings(ABC):
             instruction=said,
             actions=actions,
             state=state,
-            action_names=names_of(recording, self._state if self._next_state else self._action),
-            state_names=names_of(recording, self._state),
+            action_names=_names(recording, self._state if self._next_state else self._action),
+            state_names=_names(recording, self._state),
             size=size,
             camera=self.camera,
             action_kinds=self._kinds,
             embodiment=self._robot,
-            notes=(*self._notes, *([f"instruction: from {source}"] if said else []), *recording.notes),
+            notes=(*self._notes, *recording.notes),
+            instruction_from=source if said else "",
         )
 
     def _fields(self, recording: Recording) -> list[str]:
         """The arrays that are read, the camera's first. Raises BadVideo where one is missing."""
-        names = [self._path, *self._action, *self._state]
+        names = [self._path, *(part.name for part in (*self._action, *self._state))]
         if missing := [name for name in names if name not in recording.arrays]:
             raise BadVideo(f"{recording.where}: has no {missing[0]}; it has {listed(recording.arrays)}.")
         return names
@@ -230,6 +233,8 @@ class Recordings(ABC):
         self.camera, why = chosen_camera(arrays, cameras, options.camera, where)
         self.cameras, self._path = tuple(cameras), cameras[self.camera]
         self._state = self._parts(arrays, options.state, STATES, "state", where)
+        if options.state is None and arrays.keys() >= PUSHT:  # the rest of its state is the block's
+            self._state = (Part("state", 0, 2),)
         self._action = self._parts(arrays, options.action, ACTIONS, "action", where)
         self._next_state = options.action == NEXT_STATE or (
             options.action is None and not self._action and bool(self._state)
@@ -239,25 +244,23 @@ class Recordings(ABC):
         self.fps, rate = self._rate(recording)
         self._turn, turned = self._upright(about)
         self._robot = self._told_robot(about)
-        width = sum(math.prod(arrays[name].shape[1:]) for name in self._state if self._next_state)
         absolute: ActionKind = "absolute"
-        self._kinds = (absolute,) * width
+        self._kinds = (absolute,) * sum(part.width(arrays) for part in self._state if self._next_state)
         if not self._next_state:
-            width = sum(math.prod(arrays[name].shape[1:]) for name in self._action)
-            self._kinds = self._told_kinds(about, self._action, width)
-        acted = f"the next state (action={NONE} leaves it out)" if self._next_state else " + ".join(self._action)
+            names = [str(part) for part in self._action]
+            self._kinds = self._told_kinds(recording, names, sum(part.width(arrays) for part in self._action))
+        acted = f"the next state (action={NONE} leaves it out)" if self._next_state else _joined(self._action)
         self._notes = (
             *([f"camera: {self.camera}, {why}"] if why else []),
             f"pictures: {turned}",
             f"rate: {self.fps:g} Hz, {rate}",
-            *([f"actions from: {acted}"] if acted else []),
-            *([f"state from: {' + '.join(self._state)}"] if self._state else []),
+            f"taken: action from {acted}, state from {_joined(self._state)}",
         )
 
     @staticmethod
     def _parts(
         arrays: Mapping[str, Rows], wanted: str | None, known: Sequence[str], what: str, where: str
-    ) -> tuple[str, ...]:
+    ) -> tuple[Part, ...]:
         if wanted in (NONE, NEXT_STATE):
             return ()
         return parts_of(arrays, wanted, what, where) if wanted else usual(arrays, known)
@@ -285,6 +288,15 @@ class Recordings(ABC):
         return replace(turn, colours=options.colours), said + swapped
 
 
+def _joined(chosen: Sequence[Part]) -> str:
+    return " + ".join(map(str, chosen)) or NONE
+
+
+def _names(recording: Recording, chosen: Sequence[Part]) -> tuple[str, ...]:
+    """Names of the dimensions, where there are several arrays that tell them apart."""
+    return dimension_names({str(part): part.width(recording.arrays) for part in chosen}, {})
+
+
 def listed(arrays: Mapping[str, Rows]) -> str:
     """For a message: names and shapes."""
     shown = [f"{name} {array.dtype} {list(array.shape)}" for name, array in arrays.items()]
@@ -308,28 +320,31 @@ def chosen_camera(
     return best([camera(name, channels=channels(arrays[path])) for name, path in cameras.items()], where)
 
 
-def parts_of(arrays: Mapping[str, Rows], wanted: str, what: str, where: str) -> tuple[str, ...]:
-    """ "obs/joint_states+gripper_states" -> the arrays, each by its path or its last word. Raises LapaError for one
-    that is not there or is no numbers."""
-    numbers = [name for name, array in arrays.items() if is_numbers(array)]
-    found = []
-    for part in wanted.split("+"):
-        last = [name for name in numbers if name.rpartition("/")[2] == part and not LATER.search(name)]
-        if part not in numbers and len(last) != 1:
-            choose(part, numbers, f"array for the {what}", f" in {where}")
-        found.append(part if part in numbers else last[0])
+def parts_of(arrays: Mapping[str, Rows], wanted: str, what: str, where: str) -> tuple[Part, ...]:
+    """ "obs/joint_states+gripper_states[0:1]" -> arrays of numbers, named as data/parts.py has it, and columns of them.
+    Raises LapaError for one that is not there."""
+    numbers = [name for name, array in arrays.items() if is_numbers(array) and not LATER.search(name)]
+    found: list[Part] = []
+    for text in wanted.split("+"):
+        named = re.fullmatch(r"(.*?)(?:\[(\d*):(\d*)\])?", text.strip())
+        assert named  # anything fits
+        names = parts(numbers, (), named[1], what, f" in {where}").names
+        if named[2] is not None and len(names) > 1:
+            raise LapaError(f"{what}={text} in {where}: is {len(names)} arrays; columns can be taken of one.")
+        found += [Part(name, int(named[2] or 0), int(named[3]) if named[3] else None) for name in names]
     return tuple(found)
 
 
-def usual(arrays: Mapping[str, Rows], names: Sequence[str]) -> tuple[str, ...]:
+def usual(arrays: Mapping[str, Rows], names: Sequence[str]) -> tuple[Part, ...]:
     """The parts of the first of `names` that is there, () for none."""
     numbers = {name for name, array in arrays.items() if is_numbers(array)}
-    return next((tuple(one.split("+")) for one in names if numbers.issuperset(one.split("+"))), ())
+    found = next((one.split("+") for one in names if numbers.issuperset(one.split("+"))), [])
+    return tuple(Part(name) for name in found)
 
 
 def rate_of_times(recording: Recording) -> tuple[float, str] | None:
     """Frames a second by an array of times in seconds, and which array; None where there is none."""
-    for name in usual(recording.arrays, TIMES):
+    for name in (part.name for part in usual(recording.arrays, TIMES)):
         array = recording.arrays[name]
         if len(array.shape) > 2 or math.prod(array.shape[1:]) != 1:
             continue

@@ -24,14 +24,15 @@ import numpy as np
 
 from lapa.contracts import ActionKind, BadVideo, LapaError
 from lapa.data.arrays import Recording, Rows, Turn, guarded, spans_of
-from lapa.data.captions import Captions
-from lapa.data.folders import files_below, listing_hash, printable, readable
+from lapa.data.folders import existing_folder, files_below, listing_hash, printable, readable
 from lapa.data.images import number_of
 from lapa.data.installed import needed
+from lapa.data.notes import not_read
 from lapa.data.recordings import TIMES, ArrayOptions, Place, Recordings, usual
+from lapa.data.words import words
 from lapa.plugins import choose
 
-SUFFIXES = (".hdf5", ".h5", ".hdf", ".he5")
+ENDINGS = (".hdf5", ".h5", ".hdf", ".he5")
 DEEP, MANY = 12, 20_000  # lists within lists of settings, and arrays of an episode; more is taken for damage
 LISTED = 1_000_000  # entries of a list of episodes, likewise
 TEXTS = ("language_instruction", "instruction", "task_description", "language", "prompt", "lang", "task")
@@ -56,23 +57,20 @@ class Config(ArrayOptions):
         """List the episodes of every file. Raises LapaError when there are none, or h5py is not installed."""
         needed("h5py", "hdf5")
         root = Path(self.path).expanduser()
-        if root.is_dir():
-            files = sorted(files_below(root, SUFFIXES), key=lambda file: (file.parent, number_of(file)))
-            if not files:
-                raise LapaError(f"{root}: holds no HDF5 file. Looked for {', '.join(SUFFIXES)} in it and below.")
-        elif root.exists():
-            root, files = root.parent, [root]
-        else:
-            raise LapaError(f"HDF5 data: {root} does not exist. Check the path.")
-        return Hdf5(root, files, self)
+        if root.is_file():
+            return Hdf5(root.parent, [root], self)
+        files = sorted(files_below(existing_folder(root, "HDF5 data"), ENDINGS), key=_by_folder)
+        if not files:
+            raise LapaError(f"{root}: holds no HDF5 file. Looked for {', '.join(ENDINGS)} in it and below.")
+        rest = set(files_below(root, ("",))) - set(files)
+        return Hdf5(root, files, self, not_read(sorted(rest)))
 
 
 class Hdf5(Recordings):
     """File after file, and in a file the episodes in the order of their numbers."""
 
-    def __init__(self, root: Path, files: list[Path], config: Config) -> None:
-        self.root, self.files, self._config = root, files, config
-        self._captions = Captions(root) if Path(config.path).expanduser().is_dir() else None
+    def __init__(self, root: Path, files: list[Path], config: Config, notes: tuple[str, ...] = ()) -> None:
+        self.root, self.files, self._config, self._beside = root, files, config, notes
         places: list[Place | BadVideo] = []
         for file in files:
             try:
@@ -82,16 +80,8 @@ class Hdf5(Recordings):
         super().__init__(f"hdf5:{config.path}", places, config)
 
     def signature(self) -> str:
-        """A hash of the names, sizes and times of the files and their captions."""
-        beside = self._captions.files(self._names()) if self._captions else []
-        return listing_hash(self.root, [*self.files, *beside]) + self.camera
-
-    def _names(self) -> list[str]:
-        return [file.relative_to(self.root).as_posix() for file in self.files]
-
-    def _problems(self) -> Iterator[BadVideo]:
-        if self._captions and self._captions.table:
-            yield from self._captions.problems(self._names())
+        """A hash of the names, sizes and times of the files."""
+        return listing_hash(self.root, self.files) + self.camera
 
     def _advice(self) -> str:
         return "Files of robomimic without pictures get them by its dataset_states_to_obs.py; or say camera=."
@@ -123,6 +113,7 @@ class Hdf5(Recordings):
                     raise BadVideo(f"{where}: is a link, which may lead to another file. Links are not followed.")
                 arrays = dict(_arrays(node, where, links))
                 notes = (f"links not followed: {', '.join(sorted(links)[:3])}",) if links else ()
+                notes = (*notes, *self._beside)
                 about = {**_attributes(opened), **_attributes(node.parent), **_attributes(node)}
             yield Recording(place.id, where, arrays, place.first, place.length, about, notes)
 
@@ -130,7 +121,7 @@ class Hdf5(Recordings):
 
     def _told_rate(self, recording: Recording) -> tuple[float, str] | None:
         about = recording.about
-        for source, holder in (("the attribute", about), ("env_args,", _environment(about))):
+        for source, holder in (("the attribute", about), ("env_args:", _environment(about))):
             for name in RATES:
                 value = holder.get(name)
                 if isinstance(value, int | float | np.number) and 0 < float(value) < 1e6:
@@ -149,9 +140,9 @@ class Hdf5(Recordings):
             f"{turn}, for the file says opengl: lowest row first (flip=none: as stored; rotate=180: as OpenVLA)",
         )
 
-    def _told_kinds(self, about: Mapping[str, Any], action: Sequence[str], width: int) -> tuple[ActionKind, ...]:
+    def _told_kinds(self, recording: Recording, action: Sequence[str], width: int) -> tuple[ActionKind, ...]:
         """Those of robosuite, by its controller: an arm has six numbers and a gripper one."""
-        deltas = set(_deltas(_environment(about).get("controller_configs")))
+        deltas = set(_deltas(_environment(recording.about).get("controller_configs")))
         if tuple(action) != ("actions",) or len(deltas) != 1 or not width or width % 7:
             return ()
         arm: ActionKind = "delta" if deltas.pop() else "absolute"
@@ -181,10 +172,15 @@ class Hdf5(Recordings):
             if said := _text_array(recording, name):
                 return said, f"the array {name}"
         if _text(about.get("bddl_file_name")):  # LIBERO's files are named after the task
-            return SCENE.sub("", place.file.stem).removesuffix("_demo").replace("_", " "), "the name of the file"
-        if self._captions and not place.group:
-            return self._captions.of(place.file.relative_to(self.root).as_posix()), "captions and file names"
+            return words(SCENE.sub("", place.file.stem).removesuffix("_demo")), "names of files"
+        if not place.group and place.length is None:
+            inside = place.file.parent.name if place.file.parent != self.root else ""
+            return words(place.file.stem) or words(inside), "names of files"
         return "", ""
+
+
+def _by_folder(file: Path) -> tuple[Path, tuple[int | str, ...]]:
+    return file.parent, number_of(file)
 
 
 @contextmanager

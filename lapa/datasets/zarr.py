@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from lapa.contracts import BadVideo, LapaError
+from lapa.contracts import ActionKind, BadVideo, LapaError
 from lapa.data.arrays import CHUNK, Array, Recording, Rows, guarded, spans_of
 from lapa.data.folders import listing_hash, printable, readable
 from lapa.data.images import number_of
 from lapa.data.installed import needed
 from lapa.data.json_files import parsed
-from lapa.data.recordings import ArrayOptions, Place, Recordings
+from lapa.data.recordings import PUSHT, ArrayOptions, Place, Recordings
 
 ENDS = "meta/episode_ends"
 NODES = (".zarray", ".zgroup", "zarr.json")  # what describes an array or a group; its attributes lie in .zattrs too
@@ -39,7 +39,6 @@ CODECS = {  # what does not run code of the file's
 }
 PICTURES = "imagecodecs_"  # codecs of the package imagecodecs begin so
 RATES = ("fps", "control_freq", "frequency", "hz")
-PUSHT = 10.0  # Hz: control_hz of Diffusion Policy's PushT
 UMI = 59.94  # Hz: the GoPro's, as UMI's config/task/umi.yaml has it
 DESCRIBED = 1 << 20  # bytes of a description; more is taken for damage
 
@@ -139,9 +138,14 @@ class Zarr(Recordings):
                 return float(value), f"as the attribute {name} says"
         if {"camera0_rgb", "robot0_eef_pos"} <= recording.arrays.keys():
             return UMI, "that of UMI's cameras, which the store does not say; fps= says another"
-        if {"img", "keypoint", "n_contacts"} <= recording.arrays.keys():
-            return PUSHT, "that of PushT, which the store does not say; fps= says another"
+        if recording.arrays.keys() >= PUSHT:
+            return 10.0, "that of PushT, which the store does not say; fps= says another"
         return None
+
+    def _told_kinds(self, recording: Recording, action: Sequence[str], width: int) -> tuple[ActionKind, ...]:
+        """Those of PushT: where on the picture to go."""
+        absolute: ActionKind = "absolute"
+        return (absolute,) * width if recording.arrays.keys() >= PUSHT and list(action) == ["action"] else ()
 
     def _told_instruction(self, place: Place, recording: Recording) -> tuple[str, str]:
         wanted, about = self._config.instruction, recording.about

@@ -1,0 +1,164 @@
+"""Zarr stores of Diffusion Policy and UMI, and what must not be read of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import made
+import made_robots
+import numpy as np
+import pytest
+
+from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.data.pack import pack
+from lapa.data.spec import open_dataset
+from lapa.data.stream import stream
+
+zarr = pytest.importorskip("zarr", reason="zarr is not installed")
+
+
+def read(spec: str, size: int | None = None) -> list[Any]:
+    return list(open_dataset(spec).episodes(size))
+
+
+def good(spec: str, size: int | None = None) -> list[Episode]:
+    episodes = read(spec, size)
+    assert [e for e in episodes if not isinstance(e, Episode)] == []
+    return episodes
+
+
+@pytest.mark.parametrize("form", [2, 3])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_diffusion_policy(tmp_path: Path, form: int, zipped: bool) -> None:
+    path = made_robots.diffusion_policy(tmp_path / "a" / "pusht.zarr", form=form)
+    if zipped:  # with the folder's name before all others, as a zip of a folder has it
+        path = Path(shutil.make_archive(str(tmp_path / "pusht.zarr"), "zip", tmp_path / "a"))
+    first, second, third = good(f"zarr:{path}")
+    assert [len(e.frames) for e in (first, second, third)] == [4, 5, 6]
+    np.testing.assert_array_equal(second.frames, made.pictures(5, seed=1))
+    assert second.fps == 10
+    assert second.actions is not None
+    assert second.state is not None
+    np.testing.assert_allclose(second.actions, made_robots.vectors(15, 2)[4:9] + 0.5, rtol=1e-6)
+    np.testing.assert_allclose(second.state, made_robots.vectors(15, 5)[4:9, :2], rtol=1e-6)  # not the block's place
+    assert second.action_kinds == ("absolute", "absolute")
+    assert any("state[0:2]" in note for note in second.notes)
+    assert good(f"zarr:{path},state=state")[0].state.shape == (4, 5)  # type: ignore[union-attr]
+    packed = pack([f"zarr:{path}"], 12, quiet=True, cache=tmp_path / "c")
+    streamed = stream([f"zarr:{path},episodes=1-2"], 12, quiet=True, cache=tmp_path / "c")
+    np.testing.assert_array_equal(np.stack(list(streamed.frames(1, 2))), packed.gather(np.arange(11, 15)))
+
+
+def test_umi(tmp_path: Path) -> None:
+    path = made_robots.umi(tmp_path / "dataset.zarr.zip")
+    first, second = good(f"zarr:{path}")
+    np.testing.assert_array_equal(second.frames, made.pictures(5, seed=1))
+    assert first.fps == 59.94
+    assert first.state is not None
+    assert first.actions is not None
+    assert first.state.shape == (4, 7)
+    np.testing.assert_array_equal(first.actions, first.state[[1, 2, 3, 3]])
+    assert first.action_kinds == ("absolute",) * 7
+    assert first.action_names[:2] == ("robot0_eef_pos_0", "robot0_eef_pos_1")
+    assert any("next state" in note and "robot0_gripper_width" in note for note in first.notes)
+    assert good(f"zarr:{path},fps=20")[0].fps == 20
+
+
+def test_several_cameras_and_names_of_ones_own(tmp_path: Path) -> None:
+    arrays = {
+        "agentview_image": made.pictures(9), "robot0_eye_in_hand_image": made.pictures(9, seed=30),
+        "actions": made_robots.vectors(9, 7), "robot_eef_pose": made_robots.vectors(9, 6),
+    }  # fmt: skip
+    path = made_robots.diffusion_policy(tmp_path / "x.zarr", (4, 5), **arrays)
+    zarr.open_group(str(path), mode="a").attrs.update({"fps": 15, "instruction": "fold it"})
+    first = good(f"zarr:{path}")[0]
+    assert (first.camera, first.fps, first.instruction) == ("agentview_image", 15, "fold it")
+    wrist = good(f"zarr:{path},camera=robot0_eye_in_hand_image,state=robot_eef_pose[0:3]")[1]
+    np.testing.assert_array_equal(wrist.frames, made.pictures(9, seed=30)[4:])
+    assert wrist.state is not None
+    assert wrist.state.shape == (5, 3)
+
+
+def test_a_folder_of_stores(tmp_path: Path) -> None:
+    made_robots.diffusion_policy(tmp_path / "all" / "b.zarr", (3,))
+    made_robots.diffusion_policy(tmp_path / "all" / "a.zarr", (3, 4))
+    assert [e.id for e in good(f"zarr:{tmp_path}/all", 8)] == ["a/episode_0", "a/episode_1", "b/episode_0"]
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    """A codec that unpickles what it reads would run the code of whoever made the file."""
+    path = made_robots.diffusion_policy(tmp_path / "x.zarr")
+    flag = tmp_path / "ran"
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(flag),)
+
+    for compressor, filters in (({"id": "pickle", "protocol": 5}, None), (None, [{"id": "pickle", "protocol": 5}])):
+        about = json.loads((path / "data/img/.zarray").read_text())
+        about |= {"compressor": compressor, "filters": filters, "dtype": "|O", "chunks": [15], "shape": [15]}
+        (path / "data/img/.zarray").write_text(json.dumps(about))
+        (path / "data/img/0").write_bytes(pickle.dumps(Bomb()))
+        with pytest.raises(LapaError, match="pickle"):
+            open_dataset(f"zarr:{path}")
+        assert not flag.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"chunks": [10**6, 10**4, 10**4, 3]}, "chunks"),
+        ({"shape": [15, 10**9, 10**9, 3]}, "img"),
+        ({"dtype": "|O"}, "img"),
+        ({"compressor": {"id": "no_such"}}, "no_such"),
+        ({"shape": "x"}, "shape"),
+    ],
+)
+def test_forged_descriptions(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    path = made_robots.diffusion_policy(tmp_path / "x.zarr")
+    about = json.loads((path / "data/img/.zarray").read_text())
+    (path / "data/img/.zarray").write_text(json.dumps(about | change))
+    with pytest.raises(LapaError, match=named):
+        pack([f"zarr:{path},fps=10"], 8, quiet=True, cache=tmp_path / "c")
+
+
+def test_a_missing_chunk_is_not_black(tmp_path: Path) -> None:
+    path = made_robots.diffusion_policy(tmp_path / "x.zarr")
+    (path / "data/img/2.0.0.0").unlink()  # frames 6 to 8
+    first, second, third = read(f"zarr:{path}")
+    assert isinstance(first, Episode)
+    assert isinstance(second, BadVideo)
+    assert "2.0.0.0" in str(second)
+    assert isinstance(third, Episode)
+    (path / "data/action/0.0").unlink()
+    assert "action/0.0" in str(read(f"zarr:{path}")[0])
+
+
+def test_what_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(LapaError, match="nothing"):
+        open_dataset(f"zarr:{tmp_path}/nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LapaError, match="empty"):
+        open_dataset(f"zarr:{tmp_path}/empty")
+    (tmp_path / "x.zarr.zip").write_bytes(b"x" * 1000)
+    with pytest.raises(LapaError, match=r"x\.zarr\.zip"):
+        open_dataset(f"zarr:{tmp_path}/x.zarr.zip")
+    path = made_robots.diffusion_policy(tmp_path / "y.zarr", (3,), action=made_robots.vectors(3, 2))
+    with pytest.raises(LapaError, match="action"):  # holds no pictures; what it has is named
+        open_dataset(f"zarr:{path}")
+    path = made_robots.diffusion_policy(tmp_path / "z.zarr", (3,), img=made.pictures(3))
+    with pytest.raises(LapaError, match="fps="):
+        open_dataset(f"zarr:{path}")
+    with pytest.raises(LapaError, match="no/ends"):
+        open_dataset(f"zarr:{path},fps=10,ends=no/ends")
+
+
+def test_zarr_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lapa.data.installed.find_spec", lambda name: None)
+    with pytest.raises(LapaError, match=r"zarr.*pip install .*lapa\[zarr\]"):
+        open_dataset(f"zarr:{tmp_path}")
