@@ -174,8 +174,8 @@ class Hdf5(Recordings):
         if _text(about.get("bddl_file_name")):  # LIBERO's files are named after the task
             return words(SCENE.sub("", place.file.stem).removesuffix("_demo")), "names of files"
         if not place.group and place.length is None:
-            inside = place.file.parent.name if place.file.parent != self.root else ""
-            return words(place.file.stem) or words(inside), "names of files"
+            above = place.file.parent.name if place.file.parent != self.root else ""
+            return words(place.file.stem) or words(above), "names of files"
         return "", ""
 
 
