@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lapa.contracts import LapaError
+from lapa.plugins import choose
 
 # A word of a name is what stands between other characters than letters: "robot0_eye_in_hand" has eye, in and hand.
 DEPTH = re.compile(
@@ -113,6 +114,14 @@ def best(cameras: Sequence[Camera], source: str) -> tuple[str, str]:
         return chosen.name, ""
     passed = [f"{one.name} ({_fault_of(one)})" for one in cameras if one.rank > chosen.rank]
     return chosen.name, "the first" + (f" but for {', '.join(passed)}" if passed else "")
+
+
+def named(wanted: str, names: Sequence[str], where: str) -> str:
+    """The one of `names` that is called `wanted`: whole, or by the end of it from a dot or a slash on. Raises LapaError
+    with the names where there is none, or several."""
+    words = re.split(r"[./]", wanted)
+    ends = [name for name in names if re.split(r"[./]", name)[-len(words) :] == words]
+    return ends[0] if len(ends) == 1 and wanted not in names else choose(wanted, names, "camera", where)
 
 
 def _fault_of(one: Camera) -> str:

@@ -16,7 +16,7 @@ import math
 import operator
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -108,7 +108,7 @@ class Chosen:
                 yield episode
             if self._past(place):
                 return
-        self._check_end(place + 1)
+        self._check_end([self._number(place) for place in range(place + 1)])
 
     def _sized(self, episode: Episode, size: int | None) -> Episode:
         shape = (episode.frames.shape[1], episode.frames.shape[2])
@@ -133,16 +133,15 @@ class Chosen:
         text = self._choice.episodes
         return text is not None and not self._called and place >= max(last for _, last in spans(text))
 
-    def _check_end(self, count: int) -> None:
-        """Raises LapaError when episodes were asked for that are not there."""
+    def _check_end(self, there: list[int]) -> None:
+        """Raises LapaError when episodes were asked for that are not `there`."""
         text = self._choice.episodes or self._choice.without
         if text is None:
             return
-        there = [self._number(place) for place in range(count)]
         for first, last in spans(text):
             if last > max(there, default=-1) or not any(first <= number <= last for number in there):
                 span = f", numbers {min(there)} to {max(there)}" if there else ""
-                raise LapaError(f"{self._where}: has no episode {last}; it has {count}{span}.")
+                raise LapaError(f"{self._where}: has no episode {last}; it has {len(set(there))}{span}.")
 
     # --- what of them
 
@@ -210,6 +209,7 @@ class ChosenSeekable(Chosen):
 
     def __init__(self, dataset: Seekable, choice: Choice, where: str, fit: Fit) -> None:
         super().__init__(dataset, choice, where, fit)
+        self._called_by_number: Callable[[int], int] | None = getattr(dataset, "episode_number", None)
         self._lengths: dict[int, tuple[int, float]] | None = None
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
@@ -234,18 +234,20 @@ class ChosenSeekable(Chosen):
 
     def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
         """See contracts.Seekable."""
-        place = -1
+        place, there = -1, list[int]()
         for number, episode in self._dataset.index():
             if number < 0:  # of no episode in particular
                 if not isinstance(episode, BadVideo) or self._choice.episodes is None:
                     yield number, episode
                 continue
             place += 1
-            if self._wanted(self._number(place)):
+            called = self._called_by_number(number) if self._called_by_number else self._number(place)
+            there.append(called)
+            if self._wanted(called):
                 yield number, episode if isinstance(episode, BadVideo) else self._changed(episode)
             if self._past(place):
                 return
-        self._check_end(place + 1)
+        self._check_end(there)
 
     def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
         """See contracts.Seekable."""

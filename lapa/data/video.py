@@ -234,14 +234,18 @@ class VideoReader:
             self._open()
         yield from self._container.decode(self._stream)
 
-    def times(self) -> Array:
+    def times(self, whole: bool = True) -> Array:
         """Seconds at which each frame is shown, float64 [n]: of the packets, without decoding. Where the container
         does not say, as AVI, frames are decoded. Raises BadVideo for a file that ends before its header
-        says. Reads to the end, so the reader is used up."""
+        says; if it need not be `whole`, gives what is there. Reads to the end, so the reader is used up."""
+        packets = []
         try:
-            packets = [(p.pts, p.duration) for p in self._container.demux(self._stream) if p.size and not p.is_discard]
+            for packet in self._container.demux(self._stream):
+                if packet.size and not packet.is_discard:
+                    packets.append((packet.pts, packet.duration))
         except av.FFmpegError as error:
-            raise BadVideo(f"{self.path}: breaks off while it is read ({_reason(error)}).") from None
+            if whole:
+                raise BadVideo(f"{self.path}: breaks off while it is read ({_reason(error)}).") from None
         if any(pts is None for pts, _ in packets):
             self._container.close()
             self._open()
@@ -249,7 +253,7 @@ class VideoReader:
         packets.sort()
         base = self._stream.time_base or Fraction(1)
         stamps = np.array([pts for pts, _ in packets], np.float64) * base.numerator / base.denominator
-        if len(packets):
+        if len(packets) and whole:
             self._check_end(float(stamps[-1] + float((packets[-1][1] or 0) * base)))
         return stamps
 

@@ -1,102 +1,158 @@
 """LeRobot datasets v3.x and v2.x, in a folder or on the hub: this project's own (collect) and anyone's.
 
 The versions differ in where things are. v3 keeps many episodes in one parquet and one video file, and tables say where;
-v2 has one file of each per episode. Both become a list of `Place`s. Everything after that is the same.
+v2 has one file of each per episode. Both become a list of `Place`s. Everything after that is the same: the rows of a
+place are put in order and paired with the frames of its film by time (data/pairing.py), and where the task changes, or
+rows are missing in between, the episode becomes several.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lapa.artefacts import hub
 from lapa.contracts import ActionKind, Array, BadVideo, Episode, LapaError
-from lapa.data.cameras import Camera, best, camera
-from lapa.data.folders import existing_folder, listing_hash, readable
-from lapa.data.images import blank, read_image, resized
+from lapa.data.cameras import Camera, best, camera, named
+from lapa.data.film import Film, film_times
+from lapa.data.folders import existing_folder, listing_hash
+from lapa.data.images import blank, resized
 from lapa.data.json_files import read_foreign_json, read_lines
 from lapa.data.lerobot_format import INFO, TASKS
-from lapa.data.video import VideoReader
+from lapa.data.lerobot_tables import (
+    Rows,
+    column,
+    leaves,
+    number_type,
+    numbers,
+    picture,
+    read_table,
+    schema_of,
+    text_of,
+)
+from lapa.data.pairing import clock, paired, pieces
+from lapa.data.parts import ACTIONS, STATES, Parts, dimension_names, parts, taken
+from lapa.data.several import Several
 from lapa.plugins import choose
 
 TASKS_V2, EPISODES_V2 = "meta/tasks.jsonl", "meta/episodes.jsonl"
+INFO_V1 = "meta_data/info.json"
+TO_V2 = (
+    "Convert it to v2.0, which lapa reads: python -m lerobot.datasets.v2.convert_dataset_v1_to_v2 of lerobot 0.3.3 or "
+    "older (lerobot/common/datasets/v2 in the oldest). Its v20_to_v21 does not convert v1."
+)
+OF_ROWS = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # what LeRobot adds to every row
+TEXTS = ("task", "language_instruction", "natural_language_instruction", "instruction", "language", "task_description")
+SIDE = 16  # pixels: numbers of three dimensions are a picture from so many a side on
+LARGEST = 4096  # numbers of an action or a state
+PIECES = 1 << 20  # above the number of episodes, and of pieces of one
+BELOW = 3  # folders deep, where datasets below a folder are looked for
 
 
 @dataclass(frozen=True)
 class Config:
-    """`path` is the folder that holds meta/info.json, or user/name on the hub (at `revision`, by default the newest);
-    `camera` a feature such as observation.images.main, or its last word, by default the first that films the scene in
-    colour (data/cameras.py); `split` one of info.json's, such as train, by default all episodes."""
+    """`path` is the folder that holds meta/info.json, or one above several of those, or user/name on the hub (at
+    `revision`, by default the newest); `camera` a feature such as observation.images.main, or its last word, by default
+    the first that films the scene in colour (data/cameras.py); `split` one of info.json's, such as train, by default
+    all episodes; `action` and `state` the features to take, several as a+b (data/parts.py); `instruction` a feature
+    that holds it, by default the tasks."""
 
     path: str
     camera: str | None = None
     revision: str | None = None
     split: str | None = None
+    action: str | None = None
+    state: str | None = None
+    instruction: str | None = None
 
-    def build(self) -> LeRobotDataset:
+    def build(self) -> LeRobotDataset | Several:
         """Read the metadata; from the hub, fetch what one camera needs. Raises LapaError for anything that is no
         LeRobot dataset v2.x or v3.x."""
         if Path(self.path).expanduser().exists() or not hub.is_repo(self.path):
-            return LeRobotDataset(existing_folder(self.path, "LeRobot dataset"), self.camera, self.split)
+            root = existing_folder(self.path, "LeRobot dataset")
+            below = {} if (root / INFO).exists() else _below(root)
+            if below:
+                return Several(root, {name: LeRobotDataset(path, self) for name, path in below.items()}, PIECES << 20)
+            return LeRobotDataset(root, self)
         root = hub.fetch(self.path, ["meta/**"], self.revision)
-        files = ["meta/**", "data/**", f"videos/*{LeRobotDataset(root, self.camera).camera}/*"]
-        return LeRobotDataset(hub.fetch(self.path, files, self.revision), self.camera, self.split)
+        files = ["meta/**", "data/**", f"videos/*{LeRobotDataset(root, self).camera}/*"]
+        return LeRobotDataset(hub.fetch(self.path, files, self.revision), self)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an episode is: its rows in `data`, its frames in `video` from `start` seconds on."""
+    """Where an episode is: its rows in `data`, its frames in `video` from `start` to `stop` seconds; `tasks` are those
+    that meta has for it."""
 
     index: int
     length: int
     data: Path
-    video: Path | None
-    start: float
+    video: Path | None = None
+    start: float = 0.0
+    stop: float = math.inf
+    tasks: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An episode to be, all of a place or a part of it: its rows in the table of the place, in order, and the times of
+    their frames in the film (None where the rows hold the pictures)."""
+
+    id: str
+    rows: Array
+    times: Array | None
+    fps: float
+    text: str
+    text_from: str
+    notes: tuple[str, ...]
 
 
 class LeRobotDataset:
-    """Yields the episodes of one camera, file after file. A file is decoded forward, once."""
+    """Yields the episodes of one camera, file after file. A film is decoded forward, once, if its episodes follow one
+    another."""
 
-    def __init__(self, root: Path, wanted: str | None = None, split: str | None = None) -> None:
+    def __init__(self, root: Path, config: Config) -> None:
         self.root = root
         self._info = _read_info(root)
         self._old = _major(self._info) == "2"
-        features: dict[str, Any] = self._info["features"]
-        self._features = _cameras(features, root)
-        self.cameras = tuple(self._features)
-        self.camera, self._why = _camera(self._features, features, wanted, root)
-        self._short = next(short for short, feature in self._features.items() if feature == self.camera)
+        self._features = _flattened(self._info["features"])
+        self._cameras = _cameras(self._features, root)
+        self.cameras = tuple(self._cameras)
+        self.camera, self._why = _camera(self._cameras, self._features, config.camera, root)
+        self._short = next(short for short, feature in self._cameras.items() if feature == self.camera)
         self.fps = _rate(self._info["fps"], root)
         self._bad: list[BadVideo] = []  # what the metadata say of no episode
-        self._is_video = features[self.camera]["dtype"] == "video"
-        shapes = {key: _shape(features.get(key)) for key in ("action", "observation.state")}
-        self._widths = {key: math.prod(shape) for key, shape in shapes.items() if shape}
-        self._names = {key: _names(features.get(key), self._widths.get(key)) for key in ("action", "observation.state")}
-        self._kinds = _kinds(features.get("action"), self._names["action"])
+        self._is_video = self._features[self.camera].get("dtype") == "video"
         self._robot = self._info.get("robot_type")
-        self._tasks = _read_tasks_v2(root / TASKS_V2) if self._old else _read_tasks(root / TASKS)
+        self._tasks = _read_tasks(root)
         self._places = self._places_v2() if self._old else self._places_v3()
         told, held = self._info.get("total_episodes"), len(self._places)
         if isinstance(told, int) and told > held and not self._bad:
             self._bad.append(BadVideo(f"{root / INFO}: tells of {told} episodes, meta/episodes of {held}."))
         if not self._places:
             raise LapaError(str(self._bad[0]) if self._bad else f"{root}: the dataset has no episode.")
-        if split is not None:
-            inside = _split(self._info.get("splits"), split, root)
-            self._places = [place for place in self._places if any(place.index in span for span in inside)]
-            if not self._places:
-                raise LapaError(f"{root}: none of its episodes is in the split {split}.")
+        self._all_places = self._places  # also those of other splits: their frames are in the same films
+        if config.split is not None:
+            self._places = self._places_of(config.split)
         self.episode_indices = tuple(place.index for place in self._places)
+        known = self._numbers()
+        self._action = parts(known, ACTIONS, config.action, "action", f" in {root}")
+        self._state = parts(known, STATES, config.state, "state", f" in {root}")
+        self._notes = [f"camera: {self._short}, {self._why}"] if self._why else []
+        self._notes.append(taken(self._action, self._state, known))
+        self._text = self._texts_in(config.instruction)
+        self._clocks = Rows(root, [*OF_ROWS, *([self._text] if self._text else TEXTS)])
+        self._timing = lru_cache(64)(film_times)
+        self._plan = lru_cache(1024)(self._pieces_of)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -106,115 +162,306 @@ class LeRobotDataset:
         listing = listing_hash(self.root, (p for p in self.root.rglob("*") if p.is_file()))
         return f"{listing}-{self.camera}"
 
+    def episode_number(self, number: int) -> int:
+        """See contracts.Dataset: its episode_index, also of a piece of it."""
+        return self._places[number % PIECES].index
+
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield every episode, ordered as the frames are on disk; a BadVideo for missing, short or damaged files."""
         yield from self._bad
-        rows = _Rows(["task_index", *self._names])
-        for place, pixels in self._video_frames(size) if self._is_video else self._image_frames(size):
-            try:
-                if isinstance(pixels, BadVideo):
-                    raise pixels
-                yield self._episode(place, np.stack(pixels), rows.of(place))
-            except LapaError as error:
-                yield BadVideo(str(error))
+        rows, images = self._vectors(), Rows(self.root, [self.camera])
+        with Film() as film:
+            for number, place in enumerate(self._places):
+                try:
+                    table = rows.of(place.index, place.length, place.data)[0]
+                    for piece in self._plan(number):
+                        if piece.times is None or place.video is None:
+                            frames = self._images(place, piece, images, size)
+                        else:
+                            frames = film.at(place.video, piece.times, size)
+                        yield self._episode(place, piece, np.stack(list(frames)), table)
+                except LapaError as error:
+                    yield BadVideo(str(error))
 
     def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
-        """See contracts.Seekable: of the tables alone."""
+        """See contracts.Seekable: of the tables and of the times in the films."""
         yield from ((-1, bad) for bad in self._bad)
-        rows = _Rows(["task_index", *self._names])
+        rows = self._vectors()
         for number, place in enumerate(self._places):
             try:
-                yield number, self._episode(place, blank(place.length, self._size() or (0, 0)), rows.of(place))
+                table = rows.of(place.index, place.length, place.data)[0]
+                for k, piece in enumerate(self._plan(number)):
+                    frames = blank(len(piece.rows), self._size() or (0, 0))
+                    yield k * PIECES + number, self._episode(place, piece, frames, table)
             except LapaError as error:
                 yield number, BadVideo(str(error))
 
     def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
         """See contracts.Seekable."""
-        place = self._places[number]
-        if place.video:
-            with VideoReader(place.video) as video:
-                since = place.start + (start - 0.5) / self.fps if place.start + start else -np.inf
-                yield from span(video.since(since), place.video, place.start, start, place.length, self.fps, size)
+        place, piece = self._places[number % PIECES], self._plan(number % PIECES)[number // PIECES]
+        if place.video and piece.times is not None:
+            with Film() as film:
+                yield from film.at(place.video, piece.times[start:], size)
         else:
-            yield from self._images(place, _Rows([self.camera]), size, start)
+            yield from self._images(place, piece, Rows(self.root, [self.camera]), size, start)
+
+    # --- which rows and which frames
+
+    def _pieces_of(self, number: int) -> list[Piece]:
+        """The episodes that a place becomes. Raises LapaError for rows that cannot be put in order or paired."""
+        place = self._places[number]
+        table, notes = self._clocks.of(place.index, place.length, place.data)
+        where = f"{place.video or place.data}: episode {place.index}"
+        rows = clock(self._stamps(table, where), _counts(table), place.length, self.fps, where)
+        texts, source = self._texts(table, place)
+        at, times = np.arange(place.length), None
+        notes = (*notes, *rows.notes)
+        if place.video:
+            film, whole, said = self._film(place)
+            match = paired(rows, film - place.start, where, whole)
+            at, times, notes = match.at, film[match.frames], (*notes, *said, *match.notes)
+        kept = replace(rows, rows=rows.rows[at], times=rows.times[at], numbers=rows.numbers[at])
+        in_order = [texts[i] for i in kept.rows.tolist()]
+        spans, split = pieces(kept, in_order)
+        name = f"episode_{place.index:06d}"
+        notes = (*self._notes, *notes, *split)
+        return [
+            Piece(
+                f"{name}.{k}" if len(spans) > 1 else name,
+                kept.rows[first:last],
+                None if times is None else times[first:last],
+                rows.fps,
+                in_order[first],
+                source,
+                notes,
+            )
+            for k, (first, last) in enumerate(spans)
+        ]
+
+    def _film(self, place: Place) -> tuple[Array, bool, tuple[str, ...]]:
+        """The times of the frames of an episode in its film, whether the film is whole, and what to say of it.
+
+        Of a film of several episodes they are counted, where it has as many frames as its episodes have rows, else
+        those between the times that meta gives."""
+        assert place.video is not None
+        times, whole = self._timing(place.video)
+        here = self._in_film[place.video]
+        half = 0.5 * (float(np.median(np.diff(times))) if len(times) > 1 else 1 / self.fps)
+        timed = (times > place.start - half) & (times < place.stop - half)
+        if len(here) < 2 or len(times) != sum(one.length for one in here):
+            return times[timed], whole, ()
+        first = sum(one.length for one in here[: here.index(place)])
+        counted = times[first : first + place.length]
+        if np.array_equal(counted, times[timed]):
+            return counted, whole, ()
+        return counted, whole, ("frames: counted from the start of the film, for from_timestamp does not fit it",)
+
+    @cached_property
+    def _in_film(self) -> dict[Path | None, list[Place]]:
+        found: dict[Path | None, list[Place]] = {}
+        for place in self._all_places:
+            found.setdefault(place.video, []).append(place)
+        return found
+
+    @staticmethod
+    def _stamps(table: pa.Table, where: str) -> Array | None:
+        values = column(table, "timestamp")
+        if values is None or values.null_count == len(values):
+            return None
+        if pa.types.is_timestamp(values.type) or pa.types.is_duration(values.type):
+            unit = values.type.unit
+            return numbers(values.cast(pa.int64()), where, 1)[:, 0] / {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[unit]
+        return numbers(values, f"{where}: timestamp", 1)[:, 0]
+
+    # --- what is in a row
 
     def _size(self) -> tuple[int, int] | None:
-        return _height_width(_shape(self._info["features"][self.camera]))
+        return _height_width(_shape(self._features[self.camera]))
 
-    def _episode(self, place: Place, frames: Array, columns: pa.Table) -> Episode:
+    def _episode(self, place: Place, piece: Piece, frames: Array, table: pa.Table) -> Episode:
+        table = table.take(piece.rows)
+        actions, action_names = self._matrix(table, self._action, place)
+        state, state_names = self._matrix(table, self._state, place)
         return Episode(
-            id=f"episode_{place.index:06d}",
+            id=piece.id,
             frames=frames,
-            fps=self.fps,
-            instruction=self._instruction(columns, place),
-            actions=self._matrix(columns, "action", place),
-            state=self._matrix(columns, "observation.state", place),
-            state_names=self._names["observation.state"],
-            action_names=self._names["action"],
+            fps=piece.fps,
+            instruction=piece.text,
+            instruction_from=piece.text_from,
+            actions=actions,
+            state=state,
+            state_names=state_names,
+            action_names=action_names,
             size=self._size(),
             camera=self._short,
-            action_kinds=self._kinds,
+            action_kinds=self._kinds(action_names),
             embodiment=self._robot if isinstance(self._robot, str) else "",
-            notes=(f"camera: {self._short}, {self._why}",) if self._why else (),
+            notes=piece.notes,
         )
 
-    def _instruction(self, columns: pa.Table, place: Place) -> str:
-        if "task_index" not in columns.column_names:
-            return ""
-        task = columns["task_index"][0].as_py()
-        if not isinstance(task, int) or task not in self._tasks:
-            tasks = TASKS_V2 if self._old else TASKS
-            raise BadVideo(f"{place.data}: episode {place.index} has task {task}, which {self.root / tasks} lacks.")
-        return self._tasks[task]
+    def _numbers(self) -> list[str]:
+        """The features that may be an action or a state: those of info.json, then those that the tables have beside;
+        in place of one with fields, its fields."""
+        types = self._types()
+        found: dict[str, None] = {}
+        for name, feature in self._features.items():
+            fields = [one for one in types if one.startswith(f"{name}.")]
+            width = math.prod(_shape(feature) or (1,))
+            plain = str(feature.get("dtype")).startswith(("float", "int", "uint", "bool")) and width <= LARGEST
+            if name not in types and fields:
+                found |= dict.fromkeys(one for one in fields if number_type(types[one]))
+            elif plain and name not in self._cameras.values():
+                found[name] = None
+        found |= dict.fromkeys(one for one, kind in types.items() if number_type(kind) and one not in self._features)
+        return [name for name in found if name not in OF_ROWS]
 
-    def _matrix(self, columns: pa.Table, key: str, place: Place) -> Array | None:
-        """A feature as float32 [T, D], or None when the dataset has none. Raises BadVideo for rows that info.json does
-        not tell of: missing, of other widths, no numbers."""
-        where, width = f"{place.data}: {key} of episode {place.index}", self._widths.get(key)
-        if key not in columns.column_names:
-            if width is not None:
+    def _types(self) -> dict[str, pa.DataType]:
+        """The columns of a data file, as far as one can be read."""
+        for place in self._places[:1]:
+            try:
+                return leaves(schema_of(place.data))
+            except LapaError:
+                pass  # reading its episodes says so
+        return {}
+
+    def _vectors(self) -> Rows:
+        return Rows(self.root, [*self._action.names, *self._state.names])
+
+    def _matrix(self, table: pa.Table, chosen: Parts, place: Place) -> tuple[Array | None, tuple[str, ...]]:
+        """Features beside one another as float32 [T, D], with names; None where the dataset has none. Raises BadVideo
+        for rows that info.json does not tell of: missing, of other widths, no numbers."""
+        found: dict[str, Array] = {}
+        for name in chosen.names:
+            where, values = f"{place.data}: {name} of episode {place.index}", column(table, name)
+            if values is None:
                 raise BadVideo(f"{where} is missing, {INFO} lists it.")
+            shape = _shape(self._features.get(name))
+            found[name] = numbers(values, where, math.prod(shape) if shape else None)
+        if not found:
+            return None, ()
+        named = {name: tuple(_flat(self._features.get(name, {}).get("names"))) for name in found}
+        names = dimension_names({name: values.shape[1] for name, values in found.items()}, named)
+        return np.concatenate(list(found.values()), 1).astype(np.float32), names
+
+    def _kinds(self, names: tuple[str, ...]) -> tuple[ActionKind, ...]:
+        """What the dataset says its actions are, by the info of the features ("kinds", as lapa writes it) or by names
+        such as delta_x and shoulder_pan.pos; () where that does not tell of each."""
+        said: list[Any] = []
+        for name in self._action.names:
+            info = self._features.get(name, {}).get("info")
+            kinds = info.get("kinds") if isinstance(info, dict) else None
+            said += kinds if isinstance(kinds, list) else []
+        if said and len(said) == len(names) and set(said) <= set(get_args(ActionKind)):
+            return tuple(said)
+        delta: ActionKind = "delta"
+        absolute: ActionKind = "absolute"
+        if names and all("delta" in name for name in names):
+            return (delta,) * len(names)
+        if names and all(name.endswith(".pos") for name in names):
+            return (absolute,) * len(names)
+        return ()
+
+    def _images(self, place: Place, piece: Piece, rows: Rows, size: int | None, start: int = 0) -> Iterator[Array]:
+        """The pictures of an episode that stores them in its rows, from `start` on."""
+        where = f"{place.data}: {self.camera} of episode {place.index}, frame "
+        cells = column(rows.of(place.index, place.length, place.data)[0], self.camera)
+        if cells is None:
+            raise BadVideo(f"{where}0: is missing, {INFO} lists it.")
+        if isinstance(cells.type, pa.ExtensionType):
+            cells = cells.storage
+        shape = _shape(self._features[self.camera])
+        for t, row in enumerate(piece.rows[start:].tolist(), start):
+            yield resized(picture(cells[row].as_py(), shape, self.root, f"{where}{t}"), size)
+
+    # --- instructions
+
+    def _texts_in(self, wanted: str | None) -> str | None:
+        """The feature that holds the instruction, where one was asked for."""
+        if wanted is None:
             return None
-        column = columns[key].combine_chunks()
-        kind = column.type
-        nested = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        numbers = kind.value_type if nested else kind
-        if not (pa.types.is_integer(numbers) or pa.types.is_floating(numbers) or pa.types.is_boolean(numbers)):
-            raise BadVideo(f"{where} holds {kind}, no numbers.")
-        widths = set(pc.list_value_length(column).to_pylist()) if nested else {1}
-        if len(widths) > 1 or (width and widths != {width}):
-            raise BadVideo(f"{where} has {sorted(map(str, widths))} numbers a row, {INFO} says {width}.")
-        flat = column.flatten() if nested else column
-        return flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(place.length, -1)
+        known = [*self._features, *(name for name in self._types() if name not in self._features)]
+        return choose(wanted, known, "feature for the instruction", f" in {self.root}")
+
+    def _texts(self, table: pa.Table, place: Place) -> tuple[list[str], str]:
+        """The instruction of each row, and where they are from."""
+        if self._text:
+            return self._words(table, self._text, place), self._text
+        tasks = column(table, "task_index")
+        if tasks is not None and tasks.null_count < len(tasks) and self._tasks:
+            return self._words(table, "task_index", place), "the tasks of meta"
+        if own := [text for one in place.tasks if (text := text_of(self._tasks.get(one, one)))]:
+            more = ", all of an episode, for its rows do not say which is when" if len(own) > 1 else ""
+            return ["; ".join(own)] * place.length, f"meta/episodes{more}"
+        beside = [name for name in TEXTS if column(table, name) is not None]
+        if beside:
+            return self._words(table, beside[0], place), beside[0]
+        return [""] * place.length, ""
+
+    def _words(self, table: pa.Table, name: str, place: Place) -> list[str]:
+        """A column of texts, or of numbers of tasks, as texts."""
+        values = column(table, name)
+        if values is None:
+            raise BadVideo(f"{place.data}: {name} of episode {place.index} is missing.")
+        said: list[str] = []
+        for row, value in enumerate(values.to_pylist()):
+            value = value[0] if isinstance(value, list) and len(value) == 1 else value
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)
+            if isinstance(value, int):
+                said.append(self._task(value, place))
+            elif isinstance(value, str | list | bytes):
+                said.append(text_of(value))
+            elif value is None and not number_type(values.type):
+                said.append(said[-1] if said else "")  # what is said once holds until something else is
+            else:
+                raise BadVideo(f"{place.data}: {name} of episode {place.index} is {value!r:.40} in row {row}, no task.")
+        return said
+
+    def _task(self, number: int, place: Place) -> str:
+        if number in self._tasks:
+            return self._tasks[number]
+        if len(place.tasks) == 1 and isinstance(place.tasks[0], str):
+            return text_of(place.tasks[0])
+        lacking = self.root / (TASKS_V2 if self._old else TASKS)
+        raise BadVideo(f"{place.data}: episode {place.index} has task {number}, which {lacking} lacks.")
+
+    # --- where the episodes are
 
     def _places_v3(self) -> list[Place]:
         """From the episode tables, sorted by where the frames are."""
         files = sorted((self.root / "meta/episodes").rglob("*.parquet"))
         if not files:
             raise LapaError(f"{self.root}: meta/episodes holds no parquet file; the dataset is incomplete.")
-        parts = ("chunk_index", "file_index")
-        wanted = ["episode_index", "length", *(f"data/{key}" for key in parts)]
+        at = ("chunk_index", "file_index")
+        wanted = ["episode_index", "length", *(f"data/{key}" for key in at)]
         if self._is_video:
-            wanted += [f"videos/{self.camera}/{key}" for key in (*parts, "from_timestamp")]
+            wanted += [f"videos/{self.camera}/{key}" for key in (*at, "from_timestamp")]
+        until = f"videos/{self.camera}/to_timestamp"
         places = []
         for file in files:
             try:
-                rows = _read_table(file, wanted).to_pylist()
+                rows = read_table(file, wanted, ["tasks", until]).to_pylist()
             except LapaError as error:
                 self._bad.append(BadVideo(str(error)))
                 continue
             for row in rows:
                 try:
-                    index, length, *at = (_whole(row, name, file) for name in wanted if "timestamp" not in name)
-                    data, video = dict(zip(parts, at[:2], strict=True)), {}
-                    if self._is_video:
-                        video = dict(zip(parts, at[2:], strict=True))
-                    film = self._path("video_path", video_key=self.camera, **video) if video else None
-                    start = _seconds(row[wanted[-1]], file) if self._is_video else 0.0
-                    places.append(Place(index, length, self._path("data_path", **data), film, start))
+                    places.append(self._place_v3(row, wanted, until, file))
                 except BadVideo as bad:
                     self._bad.append(bad)
         return sorted(places, key=lambda place: (place.video or place.data, place.start, place.index))
+
+    def _place_v3(self, row: dict[str, Any], wanted: list[str], until: str, file: Path) -> Place:
+        index, length, *at = (_whole(row, name, file) for name in wanted if "timestamp" not in name)
+        names = ("chunk_index", "file_index")
+        data = self._path("data_path", **dict(zip(names, at[:2], strict=True)))
+        place = Place(index, length, data, tasks=_listed(row.get("tasks")))
+        if not self._is_video:
+            return place
+        film = self._path("video_path", video_key=self.camera, **dict(zip(names, at[2:], strict=True)))
+        start, stop = _seconds(row[wanted[-1]], file), row.get(until)
+        ends = isinstance(stop, int | float) and math.isfinite(stop) and stop > start
+        return replace(place, video=film, start=start, stop=float(stop) if ends and stop is not None else math.inf)
 
     def _places_v2(self) -> list[Place]:
         """From meta/episodes.jsonl; the chunk follows from the number of the episode."""
@@ -231,10 +478,18 @@ class LeRobotDataset:
                 index, length = (_whole(row, key, where) for key in ("episode_index", "length"))
                 at = {"episode_chunk": index // max(chunk, 1), "episode_index": index}
                 video = self._path("video_path", video_key=self.camera, **at) if self._is_video else None
-                places.append(Place(index, length, self._path("data_path", **at), video, 0.0))
+                tasks = _listed(row.get("tasks", row.get("task")))
+                places.append(Place(index, length, self._path("data_path", **at), video, tasks=tasks))
             except BadVideo as bad:
                 self._bad.append(bad)
         return sorted(places, key=lambda place: place.index)
+
+    def _places_of(self, split: str) -> list[Place]:
+        inside = _split(self._info.get("splits"), split, self.root)
+        places = [place for place in self._places if any(place.index in span for span in inside)]
+        if not places:
+            raise LapaError(f"{self.root}: none of its episodes is in the split {split}.")
+        return places
 
     def _path(self, template: str, **at: Any) -> Path:
         try:
@@ -242,113 +497,23 @@ class LeRobotDataset:
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             raise LapaError(f"{self.root / INFO}: {template} cannot be followed ({error!r}).") from None
 
-    def _video_frames(self, size: int | None) -> Iterator[tuple[Place, list[Array] | BadVideo]]:
-        for path, group in groupby(self._places, key=lambda place: place.video):
-            places = list(group)
-            assert path is not None
-            spans = [(place.start, place.length) for place in places]
-            yield from zip(places, cut(path, spans, self.fps, size), strict=True)
-
-    def _image_frames(self, size: int | None) -> Iterator[tuple[Place, list[Array] | BadVideo]]:
-        images = _Rows([self.camera])
-        for place in self._places:
-            try:
-                yield place, list(self._images(place, images, size))
-            except LapaError as error:
-                yield place, BadVideo(str(error))
-
-    def _images(self, place: Place, rows: _Rows, size: int | None, start: int = 0) -> Iterator[Array]:
-        """The images of an episode that stores them in its rows, from `start` on."""
-        where = f"{place.data}: {self.camera} of episode {place.index}, frame "
-        try:
-            stored = [cell["bytes"] for cell in rows.of(place)[self.camera].to_pylist()]
-        except (KeyError, TypeError) as error:
-            raise BadVideo(f"{where}0: is no image inside the file ({error!r}).") from None
-        for t, data in enumerate(stored[start:], start):
-            yield resized(read_image(data, f"{where}{t}"), size)
-
-
-def span(
-    frames: Iterator[tuple[float, Array]], path: Path, begin: float, first: int, length: int, fps: float,
-    size: int | None,
-) -> Iterator[Array]:  # fmt: skip
-    """Of frames with their times, those at the steps first : length of a span from `begin` seconds on, uint8
-    [H, W, 3] each. A frame belongs to the nearest time step. Raises BadVideo when one is missing."""
-    step = first
-    while step < length:
-        time, frame = next(frames, (np.inf, None))
-        place = (time - begin) * fps
-        if frame is None or place > step + 0.5:
-            raise BadVideo(
-                f"{path}: has no frame at {begin + step / fps:.3f} s, step {step} of {length} of an episode. "
-                "The file is cut short or belongs elsewhere; copy it again."
-            )
-        if place > step - 0.5:  # else it lies before the span
-            yield resized(frame, size)
-            step += 1
-
-
-def cut(
-    path: Path, spans: Sequence[tuple[float, int]], fps: float, size: int | None = None
-) -> Iterator[list[Array] | BadVideo]:
-    """Decode a video once, forward, and yield `length` frames uint8 [H, W, 3] from `start` seconds on per span.
-
-    `spans` are (start, length) and ascend. A frame belongs to the nearest time step. For every span that the file does
-    not hold completely a BadVideo is yielded.
-    """
-    done = 0
-    try:
-        with VideoReader(path) as video:
-            frames = iter(video)
-            for start, length in spans:
-                yield list(span(frames, path, start, 0, length, fps, size))
-                done += 1
-    except BadVideo as bad:
-        yield from [bad] * (len(spans) - done)
-
-
-class _Rows:
-    """The rows of an episode in the data files, keeping the file in use open as a table."""
-
-    def __init__(self, columns: list[str]) -> None:
-        self._columns = columns
-        self._path: Path | None = None
-
-    def of(self, place: Place) -> pa.Table:
-        """The rows of an episode in frame order. Raises LapaError when they are not `length` many."""
-        if place.data != self._path:
-            self._path = None
-            self._table = _read_table(place.data, ["episode_index"], also=self._columns)
-            column = self._table["episode_index"]
-            if not pa.types.is_integer(column.type) or column.null_count:
-                raise LapaError(f"{place.data}: episode_index is not a whole number in every row.")
-            index = column.to_numpy()
-            self._order = np.argsort(index, kind="stable")
-            self._sorted, self._path = index[self._order], place.data
-        start, stop = np.searchsorted(self._sorted, place.index + np.arange(2))
-        if stop - start != place.length or not place.length:
-            raise LapaError(
-                f"{place.data}: episode {place.index} has {stop - start} rows, meta/episodes says {place.length}."
-            )
-        where = self._order[start:stop]
-        if where[-1] - where[0] == len(where) - 1:
-            return self._table.slice(where[0], len(where))
-        return self._table.take(where)
-
 
 def _read_info(root: Path) -> dict[str, Any]:
     path = root / INFO
     if not path.exists():
-        raise LapaError(f"{root}: is no LeRobot dataset, {INFO} is missing. Check the path.")
+        if (root / INFO_V1).exists():
+            raise LapaError(f"{root}: is LeRobot v1. {TO_V2}")
+        raise LapaError(f"{root}: is no LeRobot dataset, {INFO} is missing here and in the folders below. Check the "
+                        "path.")  # fmt: skip
     info = read_foreign_json(path)
     features = info.get("features", {}) if isinstance(info, dict) else None
     if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
         raise LapaError(f"{path}: is no description of a dataset.")
     if _major(info) not in ("2", "3"):
-        raise LapaError(
-            f"{root}: is LeRobot {info.get('codebase_version', 'of unknown version')}; lapa reads v2.x and v3.x. "
-            "Convert it with lerobot (python -m lerobot.datasets.v21.convert_dataset_v20_to_v21 and the like)."
-        )
+        version = info.get("codebase_version", "of unknown version")
+        newer = _major(info).isdecimal() and int(_major(info)) > 3
+        how = TO_V2 if _major(info) in ("0", "1") else "It is newer than this lapa." if newer else ""
+        raise LapaError(f"{root}: is LeRobot {version}; lapa reads v2.x and v3.x. {how}".rstrip())
     missing = [key for key in ("fps", "features", "data_path") if not info.get(key)]
     if missing:
         raise LapaError(f"{path}: lacks {', '.join(missing)}.")
@@ -361,18 +526,25 @@ def _major(info: dict[str, Any]) -> str:
 
 def _cameras(features: dict[str, Any], root: Path) -> dict[str, str]:
     """Name of each camera -> its feature. The name is the feature's last word, where that tells them apart."""
-    cameras = [name for name, f in features.items() if f.get("dtype") in ("video", "image")]
+    cameras = [name for name, f in features.items() if f.get("dtype") in ("video", "image") or _is_picture(f)]
     if not cameras:
         raise LapaError(f"{root}: none of its features is a video or an image. Features: {', '.join(features)}.")
-    short = [name.rpartition(".")[2] for name in cameras]
+    short = [re.split(r"[./]", name)[-1] for name in cameras]
     return dict(zip(short if len(set(short)) == len(short) else cameras, cameras, strict=True))
+
+
+def _is_picture(feature: dict[str, Any]) -> bool:
+    """Are these numbers a picture: of three dimensions, one of them of 1, 3 or 4 channels?"""
+    shape = _shape(feature) or ()
+    sides = sorted(shape)
+    return len(shape) == 3 and sides[0] in (1, 3, 4) and sides[0] in (shape[0], shape[-1]) and sides[1] >= SIDE
 
 
 def _camera(cameras: dict[str, str], features: dict[str, Any], wanted: str | None, root: Path) -> tuple[str, str]:
     """The feature named `wanted`, whole or by its last word, or the best one (data/cameras.py); and why."""
     if wanted:
-        known = cameras.values() if "." in wanted else cameras
-        chosen = choose(wanted, known, "camera", f" in {root}")
+        known = cameras.values() if re.search(r"[./]", wanted) else cameras
+        chosen = named(wanted, list(known), f" in {root}")
         return cameras.get(chosen, chosen), "as asked for"
     about = [replace(_about(name, features[name]), name=short) for short, name in cameras.items()]
     name, why = best(about, str(root))
@@ -412,22 +584,6 @@ def _split(splits: Any, wanted: str, root: Path) -> list[range]:
     return [range(int(span[1]), int(span[2])) for span in found if span]
 
 
-def _kinds(feature: dict[str, Any] | None, names: tuple[str, ...]) -> tuple[ActionKind, ...]:
-    """What the dataset says its actions are, by its info ("kinds", as lapa writes it) or by names such as delta_x and
-    shoulder_pan.pos; () where that does not tell of each."""
-    info = (feature or {}).get("info")
-    said = info.get("kinds") if isinstance(info, dict) else None
-    if isinstance(said, list) and len(said) == len(names) and set(said) <= set(get_args(ActionKind)):
-        return tuple(said)
-    delta: ActionKind = "delta"
-    absolute: ActionKind = "absolute"
-    if names and all("delta" in name for name in names):
-        return (delta,) * len(names)
-    if names and all(name.endswith(".pos") for name in names):
-        return (absolute,) * len(names)
-    return ()
-
-
 def _shape(feature: dict[str, Any] | None) -> tuple[int, ...] | None:
     """A feature's shape, or None where there is none that makes sense."""
     shape = (feature or {}).get("shape")
@@ -463,52 +619,65 @@ def _height_width(shape: Sequence[int] | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _read_tasks(path: Path) -> dict[int, str]:
-    """task_index -> instruction. The instruction is the one text column, under whatever name it was saved."""
-    if not path.exists():
-        return {}
-    table = _read_table(path, ["task_index"], also=None)
-    texts = [f.name for f in table.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+def _read_tasks(root: Path) -> dict[int, str]:
+    """task_index -> instruction, of whichever table there is."""
+    if os.path.lexists(root / TASKS):
+        return _tasks_table(root / TASKS)
+    return _tasks_lines(root / TASKS_V2) if os.path.lexists(root / TASKS_V2) else {}
+
+
+def _tasks_table(path: Path) -> dict[int, str]:
+    """The instruction is the one column of texts, under whatever name it was saved."""
+    table = read_table(path, ["task_index"], also=None)
+    texts = [name for name in table.column_names if name != "task_index" and not number_type(table[name].type)]
     if not texts:
         raise LapaError(f"{path}: has no text column. Columns: {', '.join(table.column_names)}.")
     text = next((name for name in ("task", "__index_level_0__") if name in texts), texts[0])
     rows = zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True)
-    return {index: said for index, said in rows if isinstance(index, int) and isinstance(said, str)}
+    return {index: text_of(said) for index, said in rows if isinstance(index, int) and text_of(said)}
 
 
-def _read_tasks_v2(path: Path) -> dict[int, str]:
+def _tasks_lines(path: Path) -> dict[int, str]:
     tasks = {}
-    for number, row in read_lines(path) if path.exists() else []:
+    for number, row in read_lines(path):
         if isinstance(row, BadVideo):
             raise row
-        if not isinstance(row.get("task"), str):
+        if not isinstance(row.get("task"), str | list):
             raise LapaError(f"{path}, line {number}: task is no text.")
-        tasks[_whole(row, "task_index", f"{path}, line {number}")] = row["task"]
+        tasks[_whole(row, "task_index", f"{path}, line {number}")] = text_of(row["task"])
     return tasks
 
 
-def _read_table(path: Path, need: list[str], also: Sequence[str] | None = ()) -> pa.Table:
-    """The columns `need` (LapaError if missing) and those of `also` that exist; every column for None."""
-    try:
-        with pq.ParquetFile(readable(path)) as file:
-            present = file.schema_arrow.names
-            missing = [name for name in need if name not in present]
-            if missing:
-                raise LapaError(f"{path}: lacks the column {', '.join(missing)}. Columns: {', '.join(present)}.")
-            columns = None if also is None else [*need, *(name for name in also if name in present)]
-            return file.read(columns=columns)
-    except FileNotFoundError:
-        raise LapaError(f"{path}: is missing; the dataset is incomplete.") from None
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = "".join(filter(str.isprintable, " ".join(str(error).split())))
-        raise LapaError(f"{path}: cannot be read as parquet ({reason}).") from None
+def _listed(tasks: Any) -> tuple[Any, ...]:
+    """The tasks that meta has for an episode: numbers or texts, in a list or alone."""
+    return tuple(tasks) if isinstance(tasks, list) else (tasks,) if isinstance(tasks, str) and tasks else ()
 
 
-def _names(feature: dict[str, Any] | None, width: int | None) -> tuple[str, ...]:
-    """Names of a vector's dimensions: a list, lists in a list, or a dict of lists, as robots write them. Nothing where
-    there is not one for each."""
-    names = tuple(_flat((feature or {}).get("names")))
-    return names if len(names) == width else ()
+def _counts(table: pa.Table) -> Array | None:
+    """frame_index of each row, int64 [n], where it is whole numbers from 0 on."""
+    values = column(table, "frame_index")
+    if values is None or values.null_count or not pa.types.is_integer(values.type):
+        return None
+    found = values.to_numpy(zero_copy_only=False).astype(np.int64)
+    return found if found.min(initial=0) >= 0 else None
+
+
+def _below(root: Path) -> dict[str, Path]:
+    """The datasets in folders below, by their path from here."""
+    found = {path.parent.parent for n in range(1, BELOW + 1) for path in root.glob("*/" * n + INFO)}
+    return {path.relative_to(root).as_posix(): path for path in sorted(found)}
+
+
+def _flattened(features: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The features by name; of those that are described within another, "outer.inner"."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, feature in features.items():
+        inner = {} if "dtype" in feature else {k: v for k, v in feature.items() if isinstance(v, dict)}
+        if inner and all("dtype" in v or any(isinstance(w, dict) for w in v.values()) for v in inner.values()):
+            found |= {f"{name}.{key}": value for key, value in _flattened(inner).items()}
+        else:
+            found[name] = feature
+    return found
 
 
 def _flat(names: Any) -> Iterator[str]:

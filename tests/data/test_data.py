@@ -223,7 +223,7 @@ def swap_video(root: Path) -> None:
         (lambda r: shutil.rmtree(r / "videos"), r"file-000\.mp4"),
         (lambda r: next(r.rglob("*.mp4")).write_bytes(b"no video"), r"file-000\.mp4"),
         (cut_rows, "episode 1 has 4 rows, meta/episodes says 6"),
-        (swap_video, r"1\.600 s, step 2"),
+        (swap_video, r"file-000\.mp4: episode 1 has 6 rows.* 2 frames"),
     ],
 )
 def test_a_broken_dataset_is_named(tmp_path: Path, harm: object, message: str) -> None:

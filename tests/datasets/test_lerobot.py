@@ -86,8 +86,10 @@ def test_a_shared_video_cut_short_loses_its_end_only(tmp_path: Path) -> None:
     first, second, third = read(f"lerobot:{tmp_path / 'ds'}")
     assert isinstance(first, Episode)
     np.testing.assert_array_equal(first.frames, frames)
-    assert "has no frame at 1.200 s, step 2" in str(second)
+    assert isinstance(second, BadVideo)
     assert isinstance(third, BadVideo)
+    for number, bad in ((1, second), (2, third)):
+        assert f"{film}: episode {number}" in str(bad)
     assert tables.exists()
 
 
@@ -192,9 +194,7 @@ def test_an_image_in_the_tables_that_is_none(tmp_path: Path) -> None:
     assert isinstance(first, Episode)
     np.testing.assert_array_equal(first.frames[2], pictures(1)[0])
     for number, bad in ((1, second), (2, third)):
-        assert f"episode_{number:06d}.parquet: pixels of episode {number}, frame 0: the image cannot be read" in str(
-            bad
-        )
+        assert f"episode_{number:06d}.parquet: pixels of episode {number}, frame 0: " in str(bad)
 
 
 @pytest.mark.parametrize(
