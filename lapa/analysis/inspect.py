@@ -26,9 +26,10 @@ from lapa.analysis.tabletop.states import in_picture
 from lapa.artefacts.folder import finished, read_json, write_json
 from lapa.contracts import Array, LapaError
 from lapa.data.labelled import MANIFEST, TABLE
+from lapa.data.notes import kind_of
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, tell_of_window, window_pairs
-from lapa.datasets.video_folder import SUFFIXES
+from lapa.data.video import SUFFIXES
 from lapa.measures.motion import lines
 from lapa.measures.probes import MEANING, effector_columns
 from lapa.methods import policy_of
@@ -108,8 +109,9 @@ def read_run(path: Path) -> Run:
 
 def _dataset_hint(path: Path) -> str:
     """' Did you mean video_folder:clips?' of a folder that holds what a dataset does, or an empty string."""
-    kinds = {"lerobot": ("meta/info.json",), "rlds": ("*.tfrecord*", "*/*.tfrecord*"), "video_folder": VIDEOS}
-    found = next((kind for kind, globs in kinds.items() if any(any(path.glob(one)) for one in globs)), None)
+    found = "video_folder" if any(any(path.glob(one)) for one in VIDEOS) else ""
+    if (other := kind_of(path)) not in ("", "frame_folder") or not found:
+        found = other
     return (
         f" Did you mean {found}:{path}?" if found else " A dataset is given as NAME:PATH, such as video_folder:clips."
     )

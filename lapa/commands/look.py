@@ -35,9 +35,12 @@ def inspect(
         image_size: pixels a side of the contact sheet's frames where no LAQ sets it
     """
     from lapa.analysis.inspect import inspect_dataset, inspect_runs
+    from lapa.data.video import SUFFIXES
 
+    videos = [run for run in runs if Path(run).is_file() and run.lower().endswith(SUFFIXES)]
     named = [run for run in runs if ":" in run and not Path(run).exists()]
-    folders, datasets = [Path(run) for run in runs if run not in named], (*named, *dataset)
+    folders = [Path(run) for run in runs if run not in (*named, *videos)]
+    datasets = (*named, *(f"video_folder:{video}" for video in videos), *dataset)
     where = out or (folders[0] / "inspect" if len(folders) == 1 else Path("runs/inspect"))
     if folders:
         inspect_runs(folders, datasets, where, window=window, skip_bad=skip_bad)

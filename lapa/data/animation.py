@@ -50,13 +50,14 @@ class Animation:
         return np.array([time for time, _ in self])
 
 
-def is_webp(path: Path) -> bool:
-    """Does the file begin as a webp picture does?"""
+def is_webp(path: Path, moving: bool = False) -> bool:
+    """Does the file begin as a webp picture does, with `moving` as an animated one?"""
     if not path.is_file():
         return False
     try:
         with readable(path).open("rb") as file:
-            head = file.read(12)
+            head = file.read(21)
     except OSError as error:
         raise BadVideo(f"{printable(path)}: cannot be read ({error.strerror}).") from None
-    return head[:4] == b"RIFF" and head[8:] == b"WEBP"
+    known = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return known and (not moving or (head[12:16] == b"VP8X" and bool(head[20:] and head[20] & 2)))

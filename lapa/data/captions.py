@@ -1,94 +1,204 @@
-"""Instructions of clips: one table beside them (csv or jsonl), a txt of the same name, or the clip's own name."""
+"""Instructions of clips: of tables, a text or JSON of the same name, lang.txt in their folder, or their names."""
 
 from __future__ import annotations
 
-import csv
 import re
-import textwrap
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lapa.contracts import BadVideo, LapaError
-from lapa.data.folders import printable, readable
-from lapa.data.json_files import read_lines
+from lapa.data.caption_table import KINDS, TEXT, Clips, NoTable, Row, read_table
+from lapa.data.folders import printable
+from lapa.data.json_files import parsed, text_of
+from lapa.data.words import words
 
-TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl", "clips.csv")  # the first there is
-FILE = ("file", "file_name", "video", "path")  # names of the column, the first there is
-TEXT = ("instruction", "caption", "text")
-UNNAMED = re.compile(r"(img|vid|mvi|mov|dsc[fn]?|pxl|gopr|g[hx]|video|clip|movie)?( ?(wa)?\d+)*", re.IGNORECASE)
+TABLES = ("captions", "metadata", "clips", "instructions", "annotations")  # the first there is goes first
+ONLY_CAPTIONS = ("captions", "instructions")  # a table of this name that cannot be used is an error
+TEXTS = ("lang.txt", "language.txt", "instruction.txt", "instructions.txt", "language_instruction.txt", "task.txt",
+         "caption.txt", "prompt.txt", "task_description.txt")  # fmt: skip
+ABOUT = ("metadata.json", "meta.json", "info.json", "task.json", "instruction.json", "annotation.json",
+         "episode.json")  # fmt: skip
+STRONG = TEXT[:2] + TEXT[3:7]  # keys of an `ABOUT` that speak of a task
+UP = 2  # folders above a clip whose TEXTS are about it
+
+
+@dataclass(frozen=True)
+class Said:
+    """An instruction, "" for none, and where it stands (contracts.Episode)."""
+
+    text: str
+    origin: str = ""
 
 
 class Captions:
     """The instructions of the clips in the folder `root`; a clip is named by its path within the folder.
 
-    `table` is a csv or jsonl with a column for the clip (FILE) and one for the instruction (TEXT); by default one of
-    TABLES in the folder, or its only csv or jsonl, if any. Raises LapaError for a table that cannot be used at all.
+    names are those of the clips, files the other files there; table names the one to use, in place of those that are
+    found. `folders`: clips are folders of pictures and not files. `whole`: rows about clips that are not among `names`
+    are faults. Raises LapaError for a table that is named, or called captions, and cannot be used.
     """
 
-    def __init__(self, root: Path, table: str | None = None) -> None:
-        self.root = root
-        self.table = _given(root, table) if table else _found(root)
+    def __init__(self, root: Path, names: Sequence[str], files: Sequence[Path], table: str | None = None, *,
+                 folders: bool = False, whole: bool = True) -> None:  # fmt: skip
+        self.root, self._folders, self._whole = root, folders, whole
+        self._names, self._clips = list(names), Clips(names)
+        self._beside = {path.relative_to(root).as_posix(): path for path in files if path.is_relative_to(root)}
         self._rows: dict[str, str | BadVideo] = {}
+        self._origin: dict[str, str] = {}
         self._bad: list[BadVideo] = []  # of rows that tell of no clip
-        if self.table:
-            self._read(self.table)
+        self._absent: dict[str, list[str]] = {}  # table -> files that are not there
+        self.used: list[Path] = []
+        self.notes: tuple[str, ...] = ()
+        if table:
+            self._take(_given(root, table))
+        else:
+            self._look_for_tables()
 
-    def of(self, name: str) -> str:
-        """The instruction of a clip: of the table, else of a txt beside it, else its name as words.
+    def of(self, name: str) -> Said:
+        """The instruction of a clip: of a table, else of a text or JSON beside it, of a text in its folder or above, or
+        its name as words.
 
-        Raises BadVideo for a txt that cannot be read and for rows that contradict each other.
+        Raises BadVideo for a text that cannot be read and for rows that contradict each other.
         """
         said = self._rows.get(name)
         if isinstance(said, BadVideo):
             raise said
         if said is not None:
-            return said
-        beside = (self.root / name).with_suffix(".txt")
-        if not beside.is_file():
-            return words(Path(name).stem)
+            return Said(said, self._origin[name])
+        for path, origin in self._texts(name):
+            if text := self._text(path):
+                return Said(text, origin)
+        clip = PurePosixPath(name)
+        text = words(clip.name if self._folders else clip.stem)
+        if not text and self._folders and not re.search(r"\d{2}", clip.name) and clip.parent.name:
+            text = words(clip.parent.name)  # pick_up_cup/rgb: the folder above is the clip
+        return Said(text, ("names of folders" if self._folders else "names of files") if text else "")
+
+    def files(self) -> list[Path]:
+        """The tables and texts that are used: what a signature has to watch."""
+        return [*self.used, *dict.fromkeys(path for name in self._names for path, _ in self._texts(name))]
+
+    def problems(self) -> list[BadVideo]:
+        """What to say of rows that cannot be used, and of those about clips that are not there."""
+        absent = []
+        for table, missing in self._absent.items() if self._whole else ():
+            shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+            absent.append(BadVideo(f"{table}: has an instruction for {shown}, which {self.root} does not hold."))
+        return [*self._bad, *absent]
+
+    # --- tables
+
+    def _look_for_tables(self) -> None:
+        stems = {PurePosixPath(name).stem for name in self._names}
+        here = [path for name, path in sorted(self._beside.items()) if "/" not in name
+                and path.suffix.lower() in KINDS and path.name.lower() not in (*TEXTS, *ABOUT[1:])]  # fmt: skip
+        tables = [path for path in here if path.stem not in stems and (path.suffix.lower() != ".txt" or _named(path))]
+        named = sorted(filter(_named, tables), key=lambda path: (TABLES.index(path.stem.lower()), path.suffix))
+        left: list[Path] = []
+        for path in named:
+            if self._try(path, left):
+                left += [other for other in tables if other != path and other not in left]
+                break
+        else:
+            for path in [path for path in tables if path not in named]:
+                self._try(path, left)
+        if left:
+            shown = ", ".join(printable(path.name) for path in left[:4]) + (", .." if len(left) > 4 else "")
+            self.notes = (f"captions: not taken from {shown} (captions=FILE takes one)",)
+
+    def _try(self, path: Path, left: list[Path]) -> bool:
+        """Take a table that was found, or put it among those that are left alone: no table of captions, or of none of
+        these clips."""
+        strict = path.stem.lower() in ONLY_CAPTIONS
         try:
-            return " ".join(beside.read_text("utf-8-sig").split())
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadVideo(f"{printable(beside)}: the instruction cannot be read ({_reason(error)}).") from None
+            rows = list(read_table(path, self._clips))
+        except NoTable as fault:
+            if strict:
+                raise LapaError(f"{fault} To read the folder without it, give it another name.") from None
+            left.append(path)
+            return False
+        except LapaError:
+            if strict:
+                raise
+            left.append(path)
+            return False
+        if not strict and not any(isinstance(row, Row) and self._clips.find(row.file) for row in rows):
+            left.append(path)
+            return False
+        self._enter(path, rows)
+        return True
 
-    def files(self, names: Iterable[str]) -> list[Path]:
-        """The table and the txt files of the clips `names`: what a signature has to watch."""
-        beside = [(self.root / name).with_suffix(".txt") for name in names]
-        return [*([self.table] if self.table else []), *(path for path in beside if path.is_file())]
+    def _take(self, path: Path) -> None:
+        self._enter(path, list(read_table(path, self._clips)))
 
-    def problems(self, names: Iterable[str]) -> list[BadVideo]:
-        """What to say of rows that cannot be used, and of those about clips that are not among `names`."""
-        missing = sorted(set(self._rows) - set(names))
-        if not missing:
-            return self._bad
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        absent = BadVideo(f"{self.table}: has an instruction for {shown}, which {self.root} does not hold.")
-        return [*self._bad, absent]
+    def _enter(self, path: Path, rows: Sequence[Row | BadVideo]) -> None:
+        self.used.append(path)
+        for row in rows:
+            if isinstance(row, BadVideo):
+                self._bad.append(row)
+                continue
+            found = self._clips.find(row.file)
+            if len(found) > 1:
+                shown = ", ".join(found[:3])
+                self._bad.append(BadVideo(f"{row.where}: {row.file} may be {shown}. Write its folder too."))
+            elif not found:
+                self._absent.setdefault(str(path), []).append(row.file)
+            else:
+                self._say(found[0], row, path)
 
-    def _read(self, path: Path) -> None:
+    def _say(self, name: str, row: Row, path: Path) -> None:
+        before = self._rows.setdefault(name, row.text)
+        self._origin.setdefault(name, printable(path.name))
+        if before != row.text and isinstance(before, str):
+            self._rows[name] = BadVideo(f'{row.where}: a second instruction for {name}. Keep one of "{row.text}" and '
+                                        f'"{before}".')  # fmt: skip
+
+    # --- texts
+
+    def _texts(self, name: str) -> Iterator[tuple[Path, str]]:
+        """Files that may hold the instruction of a clip, nearest first, and what to call them."""
+        clip = PurePosixPath(name)
+        bare = clip if self._folders else clip.with_suffix("")
+        for kind in (".txt", ".json"):
+            if found := self._beside.get(f"{bare}{kind}"):
+                yield found, f"{kind} files of the clips"
+        folder = clip if self._folders else clip.parent
+        above = [folder, *folder.parents][: UP + 1]
+        for place in above:
+            for text in TEXTS:
+                if found := self._beside.get((place / text).as_posix()):
+                    yield found, text
+        for place in above[:2] if self._folders else above[:1]:
+            for text in ABOUT if place != PurePosixPath() else ():
+                if found := self._beside.get((place / text).as_posix()):
+                    yield found, text
+
+    def _text(self, path: Path) -> str:
+        """The instruction in a text or JSON; of a text of several lines about a whole folder the first. Raises BadVideo
+        for a file that cannot be read."""
         try:
-            for line, row in _rows(path):
-                if isinstance(row, BadVideo):
-                    self._bad.append(row)
-                    continue
-                file, text = (row[_column(row, kinds, path)] for kinds in (FILE, TEXT))
-                if not (isinstance(file, str) and file and isinstance(text, str | None)):
-                    self._bad.append(BadVideo(f"{path}, line {line}: names no file and an instruction."))
-                    continue
-                name, said = Path(file).as_posix(), " ".join((text or "").split())
-                before = self._rows.setdefault(name, said)
-                if before != said and isinstance(before, str):
-                    self._rows[name] = BadVideo(f'{path}, line {line}: a second instruction for {name}. Keep one of '
-                                                f'"{said}" and "{before}".')  # fmt: skip
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise LapaError(f"{path}: the captions cannot be read ({_reason(error)}).") from None
+            text = text_of(path)
+        except LapaError as fault:
+            raise BadVideo(f"{fault} It may hold an instruction.") from None
+        if path.suffix.lower() == ".json":
+            return _of_object(parsed(text, printable(path)))
+        if path.name.lower() in TEXTS:
+            lines = [" ".join(line.split()) for line in text.splitlines()]
+            return next((line for line in lines if line and not line.lower().startswith("confidence:")), "")
+        return " ".join(text.split())
 
 
-def words(stem: str) -> str:
-    """A file name as an instruction: "pick_up-the_Cup_003" -> "pick up the Cup"; nothing for a camera's "IMG_0042"."""
-    said = re.sub(r"[\W_]+", " ", printable(stem)).strip()
-    return "" if UNNAMED.fullmatch(said) else re.sub(r" \d+$", "", said)
+def _of_object(value: Any) -> str:
+    """The instruction in a JSON object, "" for none."""
+    found = {str(key).casefold(): text for key, text in value.items()} if isinstance(value, dict) else {}
+    texts = [text[0] if isinstance(text, list) and text else text for text in (found.get(key) for key in STRONG)]
+    return next((" ".join(text.split()) for text in texts if isinstance(text, str) and text.strip()), "")
+
+
+def _named(path: Path) -> bool:
+    return path.stem.lower() in TABLES
 
 
 def _given(root: Path, table: str) -> Path:
@@ -96,48 +206,3 @@ def _given(root: Path, table: str) -> Path:
         if path.is_file():
             return path
     raise LapaError(f"{table}: there is no such table of captions, neither in {root} nor here.")
-
-
-def _found(root: Path) -> Path | None:
-    tables = sorted(path for suffix in ("*.csv", "*.jsonl") for path in root.glob(suffix))
-    named = [root / name for name in TABLES if root / name in tables]
-    if named:
-        return named[0]
-    return tables[0] if len(tables) == 1 else None
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadVideo]]:
-    """Line numbers and rows of a csv with a header, or of a file with a JSON object per line."""
-    if path.suffix != ".csv":
-        yield from read_lines(path)
-        return
-    with readable(path).open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        _column(dict.fromkeys(table.fieldnames or ()), FILE, path)
-        for row in table:
-            extra = row.pop(None, None)  # where csv puts what has no column
-            if extra and any(extra):
-                yield table.line_num, BadVideo(f"{path}, line {table.line_num}: has more columns than the header. Put "
-                                               "an instruction with a comma in double quotes.")  # fmt: skip
-            else:
-                yield table.line_num, row
-
-
-def _header(row: dict[str, Any]) -> str:
-    """For a message: whatever a damaged file begins with, it stays one short line."""
-    names = ", ".join(name if name.isprintable() else repr(name) for name in map(str, row))
-    return textwrap.shorten(names, 100, placeholder=" ..") or "none"
-
-
-def _column(row: dict[str, Any], kinds: tuple[str, ...], path: Path) -> str:
-    found = next((kind for kind in kinds if kind in row), None)
-    if found is None:
-        raise LapaError(
-            f"{path}: lacks the column {kinds[0]} (or {', '.join(kinds[1:])}); it has {_header(row)}. "
-            "Captions need file and instruction."
-        )
-    return found
-
-
-def _reason(error: Exception) -> str:
-    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", "") or str(error)

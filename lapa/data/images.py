@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lapa.contracts import Array, BadVideo
 from lapa.data.folders import printable, readable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".jp2")
 LARGEST = 8192 * 8192  # pixels of a picture; a header that says more is taken for damage before memory is
+ORIENTATION = 0x0112  # the EXIF tag of how a picture is to be turned
+Source = bytes | Path | Array  # of an image: a file's bytes, a file, or pixels uint8 [H, W, 3]
 Fit = Literal["squash", "pad", "crop"]
 
 
@@ -66,10 +68,21 @@ def blank(length: int, size: tuple[int, int]) -> Array:
     return np.broadcast_to(np.uint8(0), (length, *size, 3))
 
 
-def read_image(source: bytes | Path, where: str) -> Array:
-    """A JPEG, PNG or the like as uint8 [H, W, 3]. Raises BadVideo naming `where` and the reason."""
+def read_image(source: Source, where: str) -> Array:
+    """A JPEG, PNG or the like as uint8 [H, W, 3], turned as its EXIF tag says. Raises BadVideo naming `where` and the
+    reason, also for a depth map: one channel of 16 bits or more."""
+    if isinstance(source, np.ndarray):
+        return source
     with opened_image(source, where) as image:
+        if deep(image):
+            raise BadVideo(f"{where}: is a depth map (one channel of more than 8 bits), not a colour picture.")
+        ImageOps.exif_transpose(image, in_place=True)
         return np.asarray(image.convert("RGB"))
+
+
+def deep(image: Image.Image) -> bool:
+    """Has a picture one channel of more than 8 bits, as depth maps have?"""
+    return image.mode.startswith("I") or image.mode == "F"
 
 
 @contextmanager
@@ -86,24 +99,28 @@ def opened_image(source: bytes | Path, where: str) -> Iterator[Image.Image]:
         raise BadVideo(f"{where}: the image cannot be read ({error or type(error).__name__}).") from None
 
 
-def read_frames(sources: Sequence[bytes | Path], wheres: Sequence[str], fps: float, size: int | None) -> Clip:
+def read_frames(sources: Sequence[Source], wheres: Sequence[str], fps: float, size: int | None) -> Clip:
     """Images of one clip, in order, as a Clip. Raises BadVideo for one that cannot be read or has another size, and
     for fewer than two."""
     outline = outline_of(sources, wheres, fps)
     return Clip(np.stack(list(frames_of(sources, wheres, outline.size, size))), fps, outline.size)
 
 
-def outline_of(sources: Sequence[bytes | Path], wheres: Sequence[str], fps: float) -> Clip:
+def outline_of(sources: Sequence[Source], wheres: Sequence[str], fps: float) -> Clip:
     """The same without decoding: a stand-in for the frames, of the size that the first image's header tells."""
     if len(sources) < 2:
         raise BadVideo(f"{wheres[0] if wheres else 'A clip'}: has {len(sources)} frames; a pair of frames needs two.")
-    with opened_image(sources[0], wheres[0]) as image:
-        size = (image.height, image.width)
+    first = sources[0]
+    if isinstance(first, np.ndarray):
+        return Clip(blank(len(sources), first.shape[:2]), fps, first.shape[:2])
+    with opened_image(first, wheres[0]) as image:
+        turned = image.getexif().get(ORIENTATION, 1) > 4  # by a quarter: height and width change places
+        size = (image.width, image.height) if turned else (image.height, image.width)
     return Clip(blank(len(sources), size), fps, size)
 
 
 def frames_of(
-    sources: Sequence[bytes | Path], wheres: Sequence[str], shape: tuple[int, int], size: int | None, start: int = 0
+    sources: Sequence[Source], wheres: Sequence[str], shape: tuple[int, int], size: int | None, start: int = 0
 ) -> Iterator[Array]:
     """The images from `start` on as frames. Raises BadVideo for one that cannot be read or is not of `shape` (H, W),
     that of the first."""
@@ -113,20 +130,6 @@ def frames_of(
             sizes = [f"{width} x {height}" for height, width in (frame.shape[:2], shape)]
             raise BadVideo(f"{where}: is {sizes[0]}, but {wheres[0]} is {sizes[1]}.")
         yield resized(frame, size)
-
-
-def check_steps(images: Sequence[Path], where: str) -> None:
-    """Raises BadVideo for numbered images of which some are missing or double: the time between them would not be what
-    fps says. Numbers may go up by any step, and by uneven ones within a half, as times do."""
-    numbers = [[int(n) for n in re.findall(r"\d+", image.stem)[-1:]] for image in images]
-    if len(images) < 3 or not all(numbers):
-        return
-    steps = np.diff([float(number) for (number,) in numbers])
-    usual = float(np.median(steps))
-    odd = np.flatnonzero((steps <= 0.5 * usual) | (steps >= 1.5 * usual))
-    if len(odd):
-        first, second = (printable(image.name) for image in images[int(odd[0]) :][:2])
-        raise BadVideo(f"{where}: {first} is followed by {second}; images are missing or double.")
 
 
 def number_of(path: Path | str) -> tuple[int | str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,13 +29,13 @@ def parsed(text: str | bytes, where: str) -> Any:
 def read_foreign_json(path: Path) -> Any:
     """The value that a file holds which others wrote (for lapa's own there is artefacts/folder.py `read_json`).
     Raises LapaError for a file that cannot be read or holds none."""
-    return parsed(_text(path), printable(path))
+    return parsed(text_of(path), printable(path))
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadVideo]]:
     """Number and object of each line that is not blank, a BadVideo for a line that holds none. Raises LapaError for a
     file that cannot be read."""
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(text_of(path).split("\n"), 1):
         if line.strip():
             where = f"{printable(path)}, line {number}"
             try:
@@ -45,10 +46,24 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | BadVideo]]:
                 yield number, row if isinstance(row, dict) else BadVideo(f"{where}: is no JSON object.")
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text in a file: UTF-8, or UTF-16 as Windows writes it, with or without a mark at the start. Raises LapaError
+    for a file that cannot be read or is neither."""
     try:
-        return readable(path).read_text("utf-8-sig")
+        data = readable(path).read_bytes()
+        return data.decode(_coding(data)).removeprefix("\ufeff").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise LapaError(f"{printable(path)}: cannot be read as JSON (it is not UTF-8).") from None
+        raise LapaError(f"{printable(path)}: cannot be read (it is not UTF-8). Save it as UTF-8.") from None
     except OSError as error:
         raise LapaError(f"{printable(path)}: cannot be read ({error.strerror}).") from None
+
+
+def _coding(data: bytes) -> str:
+    """UTF-16 by its mark, or by the zeros that letters of the first line have; else UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    head = data[:64]
+    for start, coding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if len(head) >= 8 and head[start::2].count(0) > len(head) // 4 and not head[1 - start :: 2].count(0):
+            return coding
+    return "utf-8"

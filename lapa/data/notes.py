@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lapa.data.folders import printable
+from lapa.data.images import SUFFIXES as IMAGES
+from lapa.plugins import names
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 PREVIEWS = (".lrv", ".lrf", ".thm")  # what GoPro and DJI keep beside each video
@@ -39,6 +41,25 @@ def archives(files: Iterable[Path]) -> list[Path]:
 def refuse_archive(path: Path) -> str:
     """What to say of an archive that is given as a dataset, "" for anything else."""
     return f"{printable(path)}: is an archive. Unpack it and give the folder." if ending(path) in ARCHIVES else ""
+
+
+KINDS = {  # reader -> what its datasets hold, the first that fits
+    "lerobot": ("meta/info.json",),
+    "rlds": ("features.json", "*/features.json", "*.tfrecord*", "*/*.tfrecord*"),
+    "hdf5": ("*.hdf5", "*.h5", "*/*.hdf5", "*/*.h5"),
+    "zarr": (".zgroup", "zarr.json", "*/.zgroup", "*.zarr", "*.zarr.zip"),
+    "mcap": ("*.mcap", "*/*.mcap", "*.bag"),
+    "frame_folder": tuple(f"{below}*{suffix}" for below in ("", "*/", "*/*/") for suffix in IMAGES),
+}
+
+
+def kind_of(root: Path) -> str:
+    """The reader that a folder seems to be for, as far as names of files tell; "" where none is known. A folder within
+    a LeRobot dataset counts as that."""
+    if any((folder / "meta/info.json").is_file() for folder in (root, *root.absolute().parents[:3])):
+        return "lerobot"
+    found = (kind for kind, globs in KINDS.items() if any(any(root.glob(one)) for one in globs))
+    return next((kind for kind in found if kind in names("datasets")), "")
 
 
 def _kind(ending: str) -> str:

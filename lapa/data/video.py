@@ -286,7 +286,7 @@ def read_video(path: Path, size: int | None = None, stream: int | None = None) -
         if len(frames) < 2:
             count = "one frame" if frames else "no frames"
             raise BadVideo(f"{video.path}: has {count}; a pair of frames needs two.")
-        fps, shown = _even(np.array(times), video.stated_fps, video.path)
+        fps, shown = even(np.array(times), video.stated_fps, video.path)
         return Clip(np.stack([frames[i] for i in shown]), fps, (shape[0], shape[1]), video.notes)
 
 
@@ -316,7 +316,7 @@ def timing(path: Path, stream: int | None = None) -> Timing:
         if len(times) < 2 or first is None:
             count = "one frame" if len(times) else "no frames"
             raise BadVideo(f"{video.path}: has {count}; a pair of frames needs two.")
-        fps, shown = _even(times, video.stated_fps, video.path)
+        fps, shown = even(times, video.stated_fps, video.path)
         return Timing(times, shown, fps, first[1].shape[:2], stream, video.notes)
 
 
@@ -340,7 +340,7 @@ def video_frames(path: Path, when: Timing, size: int | None = None, start: int =
         raise BadVideo(f"{printable(path)}: is cut short, it has {step} of {len(when.shown)} frames.")
 
 
-def _even(times: Array, stated: float | None, path: str) -> tuple[float, Array]:
+def even(times: Array, stated: float | None, path: str) -> tuple[float, Array]:
     """Timestamps float [T] -> a rate, and the frame on show at each step of it, int64 [N]."""
     since, gaps = times - times[0], np.diff(times)
     if gaps.min() < 0 or since[-1] <= 0:
@@ -350,7 +350,7 @@ def _even(times: Array, stated: float | None, path: str) -> tuple[float, Array]:
     steps = np.arange(len(times))
     for rate in (stated, len(gaps) / since[-1]):
         if rate and np.abs(since * rate - steps).max() <= 0.5:
-            return rate, steps
+            return float(rate), steps
     rate = 1 / float(np.median(gaps[gaps > 0]))
     if round(since[-1] * rate) > PAUSES * len(times):
         raise BadVideo(f"{path}: its timestamps ask for {since[-1] * rate:.0f} steps of time for {len(times)} frames.")

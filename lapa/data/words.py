@@ -13,17 +13,18 @@ from itertools import pairwise
 from lapa.data.folders import printable
 
 CAMERAS = """
-    img image images imgs pic picture pictures photo photos foto fotos vid vids video videos mov movie movies mvi
-    film films clip clips dsc dscn dscf dcim pxl gopr gopro gh gx gl gp gs dji mavic insta inshot capcut lv vn sam
-    mah mvimg burst pano hdr lrv thm hero cam cams camera cameras webcam ipcam nvr dvr cctv ch channel gmt hsr hfr
-    night portrait slow mo motion zed realsense kinect azure orbbec luxonis oak logitech iphone ipad android samsung
-    pixel whatsapp telegram signal wechat snapchat instagram tiktok youtube facebook messenger twitter discord zoom
-    teams meet meeting obs vlc ffmpeg handbrake bandicam fraps xrecorder rpreplay quicktime screenflow camtasia loom
-    win pro max mini screen screens screenshot screenrecording screenrecord screencast screencasts screencapture
-    desktop capture captured recording recordings record recorded rec stream streams live replay trim trimmed cut
-    edit edited export exported render rendered fullsizerender converted compressed resized small large preview
-    proxy thumb thumbnail cover download downloads videoplayback reel reels story stories project timeline comp
-    composition mp4 avi mkv webm gif hd sd fhd uhd fps hevc avc aac hq lq slomo slowmo timelapse lapse
+    selfie selfies dashcam bodycam drone wyze eufy tapo reolink hikvision img image images imgs pic picture pictures
+    photo photos foto fotos vid vids video videos mov movie movies mvi film films clip clips dsc dscn dscf dcim pxl
+    gopr gopro gh gx gl gp gs dji mavic insta inshot capcut lv vn sam mah mvimg burst pano hdr lrv thm hero cam cams
+    camera cameras webcam ipcam nvr dvr cctv ch channel gmt hsr hfr night portrait slow mo motion zed realsense
+    kinect azure orbbec luxonis oak logitech iphone ipad android samsung pixel whatsapp telegram signal wechat
+    snapchat instagram tiktok youtube facebook messenger twitter discord zoom teams meet meeting obs vlc ffmpeg
+    handbrake bandicam fraps xrecorder rpreplay quicktime screenflow camtasia loom win pro max mini screen screens
+    screenshot screenrecording screenrecord screencast screencasts screencapture desktop capture captured recording
+    recordings record recorded rec stream streams live replay trim trimmed cut edit edited export exported render
+    rendered fullsizerender converted compressed resized small large preview proxy thumb thumbnail cover download
+    downloads videoplayback reel reels story stories project timeline comp composition mp4 avi mkv webm gif hd sd
+    fhd uhd fps hevc avc aac hq lq slomo slowmo timelapse lapse
 """
 VIEWS = """
     left right top bottom front rear back side high low upper lower center centre middle wrist hand gripper eih head
@@ -74,8 +75,8 @@ BETWEEN = """
 # Words that say how a file came to be and not what it shows: a name of nothing else is no instruction.
 SAYS_NOTHING = frozenset(f"{CAMERAS} {VIEWS} {COLLECTIONS} {OTHER_LANGUAGES} {BETWEEN}".split())
 COUNTERS = """
-    ep episode traj trajectory demo rollout run trial test take clip video vid img image scene seq part seg cam camera
-    view task sample session set batch id no nr versuch aufnahme prise toma 视频 動画 동영상 видео
+    ep episode traj trajectory demo rollout run trial test take clip video vid img image scene seq part seg cam
+    camera view task sample session set batch id no nr versuch aufnahme prise toma 视频 動画 동영상 видео
 """
 COUNTED = frozenset(COUNTERS.split())  # with a number behind it, such a word is no part of the instruction
 MARKS = {"rgb", "depth", "mp4", "copy", "kopie", "copie", "copia", "trim", "trimmed", "edited", "final"}  # at the end

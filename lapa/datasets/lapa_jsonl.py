@@ -1,8 +1,9 @@
 """The released LAPA code's jsonl: a row per frame with `image`, `instruction` and `raw_actions` or `delta`.
 
-Rows may be shuffled. Rows whose images lie in one folder are an episode, in the order of the images' numbers. The
-JSON list that its preprocessing starts from (`conversations` with `raw_actions`) is read too. `delta` are latent
-actions of another LAQ: such an episode is video without actions. The `vision` tokens are not needed.
+Rows may be shuffled. Rows whose images lie in one folder are an episode, in the order of the images' numbers, or
+several, where the names tell them apart (data/sequences.py). The JSON list that its preprocessing starts from
+(`conversations` with `raw_actions`) is read too. `delta` are latent actions of another LAQ: such an episode is video
+without actions. The `vision` tokens are not needed.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import numpy as np
 
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import listing_hash, printable
-from lapa.data.images import Clip, check_steps, frames_of, number_of, outline_of, read_frames
+from lapa.data.images import Clip, frames_of, outline_of, read_frames
 from lapa.data.json_files import read_foreign_json, read_lines
+from lapa.data.notes import refuse_archive
+from lapa.data.sequences import Series, series_of
 
 ACTION = 7  # dimensions that the released code has names for: three of place, three of rotation, the gripper
 LONGEST = 4096  # characters of a path
@@ -42,6 +45,8 @@ class Config:
     def build(self) -> LapaJsonl:
         """Read the rows. Raises LapaError for a file that is missing or no such jsonl, or when `fps` is not given."""
         path = Path(self.path).expanduser()
+        if why := refuse_archive(path):
+            raise LapaError(why)
         if not path.is_file():
             raise LapaError(f"{path}: there is no such file. lapa_jsonl reads one jsonl or JSON file.")
         if not self.fps or self.fps <= 0:
@@ -68,20 +73,24 @@ Read = Callable[[Sequence[Path], Sequence[str]], Clip]
 
 
 class LapaJsonl:
-    """One episode per folder of images, in the order of their paths."""
+    """One episode per folder of images, or per clip in it, in the order of their paths."""
 
     def __init__(self, path: Path, fps: float, config: Config) -> None:
         self.path, self.fps, self._config = path, fps, config
-        self._clips: dict[str, list[Line]] = {}
+        folders: dict[str, list[Line]] = {}
         self._bad: list[BadVideo] = []
         for row in _read(path, config):
             if isinstance(row, Line):
-                self._clips.setdefault(row.image.parent.as_posix(), []).append(row)
+                folders.setdefault(row.image.parent.as_posix(), []).append(row)
             else:
                 self._bad.append(row)
+        self._clips: dict[str, tuple[list[Line], Series]] = {}
+        for name, rows in sorted(folders.items()):
+            for one in series_of([row.image for row in rows]):
+                self._clips[f"{name}/{one.name}" if one.name else name] = (rows, one)
         if not self._clips:
             raise LapaError(f"{path}: holds no row." if not self._bad else str(self._bad[0]))
-        widths = Counter(row.width for rows in self._clips.values() for row in rows)
+        widths = Counter(row.width for rows in folders.values() for row in rows)
         self._width = widths.most_common(1)[0][0]
         images = config.images
         self._roots = [Path(images).expanduser()] if images else [path.parent, *path.absolute().parents[1:3], Path()]
@@ -91,7 +100,7 @@ class LapaJsonl:
 
     def signature(self) -> str:
         """A hash of the names, sizes and times of the file and of the images."""
-        images = [self._place(row.image) for rows in self._clips.values() for row in rows]
+        images = [self._place(row.image) for clip in self._clips.values() for row in _in_order(*clip)]
         return listing_hash(self.path.parent, [self.path, *filter(os.path.exists, images)])
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
@@ -104,20 +113,20 @@ class LapaJsonl:
 
     def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
         """See contracts.Seekable."""
-        images, names = self._images(_in_order(sorted(self._clips.items())[number][1]))
+        images, names = self._images(_in_order(*list(self._clips.values())[number]))
         return frames_of(images, names, outline_of(images, names, self.fps).size, size, start)
 
     def _each(self, read: Read) -> Iterator[Episode | BadVideo]:
-        for name, rows in sorted(self._clips.items()):
+        for name, (rows, one) in self._clips.items():
             try:
-                yield self._episode(name, _in_order(rows), read)
+                one.check([row.image for row in rows], f"{self.path}: {printable(name)}")
+                yield self._episode(name, _in_order(rows, one), one.notes, read)
             except BadVideo as bad:
                 yield bad
         yield from self._bad
 
-    def _episode(self, name: str, rows: list[Line], read: Read) -> Episode:
+    def _episode(self, name: str, rows: list[Line], notes: tuple[str, ...], read: Read) -> Episode:
         where = f"{self.path}: {printable(name)}"
-        check_steps([row.image for row in rows], where)
         if any(row.width != self._width for row in rows):
             most = f"of length {self._width}" if self._width else "missing"
             key = self._config.action or "raw_actions"
@@ -130,7 +139,8 @@ class LapaJsonl:
             raise BadVideo(f"{where}: {self._config.state} has not the same number of values in every row.")
         state = np.array([row.state for row in rows], np.float32) if rows[0].state else None
         return Episode(printable(name), clip.frames, self.fps, said, actions, state, action_names=names,
-                       size=clip.size, notes=(self._taken(),))  # fmt: skip
+                       size=clip.size, notes=(self._taken(), *notes),
+                       instruction_from="the rows" if said else "")  # fmt: skip
 
     def _taken(self) -> str:
         action, state = self._config.action, self._config.state
@@ -148,8 +158,8 @@ class LapaJsonl:
         return next(filter(os.path.exists, places), places[0])
 
 
-def _in_order(rows: Sequence[Line]) -> list[Line]:
-    return sorted(rows, key=lambda row: number_of(row.image))
+def _in_order(rows: Sequence[Line], one: Series) -> list[Line]:
+    return [rows[i] for i in one.order]
 
 
 def _read(path: Path, config: Config) -> Iterator[Line | BadVideo]:

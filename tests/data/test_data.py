@@ -21,13 +21,13 @@ from lapa.contracts import ActionSpec, BadVideo, Episode, Labels, LapaError
 from lapa.data import lerobot_format
 from lapa.data import pack as pack_module
 from lapa.data import spec as spec_module
-from lapa.data.captions import words
 from lapa.data.labelled import read_labels, read_shard, write_shard
 from lapa.data.lerobot_format import CAMERA, LeRobotWriter
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.data.video import VideoReader
+from lapa.data.words import words
 from lapa.plugins import find
 from lapa.stage1_latent_actions import _sampler
 from lapa.training.loop import Optimisation

@@ -12,9 +12,9 @@ import pytest
 from made import encoded, frame_folders, jsonl, pictures, something, video
 
 from lapa.contracts import Array, BadVideo, Episode, LapaError
-from lapa.data.captions import words
 from lapa.data.spec import open_dataset, parse, with_camera
 from lapa.data.video import read_video
+from lapa.data.words import words
 from lapa.datasets.lapa_jsonl import plain
 from lapa.datasets.something_v2 import instruction
 
@@ -186,7 +186,7 @@ def test_a_camera_names_no_task(stem: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("captions.csv", "name,words\na.mp4,go\n", r"file.* name, words"),
+        ("captions.csv", "name,words\na.mp4,go\n", r"instruction.* name, words"),
         ("captions.csv", b"file,instruction\na.mp4,\xff\n", "UTF-8"),
         ("captions.jsonl", '{"words": "a.mp4"}', "column file"),
     ],

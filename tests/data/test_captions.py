@@ -1,0 +1,123 @@
+"""Instructions beside clips, in whatever form: each of these was reported of some software, or is its next of kin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lapa.contracts import BadVideo, LapaError
+from lapa.data.captions import Captions
+
+CLIPS = ("a.mp4", "sub/b.mp4")
+BOTH = ("pick up the cup", "close the drawer")
+PAIRS = (("a.mp4", BOTH[0]), ("sub/b.mp4", BOTH[1]))
+
+
+def captions(root: Path, names: tuple[str, ...] = CLIPS, **more: object) -> Captions:
+    return Captions(root, names, sorted(p for p in root.rglob("*") if p.is_file()), **more)  # type: ignore[arg-type]
+
+
+def said(root: Path, names: tuple[str, ...] = CLIPS, **more: object) -> tuple[str, ...]:
+    found = captions(root, names, **more)
+    assert not found.problems()
+    return tuple(found.of(name).text for name in names)
+
+
+def rows(first: str, second: str, sep: str = ",", header: str = "file{}instruction") -> str:
+    return f"{header.format(sep)}\n{first}{sep}{BOTH[0]}\n{second}{sep}{BOTH[1]}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("captions.csv", rows("/home/me/videos/a.mp4", "/home/me/videos/sub/b.mp4")),
+        ("captions.csv", rows("a", "sub/b")),
+        ("captions.csv", rows("C:\\videos\\a.mp4", "sub\\b.mp4")),
+        ("captions.csv", rows("./a.mp4", "b.mp4")),
+        ("captions.csv", rows("A.MP4", "Sub/B.mp4")),
+        ("captions.csv", rows("a.avi", "file:///x/sub/b.mov")),
+        ("captions.csv", rows("a.mp4", "sub/b.mp4", ";")),
+        ("captions.csv", "sep=;\n" + rows("a.mp4", "sub/b.mp4", ";")),
+        ("captions.csv", rows("a.mp4", "sub/b.mp4", "\t")),
+        ("captions.csv", rows("a.mp4", "sub/b.mp4", "|")),
+        ("captions.csv", rows("a.mp4", "sub/b.mp4", ", ")),
+        ("captions.csv", rows("a.mp4", "sub/b.mp4", header="File Name{} Instruction ")),
+        ("captions.csv", rows("a.mp4", "sub/b.mp4", header="VIDEO_PATH{}Caption")),
+        ("captions.csv", rows("a.mp4", "sub/b.mp4").partition("\n")[2]),
+        ("captions.csv", rows("a.mp4", "sub/b.mp4").replace("\n", "\r\n") + "\r\n,\r\n"),
+        ("captions.tsv", rows("a.mp4", "sub/b.mp4", "\t")),
+        ("captions.txt", rows("a.mp4", "sub/b.mp4", "\t").partition("\n")[2]),
+        ("Captions.CSV", rows("a.mp4", "sub/b.mp4")),
+        ("labels.csv", rows("a.mp4", "sub/b.mp4", header="video{}label")),
+        ("captions.json", json.dumps([{"file": "a.mp4", "task": BOTH[0]}, {"file": "sub/b.mp4", "text": BOTH[1]}])),
+        ("captions.json", json.dumps(dict(zip(CLIPS, BOTH, strict=True)))),
+        ("captions.json", json.dumps({"a.mp4": {"caption": BOTH[0]}, "sub/b.mp4": {"caption": BOTH[1]}})),
+        ("captions.json", json.dumps({"a": [BOTH[0], "or else"], "b": [BOTH[1]]})),
+        ("captions.json", json.dumps({"v": 1, "data": [{"video": c, "task": t} for c, t in PAIRS]})),
+        ("metadata.jsonl", "".join(json.dumps({"file_name": c, "text": t}) + "\n" for c, t in PAIRS)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_tables_in_every_form(tmp_path: Path, name: str, text: str, coding: str) -> None:
+    (tmp_path / name).write_bytes(text.encode(coding))
+    assert said(tmp_path) == BOTH
+    assert captions(tmp_path).of("a.mp4").origin == name
+    assert captions(tmp_path).files() == [tmp_path / name]
+
+
+def test_tables_of_something_else_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "robot_log.csv").write_text("t,x,y\n0,1,2\n")
+    (tmp_path / "people.csv").write_text("name,title\nada,Dr\n")
+    (tmp_path / "settings.json").write_text('{"fps": 30}')
+    found = captions(tmp_path)
+    assert [found.of(name).text for name in CLIPS] == ["", ""]
+    assert not found.problems()
+    assert all(name in found.notes[0] for name in ("robot_log.csv", "people.csv", "settings.json"))
+    with pytest.raises(LapaError, match=r"robot_log\.csv.* t, x, y"):
+        captions(tmp_path, table="robot_log.csv")
+    (tmp_path / "captions.csv").write_text(rows("a.mp4", "sub/b.mp4"))
+    assert said(tmp_path) == BOTH
+
+
+def test_several_tables_are_joined_and_a_named_one_is_used_alone(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("file,instruction\na.mp4,pick up the cup\n")
+    (tmp_path / "test.csv").write_text("file,instruction\nsub/b.mp4,close the drawer\n")
+    assert said(tmp_path) == BOTH
+    assert said(tmp_path, table="test.csv") == ("", BOTH[1])
+
+
+def test_a_name_that_may_be_two_clips(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text("file,instruction\nb.mp4,go\n")
+    (fault,) = captions(tmp_path, ("x/b.mp4", "y/b.mp4")).problems()
+    assert all(name in str(fault) for name in ("captions.csv, line 2", "x/b.mp4", "y/b.mp4"))
+    assert said(tmp_path, ("b.mp4", "y/b.mp4")) == ("go", "")
+
+
+def test_one_clip_of_a_table_for_many(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text(rows("a.mp4", "sub/b.mp4"))
+    assert said(tmp_path, ("a.mp4",), whole=False) == BOTH[:1]
+    assert "sub/b.mp4" in str(captions(tmp_path, ("a.mp4",)).problems()[0])
+
+
+def test_texts_and_json_beside_clips_and_their_folders(tmp_path: Path) -> None:
+    for path, text in {
+        "a.txt": "lift\nit", "sub/c.json": json.dumps({"instruction": ["turn it"], "fps": 3}), "sub/lang.txt":
+        "\nput the corn in the pot\nconfidence: 0.9\n", "x/y/metadata.json": json.dumps({"task": "wipe", "id": 3}),
+    }.items():  # fmt: skip
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    names = ("a.mp4", "sub/c.mp4", "sub/deep/d.mp4", "x/y/e.mp4", "x/open_it.mp4", "x/f.mp4")
+    found = [captions(tmp_path, names).of(name) for name in names]
+    assert [one.text for one in found] == ["lift it", "turn it", "put the corn in the pot", "wipe", "open it", ""]
+    assert [one.origin for one in found][2:] == ["lang.txt", "metadata.json", "names of files", ""]
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadVideo, match=r"a\.txt"):
+        captions(tmp_path, names).of("a.mp4")
+
+
+def test_a_folder_of_pictures_named_by_its_camera_is_called_as_the_folder_above() -> None:
+    found = Captions(Path("x"), ("pick_up_cup/rgb", "traj0/images0", "open_drawer"), [], folders=True)
+    assert [found.of(name).text for name in ("pick_up_cup/rgb", "traj0/images0", "open_drawer")] == [
+        "pick up cup", "", "open drawer"]  # fmt: skip

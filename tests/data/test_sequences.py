@@ -1,0 +1,88 @@
+"""The order of pictures by their names, whatever the names are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lapa.contracts import BadVideo
+from lapa.data.sequences import Series, series_of
+
+
+def found(names: list[str], seed: int = 0) -> tuple[list[Path], list[Series]]:
+    images = [Path("clip", names[i]) for i in np.random.default_rng(seed).permutation(len(names))]
+    return images, series_of(images)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{i}.png", "img_{i}.jpg", "{i:04d}_left.png", "rgb_{i:04d}_640x480.png", "f_{i:06d}_of_000100.png",
+        "frame{i:05d}.jpg", "shot1.{i:04d}.png", "cam2_frame-{i}.png", "frame_{i:06d}_{t}.jpg", "IMG_{i}.JPG",
+        "2024-01-05_{i:03d}.png", "{i:03d}-{odd:03d}.png",
+    ],
+)  # fmt: skip
+def test_numbers_anywhere(form: str) -> None:
+    names = [form.format(i=i, t=1700000000123 + 33 * i + i % 3, odd=i * 7919 % 1000) for i in range(3, 15)]
+    images, (one,) = found(names)
+    assert [images[i].name for i in one.order] == names
+    one.check(images, "x")
+    images, (one,) = found([name for name in names if name != names[5]])
+    with pytest.raises(BadVideo, match=r"x: .*missing"):
+        one.check(images, "x")
+
+
+@pytest.mark.parametrize(
+    ("names", "rate"),
+    [
+        ([f"{1305031102 + i // 30}.{i % 30 * 33333:06d}.png" for i in range(60)], 30),
+        ([f"{1403636579763555584 + 50000000 * i}.png" for i in range(10)], 20),
+        ([f"{1700000000000 + 100 * i}.png" for i in range(10)], 10),
+        ([f"2024-01-05_10-59-{58 + i // 10:02d}-{i % 10 * 100:03d}.jpg" for i in range(20)], 10),
+        ([f"rgb_{1700000000 + i // 5}.{i % 5 * 2}00.png" for i in range(20)], 5),
+    ],
+)
+def test_names_that_are_times(names: list[str], rate: float) -> None:
+    images, (one,) = found(names)
+    assert [images[i].name for i in one.order] == names
+    assert one.times is not None
+    np.testing.assert_allclose(np.diff(one.times), 1 / rate, rtol=0.01)
+    one.check(images, "x")
+
+
+def test_several_clips_in_one_folder() -> None:
+    for names in (
+        [f"ep{e}_step_{i}.jpg" for e in range(2) for i in range(5)],
+        [f"{e:06d}_{i:06d}.jpg" for e in range(2) for i in range(5)],
+        [f"traj{e}_{i:04d}.png" for e in range(2) for i in range(5 * e, 5 * e + 5)],
+        [f"{task}_{i}.png" for task in ("open_drawer", "pick_cup") for i in range(5)],
+    ):
+        images, clips = found(names)
+        assert [[images[i].name for i in clip.order] for clip in clips] == [names[:5], names[5:]]
+        assert len({clip.name for clip in clips}) == 2
+        for clip in clips:
+            clip.check(images, "x")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("{}.color.jpg", "{}.depth.png"), ("left_{}.png", "right_{}.png"), ("frame-{}.color.png", "frame-{}.depth.png"),
+     ("cam0_{}.png", "cam1_{}.png"), ("rgb_{}.png", "infrared_{}.png")],
+)  # fmt: skip
+def test_several_cameras_in_one_folder(first: str, second: str) -> None:
+    images, (one,) = found([form.format(i) for form in (second, first) for i in range(12)])
+    assert [images[i].name for i in one.order] == [first.format(i) for i in range(12)]
+    assert any("camera: " in note for note in one.notes)
+
+
+def test_pictures_that_are_no_frames() -> None:
+    images, (one,) = found([*(f"img_{i}.png" for i in range(5)), "cover.png"])
+    assert len(one.order) == 5
+    assert "cover.png" in one.notes[0]
+    images, (one,) = found(["a.png", "b.png", "c.png"])
+    assert [images[i].name for i in one.order] == ["a.png", "b.png", "c.png"]
+    images, (one,) = found(["1.png", "2.png", "2.png", "3.png"])
+    with pytest.raises(BadVideo, match=r"2\.png"):
+        one.check(images, "x")
