@@ -32,7 +32,7 @@ class NoTable(LapaError):
 
 
 @dataclass(frozen=True)
-class Row:
+class Caption:
     """What a table says of one clip; `where` names file and line."""
 
     where: str
@@ -80,7 +80,7 @@ def _forms(name: str) -> tuple[str, str, str, str]:
     return plain, bare, plain.casefold(), bare.casefold()
 
 
-def read_table(path: Path, clips: Clips) -> Iterator[Row | BadVideo]:
+def read_table(path: Path, clips: Clips) -> Iterator[Caption | BadVideo]:
     """The rows of a table, a BadVideo for one that cannot be used. Raises NoTable for a file that has no columns for
     clip and instruction, LapaError for one that cannot be read.
 
@@ -95,7 +95,7 @@ def read_table(path: Path, clips: Clips) -> Iterator[Row | BadVideo]:
         yield from _of_csv(path, clips)
 
 
-def _of_csv(path: Path, clips: Clips) -> Iterator[Row | BadVideo]:
+def _of_csv(path: Path, clips: Clips) -> Iterator[Caption | BadVideo]:
     text = text_of(path)
     if marked := re.match(r"sep=(.)\r?\n", text):  # as Excel marks it
         text = text[marked.end() :]
@@ -137,7 +137,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
         return [line]
 
 
-def _of_json(value: Any, path: Path) -> Iterator[Row | BadVideo]:
+def _of_json(value: Any, path: Path) -> Iterator[Caption | BadVideo]:
     """A list of objects; an object of clip -> instruction, or of clip -> object; one that holds such a list."""
     if isinstance(value, list):
         yield from _objects([(f"{path}, row {number}", row) for number, row in enumerate(value)], path)
@@ -162,7 +162,7 @@ def _named(inner: Any) -> dict[str, Any]:
     return {key: inner[key] for key in inner if _key(key) in TEXT} if isinstance(inner, dict) else {}
 
 
-def _objects(rows: Sequence[tuple[str, Any]], path: Path) -> Iterator[Row | BadVideo]:
+def _objects(rows: Sequence[tuple[str, Any]], path: Path) -> Iterator[Caption | BadVideo]:
     keyed = [
         (where, {_key(key): cell for key, cell in row.items()} if isinstance(row, dict) else row) for where, row in rows
     ]
@@ -176,7 +176,7 @@ def _objects(rows: Sequence[tuple[str, Any]], path: Path) -> Iterator[Row | BadV
             yield _row(row, where) if isinstance(row, dict) else BadVideo(f"{where}: is no JSON object.")
 
 
-def _row(row: dict[str, Any], where: str) -> Row | BadVideo:
+def _row(row: dict[str, Any], where: str) -> Caption | BadVideo:
     file = next((row[key] for key in FILE if row.get(key)), None)
     texts = [row[key] for key in TEXT if key in row]
     text = next((one for one in texts if one), "")
@@ -186,7 +186,7 @@ def _row(row: dict[str, Any], where: str) -> Row | BadVideo:
         file = str(file)
     if not (isinstance(file, str) and file.strip() and texts and isinstance(text, str)):
         return BadVideo(f"{where}: names no file and an instruction.")
-    return Row(where, PurePosixPath(file.strip()).as_posix(), " ".join(text.split()))
+    return Caption(where, PurePosixPath(file.strip()).as_posix(), " ".join(text.split()))
 
 
 def _has_columns(keys: Sequence[str]) -> bool:

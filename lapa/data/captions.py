@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lapa.contracts import BadVideo, LapaError
-from lapa.data.caption_table import KINDS, TEXT, Clips, NoTable, Row, read_table
+from lapa.data.caption_table import KINDS, TEXT, Caption, Clips, NoTable, read_table
 from lapa.data.folders import printable
 from lapa.data.json_files import parsed, text_of
 from lapa.data.words import words
@@ -124,7 +124,7 @@ class Captions:
                 raise
             left.append(path)
             return False
-        if not strict and not any(isinstance(row, Row) and self._clips.find(row.file) for row in rows):
+        if not strict and not any(isinstance(row, Caption) and self._clips.find(row.file) for row in rows):
             left.append(path)
             return False
         self._enter(path, rows)
@@ -133,7 +133,7 @@ class Captions:
     def _take(self, path: Path) -> None:
         self._enter(path, list(read_table(path, self._clips)))
 
-    def _enter(self, path: Path, rows: Sequence[Row | BadVideo]) -> None:
+    def _enter(self, path: Path, rows: Sequence[Caption | BadVideo]) -> None:
         self.used.append(path)
         for row in rows:
             if isinstance(row, BadVideo):
@@ -148,7 +148,7 @@ class Captions:
             else:
                 self._say(found[0], row, path)
 
-    def _say(self, name: str, row: Row, path: Path) -> None:
+    def _say(self, name: str, row: Caption, path: Path) -> None:
         before = self._rows.setdefault(name, row.text)
         self._origin.setdefault(name, printable(path.name))
         if before != row.text and isinstance(before, str):
