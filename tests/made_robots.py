@@ -163,3 +163,87 @@ def umi(path: Path, lengths: Sequence[int] = (4, 5)) -> Path:
             out.writestr(f"{name}/.zarray", described(array, array.shape, None))
             out.writestr(f"{name}/" + ".".join("0" * array.ndim), array.tobytes())
     return path
+
+
+# --- ROS
+
+TIME = """================================================================================
+MSG: builtin_interfaces/Time
+int32 sec
+uint32 nanosec
+"""
+HEADER = (
+    """================================================================================
+MSG: std_msgs/Header
+builtin_interfaces/Time stamp
+string frame_id
+"""
+    + TIME
+)
+ROS2 = {
+    "sensor_msgs/msg/JointState": "std_msgs/Header header\nstring[] name\nfloat64[] position\nfloat64[] velocity\n"
+    "float64[] effort\n" + HEADER,
+    "sensor_msgs/msg/CompressedImage": "std_msgs/Header header\nstring format\nuint8[] data\n" + HEADER,
+    "sensor_msgs/msg/Image": "std_msgs/Header header\nuint32 height\nuint32 width\nstring encoding\n"
+    "uint8 is_bigendian\nuint32 step\nuint8[] data\n" + HEADER,
+    "std_msgs/msg/String": "string data\n",
+    "std_msgs/msg/Float32MultiArray": "MultiArrayLayout layout\nfloat32[] data\n" + "=" * 80 +
+    "\nMSG: std_msgs/MultiArrayLayout\nMultiArrayDimension[] dim\nuint32 data_offset\n" + "=" * 80 +
+    "\nMSG: std_msgs/MultiArrayDimension\nstring label\nuint32 size\nuint32 stride\n",
+    "geometry_msgs/msg/Twist": "# a comment\nVector3 linear\nVector3 angular\n" + "=" * 80 +
+    "\nMSG: geometry_msgs/Vector3\nfloat64 x 1.5\nfloat64 y\nfloat64 z\nint32 K=3 # no field\n",
+}  # fmt: skip
+
+
+def stamp(seconds: float) -> dict[str, Any]:
+    return {"stamp": {"sec": int(seconds), "nanosec": round(seconds % 1 * 1e9)}, "frame_id": "base"}
+
+
+def raw_picture(picture: np.ndarray, seconds: float, encoding: str = "rgb8", pad: int = 0) -> dict[str, Any]:
+    """sensor_msgs/Image, its rows filled up by `pad` bytes."""
+    rows = picture.reshape(len(picture), -1)
+    step = rows.shape[1] * rows.itemsize + pad
+    data = np.pad(rows, ((0, 0), (0, pad))).tobytes() if pad else rows.tobytes()
+    return {"header": stamp(seconds), "height": len(picture), "width": picture.shape[1], "encoding": encoding,
+            "is_bigendian": 0, "step": step, "data": data}  # fmt: skip
+
+
+Messages = Sequence[tuple[float, str, str, dict[str, Any]]]
+
+
+def ros2(file: Path, messages: Messages, late: float = 0.0) -> Path:
+    """A recording of ROS 2 by MCAP's own writer; messages are (seconds, topic, type, message), recorded `late` seconds
+    after."""
+    from mcap_ros2.writer import Writer
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as out:
+        writer = Writer(out, chunk_size=4000)
+        schemas = {kind: writer.register_msgdef(kind, ROS2[kind]) for kind in dict.fromkeys(m[2] for m in messages)}
+        for number, (seconds, topic, kind, message) in enumerate(messages):
+            writer.write_message(topic, schemas[kind], message, round((seconds + late) * 1e9), sequence=number)
+        writer.finish()
+    return file
+
+
+def arm(frames: int = 6, begin: float = 1000.0, seed: int = 0) -> list[tuple[float, str, str, dict[str, Any]]]:
+    """A camera of 10 fps, joints at 100 Hz whose positions are the seconds since `begin`, and their commands, a second
+    ahead; and a depth camera and a wrist's."""
+    found: list[tuple[float, str, str, dict[str, Any]]] = []
+    for t, (picture, other) in enumerate(zip(made.pictures(frames, seed=seed), made.pictures(frames, seed=30))):  # noqa: B905
+        at = begin + t / 10
+        coded = {"header": stamp(at), "format": "png", "data": made.encoded(picture)}
+        found.append((at, "/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage", coded))
+        found.append(
+            (at, "/wrist_camera/image_raw", "sensor_msgs/msg/Image", raw_picture(other[..., ::-1], at, "bgr8", 5))
+        )
+        deep = raw_picture(np.zeros((24, 32), np.uint16), at, "16UC1")
+        found.append((at, "/aligned/image", "sensor_msgs/msg/Image", deep))
+    for t in range(frames * 10):
+        at = begin + t / 100
+        for topic, ahead in (("/joint_states", 0.0), ("/leader/joint_states", 1.0)):
+            where = t / 100 + ahead
+            joints = {"header": stamp(at), "name": ["shoulder", "elbow"], "position": [where, -where],
+                      "velocity": [1.0, -1.0], "effort": []}  # fmt: skip
+            found.append((at, topic, "sensor_msgs/msg/JointState", joints))
+    return sorted(found, key=lambda message: message[0])

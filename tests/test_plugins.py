@@ -125,6 +125,7 @@ def test_datasets_yield_valid_episodes(name: str, robot: Path, clips: Path, tmp_
         "frame_folder": lambda: f"{made.frame_folders(tmp_path)},fps=12",
         "lapa_jsonl": lambda: f"{made.jsonl(tmp_path)},fps=5",
         "hdf5": lambda: str(made_robots.robomimic(tmp_path / "demo.hdf5")),
+        "mcap": lambda: str(made_robots.ros2(tmp_path / "a.mcap", made_robots.arm())),
         "zarr": lambda: str(made_robots.diffusion_policy(tmp_path / "pusht.zarr")),
     }
     assert name in paths, f"give this test small data for {name}"
