@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_type_hints
 
@@ -228,6 +228,25 @@ def override(recipe: Recipe, option: str) -> Recipe:
     return changed
 
 
+def overridden(recipe: Recipe, options: Sequence[str]) -> Recipe:
+    """The recipe with several settings changed, one after another. Plug-ins are chosen first, so that their options may
+    be given before them. Raises LapaError as `override` does."""
+    for option in sorted(options, key=lambda option: not _chooses_a_plugin(option)):
+        recipe = override(recipe, option)
+    return recipe
+
+
+def _chooses_a_plugin(option: str) -> bool:
+    """Whether it is the name of a plug-in that has options of its own in the recipe."""
+    group, _, name = option.partition("=")[0].strip().replace("-", "_").partition(".")
+    return hasattr(getattr(Recipe(), group, None), _options_of(name))
+
+
+def _options_of(plugin: str) -> str:
+    """The setting that holds the options of the plug-in that another setting names."""
+    return "options" if plugin == "name" else f"{plugin}_options"
+
+
 def _changed(node: Any, path: list[str], text: str, option: str) -> Any:
     """A copy of a group of settings in which the one at `path` is what `text` says."""
     types, name = get_type_hints(type(node)), path[0].replace("-", "_")
@@ -248,7 +267,7 @@ def _changed(node: Any, path: list[str], text: str, option: str) -> Any:
     if types[name] in (int, float) and not least <= value < float("inf"):
         raise LapaError(f'"{option}": {name} is at least {least}.')
     # Another plug-in has other options: those of the one before mean nothing to it.
-    others: dict[str, Any] = {f"{name}_options": {}} if value != present and f"{name}_options" in types else {}
+    others: dict[str, Any] = {_options_of(name): {}} if value != present and _options_of(name) in types else {}
     try:
         return replace(node, **{name: value}, **others)
     except LapaError as error:

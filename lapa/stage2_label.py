@@ -36,7 +36,7 @@ from lapa.recipe import Recipe
 from lapa.runtime.distributed import gather, on_first_rank, rank, ranks
 from lapa.runtime.memory import keep_freed_memory
 from lapa.runtime.progress import Progress
-from lapa.runtime.workers import start
+from lapa.runtime.workers import start, until_all_have_ended
 
 SHARD = 4096  # pairs in a shard, about: what a killed process has to do again; fewer where that makes few shards
 SHARDS = 64
@@ -417,17 +417,9 @@ def on_this_machine(out: Path, workers: int, told: Callable[[], None]) -> list[s
         start("lapa.stage2_label", str(out), str(number), str(workers), environment={**environment, **_own_gpu(number)})
         for number in range(workers)
     ]
-    try:
-        while any(process.poll() is None for process in processes):
-            time.sleep(0.1)
-            told()
-    finally:
-        for process in processes:
-            process.terminate()
-        codes = [process.wait() for process in processes]
     return [
         f"worker {number} " + (f"was killed ({signal.Signals(-code).name})" if code < 0 else "failed")
-        for number, code in enumerate(codes)
+        for number, code in enumerate(until_all_have_ended(processes, told))
         if code
     ]
 

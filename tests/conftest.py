@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the same order of sums, however many cores
@@ -11,6 +12,8 @@ os.environ["MPLBACKEND"] = "agg"
 
 import pytest
 
+from lapa.data.labelled import read_labels
+from lapa.data.pack import Packed, pack
 from lapa.data.spec import open_dataset
 from lapa.data.video import VideoFile
 from lapa.interop.collect import collect
@@ -19,6 +22,10 @@ from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
 from lapa.models.video_diffusion import VideoDiffusionConfig
 from lapa.recipe import PolicySettings, Recipe
+from lapa.stage1_latent_actions import fit_laq
+from lapa.stage2_label import label
+from lapa.stage2_pretrain import pretrain
+from lapa.stage3_finetune import finetune
 from lapa.training.loop import Optimisation
 
 
@@ -46,6 +53,12 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "robot"
     collect(["tabletop:sim,episodes=12,seed=3"], path)
     return path
+
+
+@pytest.fixture(scope="session")
+def packed(robot: Path) -> Packed:
+    """The same at 24 x 24 pixels."""
+    return pack([f"lerobot:{robot}"], 24, quiet=True)
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +111,14 @@ def tiny() -> Recipe:
         planner=VideoDiffusionConfig(width=8, blocks=1, steps=2), starts=(),
         quantize=how, fit_idm=how, pretrain=how, finetune=how, pretrain_planner=how, finetune_planner=how, bins=8,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def chain(packed: Packed, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """laq, labels, latent, policy: LAPA's chain after four steps a stage. The policy has chunks of three actions."""
+    folder = tmp_path_factory.mktemp("chain")
+    fit_laq(packed, tiny, folder / "laq", 0)
+    manifest = label(packed, str(folder / "laq"), folder / "labels")
+    pretrain(packed, read_labels(folder / "labels")[0], manifest, tiny, folder / "latent", 0)
+    finetune(packed, folder / "latent", replace(tiny, chunk=3), folder / "policy", 0)
+    return folder

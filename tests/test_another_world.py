@@ -109,7 +109,7 @@ def test_compare_without_a_benchmark(world: Any, tmp_path: Path, capsys: pytest.
     assert all(row["interval"][0] <= row["error"] <= row["interval"][1] for row in rows.values())
     assert (tmp_path / "compared/error.png").exists()
     assert not (tmp_path / "compared/eval").exists()
-    assert "tabletop is another world" in capsys.readouterr().out
+    assert "tabletop" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run("compare", "--dataset", videos, "--labelled", f"{labelled}0-3", *few, "--out", tmp_path / "few")
     assert "5 or more; there are 4" in capsys.readouterr().err
@@ -123,10 +123,10 @@ def test_worlds_are_not_mixed_up(world: Any, tmp_path: Path, capsys: pytest.Capt
             run("evaluate", "--policy", folder / "policy", "--benchmark", benchmark, "--out", tmp_path / "out")
         message = capsys.readouterr().err
         assert says in message
-        assert f"not of the world of the benchmark {benchmark}" in message
+        assert f"benchmark {benchmark}" in message
     with pytest.raises(SystemExit):
         run("tune", "--dataset", f"lerobot:{folder / 'labelled'}", "--benchmark", other, "--out", tmp_path / "out")
-    assert "not of the world" in capsys.readouterr().err
+    assert f"benchmark {other}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,9 +61,9 @@ def test_every_kind_has_a_plugin() -> None:
 
 
 def test_a_misspelt_name_is_corrected() -> None:
-    with pytest.raises(LapaError, match=r'no plug-in in lapa/datasets "lerobt". Did you mean "lerobot"\? Known: '):
+    with pytest.raises(LapaError, match=r'lapa/datasets "lerobt".*"lerobot"\?.* Known: '):
         plugins.find("datasets", "lerobt")
-    with pytest.raises(LapaError, match='Did you mean "datasets"'):
+    with pytest.raises(LapaError, match='"datasets"'):
         plugins.names("dataset")
     with pytest.raises(LapaError, match="Known: fsq, nsvq"):
         plugins.find("quantizers", "zzzzzz")
@@ -80,13 +81,13 @@ def test_a_new_file_is_a_new_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert plugins.describe("quantizers", "mine") == "Mine."
     assert plugins.find("quantizers", "mine").__module__ == "lapa_own_quantizers_mine"
     assert plugins.source_hash("quantizers", "mine")
-    with pytest.raises(LapaError, match="no plug-in in lapa/datasets"):
+    with pytest.raises(LapaError, match="lapa/datasets "):
         plugins.find("datasets", "mine")
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
-    [("fsq", "class Config: ...", "there is a plug-in fsq already"), ("broken", "def (", "is no Python")],
+    [("fsq", "class Config: ...", ".*fsq"), ("broken", "def (", "is no Python")],
 )
 def test_files_of_ones_own_that_cannot_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str
@@ -97,7 +98,7 @@ def test_files_of_ones_own_that_cannot_be_used(
     with pytest.raises(LapaError, match=f"{name}.py: {message}"):
         plugins.names("quantizers")
     monkeypatch.setenv(plugins.OWN, str(tmp_path / "gone"))
-    with pytest.raises(LapaError, match=r"LAPA_PLUGINS names .*gone, which is no folder"):
+    with pytest.raises(LapaError, match=r"LAPA_PLUGINS .*gone"):
         plugins.names("quantizers")
 
 
@@ -220,8 +221,8 @@ def test_backbones_read_images_and_text(name: str) -> None:
 def test_the_tiny_backbone_says_what_it_does_not_read() -> None:
     backbone = plugins.find("backbones", "tiny")(grounded=False, words=4).build()
     blank, cut = backbone.overlooked(["把杯子放在盘子上", "push", "", "push it to the left", "\u092a"])
-    assert blank.startswith("2 of 5 instructions have no word")
-    assert cut.startswith("1 of 5 instructions are longer than the 4 words")
+    assert blank.startswith("2 of 5 ")
+    assert re.search(r"^1 of 5 .*\b4 words", cut)
 
 
 @every("policies")
@@ -247,9 +248,9 @@ def test_policies_learn_and_act(name: str, tiny: Recipe) -> None:
     assert acted.shape == (4, 2, 2)
     assert acted.dtype == np.float32
     np.testing.assert_allclose(policy.act(observations[1]), acted[1], atol=2e-2)
-    with pytest.raises(LapaError, match="An observation is"):
+    with pytest.raises(LapaError, match="picture"):
         policy.act({"picture": images[0], "instruction": "push"})
-    with pytest.raises(LapaError, match=r"An observation is .*the instruction is None"):
+    with pytest.raises(LapaError, match=r"instruction .*None"):
         policy.act({"image": images[0], "instruction": None})
     large = Observation(image=images[1].repeat(2, 0).repeat(2, 1), instruction=texts[1])
     both = policy.act_batch([observations[0], large])
@@ -330,7 +331,7 @@ def test_the_vla_adapts(tiny: Recipe) -> None:
     assert all(isinstance(v, float) for v in logs.values())
     assert policy.predict_codes(images, texts).shape == (4, 2)
     observations = [Observation(image=image, instruction=text) for image, text in zip(images, texts, strict=True)]
-    with pytest.raises(LapaError, match="finetune it first"):
+    with pytest.raises(LapaError, match="finetune"):
         policy.act_batch(observations)
     actions = np.random.default_rng(0).uniform(-3, 5, (50, 2))
     policy.grow(ActionSpace.fit(actions, 8, chunk=3))
@@ -396,4 +397,26 @@ def test_the_preset_paper_says_that_its_policy_is_not_the_papers(capsys: pytest.
         observations._SAID.clear()
         note_on_policy(name, preset(name))
         said = capsys.readouterr().err
-        assert ("7B" in said and "one after another" in said and "48 pixels" in said) == (name == "paper")
+        assert ("7B" in said and "48 pixels" in said) == (name == "paper")
+
+
+def test_an_option_that_a_plugin_lacks_is_corrected(tiny: Recipe) -> None:
+    with pytest.raises(LapaError, match=r'lapa/backbones/tiny "widht".* "width"'):
+        configured(replace(tiny, policy=replace(tiny.policy, backbone_options={"widht": 3}))).build()
+    with pytest.raises(LapaError, match=r'lapa/quantizers/nsvq "treshold".* "threshold"'):
+        replace(tiny.laq, quantizer_options={"treshold": 0.5}).build()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": "high"}, "threshold .*lapa/quantizers/nsvq .*float, not 'high'"),
+        ({"threshold": True}, "float, not True"),
+        ({"schedule": 3}, r"schedule .*tuple.*, not 3"),
+        ({"schedule": [[1, 2]]}, r"not \[\[1, 2\]\]"),
+    ],
+)
+def test_an_option_of_another_type(tiny: Recipe, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(LapaError, match=message):
+        replace(tiny.laq, quantizer_options=options).build()
+    replace(tiny.laq, quantizer_options={"threshold": 1, "schedule": [[1, 4, 1]]}).build()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -83,6 +84,27 @@ Memory = Annotated[
 SkipBad = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="list and skip videos that cannot be read")]
 
 
+@dataclass(frozen=True)
+class Training:
+    """What every stage is told beside its data and its folder."""
+
+    preset: Preset = "laptop"
+    steps: Steps = None
+    seed: Seed = 0
+    log: Log = "none"
+    resume: Resume = False
+    skip_bad: SkipBad = False
+    set: Options = ()
+
+    def recipe(self, stage: str = "", *more: str) -> Recipe:
+        """The preset with the options, those in `more` too; for a stage also with `steps` and `log` (recipe_of)."""
+        stages = (stage, self.steps, self.log) if stage else ()
+        return recipe_of(self.preset, (*self.set, *more), *stages)
+
+
+How = Annotated[Training, tyro.conf.arg(name="")]
+
+
 def at_least_one(dataset: tuple[str, ...]) -> tuple[str, ...]:
     """The datasets. Raises LapaError where none was given."""
     if not dataset:
@@ -129,16 +151,14 @@ def recipe_of(
     preset: str, options: tuple[str, ...], stage: str = "", steps: int | None = None, log: str = "none"
 ) -> Recipe:
     """The preset with `--set` options, and with `--steps` and `--log` for a stage, a setting such as "pretrain"."""
-    from lapa.recipe import override
+    from lapa.recipe import overridden
     from lapa.recipe import preset as named
     from lapa.training.logbook import require
 
     short = ([f"{stage}.steps={steps}"] if steps is not None else []) + (
         [f"{stage}.log={log}"] if log != "none" else []
     )
-    recipe = named(preset)
-    for option in (*options, *short):
-        recipe = override(recipe, option)
+    recipe = overridden(named(preset), (*options, *short))
     if stage:
         require(getattr(recipe, stage).log)  # now, and not after minutes of reading videos
     return recipe

@@ -10,7 +10,7 @@ import tyro
 
 from lapa.commands.options import (
     Datasets,
-    Log,
+    How,
     Memory,
     Names,
     Options,
@@ -18,7 +18,7 @@ from lapa.commands.options import (
     Resume,
     Seed,
     SkipBad,
-    Steps,
+    Training,
     again,
     note_on_policy,
     open_pack,
@@ -34,21 +34,16 @@ from lapa.commands.options import (
 from lapa.contracts import LapaError
 
 APART = 0.5  # R^2 of the dataset, told by the codes, above which the user hears of it
+USUAL = Training()
 LITTLE = 0.3  # R^2 of inverse dynamics on its own training pairs, below which likewise
 
 
 def quantize(
     dataset: Datasets,
     out: Path,
-    preset: Preset = "laptop",
-    steps: Steps = None,
     window: float | None = None,
-    seed: Seed = 0,
-    log: Log = "none",
-    resume: Resume = False,
     stream: Memory = None,
-    skip_bad: SkipBad = False,
-    set: Options = (),
+    how: How = USUAL,
 ) -> None:
     """Stage 1: learn latent actions (LAQ) from video without actions.
 
@@ -61,14 +56,14 @@ def quantize(
     from lapa.run_folder import begin, done_before
     from lapa.stage1_latent_actions import fit_laq
 
-    recipe = recipe_of(preset, (*set, *([f"window={window}"] if window is not None else [])), "quantize", steps, log)
+    recipe = how.recipe("quantize", *([f"window={window}"] if window is not None else []))
     inputs: dict[str, Any] = {"dataset": dataset, **({"stream": stream} if stream else {})}
-    if done_before(out, recipe, seed, resume, "laq", "quantize", **inputs):
+    if done_before(out, recipe, how.seed, how.resume, "laq", "quantize", **inputs):
         return
-    packed: Any = (open_stream if stream else open_pack)(dataset, recipe.laq.image_size, skip_bad)
-    begin(out, recipe, seed, resume, "laq", "quantize", **inputs)
+    packed: Any = (open_stream if stream else open_pack)(dataset, recipe.laq.image_size, how.skip_bad)
+    begin(out, recipe, how.seed, how.resume, "laq", "quantize", **inputs)
     print_watch(out)
-    results = fit_laq(packed, recipe, out, seed, stream or 0)
+    results = fit_laq(packed, recipe, out, how.seed, stream or 0)
     print_results(results)
     if results.get("dataset_mlp_r2", 0) > APART:
         print("The codes tell which dataset a pair is from: each has an alphabet of its own; what is learnt on one is "
@@ -82,13 +77,7 @@ def quantize(
 def fit(
     dataset: Datasets,
     out: Path,
-    preset: Preset = "laptop",
-    steps: Steps = None,
-    seed: Seed = 0,
-    log: Log = "none",
-    resume: Resume = False,
-    skip_bad: SkipBad = False,
-    set: Options = (),
+    how: How = USUAL,
 ) -> None:
     """Stage 1 of the baselines VPT and UniPi: fit inverse dynamics.
 
@@ -101,14 +90,14 @@ def fit(
     from lapa.run_folder import begin, done_before
     from lapa.stage1_latent_actions import fit_idm
 
-    recipe = recipe_of(preset, set, "fit_idm", steps, log)
-    if done_before(out, recipe, seed, resume, "idm", "fit_idm", dataset=dataset):
+    recipe = how.recipe("fit_idm")
+    if done_before(out, recipe, how.seed, how.resume, "idm", "fit_idm", dataset=dataset):
         return
-    packed = open_pack(dataset, recipe.idm.image_size, skip_bad)
+    packed = open_pack(dataset, recipe.idm.image_size, how.skip_bad)
     packed.require_actions("inverse dynamics (lapa fit)")
-    begin(out, recipe, seed, resume, "idm", "fit_idm", dataset=dataset)
+    begin(out, recipe, how.seed, how.resume, "idm", "fit_idm", dataset=dataset)
     print_watch(out)
-    results = fit_idm(packed, recipe, out, seed)
+    results = fit_idm(packed, recipe, out, how.seed)
     print_results(results)
     if results.get("train_r2", 1) < LITTLE:
         print("That is little for the very pairs it was trained on: it cannot read the actions off the frames, so its "
@@ -116,7 +105,7 @@ def fit(
               "together: lapa inspect DATASET.")  # fmt: skip
     print(f"The inverse dynamics model is in {out}.")
     print(f"Look: lapa inspect {quoted(out)}")
-    print(f"For UniPi: lapa label --dataset VIDEOS --source future_frames{same_preset(preset)} --out runs/labels")
+    print(f"For UniPi: lapa label --dataset VIDEOS --source future_frames{same_preset(how.preset)} --out runs/labels")
     print_next(f"lapa label --dataset VIDEOS --source {quoted(out)} --out runs/labels")
 
 
@@ -183,15 +172,9 @@ def pretrain(
     dataset: Datasets,
     labels: Path,
     out: Path,
-    preset: Preset = "laptop",
-    steps: Steps = None,
-    seed: Seed = 0,
-    log: Log = "none",
-    resume: Resume = False,
     source: Path | None = None,
     stream: Memory = None,
-    skip_bad: SkipBad = False,
-    set: Options = (),
+    how: How = USUAL,
 ) -> None:
     """Stage 2b: a policy learns to predict the labels.
 
@@ -211,11 +194,11 @@ def pretrain(
     from lapa.stage2_pretrain import check_labels, learner
     from lapa.stage2_pretrain import pretrain as train
 
-    policy = learner(labels, recipe_of(preset, set))
-    recipe = recipe_of(preset, set, policy.pretrained_by, steps, log)
-    note_on_policy(preset, recipe)
+    policy = learner(labels, how.recipe())
+    recipe = how.recipe(policy.pretrained_by)
+    note_on_policy(how.preset, recipe)
     inputs: dict[str, Any] = {"dataset": dataset, "labels": labels, **({"stream": stream} if stream else {})}
-    if done_before(out, recipe, seed, resume, "policy", policy.pretrained_by, **inputs):
+    if done_before(out, recipe, how.seed, how.resume, "policy", policy.pretrained_by, **inputs):
         return
     found, manifest = read_labels(labels)
     # The source that made the labels, if it is still there, must not have been trained again since.
@@ -223,16 +206,16 @@ def pretrain(
     known = source is not None or (made_by / "config.json").exists()
     wanted = str(read_json(made_by / "config.json", "finished label source")["hash"]) if known else None
     if stream:
-        packed: Any = open_stream(dataset, policy.image_size, skip_bad)
+        packed: Any = open_stream(dataset, policy.image_size, how.skip_bad)
     else:
-        packed = open_pack(dataset, policy.image_size, skip_bad, policy.fit, policy.cameras)
+        packed = open_pack(dataset, policy.image_size, how.skip_bad, policy.fit, policy.cameras)
     check_labels(packed, found, manifest, wanted)
-    begin(out, recipe, seed, resume, "policy", policy.pretrained_by, **inputs)
+    begin(out, recipe, how.seed, how.resume, "policy", policy.pretrained_by, **inputs)
     print_watch(out)
-    print_results(train(packed, found, manifest, recipe, out, seed, wanted, stream or 0))
+    print_results(train(packed, found, manifest, recipe, out, how.seed, wanted, stream or 0))
     print(f"The pretrained policy is in {out}.")
     idm = " --idm IDM" if manifest["kind"] == "frames" else ""
-    print_next(f"lapa finetune --dataset ROBOT --policy {quoted(out)}{idm}{same_preset(preset)} --out runs/policy")
+    print_next(f"lapa finetune --dataset ROBOT --policy {quoted(out)}{idm}{same_preset(how.preset)} --out runs/policy")
 
 
 def finetune(
@@ -242,13 +225,7 @@ def finetune(
     idm: Path | None = None,
     head: Literal["linear", "own", "new"] | None = None,
     trainable: Literal["head", "all"] | None = None,
-    preset: Preset = "laptop",
-    steps: Steps = None,
-    seed: Seed = 0,
-    log: Log = "none",
-    resume: Resume = False,
-    skip_bad: SkipBad = False,
-    set: Options = (),
+    how: How = USUAL,
 ) -> None:
     """Stage 3: a few labelled trajectories make it a robot policy.
 
@@ -270,32 +247,32 @@ def finetune(
 
     inherited = _saved(policy)
     told = {"head": head, "trainable": trainable}
-    options = (*set, *(f"{name}={value}" for name, value in told.items() if value))
-    its = learner(policy, recipe_of(preset, options))
-    recipe = recipe_of(preset, options, its.finetuned_by, steps, log)
-    note_on_policy(preset, recipe)
+    more = [f"{name}={value}" for name, value in told.items() if value]
+    its = learner(policy, how.recipe("", *more))
+    recipe = how.recipe(its.finetuned_by, *more)
+    note_on_policy(how.preset, recipe)
     reads = not its.trains(inherited or None, recipe)
-    for name, value in {"--steps": steps, "--trainable": trainable}.items() if reads else ():
+    for name, value in {"--steps": how.steps, "--trainable": trainable}.items() if reads else ():
         if value is not None:
             raise LapaError(
-                f"{name} is for training; --head linear{'' if head else f' (of --preset {preset})'} trains nothing. "
-                f"Add --head own, or leave {name} out."
+                f"{name} is for training; --head linear{'' if head else f' (of --preset {how.preset})'} trains "
+                f"nothing. Add --head own, or leave {name} out."
             )
-    changes = chosen_settings(policy, recipe, options)
+    changes = chosen_settings(policy, recipe, (*how.set, *more))
     inputs = {"dataset": dataset, "policy": policy, **({"idm": idm} if idm else {})}
-    if done_before(out, recipe, seed, resume, "policy", its.finetuned_by, **inputs):
+    if done_before(out, recipe, how.seed, how.resume, "policy", its.finetuned_by, **inputs):
         return
     usual = recipe.policy.decoding
     has = inherited.get("model", {}).get("decoding", usual)
     if "decoding" not in changes and has != usual:
-        print(f"Note: {policy} was pretrained with policy.decoding={has} and keeps it; --preset {preset} has {usual}. "
-              f"To change it, add --set policy.decoding={usual}.")  # fmt: skip
-    packed = open_pack(dataset, its.image_size, skip_bad, its.fit, changes.get("cameras", its.cameras))
+        print(f"Note: {policy} was pretrained with policy.decoding={has} and keeps it; --preset {how.preset} has "
+              f"{usual}. To change it, add --set policy.decoding={usual}.")  # fmt: skip
+    packed = open_pack(dataset, its.image_size, how.skip_bad, its.fit, changes.get("cameras", its.cameras))
     packed.require_actions("finetuning")
-    begin(out, recipe, seed, resume, "policy", its.finetuned_by, **inputs)
+    begin(out, recipe, how.seed, how.resume, "policy", its.finetuned_by, **inputs)
     if not reads:
         print_watch(out)
-    print_results(train(packed, policy, recipe, out, seed, idm, changes))
+    print_results(train(packed, policy, recipe, out, how.seed, idm, changes))
     print(f"The robot policy is in {out}.")
     _print_trial(out, dataset, packed.embodiments)
 

@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from lapa.data.index import META, Index, Listing, cache_folder, entry_of, parsed
 from lapa.data.pack import FORMAT, FRAMES, SPARE, pack
 from lapa.data.stream import Stream, stream
 from lapa.runtime.progress import Progress
-from lapa.runtime.workers import PARENT, end_with_parent, start
+from lapa.runtime.workers import PARENT, end_with_parent, start, until_all_have_ended
 
 LOT = 2000  # frames, about: what a process does again when it is killed
 DONE = "done"  # folder of a JSON for each lot that is written
@@ -181,16 +180,8 @@ def _with_processes(wanted: Estimate, work: Path, workers: int, look: Callable[[
     processes = [
         start("lapa.data.cache", *told, str(number), str(workers), environment=environment) for number in range(workers)
     ]
-    try:
-        while any(process.poll() is None for process in processes):
-            time.sleep(0.1)
-            look()
-    finally:
-        for process in processes:
-            process.terminate()
-        failed = [number for number, process in enumerate(processes) if process.wait()]
-    if failed:
-        raise LapaError(f"{len(failed)} of {workers} processes ended early. What they had done is kept; run the same "
+    if failed := sum(map(bool, until_all_have_ended(processes, look))):
+        raise LapaError(f"{failed} of {workers} processes ended early. What they had done is kept; run the same "
                         "command again.")  # fmt: skip
 
 

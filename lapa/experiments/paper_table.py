@@ -24,7 +24,7 @@ from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
 from lapa.experiments.schedule import PlanStep, left, run, seconds
 from lapa.plots.budgets import budget_curves
-from lapa.recipe import Recipe, override, preset
+from lapa.recipe import Recipe, overridden, preset
 from lapa.runtime.progress import duration
 
 RESULTS, ASKED = "results.json", "asked.json"
@@ -89,11 +89,8 @@ def _films(cell: TableCell) -> bool:
 def recipe_of(options: Sequence[str]) -> Recipe:
     """The recipe that "--preset NAME --set A=B .." means."""
     words = list(zip(options[::2], options[1::2], strict=True))
-    recipe = preset(next((value for word, value in words if word == "--preset"), "laptop"))
-    for word, value in words:
-        if word == "--set":
-            recipe = override(recipe, value)
-    return recipe
+    named = preset(next((value for word, value in words if word == "--preset"), "laptop"))
+    return overridden(named, [value for word, value in words if word == "--set"])
 
 
 def ungrounded(recipe: Recipe) -> str:

@@ -195,11 +195,10 @@ def _page(results: Results, pictures: Path) -> str:
         _section("Success", _success(results, pictures)),
         _section("Episodes as they went", _films(pictures)),
         _section("What the codes mean", _codes(results, pictures)),
-        _section("What the decoder draws", _reconstructions(pictures)),
-        _section("A rollout that was imagined, beside the real one", _rollout(pictures)),
-        *([_section("The futures that UniPi imagines", _futures(pictures))] if "unipi" in results["methods"] else []),
-        _section(
-            "The videos", _figure(pictures / "contact_sheet.png", "First, middle and last frame of some episodes.")
+        *(
+            _section(title, (f"<p>{text}</p>" if text else "") + _figure(pictures / name, caption))
+            for title, (name, caption, text) in ONE_PICTURE.items()
+            if title != FUTURES or "unipi" in results["methods"]
         ),
         _section("How long it took", _times(results.get("seconds") or {})),
         _section("Every setting", _settings(results.get("settings") or {})),
@@ -214,7 +213,35 @@ def _page(results: Results, pictures: Path) -> str:
     )
 
 
-# The sections, in their order
+# Sections of one picture in `pictures`: title -> its file, its caption and what is said above it
+FUTURES = "The futures that UniPi imagines"
+ONE_PICTURE = {
+    "What the decoder draws": (
+        "reconstructions.png",
+        "Now, future, reconstruction from now and the code, difference.",
+        "The decoder sees the present frame and the code. What it draws right beyond that, the code has told it. With "
+        "one code of a few kinds it cannot know every pixel: moving things come out blurred or in the wrong place, and "
+        "the last column shows where.",
+    ),
+    "A rollout that was imagined, beside the real one": (
+        "rollout.png",
+        "Above what happened, below what was imagined from the first frame.",
+        "The pretrained policy names a code, the decoder draws the next frame, the policy looks at that drawing, and "
+        "so on. Errors add up: after a few steps the drawing is blurred, and blocks may fade or split. All there is to "
+        "see is whether the effector sets out the right way. The policy is never judged by these drawings.",
+    ),
+    FUTURES: (
+        "futures.png",
+        "Above what happened, below what was imagined, and what changes. These frames are of its own training data: no "
+        "video is held out from a policy.",
+        "UniPi has no codes: it draws the next frames by video diffusion from the present one and the instruction, and "
+        "the inverse dynamics reads off the drawing what the robot must do.",
+    ),
+    "The videos": ("contact_sheet.png", "First, middle and last frame of some episodes.", ""),
+}
+
+
+# The other sections, in their order
 
 
 def _what(results: Results) -> str:
@@ -284,36 +311,6 @@ def _codes(results: Results, pictures: Path) -> str:
         + _figure(pictures / "map.png", "Where the codes lie; arrows: how the effector moved under each.")
         + "<p>The true actions are used here to check the codes, and nowhere in their training:</p>"
         + table
-    )
-
-
-def _reconstructions(pictures: Path) -> str:
-    return (
-        "<p>The decoder sees the present frame and the code. What it draws right beyond that, the code has "
-        "told it. With one code of a few kinds it cannot know every pixel: moving things come out blurred or in "
-        "the wrong place, and the last column shows where.</p>"
-        + _figure(pictures / "reconstructions.png", "Now, future, reconstruction from now and the code, difference.")
-    )
-
-
-def _rollout(pictures: Path) -> str:
-    return (
-        "<p>The pretrained policy names a code, the decoder draws the next frame, the policy looks at that drawing, "
-        "and so on. Errors add up: after a few steps the drawing is blurred, and blocks may fade or split. All there "
-        "is to see is whether the effector sets out the right way. The policy is never judged by these drawings.</p>"
-        + _figure(pictures / "rollout.png", "Above what happened, below what was imagined from the first frame.")
-    )
-
-
-def _futures(pictures: Path) -> str:
-    return (
-        "<p>UniPi has no codes: it draws the next frames by video diffusion from the present one and the instruction, "
-        "and the inverse dynamics reads off the drawing what the robot must do.</p>"
-        + _figure(
-            pictures / "futures.png",
-            "Above what happened, below what was imagined, and what changes. "
-            "These frames are of its own training data: no video is held out from a policy.",
-        )
     )
 
 

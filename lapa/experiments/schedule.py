@@ -22,7 +22,7 @@ from rich.table import Table
 
 from lapa.artefacts.folder import write_json
 from lapa.contracts import LapaError
-from lapa.runtime.workers import PARENT, start
+from lapa.runtime.workers import PARENT, start, stop
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,8 @@ def run(
                     if after:
                         after(times)
     finally:
+        stop(r.process for r in running)
         for stopped in running:
-            stopped.process.terminate()
-            stopped.process.wait()
             times[stopped.step.name] = times.get(stopped.step.name, 0.0) + time.monotonic() - stopped.started
         if running:
             write_json(folder / "seconds.json", times)

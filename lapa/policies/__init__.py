@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_type_hints
 
@@ -108,6 +108,25 @@ class PolicyConfig(ABC):
     def trains(cls, saved: Mapping[str, Any] | None, recipe: Recipe) -> bool:
         """Does stage 3 take optimizer steps, from what config.json says of the pretrained policy (None: from none)?"""
         return True
+
+
+@dataclass(frozen=True)
+class OnBackbone(PolicyConfig):
+    """Base class of the `Config` of a policy on a plug-in of lapa/backbones, which says what pictures it reads."""
+
+    backbone: str = "tiny"
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def image_size(self) -> int:
+        """The backbone's."""
+        size: int = plugins.configure("backbones", self.backbone, self.backbone_options).image_size
+        return size
+
+    @property
+    def fit(self) -> Fit:
+        """The backbone's, where its Config has one."""
+        return getattr(plugins.configure("backbones", self.backbone, self.backbone_options), "fit", "squash")
 
 
 class Policy(nn.Module, ABC):
@@ -247,12 +266,12 @@ def rebuilt(config: Any, content: Mapping[str, Any]) -> Any:
     """A frozen dataclass from its `asdict` after JSON. Raises TypeError for a field that is missing or unknown."""
     hints = get_type_hints(config)
     made = dict(content)
-    for field in fields(config):
-        value = made.get(field.name)
-        if is_dataclass(hints[field.name]) and isinstance(value, Mapping):
-            made[field.name] = rebuilt(hints[field.name], value)
+    for each in fields(config):
+        value = made.get(each.name)
+        if is_dataclass(hints[each.name]) and isinstance(value, Mapping):
+            made[each.name] = rebuilt(hints[each.name], value)
         elif isinstance(value, list):
-            made[field.name] = tuple(value)
+            made[each.name] = tuple(value)
     return config(**made)
 
 

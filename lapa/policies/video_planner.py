@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -23,7 +23,6 @@ from lapa.artefacts.folder import load_artefact
 from lapa.backbones import Backbone, build_backbone, pictures
 from lapa.contracts import Array, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.futures import Futures, futures
-from lapa.data.images import Fit
 from lapa.data.index import Index
 from lapa.data.observations import ONE, Seen, seen
 from lapa.data.pack import Packed
@@ -32,8 +31,7 @@ from lapa.measures.probes import r2
 from lapa.models.idm import IDMConfig, InverseDynamics
 from lapa.models.video_diffusion import VideoDiffusion, VideoDiffusionConfig
 from lapa.plots.codes import future_frames
-from lapa.plugins import configure
-from lapa.policies import Examples, Monitor, Policy, PolicyConfig, Which, acting_frames, tell_of_texts
+from lapa.policies import Examples, Monitor, OnBackbone, Policy, Which, acting_frames, tell_of_texts
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import device
 from lapa.runtime.precision import fast_dtype
@@ -55,7 +53,7 @@ class PlannerBatch:
 
 
 @dataclass(frozen=True)
-class Config(PolicyConfig):
+class Config(OnBackbone):
     """A backbone (a plug-in of lapa/backbones with its options) and the video diffusion. It imagines images of the
     size that the backbone reads."""
 
@@ -63,25 +61,12 @@ class Config(PolicyConfig):
     pretrained_by: ClassVar[str] = "pretrain_planner"
     finetuned_by: ClassVar[str] = "finetune_planner"
 
-    backbone: str = "tiny"
-    backbone_options: dict[str, Any] = field(default_factory=dict)
     video: VideoDiffusionConfig = VideoDiffusionConfig()
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
         """The same backbone as the other policies', and `planner` of the recipe."""
         return cls(recipe.policy.backbone, recipe.policy.backbone_options, recipe.planner)
-
-    @property
-    def image_size(self) -> int:
-        """The backbone's."""
-        size: int = configure("backbones", self.backbone, self.backbone_options).image_size
-        return size
-
-    @property
-    def fit(self) -> Fit:
-        """The backbone's, where its Config has one."""
-        return getattr(configure("backbones", self.backbone, self.backbone_options), "fit", "squash")
 
     def build(self, pretrained: bool = True) -> VideoPlanner:
         """A planner that imagines; `give` makes it act. `pretrained=False` skips the backbone's own weights."""

@@ -26,7 +26,6 @@ from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.actions.tables import Decoding
 from lapa.backbones import Backbone, build_backbone
 from lapa.contracts import Array, Context, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
-from lapa.data.images import Fit
 from lapa.data.index import Index
 from lapa.data.observations import ONE, Seen, say_once, seen
 from lapa.data.pack import Packed
@@ -34,8 +33,8 @@ from lapa.heads import Head
 from lapa.plugins import configure
 from lapa.policies import (
     Examples,
+    OnBackbone,
     Policy,
-    PolicyConfig,
     Which,
     acting_frames,
     chunks_after,
@@ -62,13 +61,11 @@ class PolicyBatch:
 
 
 @dataclass(frozen=True)
-class Config(PolicyConfig):
+class Config(OnBackbone):
     """A backbone and a head, plug-ins of lapa/backbones and lapa/heads with their options."""
 
     changeable: ClassVar[tuple[str, ...]] = ("decoding", "cameras", "state")
 
-    backbone: str = "tiny"
-    backbone_options: dict[str, Any] = field(default_factory=dict)
     head: str = "parallel"
     head_options: dict[str, Any] = field(default_factory=dict)
     decoding: Decoding = "expectation"
@@ -82,17 +79,6 @@ class Config(PolicyConfig):
     def of(cls, recipe: Recipe) -> Self:
         """From `policy` of the recipe."""
         return cls(**{each.name: getattr(recipe.policy, each.name) for each in fields(cls)})
-
-    @property
-    def image_size(self) -> int:
-        """The backbone's."""
-        size: int = configure("backbones", self.backbone, self.backbone_options).image_size
-        return size
-
-    @property
-    def fit(self) -> Fit:
-        """The backbone's, where its Config has one."""
-        return getattr(configure("backbones", self.backbone, self.backbone_options), "fit", "squash")
 
     def build(self, pretrained: bool = True) -> VLA:
         """A policy without a head; `grow` makes one. `pretrained=False` skips the backbone's own weights."""

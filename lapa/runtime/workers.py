@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -32,6 +33,29 @@ def start(
     command = [sys.executable, "-P", "-c", SAME_PACKAGE, beside, module, *arguments]
     both = {"stdout": log, "stderr": subprocess.STDOUT} if log else {}
     return subprocess.Popen(command, env=environment, **both)  # type: ignore[call-overload]
+
+
+def until_all_have_ended(processes: Sequence[subprocess.Popen[bytes]], look: Callable[[], object]) -> list[int]:
+    """Call `look` ten times a second until all have ended. Returns their exit codes, negative where a signal ended one.
+
+    Where `look` raises, and on Ctrl-C, those that still run are stopped first.
+    """
+    try:
+        while any(process.poll() is None for process in processes):
+            time.sleep(0.1)
+            look()
+    finally:
+        stop(processes)
+    return [process.wait() for process in processes]
+
+
+def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Ask all to stop (SIGTERM), and wait until they have."""
+    asked = list(processes)
+    for process in asked:
+        process.terminate()
+    for process in asked:
+        process.wait()
 
 
 def end_with_parent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_older_policies_keep_their_bins() -> None:
     assert isinstance(space, ActionSpace)
     np.testing.assert_array_equal(space.centres(), [[0.5, 2.5, np.nan], [0.5, 1.5, 3.0]])
     np.testing.assert_array_equal(space._switches, [True, False])
-    with pytest.raises(LapaError, match="not one lapa wrote"):
+    with pytest.raises(LapaError, match=r"space.* config\.json"):
         space_from_json({**old, "values": [[0.0, 1.0], [0.0]]})
 
 
@@ -184,7 +185,7 @@ def test_numbers_that_are_none_are_refused(value: float) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 2), (0, 2), (8,)])
 def test_too_few_actions(shape: tuple[int, ...]) -> None:
-    with pytest.raises(LapaError, match="at least two actions"):
+    with pytest.raises(LapaError, match=re.escape(f"shape {shape}")):
         ActionSpace.fit(np.zeros(shape), 4)
 
 
@@ -287,7 +288,7 @@ def test_several_positions_add_up() -> None:
     read = ActionCodebook.from_readout(np.eye(3)[codes], chunks)
     assert (read.positions, read.classes, read.chunk) == (2, 3, 2)
     assert len(read.means) == 6
-    with pytest.raises(LapaError, match="2 classes mean an action together"):
+    with pytest.raises(LapaError, match=r"\b2 classes"):
         read.encode(chunks)
     np.testing.assert_allclose(read.decide(np.eye(3)[codes[:50]], "expectation"), chunks[:50], atol=0.02)
 
@@ -352,12 +353,12 @@ def test_scales_are_each_datasets_own_percentiles() -> None:
 
 @pytest.mark.parametrize("content", [{}, [], {"low": [[0.0]], "high": [[1.0, 2.0]]}, {"low": [["a"]], "high": [[1.0]]}])
 def test_scales_of_something_else(content: Any) -> None:
-    with pytest.raises(LapaError, match=r"scales in config\.json are not ones lapa wrote"):
+    with pytest.raises(LapaError, match=r"scales.* config\.json"):
         scales_from_json(content)
 
 
 def test_vocabularies_of_nothing_are_refused() -> None:
-    with pytest.raises(LapaError, match="at least two actions"):
+    with pytest.raises(LapaError, match=r"\btwo\b"):
         ActionCodebook.clusters(np.zeros((1, 2)), 4)
     with pytest.raises(LapaError, match="row 1, dimension 0 is nan"):
         ActionCodebook.from_readout(np.ones((2, 1, 1)), np.array([[0.0], [np.nan]]))
@@ -380,5 +381,5 @@ def test_json_round_trip(space: Space) -> None:
 
 @pytest.mark.parametrize("content", [{}, {"kind": "codes"}, {"kind": "actions", "edges": [["a"]], "names": []}, None])
 def test_json_of_something_else(content: object) -> None:
-    with pytest.raises(LapaError, match="not one lapa wrote"):
+    with pytest.raises(LapaError, match=r"space.* config\.json"):
         space_from_json(content)  # type: ignore[arg-type]

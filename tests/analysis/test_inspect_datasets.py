@@ -34,7 +34,7 @@ def test_several_datasets_each_with_its_own_figures(tmp_path: Path, capsys: pyte
     assert made["dataset"]["instructions"] == {"distinct": 3, "longest": "push block 0", "missing": 1}
     assert (made["dataset"]["episodes"], made["dataset"]["frames"]) == (4, 23)
     assert made["dataset"]["hours"] == pytest.approx((9 / 5 + 8 / 10 + 6 / 25) / 3600)
-    assert "broken.mp4: cannot be opened" in made["dataset"]["bad"][0]
-    assert "none in common" in shown
+    assert made["dataset"]["bad"][0].partition(": ")[0].endswith("broken.mp4")
+    assert made["dataset"]["actions"] is None
     assert "broken.mp4" in shown
     assert (tmp_path / "out/contact_sheet.png").exists()

@@ -47,7 +47,7 @@ def test_other_weights_than_those_it_was_made_with(
     changed = {name: tensor + 1 for name, tensor in load_file(borrowed.SHIPPED["tiny"]).items()}
     write_tensors(tmp_path / "other.safetensors", changed)
     monkeypatch.setitem(borrowed.SHIPPED, "tiny", tmp_path / "other.safetensors")
-    with pytest.raises(LapaError, match=r"made with other weights of tiny .* \(hash .*, expected "):
+    with pytest.raises(LapaError, match=r"\btiny\b.* \(hash "):
         lapa.Policy.from_pretrained(policy)
 
 
@@ -56,5 +56,5 @@ def test_a_lender_that_is_not_known(policy: Path, tmp_path: Path) -> None:
     config = json.loads((policy / "config.json").read_text())
     config["borrowed"]["from"] = "huge"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(LapaError, match=r"does not have \(huge\)"):
+    with pytest.raises(LapaError, match=r"\(huge\)"):
         load_artefact(tmp_path, "policy")

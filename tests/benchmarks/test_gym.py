@@ -117,16 +117,16 @@ def test_pictures_of_render_and_words_of_an_option() -> None:
     ("options", "says"),
     [
         ("images=pixels.side", ("images=pixels.side", "pixels.top, pixels.wrist, joints, task")),
-        ("images=joints", ("images=joints is float32 [2]",)),
+        ("images=joints", ("images=joints ", "float32 [2]")),
         ("state=joint", ("state=joint ", "joints")),
         ("instruction=info.task", ("instruction=info.task", "info.at_goal, info.target")),
         ("cameras=one", ("cameras=", "pixels.top, pixels.wrist")),
         ("action_names=one", ("action_names are 1", "2 numbers")),
         ("kinds=delta+delta+binary", ("kinds=",)),
-        ("success=reward", ("success=reward ", "info.KEY, terminated, reward>=X")),
+        ("success=reward", ("success=reward ", "info.KEY")),
         ('make={"gaol":1}', ("gaol",)),
         ("max_steps=many", ("whole number",)),
-        ("imags=top", ('Did you mean "images"',)),
+        ("imags=top", ("imags", '"images"')),
         ("batch=0", ("batch",)),
     ],
 )
@@ -139,14 +139,14 @@ def test_what_is_not_there_is_refused(options: str, says: tuple[str, ...]) -> No
 def test_what_shows_only_on_the_way_is_refused_likewise() -> None:
     benchmark = open_benchmark("gym:LapaReach-v0,max_steps=12")
     benchmark.reset([1])
-    with pytest.raises(LapaError, match=r"neither is_success nor success.*info.at_goal, info.target"):
+    with pytest.raises(LapaError, match=r"is_success.*success.*info\.at_goal, info\.target"):
         benchmark.step(np.zeros((1, 2)))
 
 
 def test_environments_that_do_not_fit() -> None:
-    with pytest.raises(LapaError, match="cannot be made"):
+    with pytest.raises(LapaError, match=r"LapaReach-v9"):
         open_benchmark("gym:LapaReach-v9")
-    with pytest.raises(LapaError, match="does not say how long an episode is"):
+    with pytest.raises(LapaError, match=r"max_steps"):
         open_benchmark("gym:LapaReach-v0")
     with pytest.raises(LapaError, match=r"takes Discrete"):
         open_benchmark("gym:CartPole-v1,images=render,state=observation")

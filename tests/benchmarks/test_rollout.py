@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -167,7 +168,7 @@ def test_shuffled_instructions_of_all_batches() -> None:
     assert [o.instruction for o in outcomes] == [f"until {i}" for i in range(10)], "judged by the right one"
     first = [speaker.told[i] for i in range(4)]
     assert all(told != f"until {i}" for i, told in enumerate(first))
-    with pytest.raises(LapaError, match="at least two"):
+    with pytest.raises(LapaError, match=r"\btwo\b"):
         roll_out(Counting(), speaker, Trial(1, instruction="shuffled"))
 
 
@@ -190,11 +191,11 @@ class Actor:
     [
         (FITS, ""),
         (replace(FITS, state=()), ""),
-        (replace(FITS, cameras=("side",)), "looks at the camera side, there is top, wrist"),
-        (replace(FITS, state=("y", "x")), "reads the state y, x, there is x, y"),
-        (replace(FITS, action=replace(SEVEN, hz=30.0)), "30 actions a second, there 10"),
-        (replace(FITS, action=replace(SEVEN, kinds=(*("absolute",) * 6, "binary"))), "x is absolute, there delta"),
-        (replace(FITS, action=replace(SEVEN, names=tuple("abcdefg"))), "called a, b, c, d, .., there x, y, z, a"),
+        (replace(FITS, cameras=("side",)), "camera side.* top, wrist"),
+        (replace(FITS, state=("y", "x")), "state y, x.* x, y"),
+        (replace(FITS, action=replace(SEVEN, hz=30.0)), r"\b30 .*\b10\b"),
+        (replace(FITS, action=replace(SEVEN, kinds=(*("absolute",) * 6, "binary"))), "x .*absolute.* delta"),
+        (replace(FITS, action=replace(SEVEN, names=tuple("abcdefg"))), r"a, b, c, d, \.\..* x, y, z, a"),
         (replace(FITS, action=replace(SEVEN, names=tuple(f"action_{i}" for i in range(7)))), ""),
         (replace(FITS, action=ActionSpec(("dx", "dy"), ("delta", "delta"), 10.0)), "2 numbers at 10 Hz"),
     ],
@@ -202,9 +203,9 @@ class Actor:
 def test_worlds_are_told_apart_by_their_spec(spec: PolicySpec, says: str) -> None:
     if not says:
         return require_fit(Actor(spec), "runs/policy", TASK, "arm")
-    with pytest.raises(LapaError, match="not of the world of the benchmark arm") as error:
+    with pytest.raises(LapaError, match=r"runs/policy.*\barm\b") as error:
         require_fit(Actor(spec), "runs/policy", TASK, "arm")
-    assert says in str(error.value)
+    assert re.search(says, str(error.value))
     assert str(error.value).startswith("runs/policy ")
 
 
@@ -222,7 +223,7 @@ def test_artefacts_that_do_not_say_what_their_actions_mean(capsys: pytest.Captur
     said = capsys.readouterr().err
     assert "runs/old" in said
     assert "0.1" in said
-    with pytest.raises(LapaError, match="2 numbers; there it takes 7 numbers"):
+    with pytest.raises(LapaError, match=r"\b2 numbers.*\b7 numbers"):
         require_fit(Actor(None, 2), "runs/old", TASK, "arm")
     require_fit(Actor(None, 0), "runs/latent", TASK, "arm")  # it says itself why it cannot act
 

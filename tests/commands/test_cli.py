@@ -333,7 +333,7 @@ def test_labels_are_never_overwritten(
     said = capsys.readouterr().out
     assert f"{made / 'labels'} " in said
     assert f"Next: lapa pretrain --dataset lerobot:{robot} --labels {made / 'labels'}" in said
-    refuses(*command, "--end", "clip", says=(made / "labels", "end drop, not clip"))
+    refuses(*command, "--end", "clip", says=(made / "labels", "drop", "clip"))
     refuses(*command[:2], TABLE, *command[3:], says=(made / "labels", "fingerprint"))
     assert (made / "labels/labels.parquet/part-000000.parquet").read_bytes() == before
 
@@ -351,7 +351,7 @@ def test_out_in_use(
     refuses(*command, "--resume", "--set", "fit_idm.steps=9", says=("(recipe.fit_idm.steps ",))
     refuses(*command, "--resume", "--dataset", TABLE, says=("(dataset [",))
     run(*command, "--resume")
-    assert "is finished already" in capsys.readouterr().out
+    assert f"{made / 'laq'} " in capsys.readouterr().out.replace("\n", " ")
     assert load_artefact(made / "laq", "laq").hash == before
 
 
@@ -475,7 +475,7 @@ def test_a_full_disk_keeps_the_checkpoint(
     with monkeypatch.context() as patch:
         module, call, error = FULL[where]
         patch.setattr(module, where, full_disk_at(call, getattr(module, where), error))
-        refuses(*command, says=("disk is full", "--resume"))
+        refuses(*command, says=("disk", "--resume"))
     assert not (tmp_path / "out/config.json").exists()
     assert not list((tmp_path / "out").glob(".*.tmp")), "no torn file stays behind"
     assert 1 <= Checkpoints(tmp_path / "out", 0, 2).steps()[-1] < 4
@@ -491,7 +491,7 @@ def test_labels_on_a_full_disk(
     command = ("label", "--dataset", f"lerobot:{robot}", "--source", made / "laq", "--shard", 32)
     with monkeypatch.context() as patch:
         patch.setattr(pq, "write_table", full_disk_at(3, pq.write_table, FULL["replace"][2]))
-        refuses(*command, "--out", tmp_path / "labels", says=("disk is full",))
+        refuses(*command, "--out", tmp_path / "labels", says=("disk",))
     assert len(list((tmp_path / "labels/labels.parquet").iterdir())) == 2, "no torn shard"
     run(*command, "--out", tmp_path / "labels")
     run(*command, "--out", tmp_path / "unbroken")
@@ -574,7 +574,7 @@ def test_what_comes_next_keeps_the_preset_and_can_be_pasted(
 
     following, said = says("fit", *data, *video, "--out", folder / "idm")
     assert following[-4:-2] == ["--source", str(folder / "idm")]
-    assert "lapa inspect DATASET" in said
+    assert "lapa inspect" in said
     says("quantize", *data, *video, "--out", folder / "laq")
     following, _ = says("label", *data, "--source", folder / "laq", "--out", folder / "labels")
     assert following[4:8] == ["--labels", str(folder / "labels"), "--preset", "video"]

@@ -187,7 +187,7 @@ def test_writing_leaves_no_trace_of_a_failure(tmp_path: Path) -> None:
     [
         (an_episode(7, size=8), 'Episode "7".*frames'),
         (an_episode(7, fps=10), r"10 fps.*5\.0"),
-        (replace(an_episode(7), state=np.full((6, 2), np.nan)), "observation.state holds NaN or infinity"),
+        (replace(an_episode(7), state=np.full((6, 2), np.nan)), "observation.state .*NaN"),
         (Episode("7", an_episode(7).frames, 5.0), r"action.*\(6, 2\).*none"),
     ],
 )
@@ -214,9 +214,9 @@ def swap_video(root: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda r: set_info(r, codebase_version="v1.6"), "is LeRobot v1.6; lapa reads v2.x and v3.x. Convert"),
-        (lambda r: (r / "meta/info.json").write_text("{"), "info.json: is not JSON"),
-        (lambda r: (r / "meta/info.json").unlink(), "no LeRobot dataset, meta/info.json is missing"),
+        (lambda r: set_info(r, codebase_version="v1.6"), "v1.6.* v2.x.* v3.x"),
+        (lambda r: (r / "meta/info.json").write_text("{"), "info.json: "),
+        (lambda r: (r / "meta/info.json").unlink(), "LeRobot.* meta/info.json"),
         (lambda r: set_info(r, features={"action": {}}), "features.* video"),
         (lambda r: shutil.rmtree(r / "meta/episodes"), "meta/episodes.* parquet"),
         (lambda r: shutil.rmtree(r / "data"), "file-000.parquet: is missing"),
@@ -274,7 +274,7 @@ def test_bad_videos_are_named_or_skipped(tmp_path: Path) -> None:
     (root / "garbage.mp4").write_bytes(b"this is no video" * 100)
     (root / "empty.mp4").touch()
     spec = f"video_folder:{root}"
-    with pytest.raises(BadVideo, match=r"empty\.mp4: cannot be opened.*--skip-bad"):
+    with pytest.raises(BadVideo, match=r"empty\.mp4: .*--skip-bad"):
         pack([spec], SIZE, quiet=True)
     packed = pack([spec], SIZE, skip_bad=True, quiet=True)
     assert packed.ids == ("good.mp4",)
@@ -283,7 +283,7 @@ def test_bad_videos_are_named_or_skipped(tmp_path: Path) -> None:
     with pytest.raises(BadVideo, match=r"empty\.mp4"):  # what was skipped once is not hidden by the cache
         pack([spec], SIZE, quiet=True)
     (root / "good.mp4").unlink()
-    with pytest.raises(LapaError, match="no episode that can be read"):
+    with pytest.raises(LapaError, match="no episode"):
         pack([spec], SIZE, skip_bad=True, quiet=True)
 
 
@@ -297,7 +297,7 @@ def test_a_truncated_video(tmp_path: Path) -> None:
 def test_captions_without_the_columns(tmp_path: Path) -> None:
     a_video(tmp_path / "v/x.mp4", 3)
     (tmp_path / "v/captions.csv").write_text("name,text\nx.mp4,go\n")
-    with pytest.raises(LapaError, match=r"column file .*file and instruction"):
+    with pytest.raises(LapaError, match=r"captions\.csv.*\bfile and instruction"):
         pack([f"video_folder:{tmp_path / 'v'}"], SIZE, quiet=True)
 
 
@@ -561,7 +561,7 @@ def test_no_episode_is_long_enough() -> None:
     with pytest.raises(LapaError, match=r'"e1".* 6 frames at 5 fps; .* 1 s '):
         window_pairs(without_frames([4, 6], [5, 5]), 3)
     assert len(window_pairs(without_frames([4, 6], [5, 5]), 1)) == 1
-    with pytest.raises(LapaError, match="no episode has two frames"):
+    with pytest.raises(LapaError, match="two frames"):
         window_pairs(without_frames([1], [5]), 0.1)
 
 
@@ -585,20 +585,20 @@ def test_labels_round_trip(tmp_path: Path, kind: str, dtype: type) -> None:
 
 
 def test_labels_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(LapaError, match="does not exist"):
+    with pytest.raises(LapaError, match=r"nothing"):
         read_labels(tmp_path / "nothing")
     (tmp_path / "foreign").mkdir()
-    with pytest.raises(LapaError, match=r"labels\.parquet is missing"):
+    with pytest.raises(LapaError, match=r"labels\.parquet"):
         read_labels(tmp_path / "foreign")
     (tmp_path / "foreign/labels.parquet").mkdir()
     pq.write_table(pa.table({"a": [1]}), tmp_path / "foreign/labels.parquet/part")
-    with pytest.raises(LapaError, match=r"manifest\.json is missing"):
+    with pytest.raises(LapaError, match=r"manifest\.json"):
         read_labels(tmp_path / "foreign")
     (tmp_path / "foreign/manifest.json").write_text("{}")
-    with pytest.raises(LapaError, match="names no shards"):
+    with pytest.raises(LapaError, match="shards"):
         read_labels(tmp_path / "foreign")
     (tmp_path / "foreign/manifest.json").write_text('{"shards": [{"file": "part", "hash": ""}]}')
-    with pytest.raises(LapaError, match="needs the columns episode, frame"):
+    with pytest.raises(LapaError, match=r"columns episode, frame"):
         read_labels(tmp_path / "foreign")
     short = Labels("codes", np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros((3, 1), np.int64))
     with pytest.raises(LapaError, match=r"must be \[N\]"):
@@ -623,7 +623,7 @@ def test_datasets_are_drawn_by_weight(tmp_path: Path) -> None:
     by_size = Mixture(plain, episode).draw(np.random.default_rng(0), 100)
     np.testing.assert_array_equal(by_size, np.random.default_rng(0).integers(24, size=100))
     only_large = packed.subset(np.array([1, 2]))
-    with pytest.raises(LapaError, match=r"Dataset 1 of .* has a weight but no episode"):
+    with pytest.raises(LapaError, match=r"Dataset 1 of .*weight"):
         Mixture(only_large, np.zeros(20, np.int64))
 
 

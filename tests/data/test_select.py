@@ -97,7 +97,7 @@ def test_kinds_are_told_by_the_data_and_overridden(root: str) -> None:
     assert other.action_spec.kinds == ("absolute",) * 3
     assert other.kinds_from == "the option kinds"
     assert other.fingerprint != packed.fingerprint, "labels of other actions are other labels"
-    with pytest.raises(LapaError, match="names 2 dimensions; the actions have 3"):
+    with pytest.raises(LapaError, match=r"\b2 dimensions.*\b3"):
         pack([f"{root},kinds=delta+binary"], 16, quiet=True)
 
 
@@ -121,17 +121,17 @@ def test_datasets_of_other_kinds_are_not_mixed(root: str) -> None:
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("episodes=5-9", "has no episode 9; it has 8"),
-        ("without=20", "has no episode 20"),
-        ("episodes=9-5", "names no episodes"),
-        ("episodes=all", "names no episodes"),
+        ("episodes=5-9", "episode 9; .*8"),
+        ("without=20", "episode 20"),
+        ("episodes=9-5", "9-5"),
+        ("episodes=all", "all"),
         ("episodes=1,without=2", "not both"),
         ("stride=2,fps=5", "not both"),
         ("stride=0", "at least 1"),
-        ("stride=2.5", "a whole number"),
-        ("fps=60", "more than the 30 fps"),
+        ("stride=2.5", "2.5"),
+        ("fps=60", "30 fps"),
         ("fps=-1", "above 0"),
-        ("epsodes=1", "Did you mean"),
+        ("epsodes=1", "episodes"),
     ],
 )
 def test_what_cannot_be(root: str, option: str, says: str) -> None:

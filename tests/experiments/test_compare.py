@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from here import here
 from PIL import Image
 
 from lapa import cli
 from lapa.contracts import LapaError
-from lapa.experiments import paper_table as paper
 from lapa.experiments.paper_cells import BUDGETS, ROWS, SETTINGS, Asked, Common, cells, parse
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
@@ -129,12 +128,12 @@ def test_the_table_comes_before_the_curves() -> None:
     ("change", "says"),
     [
         ({"settings": "cross-domain"}, "setting"),
-        ({"rows": ("laap",)}, 'Did you mean "lapa"'),
-        ({"seeds": 0}, "at least one seed"),
-        ({"budgets": ("0",)}, "number of labelled trajectories"),
+        ({"rows": ("laap",)}, '"laap".*"lapa"'),
+        ({"seeds": 0}, "seed"),
+        ({"budgets": ("0",)}, "budget"),
         ({"budgets": ("few",)}, '"few"'),
-        ({"only": ("seed 7",)}, 'No cell has "seed 7"'),
-        ({"episodes": 0}, "at least one"),
+        ({"only": ("seed 7",)}, '"seed 7"'),
+        ({"episodes": 0}, "episode"),
     ],
 )
 def test_what_is_refused(change: dict[str, Any], says: str) -> None:
@@ -291,7 +290,7 @@ def test_the_layout_of_the_table(tmp_path: Path) -> None:
     budget_curves(results["table"], tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as image:
         assert image.size[0] > 600
-    assert markdown(figures({})) == "Nothing is done yet.\n"
+    assert "|" not in markdown(figures({})), "no table yet"
     assert set(ROWS) >= {cell["method"] for cell in results["cells"].values()}
     assert set(SETTINGS) >= set(results["table"])
 
@@ -301,22 +300,8 @@ def test_the_layout_of_the_table(tmp_path: Path) -> None:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Steps run here, one after another, in place of as processes; the names of those that were."""
-    names: list[str] = []
-
-    def run(steps: list[PlanStep], folder: Path, *_: Any, after: Callable[[dict[str, float]], None], **__: Any) -> None:
-        waiting = [step for step in steps if not step.marker.exists()]
-        while waiting:
-            open_steps = {step.name for step in waiting}
-            step = next(step for step in waiting if not open_steps & set(step.needs))
-            waiting.remove(step)
-            names.append(step.name)
-            cli.main(list(step.command))
-            assert step.marker.exists(), step.name
-            after({})
-
-    monkeypatch.setattr(paper, "run", run)
-    return names
+    """Names of the steps that were run."""
+    return here(monkeypatch).started
 
 
 def test_a_table_from_nothing(

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from here import here
 
 from lapa import cli
 from lapa.contracts import LapaError
@@ -70,9 +71,9 @@ def test_a_failing_step_is_shown_and_stops_the_others(tmp_path: Path, started: l
     with pytest.raises(LapaError) as failed:
         run(steps, tmp_path, workers=2)
     message = str(failed.value)
-    assert message.startswith("Step typo failed. Its log, ")
+    assert message.startswith("Step typo ")
     assert str(tmp_path / "logs/typo.log") in message
-    assert 'Did you mean "sim"' in message, "the end of the log is in the message"
+    assert '"sim"?' in message, "the end of the log is in the message"
     assert [r.step.name for r in started] == ["endless", "typo"]
     assert all(r.process.poll() is not None for r in started), "nothing goes on in the background"
     assert set(json.loads((tmp_path / "seconds.json").read_text())) == {"endless", "typo"}
@@ -80,7 +81,7 @@ def test_a_failing_step_is_shown_and_stops_the_others(tmp_path: Path, started: l
 
 def test_a_step_that_leaves_no_result_has_failed(tmp_path: Path) -> None:
     step = PlanStep("idle", ("list",), tmp_path / "idle", tmp_path / "idle/config.json")
-    with pytest.raises(LapaError, match="Step idle failed"):
+    with pytest.raises(LapaError, match="Step idle "):
         run([step], tmp_path)
 
 
@@ -114,7 +115,9 @@ def test_the_time_left_is_the_plan_played_out(tmp_path: Path) -> None:
 SMALL = ["--quick", "--videos", "12", "--labels", "4", "--episodes", "3", "--workers", "2"]
 
 
-def test_demo_interrupted_and_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_interrupted_and_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ctrl-C after the first step is done; the same command again goes on to results and report."""
     out = tmp_path / "demo"
     command = ["demo", *SMALL, "--out", str(out)]
@@ -136,8 +139,9 @@ def test_demo_interrupted_and_finished(tmp_path: Path, capsys: pytest.CaptureFix
 
     with pytest.raises(SystemExit):
         cli.main([*command, "--seed", "1"])
-    assert "holds a demo with other settings" in capsys.readouterr().err
+    assert f"{out} " in capsys.readouterr().err.replace("\n", " ")
 
+    started = here(monkeypatch).started
     cli.main(command)
     assert {marker: marker.stat().st_mtime_ns for marker in done} == done, "a finished step is not repeated"
     results = json.loads((out / "results.json").read_text())
@@ -159,13 +163,14 @@ def test_demo_interrupted_and_finished(tmp_path: Path, capsys: pytest.CaptureFix
     assert "<script src" not in report, "one file that needs no other"
     assert len(report) > 100_000
 
-    before = (out / "fit/lapa/config.json").read_text()
+    started.clear()
     cli.main(command)
-    assert (out / "fit/lapa/config.json").read_text() == before, "all done: nothing is trained again"
+    assert not started, "all done: nothing is trained again"
 
     cli.main([*command, "--unipi"])
-    assert (out / "fit/lapa/config.json").read_text() == before, "UniPi is added"
+    assert started
+    assert all("unipi" in name for name in started), "UniPi is added"
     assert list(json.loads((out / "results.json").read_text())["methods"])[3] == "unipi"
     longer = (out / "report.html").read_text()
-    assert "The futures that UniPi imagines" in longer
+    assert longer.count("data:image/png") == report.count("data:image/png") + 1
     assert "futures.png" not in longer, "the picture is in the page and not missing"

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from here import Here, here
 from PIL import Image
 
 from lapa import cli
 from lapa.contracts import LapaError
-from lapa.experiments import sweep
 from lapa.experiments.schedule import PlanStep, run
 from lapa.experiments.study import STUDIES, Study, StudySettings, summary
 from lapa.experiments.sweep import Row, cells, grid, slug
@@ -36,31 +36,17 @@ def little(small: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the steps that were run, here in place of processes of their own (those are in test_schedule.py)."""
-    names: list[str] = []
-
-    def in_this_process(
-        steps: list[PlanStep], folder: Path, workers: int, after: Callable[[dict[str, float]], object], keep_going: bool
-    ) -> None:
-        assert keep_going
-        assert workers == 2
-        for step in steps:
-            if not step.marker.exists():
-                names.append(step.name)
-                monkeypatch.setattr("sys.argv", ["lapa", *step.command])
-                cli.main(list(step.command))
-                after({})
-
-    monkeypatch.setattr(sweep, "run", in_this_process)
-    return names
+def plan(monkeypatch: pytest.MonkeyPatch) -> Here:
+    """What was run."""
+    return here(monkeypatch)
 
 
 def test_a_study_runs_resumes_and_tells_what_its_cells_say(
-    little: Callable[..., None], started: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    little: Callable[..., None], plan: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "study"
+    out, started = tmp_path / "study", plan.started
     little(out)
+    assert plan.asked == {"workers": 2, "keep_going": True}
     assert started == ["nsvq_c_4/seed0", "nsvq_c_8/seed0", "nsvq_c_4/seed1", "nsvq_c_8/seed1"]
     results = json.loads((out / "results.json").read_text())
     assert len(results["cells"]) == 4
@@ -107,7 +93,7 @@ def test_a_study_runs_resumes_and_tells_what_its_cells_say(
     # Other settings into the same folder would mix two studies.
     with pytest.raises(SystemExit):
         little(out, "--steps", "4")
-    assert "was made by another command" in capsys.readouterr().err
+    assert f"{out}" in capsys.readouterr().err.replace("\n", "")
     assert not started
 
 
@@ -119,7 +105,7 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path) -> None:
 
     done: list[dict[str, float]] = []
     steps = [step("bad", "nosuch"), step("lost", "sim", ("bad",)), step("more", "sim", ("lost",)), step("good", "sim")]
-    with pytest.raises(LapaError, match="Step bad failed"):
+    with pytest.raises(LapaError, match="Step bad "):
         run(steps, tmp_path, workers=1, after=lambda times: done.append(dict(times)), keep_going=True)
     assert [set(times) for times in done] == [{"bad", "good"}]
     assert not (tmp_path / "lost").exists()

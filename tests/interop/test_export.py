@@ -74,7 +74,7 @@ def test_a_lerobot_dataset_has_every_frame_and_its_code(
 ) -> None:
     out = tmp_path / "out"
     cli.main(["export", "lerobot", str(labels), str(out)])
-    assert "12 episodes with latent_action" in capsys.readouterr().out
+    assert "12 episodes" in capsys.readouterr().out
     before, after = episodes_of(f"lerobot:{robot}"), episodes_of(f"lerobot:{out}")
     assert len(before) == len(after) == 12
     for one, two in zip(before, after, strict=True):
@@ -128,7 +128,7 @@ def test_oblong_frames_of_real_codes(tmp_path: Path, tiny: Recipe) -> None:
                   "--out", f"{tmp_path}/{name}"])  # fmt: skip
         if name == "one":
             (tmp_path / "b.mp4").rename(clips / "b.mp4")
-    with pytest.raises(LapaError, match="give the one that was labelled"):
+    with pytest.raises(LapaError, match=r"clips"):
         open_labelled(tmp_path / "one")
 
     both = open_labelled(tmp_path / "two")
@@ -186,13 +186,13 @@ def test_a_robot_s_dataset_stays_what_it_is(tmp_path: Path, tiny: Recipe) -> Non
 
 
 def test_actions_are_not_torn_by_another_rate(labels: Path, tmp_path: Path) -> None:
-    with pytest.raises(LapaError, match=r"has actions.*would be wrong"):
+    with pytest.raises(LapaError, match=r"actions.*fps"):
         export_lerobot(open_labelled(labels), tmp_path / "ds", fps=1)
 
 
 def test_labels_that_are_no_codes_are_refused(robot: Path, tmp_path: Path) -> None:
     cli.main(["label", "--dataset", f"lerobot:{robot}", "--source", "ground_truth", "--out", f"{tmp_path}/true"])
-    with pytest.raises(LapaError, match=r"holds actions .* not latent actions"):
+    with pytest.raises(LapaError, match=r"true.*actions"):
         open_labelled(tmp_path / "true")
 
 
@@ -200,9 +200,9 @@ def test_the_writer_checks_what_it_is_given(tmp_path: Path) -> None:
     feature = {"latent_action": {"shape": [2], "names": ["a", "b"]}}
     episode = Episode("e", np.zeros((3, 8, 16, 3), np.uint8), 5.0)
     with LeRobotWriter(tmp_path / "ds", 5, (8, 16), extra=feature) as writer:
-        with pytest.raises(LapaError, match=r"must have the shape \(3, 2\), got \(3, 1\)"):
+        with pytest.raises(LapaError, match=r"latent_action.*\(3, 2\).*\(3, 1\)"):
             writer.add(episode, latent_action=np.zeros((3, 1)))
-        with pytest.raises(LapaError, match=r"must have the shape \(3, 2\)"):
+        with pytest.raises(LapaError, match=r"latent_action.*\(3, 2\)"):
             writer.add(episode)
         writer.add(episode, latent_action=np.full((3, 2), 5))
     info = json.loads((tmp_path / "ds/meta/info.json").read_text())
@@ -385,9 +385,9 @@ told(push_to_hub, sys.argv[1], "me/kitchen-laq", "mit")
     assert classes == "8"
     (fetched,) = (tmp_path / "hf").rglob("model.safetensors")
     assert fetched.read_bytes() == (laq / "model.safetensors").read_bytes()
-    assert 'holds a "laq" artefact, not a "policy"' in kind
-    assert unknown.startswith("LapaError me/another is neither a folder here nor a model that could be fetched")
-    assert refused.startswith(f"LapaError {laq} could not be uploaded to me/kitchen-laq (")
+    assert re.search('"laq".*"policy"', kind)
+    assert unknown.startswith("LapaError me/another ")
+    assert re.match(rf"LapaError {laq} .* me/kitchen-laq \(", refused)
     assert "hf auth login" in refused
 
 
@@ -397,8 +397,8 @@ told(push_to_hub, sys.argv[1], "me/laq", "mit")
 told(lapa.Policy.from_pretrained, "me/policy")
 """
     up, down = in_a_process(script, tmp_path, "http://127.0.0.1:9", laq)
-    assert up.startswith(f"LapaError {laq} could not be uploaded to me/laq (")
-    assert down.startswith("LapaError me/policy is neither a folder here nor a model that could be fetched")
+    assert re.match(rf"LapaError {laq} .* me/laq \(", up)
+    assert down.startswith("LapaError me/policy ")
     assert "onnection" in up
 
 
@@ -416,7 +416,7 @@ def test_the_card_says_what_config_json_says(laq: Path) -> None:
 def test_what_cannot_go_up(laq: Path, tmp_path: Path) -> None:
     with pytest.raises(LapaError, match="write user/name"):
         push_to_hub(laq, "kitchen", "mit")
-    with pytest.raises(LapaError, match=r"config\.json, model\.safetensors is missing"):
+    with pytest.raises(LapaError, match=r"config\.json, model\.safetensors"):
         push_to_hub(tmp_path, "me/kitchen", "mit")
     with pytest.raises(SystemExit) as ended:
         cli.main(["export", "hub", str(laq), "me/kitchen"])

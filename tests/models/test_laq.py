@@ -194,14 +194,14 @@ def test_config_is_json() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"patch_size": 5}, "patch_size 5 does not divide image_size 32"),
+        ({"patch_size": 5}, "patch_size 5 .*image_size 32"),
         ({"codes": 0}, "at least 1"),
-        ({"codes": 11}, "grid of 11x1, which does not fit the 8x8 patches"),
+        ({"codes": 11}, "11x1.* 8x8"),
         ({"codes": 81}, "8x8"),
-        ({"decoder": "unett"}, 'Did you mean "unet"'),
-        ({"encoder_input": "contrasts"}, 'Did you mean "contrast"'),
+        ({"decoder": "unett"}, '"unet"'),
+        ({"encoder_input": "contrasts"}, '"contrast"'),
         ({"encoder_input": "contrast", "decoder": "transformer"}, "take laq.decoder=unet"),
-        ({"quantizer_options": {"size": 4}}, r'option "size" is the setting codebook_size; set laq\.codebook_size'),
+        ({"quantizer_options": {"size": 4}}, r'"size".* laq\.codebook_size'),
     ],
 )
 def test_config_refuses(change: dict, message: str) -> None:
@@ -253,9 +253,9 @@ def test_views_are_read_like_their_copies() -> None:
 @pytest.mark.parametrize(("now", "later"), [(4, 3), (1, 4), (0, 0)])
 def test_what_is_no_pair_is_refused(now: int, later: int) -> None:
     model, rows = TINY.build(), np.arange(now)
-    with pytest.raises(LapaError, match=f"one pair or more; got {now} and {later} frames"):
+    with pytest.raises(LapaError, match=rf"\b{now} and {later}\b"):
         model.encode(frames(now), frames(later))
-    with pytest.raises(LapaError, match=f"one pair or more; got {now} and {later} frames"):
+    with pytest.raises(LapaError, match=rf"\b{now} and {later}\b"):
         model.loss(FramePairs(frames(now), frames(later), rows, rows, rows + 1))
 
 

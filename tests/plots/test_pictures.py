@@ -74,7 +74,7 @@ def test_gallery(laq: LAQ, packed: Packed, tmp_path: Path) -> None:
     some = np.array([[4], [0], [1]])
     explorer.gallery(laq, scenes, tmp_path / "some.png", "Some", codes=some, motion=motion)
     assert size_of(tmp_path / "some.png")[1] < size_of(tmp_path / "all.png")[1]
-    with pytest.raises(LapaError, match="one motion a code"):
+    with pytest.raises(LapaError, match="motion"):
         explorer.gallery(laq, scenes, tmp_path / "bad.png", "Bad", codes=some, motion=motion[:2])
     four = replace(TINY, codes=4).build()
     explorer.gallery(four, scenes[:2], tmp_path / "four.png", "Four positions")
@@ -189,7 +189,7 @@ def test_animation(ending: str, packed: Packed, tmp_path: Path) -> None:
 def test_animation_refuses(tmp_path: Path) -> None:
     frames = np.zeros((2, 4, 4, 3), np.uint8)
     for name, some, fps in (("a.mp4", frames, 5), ("a.gif", frames[:0], 5), ("a.gif", frames, 0)):
-        with pytest.raises(LapaError, match="An animation needs"):
+        with pytest.raises(LapaError, match=r"\.gif"):
             explorer.animation(some, tmp_path / name, fps)
     assert not list(tmp_path.iterdir())
 
@@ -231,11 +231,11 @@ def test_report_is_whole_and_escapes(tmp_path: Path, packed: Packed) -> None:
     page = write_report(tmp_path).read_text()
     for name in METHODS:
         assert explorer.METHOD_NAMES[name] in page
-    assert "closes 80% of the gap" in page
+    assert "80%" in page
     assert "not solved" in page
     assert page.count("data:image/png;base64,") == 2
     assert page.count("data:image/gif;base64,") == 1
-    assert "gallery.png was not made" in page
+    assert "gallery.png" in page
     assert "2 min 03 s" in page
     assert "<script" not in page
     assert "onerror=&quot;" in page
@@ -250,31 +250,31 @@ def test_report_without_pictures_or_details(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps({"methods": results()["methods"]}))
     page = write_report(tmp_path).read_text()
     assert "<img" not in page
-    assert page.count("was not made in this run") == 7
+    assert page.count('<p class="muted">') == 7
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["report.html", "results.json"]
 
 
 @pytest.mark.parametrize(
     ("success", "said"),
     [
-        ({"scratch": 0.1, "lapa": 0.7, "actionvla": 0.9}, "closes 75% of the gap"),
-        ({"scratch": 0.5, "lapa": 0.4, "actionvla": 0.9}, "does not beat Scratch"),
-        ({"scratch": 0.5, "lapa": 0.55, "actionvla": 0.9}, "may be chance"),
-        ({"scratch": 0.3, "lapa": 0.6, "actionvla": 0.2}, "no gap to close"),
-        ({"scratch": 0.1, "lapa": 0.8, "actionvla": 0.6}, "closes 140% of the gap"),
-        ({"scratch": 0.1, "lapa": 0.8, "vpt": 0.78}, "LAPA and VPT are level"),
-        ({"scratch": 0.1, "lapa": 0.9, "vpt": 0.3}, "LAPA is ahead of VPT"),
-        ({"scratch": 0.1, "lapa": 0.3, "vpt": 0.9}, "VPT is ahead of LAPA"),
+        ({"scratch": 0.1, "lapa": 0.7, "actionvla": 0.9}, r"\b75%"),
+        ({"scratch": 0.5, "lapa": 0.4, "actionvla": 0.9}, "not beat"),
+        ({"scratch": 0.5, "lapa": 0.55, "actionvla": 0.9}, "chance"),
+        ({"scratch": 0.3, "lapa": 0.6, "actionvla": 0.2}, "no gap"),
+        ({"scratch": 0.1, "lapa": 0.8, "actionvla": 0.6}, r"\b140%"),
+        ({"scratch": 0.1, "lapa": 0.8, "vpt": 0.78}, "LAPA.* VPT .*level"),
+        ({"scratch": 0.1, "lapa": 0.9, "vpt": 0.3}, "LAPA .*ahead.* VPT"),
+        ({"scratch": 0.1, "lapa": 0.3, "vpt": 0.9}, "VPT .*ahead.* LAPA"),
     ],
 )
 def test_answer_is_honest(success: dict[str, float], said: str) -> None:
     told = answer(results(**success))
-    assert said in told
-    assert told.startswith("With 20 labelled trajectories, LAPA solves")
+    assert re.search(said, told)
+    assert all(f"{100 * share:.1f}%" in told for share in success.values())
 
 
 def test_report_refuses(tmp_path: Path) -> None:
-    with pytest.raises(LapaError, match=r"results\.json is missing"):
+    with pytest.raises(LapaError, match=r"results\.json"):
         write_report(tmp_path)
     (tmp_path / "results.json").write_text('{"methods": {}}')
     with pytest.raises(LapaError, match="no methods"):

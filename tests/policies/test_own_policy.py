@@ -139,7 +139,7 @@ def test_labels_that_it_does_not_learn(robot: Path, tiny: Recipe, tmp_path: Path
     packed = pack([f"lerobot:{robot}"], 24, quiet=True)
     label(packed, "future_frames", tmp_path / "labels")
     labels, manifest = read_labels(tmp_path / "labels")
-    with pytest.raises(LapaError, match=r"labels are frames, and this policy learns codes or actions"):
+    with pytest.raises(LapaError, match=r"frames.* codes .*actions"):
         pretrain(packed, labels, manifest, mine(tiny), tmp_path / "latent", 7)
 
 

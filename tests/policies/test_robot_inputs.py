@@ -65,7 +65,7 @@ def test_absolute_targets_are_learnt_relative_to_the_state(
     clusters: int, arm: Packed, tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finetune(arm, None, replace(tiny, clusters=clusters), tmp_path, 7)
-    assert "relative to the present state in 2 dimensions (shoulder, elbow)" in capsys.readouterr().out
+    assert "2 dimensions (shoulder, elbow)" in capsys.readouterr().out
     policy = lapa.Policy.from_pretrained(tmp_path)
     assert policy.spec.action == ARM
     assert policy.spec.state == ARM.names
@@ -75,7 +75,7 @@ def test_absolute_targets_are_learnt_relative_to_the_state(
     np.testing.assert_allclose(moved - first, [[100, 10, 0]], atol=1e-4)
     steps = np.abs(arm.actions - arm.state)[:, :2].max() if arm.actions is not None else 0
     assert np.abs(first[0, :2] - arm.state[3, :2]).max() <= steps + 1e-5, "no further than a step of the data"
-    with pytest.raises(LapaError, match=r'reads the state, 3 numbers .*"shoulder"'):
+    with pytest.raises(LapaError, match=r'state, 3 numbers .*"shoulder"'):
         policy.act({"image": PICTURE, "instruction": "push"})
     with pytest.raises(LapaError, match="3 finite numbers"):
         policy.act({"image": PICTURE, "instruction": "push", "state": np.zeros(2)})
@@ -86,7 +86,7 @@ def test_absolute_targets_as_they_are(arm: Packed, tiny: Recipe, tmp_path: Path)
     policy = lapa.Policy.from_pretrained(tmp_path)
     assert policy.spec.state == ()
     assert policy.act({"image": PICTURE, "instruction": "push"}).shape == (1, 3)
-    with pytest.raises(LapaError, match=r"actions=relative: .* there is no state"):
+    with pytest.raises(LapaError, match=r"actions=relative: .*\bstate\b"):
         finetune(replace(arm, state=None), None, replace(tiny, actions="relative"), tmp_path / "out", 7)
 
 
@@ -140,14 +140,14 @@ def test_a_policy_learns_to_read_the_state_in_stage_3(arm: Packed, tiny: Recipe,
 
     pretrain(arm, read_labels(tmp_path / "labels")[0], manifest, tiny, tmp_path / "latent", 7)
     changes = {"state": True}
-    with pytest.raises(LapaError, match="--head linear trains nothing"):
+    with pytest.raises(LapaError, match="--head linear"):
         finetune(arm, tmp_path / "latent", replace(tiny, head="linear"), tmp_path / "out", 7, changes=changes)
     finetune(arm, tmp_path / "latent", replace(tiny, head="own"), tmp_path / "policy", 7, changes=changes)
     before, after = (load_artefact(tmp_path / name, "policy").tensors for name in ("latent", "policy"))
     assert {name for name in after if name not in before} == {"backbone.state.weight", "backbone.state.bias"}
-    with pytest.raises(LapaError, match="cannot do with less"):
+    with pytest.raises(LapaError, match="state"):
         finetune(arm, tmp_path / "policy", replace(tiny, head="own"), tmp_path / "less", 7, changes={"state": False})
-    with pytest.raises(LapaError, match=r"policy.state=true: .* has no state"):
+    with pytest.raises(LapaError, match=r"policy\.state=true: .*\bstate\b"):
         finetune(replace(arm, state=None), None, changed(tiny, "policy.state=true"), tmp_path / "none", 7)
 
 
@@ -179,7 +179,7 @@ def test_two_cameras(trainable: Any, arm: Packed, tiny: Recipe, tmp_path: Path) 
     assert not np.array_equal(acted, act(top=top, wrist=255 - wrist)), "it looks at both"
     assert not np.array_equal(acted, act(top=wrist, wrist=top)), "and tells them apart"
     np.testing.assert_array_equal(acted, act(wrist=wrist, top=top))
-    with pytest.raises(LapaError, match='the camera "wrist", and the observation has "top"'):
+    with pytest.raises(LapaError, match=r'camera "wrist".* "top"'):
         act(top=top)
     with pytest.raises(LapaError, match=r'no camera "front".*Its cameras: top, wrist'):
         finetune(two_cameras(arm), None, changed(tiny, 'policy.cameras=["front"]'), tmp_path / "out", 7)
@@ -201,7 +201,7 @@ def test_chunks_go_on_to_the_end(arm: Packed) -> None:
     np.testing.assert_array_equal(pad, [[False] * 3, [False, False, True], [False, True, True]])
     np.testing.assert_array_equal(chunks[2, 0], arm.actions[last])
     np.testing.assert_array_equal(chunks[1, :2], arm.actions[last - 1 : last + 1])
-    with pytest.raises(LapaError, match="longer than the action chunk of 500"):
+    with pytest.raises(LapaError, match=r"\b500\b"):
         chunks_after(arm, np.array([0, 1]), 500)
 
 
@@ -248,22 +248,22 @@ def test_observations_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
         seen([{"images": {"front": PICTURE}, "instruction": ""}], one).images["image"][0], PICTURE
     )
     for wrong, message in (
-        (short | {"imgae": PICTURE}, '"imgae" is no key'),
+        (short | {"imgae": PICTURE}, '"imgae"'),
         ({"instruction": "push"}, '"images" is missing'),
         ({"image": PICTURE}, '"instruction" is missing'),
-        (short | {"instruction": None}, "instruction is None"),
+        (short | {"instruction": None}, "instruction.* None"),
         (short | {"images": {"top": PICTURE}}, 'both "image" and "images"'),
         ({"image": PICTURE.astype(np.float32), "instruction": ""}, r"float32 \[40, 30, 3\]"),
         ({"image": PICTURE[..., 0], "instruction": ""}, r"uint8 \[40, 30\]"),
         (
             {"images": {"a": PICTURE, "b": PICTURE}, "instruction": ""},
-            r'camera "image", and the observation has "a", "b"',
+            r'camera "image".* "a", "b"',
         ),
         ("push", "got str"),
     ):
         with pytest.raises(LapaError, match=message):
             seen([wrong], one)  # type: ignore[list-item]
-    with pytest.raises(LapaError, match='camera "top", and the observation has "image"'):
+    with pytest.raises(LapaError, match=r'camera "top".* "image"'):
         seen([short], two)
     observations._SAID.clear()
     full = {"images": {"top": PICTURE, "wrist": PICTURE, "back": PICTURE}, "instruction": "", "state": np.zeros(2),

@@ -193,7 +193,7 @@ def test_nsvq_answers_codebook_entries_in_evaluation() -> None:
 
 
 def test_one_code_has_nothing_to_balance() -> None:
-    with pytest.raises(LapaError, match=r"codebook of size 1 has but one.*2 or more"):
+    with pytest.raises(LapaError, match=r"size 1\b.*\b2\b"):
         nsvq.Config(dim=2, size=1, balance=0.03).build()
     nsvq.Config(dim=2, size=1).build().train()(torch.randn(4, 1, 2))
 
@@ -202,7 +202,7 @@ def test_one_code_has_nothing_to_balance() -> None:
     ("option", "value"), [("warmup", -1), ("balance", -0.1), ("attract", 1.5), ("noise", float("nan"))]
 )
 def test_nsvq_refuses_options_that_cannot_be_meant(option: str, value: float) -> None:
-    with pytest.raises(LapaError, match=f"nsvq: {option} is a number from 0.*not {value}"):
+    with pytest.raises(LapaError, match=f"nsvq: {option} .*not {value}"):
         nsvq.Config(**{option: value})
 
 
@@ -349,7 +349,7 @@ def test_fsq_levels_make_the_size(size: int) -> None:
 
 
 def test_fsq_refuses_levels_that_do_not_make_the_size() -> None:
-    with pytest.raises(LapaError, match="make 20 codes, but codebook_size is 8"):
+    with pytest.raises(LapaError, match=r"\b20 codes.* codebook_size is 8"):
         fsq.Config(size=8, levels=(4, 5))
 
 
@@ -376,9 +376,9 @@ def test_residual_in_training_carries_noise_as_long_as_the_whole_error() -> None
 def test_residual_needs_levels_with_a_codebook() -> None:
     with pytest.raises(LapaError, match="Known: nsvq, vq_ema"):
         residual.Config(quantizer="residual")
-    with pytest.raises(LapaError, match="at least one level"):
+    with pytest.raises(LapaError, match="level"):
         residual.Config(levels=0)
-    with pytest.raises(LapaError, match="take size from the settings of laq"):
+    with pytest.raises(LapaError, match=r"\bsize\b.*\blaq\b"):
         residual.Config(options={"size": 4})
 
 

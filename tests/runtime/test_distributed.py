@@ -209,13 +209,13 @@ def test_usage_and_replacement_agree_on_all_ranks(two: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_split_is_refused() -> None:
-    with pytest.raises(LapaError, match=r"batch of 8 cannot be split evenly over 1 processes x 3.*multiple of 3"):
+    with pytest.raises(LapaError, match=r"batch of 8\b.*\b1 processes x 3\b.* 3\b"):
         distributed.shares(8, 3)
 
 
 def test_one_row_cannot_be_normalised() -> None:
     norm = distributed.BatchNorm(4)
-    with pytest.raises(LapaError, match="needs at least two rows"):
+    with pytest.raises(LapaError, match=r"\btwo\b"):
         norm(torch.ones(1, 4))
     assert norm.eval()(torch.ones(1, 4)).shape == (1, 4)
 

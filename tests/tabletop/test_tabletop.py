@@ -277,7 +277,7 @@ def test_a_push_pushes() -> None:
 
 @pytest.mark.parametrize("actions", [np.zeros((2, 3)), np.zeros(2), np.full((2, 2), np.nan), np.full((2, 2), np.inf)])
 def test_actions_that_are_none(actions: Array) -> None:
-    with pytest.raises(LapaError, match="finite actions of shape"):
+    with pytest.raises(LapaError, match=r"shape"):
         Table([1, 2]).step(actions)
 
 
@@ -369,7 +369,7 @@ def test_an_episode_that_leads_nowhere_is_truncated() -> None:
 
 
 def test_a_misspelt_look_is_corrected() -> None:
-    with pytest.raises(LapaError, match='Did you mean "hand"'):
+    with pytest.raises(LapaError, match='"hand"'):
         gymnasium.make("lapa/Tabletop-v0", domain="hnad")
 
 

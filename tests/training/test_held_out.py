@@ -116,7 +116,7 @@ def test_too_few_episodes_hold_nothing_out(videos: Packed, labels: Labels, recip
     results = stage2.pretrain(videos, labels, about(videos), replace(recipe, hold_out=20), tmp_path, 0)
     assert "nothing" in results["watched_on"]
     assert not any("watched/loss" in line for line in lines(tmp_path))
-    with pytest.raises(LapaError, match="hold_out=1 keeps one episode in 1"):
+    with pytest.raises(LapaError, match="hold_out=1 "):
         stage2.pretrain(videos, labels, about(videos), replace(recipe, hold_out=1), tmp_path / "none", 0)
 
 

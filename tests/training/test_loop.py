@@ -127,6 +127,16 @@ def test_ema_swaps_there_and_back() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    how = Optimisation(steps=100, learning_rate=2.0, warmup=10)
+    rates = [how.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == pytest.approx(2.0, rel=0.03)
+    assert rates[99] == pytest.approx(0.1, rel=0.02), "a twentieth"
+    assert rates[55] == pytest.approx(2.0 * (0.05 + 0.475 * (1 + np.cos(0.55 * np.pi))))
+    assert replace(how, schedule="constant").rate(99) == 2.0
+
+
 def test_schedules() -> None:
     how = Optimisation(steps=100, learning_rate=2.0, warmup=10, schedule="linear")
     rates = [how.rate(step) for step in range(100)]
@@ -195,6 +205,16 @@ def test_values_refused(change: dict[str, Any], message: str) -> None:
         replace(HOW, **change)
 
 
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    class Broken(nn.Linear):
+        def loss(self, batch: Any) -> tuple[torch.Tensor, Logs]:
+            return self.weight.sum() * float("nan"), {}
+
+    nothing = Sampler(lambda rng: np.arange(8), lambda rows: None)
+    with pytest.raises(LapaError, match=r"broken.*nan.*step 1\b"):
+        loop.fit(Broken(1, 1), nothing, HOW, tmp_path, seed=0, title="broken")
+
+
 def test_no_clipping(tmp_path: Path) -> None:
     assert same(fit(tmp_path / "off", replace(HOW, clip=0.0)), fit(tmp_path / "high", replace(HOW, clip=1e9)))
 
@@ -251,7 +271,7 @@ def test_an_error_of_the_sampler_arrives_at_its_step(tmp_path: Path) -> None:
 
     calls: list[int] = []
     model = Line()
-    with pytest.raises(LapaError, match="the disk went away"):
+    with pytest.raises(LapaError, match="went away"):
         fit(tmp_path, model=model, sampler=Sampler(draw, failing))
     assert 3 - AHEAD <= len(model.seen) <= 3
 

@@ -1,0 +1,40 @@
+"""Stage 1: what is trained on, and what its codes are held against."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lapa
+from lapa.contracts import LapaError
+from lapa.data.pack import Packed, pack
+from lapa.data.pairs import window_pairs
+from lapa.data.stream import stream
+from lapa.recipe import Recipe
+from lapa.stage1_latent_actions import code_table, fit_laq
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_something_is_left_to_train_on(robot: Path, tiny: Recipe, tmp_path: Path, streamed: bool) -> None:
+    data = (stream if streamed else pack)([f"lerobot:{robot}"], 24, quiet=True)
+    with pytest.raises(LapaError, match="hold_out=1 "):
+        fit_laq(data, replace(tiny, hold_out=1), tmp_path / "laq", 0)
+
+
+def test_motion_is_the_effectors_or_nothing(chain: Path, packed: Packed) -> None:
+    """Whatever column it lies in; joints are no motion in the picture."""
+    laq, pairs = lapa.LAQ.from_pretrained(chain / "laq"), window_pairs(packed, 0.2)
+    assert packed.state is not None
+    assert packed.state_names[:2] == ("effector_x", "effector_y")
+    rows = np.arange(64)
+    codes, motion = code_table(laq, packed, pairs, rows)
+    turned = replace(packed, state=packed.state[:, ::-1], state_names=packed.state_names[::-1])
+    assert motion is not None
+    np.testing.assert_allclose(code_table(laq, turned, pairs, rows)[1], motion[..., ::-1])  # type: ignore[arg-type]
+    for names in (("joint_0", "joint_1"), ()):
+        joints = replace(packed, state=packed.state[:, :2], state_names=names)
+        assert code_table(laq, joints, pairs, rows)[1] is None
+        np.testing.assert_array_equal(code_table(laq, joints, pairs, rows)[0], codes)
