@@ -12,7 +12,7 @@ from lapa.plugins import names
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 PREVIEWS = (".lrv", ".lrf", ".thm")  # what GoPro and DJI keep beside each video
-MOST = 6  # kinds that are named
+MOST = 8  # kinds that are named
 
 
 def ending(path: Path) -> str:

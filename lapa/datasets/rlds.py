@@ -8,6 +8,7 @@ features.json has the names and shapes of the features, dataset_info.json the sp
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from lapa.contracts import ActionKind, Array, BadVideo, Episode, LapaError
-from lapa.data.cameras import best, camera
+from lapa.data.cameras import Camera, best, camera
 from lapa.data.folders import existing_folder, listing_hash
-from lapa.data.images import Clip, frames_of, number_of, outline_of, read_frames
+from lapa.data.images import Clip, Source, frames_of, number_of, outline_of, read_frames
 from lapa.data.json_files import parsed, read_foreign_json
 from lapa.data.parts import ACTIONS, STATES, Parts, dimension_names, parts, taken
 from lapa.data.tfrecord import Value, example, records_from
@@ -26,7 +27,9 @@ from lapa.plugins import choose
 
 # Control rates as Open X-Embodiment's overview lists them, by how the name begins.
 FPS = {"bridge": 5, "fractal20220817_data": 3, "kuka": 10, "language_table": 10, "taco_play": 15, "jaco_play": 10}
-TEXTS = ("language_instruction", "natural_language_instruction", "instruction")
+TEXTS = ("language_instruction", "natural_language_instruction", "instruction", "task_description", "task", "language",
+         "caption", "prompt", "annotation", "text")  # fmt: skip
+LONG = 16  # numbers that a tensor has, at least, if it is a text of code points
 SHARD = re.compile(r"-(?P<split>[^-]+)\.tfrecord(-(?P<number>\d+)-of-\d+)?$")
 INFO, FEATURES = "dataset_info.json", "features.json"
 
@@ -34,7 +37,8 @@ INFO, FEATURES = "dataset_info.json", "features.json"
 @dataclass(frozen=True)
 class Config:
     """`path` is the folder of features.json, or the one above it (then its newest version); `camera` an image feature,
-    whole (observation/image_0) or its last word; `instruction` another feature than the usual ones; `action` and
+    whole (observation/image_0) or its last word; `instruction` another feature than the usual ones, of a step or of the
+    episode (episode_metadata/task); `action` and
     `state` the features to take, several as a+b (data/parts.py). An action of several parts is by default joined in the
     order of their names, without those that are no motion, such as terminate_episode."""
 
@@ -53,15 +57,28 @@ class Config:
 
 @dataclass(frozen=True)
 class Feature:
-    """What a step holds under a name: `kind` image, text or tensor; shape of one step."""
+    """What a record holds under a name: `kind` image, text or tensor; shape of one step, or of one in a list."""
 
     kind: str
     shape: tuple[int, ...]
     dtype: str
     encoding: str
+    listed: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        """A text, or a tensor of code points."""
+        points = "int" in self.dtype and len(self.shape) == 1 and self.shape[0] >= LONG
+        return self.kind == "text" or (self.kind == "tensor" and (points or self.dtype in ("string", "str", "object")))
+
+    @property
+    def is_picture(self) -> bool:
+        """An image, or a tensor of pixels."""
+        colour = len(self.shape) == 3 and (self.shape[-1] == 3 or (self.shape[0] == 3 and self.shape[-1] > 4))
+        return self.kind == "image" or (self.kind == "tensor" and self.dtype == "uint8" and colour)
 
 
-Read = Callable[[list[bytes], list[str]], Clip | None]  # None: all of it is blank
+Read = Callable[[Sequence[Source], list[str]], Clip | None]  # None: all of it is blank
 SHARD_BYTES = 1 << 44  # above the size of any shard
 
 
@@ -71,14 +88,20 @@ class Rlds:
     def __init__(self, root: Path, config: Config) -> None:
         self.root = root
         info = _read_object(root / INFO) if (root / INFO).exists() else {}
-        self._features = _features(root / FEATURES)
+        every = _features(root / FEATURES)
+        self._features = {
+            n.removeprefix("steps/"): f for n, f in every.items() if n.startswith("steps/") and not f.listed
+        }
         self._shards = _shards(root, config.split)
         self._lengths = _lengths(info, config.split, root / INFO)
-        self.fps = _rate(config.fps, str(info.get("name") or root.parent.name), root)
-        images = [name for name, f in self._features.items() if f.kind == "image" and f.shape[-1:] in ((3,), ())]
-        if not images:
-            raise LapaError(f"{root}: a step has no colour image. It has {', '.join(self._features)}.")
-        self.camera, self._why = _camera(images, self._features, config.camera, root)
+        self.fps, rate = _rate(config.fps, str(info.get("name") or root.parent.name), root)
+        known = {name: _described(name, f) for name, f in self._features.items() if f.is_picture}
+        if not known:
+            has = ", ".join(f"{name} ({f.kind} {list(f.shape)} {f.dtype})".replace(" )", ")")
+                            for name, f in self._features.items())  # fmt: skip
+            raise LapaError(f"{root}: a step has no colour image. It has {has}.")
+        self.camera, self._why = _camera(known, config.camera, root)
+        images = [name for name, one in known.items() if not one.fault or name == self.camera]
         self.cameras = tuple(_short(name, images) for name in sorted(images, key=number_of))
         self._camera = _short(self.camera, images)
         action = self._parts(ACTIONS, config.action, "action")
@@ -86,7 +109,8 @@ class Rlds:
         self._actions, self._state = list(action.names), list(state.names)
         self._notes = [taken(action, state, [name for name in self._features if self._is_vector(name)])]
         self._notes += [f"camera: {self._camera}, {self._why}"] if self._why else []
-        self._text = self._instruction(config.instruction)
+        self._notes += [rate] if rate else []
+        self._texts = _instructions(every, config.instruction, root)
 
     def __len__(self) -> int:
         return sum(self._lengths.get(_number(shard), 0) for shard in self._shards)
@@ -99,7 +123,7 @@ class Rlds:
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield an Episode per record, a BadVideo in place of a damaged one and for records that a shard lacks."""
 
-        def read(images: list[bytes], places: list[str]) -> Clip | None:
+        def read(images: Sequence[Source], places: list[str]) -> Clip | None:
             clip = read_frames(images, places, self.fps, size)
             return None if _is_blank(clip.frames) else clip
 
@@ -109,7 +133,7 @@ class Rlds:
         """See contracts.Seekable: records are read, and the first image of each is decoded: the camera may be blank.
         An episode's number is that of its shard and the byte at which its record begins."""
 
-        def read(images: list[bytes], places: list[str]) -> Clip | None:
+        def read(images: Sequence[Source], places: list[str]) -> Clip | None:
             outline = outline_of(images, places, self.fps)
             return None if _is_blank(frames_of(images, places, outline.size, None)) else outline
 
@@ -148,11 +172,16 @@ class Rlds:
             if whole and count != expected:
                 yield -1, BadVideo(f"{shard}: has {count} records, {INFO} says {expected}. Copy the file again.")
 
-    def _images(self, found: dict[str, Value], where: str) -> tuple[list[bytes], list[str]]:
+    def _images(self, found: dict[str, Value], where: str) -> tuple[Sequence[Source], list[str]]:
         """The images of an episode, and what to call them in messages."""
-        images = found.get(f"steps/{self.camera}")
-        if not isinstance(images, list) or not images:
+        value, feature = found.get(f"steps/{self.camera}"), self._features[self.camera]
+        if value is None or not len(value):
             raise BadVideo(f"{where}: has no {self.camera}.")
+        try:
+            images: Sequence[Source] = value if feature.kind == "image" and isinstance(value, list) else list(
+                _pixels(value, feature))  # fmt: skip
+        except (ValueError, zlib.error) as error:
+            raise BadVideo(f"{where}: {self.camera} is no tensor of {list(feature.shape)} pixels ({error}).") from None
         return images, [f"{where}, {self.camera}, step {step}" for step in range(len(images))]
 
     def _episode(self, found: dict[str, Value], where: str, name: str, read: Read) -> Episode:
@@ -160,11 +189,13 @@ class Rlds:
         clip = read(images, places)
         if clip is None:
             raise BadVideo(f"{where}: {self.camera} is blank; this episode was filmed by other cameras.")
+        said, origin, more = self._said(found, where)
         return Episode(
             id=name,
             frames=clip.frames,
             fps=self.fps,
-            instruction=self._said(found, where),
+            instruction=said,
+            instruction_from=origin,
             actions=self._vector(found, self._actions, len(images), where),
             state=self._vector(found, self._state, len(images), where),
             action_names=self._names(self._actions),
@@ -172,7 +203,7 @@ class Rlds:
             size=clip.size,
             camera=self._camera,
             action_kinds=self._kinds(),
-            notes=tuple(self._notes),
+            notes=(*self._notes, *more),
         )
 
     def _kinds(self) -> tuple[ActionKind, ...]:
@@ -200,19 +231,22 @@ class Rlds:
             columns.append(value.reshape(steps, width).astype(np.float32))
         return np.concatenate(columns, 1) if columns else None
 
-    def _said(self, found: dict[str, Value], where: str) -> str:
-        """The first instruction that a step has."""
-        value = found.get(f"steps/{self._text}") if self._text else None
-        if value is None:
-            return ""
-        try:
-            texts = [_text(row) for row in (value if isinstance(value, list) else value.reshape(-1, self._width()))]
-        except (ValueError, OverflowError, TypeError):
-            raise BadVideo(f"{where}: {self._text} is no text.") from None
-        return next((text for text in texts if text), "")
-
-    def _width(self) -> int:
-        return int(np.prod(self._features[str(self._text)].shape))
+    def _said(self, found: dict[str, Value], where: str) -> tuple[str, str, tuple[str, ...]]:
+        """The first instruction that the features have, whose it is, and a note where it changes on the way."""
+        for name, feature in self._texts.items():
+            value = next((found[key] for key in (name, f"{name}/ragged_flat_values") if key in found), None)
+            if value is None:
+                continue
+            try:
+                rows = value if isinstance(value, list) else value.reshape(-1, int(np.prod(feature.shape)) or 1)
+                texts = list(dict.fromkeys(filter(None, map(_text, rows))))
+            except (ValueError, OverflowError, TypeError):
+                raise BadVideo(f"{where}: {name.removeprefix('steps/')} is no text.") from None
+            if texts:
+                changes = len(texts) > 1 and name.startswith("steps/") and not feature.listed
+                note = ("instructions: change within the episode; the first is taken for all of it",) if changes else ()
+                return texts[0], name.removeprefix("steps/"), note
+        return "", "", ()
 
     def _parts(self, usual: Sequence[str], wanted: str | None, what: str) -> Parts:
         """The features that are the action or the state. Raises LapaError for what is not there or is no numbers."""
@@ -234,11 +268,44 @@ class Rlds:
         """Names of the dimensions where the features tell them apart: an action of several parts."""
         return dimension_names({part: int(np.prod(self._features[part].shape)) for part in parts}, {})
 
-    def _instruction(self, wanted: str | None) -> str | None:
-        if wanted:
-            return choose(wanted, self._features, "feature for the instruction", f" in {self.root}")
-        usual = [f"{where}{name}" for name in TEXTS for where in ("", "observation/")]
-        return next((name for name in usual if name in self._features), None)
+
+def _instructions(every: dict[str, Feature], wanted: str | None, root: Path) -> dict[str, Feature]:
+    """The features that may hold the instruction, by their names in a record, the first of them first: the usual names
+    in the steps, in their observations, then in what the record says of the whole episode; each followed by its
+    numbered fellows (language_instruction_2). Raises LapaError for one that is wanted and not there."""
+    if wanted:
+        short = {name.removeprefix("steps/"): name for name in every}
+        name = short[choose(wanted, short, "feature for the instruction", f" in {root}")]
+        return {name: every[name]}
+    texts = [name for name, f in every.items() if f.is_text]
+    places = ("steps/", "steps/observation/", "")
+
+    def rank(name: str) -> tuple[int, int, str] | None:
+        parts = name.rpartition("/")
+        place = places.index(f"{parts[0]}/") if f"{parts[0]}/" in places else len(places) - (parts[0][:6] != "steps/")
+        bare = re.sub(r"_?\d+$", "", parts[2]).removesuffix("s")
+        known = [i for i, usual in enumerate(TEXTS) if bare == usual]
+        return (place, known[0], parts[2]) if known else None
+
+    ranks = {name: found for name in texts if (found := rank(name))}
+    return {name: every[name] for name in sorted(ranks, key=lambda name: ranks[name])}
+
+
+def _pixels(value: Value, feature: Feature) -> Array:
+    """A tensor of pixels in a record -> uint8 [T, H, W, 3]. Raises ValueError where its size is another."""
+    if isinstance(value, list):
+        packed = [zlib.decompress(one) if feature.encoding == "zlib" else one for one in value]
+        flat = np.frombuffer(b"".join(packed), np.uint8)
+    else:
+        flat = value.astype(np.uint8)
+    pictures = flat.reshape(-1, *feature.shape)
+    return pictures if feature.shape[-1] == 3 else pictures.transpose(0, 2, 3, 1)
+
+
+def _described(name: str, feature: Feature) -> Camera:
+    """What the features say of a camera."""
+    channels = feature.shape[-1] if feature.shape and feature.kind == "image" else 3
+    return camera(name, channels=channels, bits=16 if "16" in feature.dtype else 8)
 
 
 def _is_blank(frames: Iterable[Array]) -> bool:
@@ -275,24 +342,23 @@ def _versioned(folder: Path) -> Path:
 
 
 def _features(path: Path) -> dict[str, Feature]:
-    """features.json -> the features of a step by name, such as observation/image_0."""
+    """features.json -> the features of a record by name, such as steps/observation/image_0."""
     try:
         found = dict(_leaves(_unwrapped(_read_object(path)), ""))
     except (BadVideo, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise LapaError(f"{path}: does not describe features as TFDS writes them ({error!r}).") from None
-    steps = {name.removeprefix("steps/"): leaf for name, leaf in found.items() if name.startswith("steps/")}
-    if not steps:
+    if not any(name.startswith("steps/") for name in found):
         raise LapaError(f"{path}: describes no steps, so this is no dataset of episodes (RLDS).")
-    return {name: leaf for name, leaf in steps.items() if leaf is not None}
+    return {name: leaf for name, leaf in found.items() if leaf is not None}
 
 
-def _leaves(node: dict[str, Any], name: str) -> Iterator[tuple[str, Feature | None]]:
-    """The named features below a node. None stands for one that lapa has no use for."""
+def _leaves(node: dict[str, Any], name: str, listed: bool = False) -> Iterator[tuple[str, Feature | None]]:
+    """The named features below a node, `listed` those of a list. None stands for one that lapa has no use for."""
     if "featuresDict" in node:
         for key, child in node["featuresDict"].get("features", {}).items():
-            yield from _leaves(child, f"{name}/{key}" if name else key)
-    elif "sequence" in node and name == "steps":
-        yield from _leaves(node["sequence"]["feature"], name)
+            yield from _leaves(child, f"{name}/{key}" if name else key, listed)
+    elif "sequence" in node:
+        yield from _leaves(node["sequence"]["feature"], name, listed or name != "steps")
     else:
         kind = next((kind for kind in ("image", "text", "tensor") if kind in node), None)
         if kind is None:
@@ -300,7 +366,7 @@ def _leaves(node: dict[str, Any], name: str) -> Iterator[tuple[str, Feature | No
             return
         about = node[kind] or {}
         shape = tuple(int(d) for d in about.get("shape", {}).get("dimensions", ()))
-        yield name, Feature(kind, shape, about.get("dtype", ""), about.get("encoding") or "none")
+        yield name, Feature(kind, shape, about.get("dtype", ""), about.get("encoding") or "none", listed)
 
 
 def _unwrapped(described: dict[str, Any]) -> dict[str, Any]:
@@ -340,20 +406,22 @@ def _number(shard: Path) -> int:
     return int(named["number"] or 0) if named else 0
 
 
-def _rate(fps: float | None, name: str, root: Path) -> float:
+def _rate(fps: float | None, name: str, root: Path) -> tuple[float, str]:
+    """The rate, and a note where it is taken from the name of the dataset. Raises LapaError where nobody knows it."""
     known = fps or next((rate for start, rate in FPS.items() if name.startswith(start)), None)
     if known is None or known <= 0:
         raise LapaError(f"{root}: RLDS stores no frame rate. Say it: rlds:PATH,fps=5 (the robot's control rate).")
-    return float(known)
+    told = "" if fps else f"rate: {known:g} fps, as {name} has by its name, for RLDS stores none (fps= says another)"
+    return float(known), told
 
 
-def _camera(images: list[str], features: dict[str, Feature], wanted: str | None, root: Path) -> tuple[str, str]:
+def _camera(known: dict[str, Camera], wanted: str | None, root: Path) -> tuple[str, str]:
     """The image feature named `wanted`, whole or its last word, or the best one (data/cameras.py); and why."""
-    images = sorted(images, key=number_of)
+    images = sorted(known, key=number_of)
     if wanted:
         last = [name for name in images if name.rpartition("/")[2] == wanted]
         return last[0] if len(last) == 1 else choose(wanted, images, "camera", f" in {root}"), "as asked for"
-    return best([camera(name, bits=16 if "16" in features[name].dtype else 8) for name in images], str(root))
+    return best([known[name] for name in images], str(root))
 
 
 def _short(name: str, images: list[str]) -> str:

@@ -1,8 +1,9 @@
-"""Something-Something V2 as it is distributed: a folder of webm files and JSON of labels. No actions."""
+"""Something-Something V2: a folder of webm files, or of what they were converted to, and JSON of labels. No actions."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,8 @@ from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import existing_folder, files_below, listing_hash, printable
 from lapa.data.images import Clip
 from lapa.data.json_files import read_foreign_json
-from lapa.data.video import read_video, timing, video_frames
+from lapa.data.notes import archives
+from lapa.data.video import SUFFIXES, read_video, timing, video_frames
 from lapa.plugins import choose
 
 SPLITS = ("train", "validation", "all")
@@ -21,8 +23,8 @@ SPLITS = ("train", "validation", "all")
 
 @dataclass(frozen=True)
 class Config:
-    """`path` is the folder that holds the webm files and the JSON files, in whatever subfolders; `split` train,
-    validation or all."""
+    """`path` is the folder that holds the videos (webm as distributed, or mp4 and the like) and the JSON files, in
+    whatever subfolders; `split` train, validation or all."""
 
     path: str
     split: str = "train"
@@ -43,15 +45,22 @@ class SomethingV2:
         self._tables = [table for one in wanted for table in _tables(root, one)]
         self._bad: list[BadVideo] = []
         clips: dict[str, Path] = {}
-        for path in files_below(root, (".webm",)):
-            if clips.setdefault(path.stem, path) != path:
-                self._bad.append(BadVideo(f"{printable(path)}: there is another of this name, {clips[path.stem]}."))
+        files = files_below(root, ("",))
+        for path in sorted((p for p in files if p.name.lower().endswith(SUFFIXES)), key=lambda p: p.suffix != ".webm"):
+            first = clips.setdefault(path.stem, path)
+            if first != path and first.suffix == path.suffix:
+                self._bad.append(BadVideo(f"{printable(path)}: there is another of this name, {first}."))
         rows = [row for table in self._tables for row in self._read(table)]
         self._clips = [(clips[name], said) for name, said in rows if name in clips]
         self._absent = [name for name, _ in rows if name not in clips]
         if not self._clips:
             why = f" {self._bad[0]}" if self._bad else ""
-            raise LapaError(f"{root}: holds none of the {len(rows)} webm files that {self._tables[0].name} lists.{why}")
+            packed = archives(files) or [path for path in files if re.search(r"-v2-\d\d$", path.name)]
+            why = f" Join and unpack {printable(packed[0])} and the like first." if packed else why
+            raise LapaError(f"{root}: holds none of the {len(rows)} clips that {self._tables[0].name} lists.{why}")
+        used = Counter(path.suffix for path, _ in self._clips)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in used.most_common())
+        self.notes = () if set(used) == {".webm"} else (f"videos: {kinds}, not webm as they were distributed",)
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -80,10 +89,11 @@ class SomethingV2:
             except BadVideo as bad:
                 yield bad
             else:
-                yield Episode(path.stem, clip.frames, clip.fps, said, size=clip.size)
+                yield Episode(path.stem, clip.frames, clip.fps, said, size=clip.size, notes=clip.notes,
+                              instruction_from="the JSON of labels" if said else "")  # fmt: skip
         yield from self._bad
         if self._absent:
-            some = ", ".join(f"{name}.webm" for name in self._absent[:3])
+            some = ", ".join(f"{name}{self._clips[0][0].suffix}" for name in self._absent[:3])
             yield BadVideo(f"{self.root}: lacks {len(self._absent)} of the clips that the JSON lists, such as {some}.")
 
     def _read(self, path: Path) -> Iterator[tuple[str, str]]:

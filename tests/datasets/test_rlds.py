@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -253,3 +254,93 @@ def test_bridge() -> None:
         f"action t leads from frame t to t + 1, but state and action correlate by {correlation:.2f}"
     )
     assert len(good(f"rlds:{BRIDGE},camera=image_2", 32)) == 25
+
+
+# --- words and pictures in other places ------------------------------------------------------------
+
+
+def words_in(
+    tmp_path: Path, steps: dict[str, object], episode: dict[str, object], values: dict[str, object]
+) -> list[Episode]:
+    """One episode of four steps with these features and values."""
+    tree = features_json({"action": tensor([2]), "observation": {"rgb": image()}, **steps})
+    tree["featuresDict"]["features"]["episode_metadata"] = {"featuresDict": {"features": episode}}
+    values = {
+        "steps/action": np.zeros(8, np.float32),
+        "steps/observation/rgb": [encoded(f) for f in pictures(4)],
+        **values,
+    }
+    root = tmp_path / "words/1.0.0"
+    tfrecord(root / "words-train.tfrecord-00000-of-00001", [example(values)])
+    (root / "features.json").write_text(json.dumps(tree))
+    return good(f"rlds:{root},fps=5")
+
+
+@pytest.mark.parametrize(
+    ("steps", "episode", "values", "origin"),
+    [
+        ({}, {"language_instruction": {"text": {}}, "file_path": {"text": {}}},
+         {"episode_metadata/language_instruction": [b"fold it"], "episode_metadata/file_path": [b"/x"]},
+         "episode_metadata/language_instruction"),
+        ({}, {"language_instructions": {"sequence": {"feature": {"text": {}}}}},
+         {"episode_metadata/language_instructions": [b"", b"fold it", b"or else"]},
+         "episode_metadata/language_instructions"),
+        ({"language_instruction": {"text": {}}, "language_instruction_2": {"text": {}}}, {"task": {"text": {}}},
+         {"steps/language_instruction": [b""] * 4, "steps/language_instruction_2": [b"fold it"] * 4,
+          "episode_metadata/task": [b"something else"]}, "language_instruction_2"),
+        ({"language_instruction": {"sequence": {"feature": {"text": {}}}}}, {},
+         {"steps/language_instruction/ragged_flat_values": [b"fold it", b"fold", b"fold it"],
+          "steps/language_instruction/ragged_row_lengths_0": np.array([1, 1, 1, 0])}, "language_instruction"),
+        ({"language_instruction": {"text": {}}}, {"task_description": {"text": {}}},
+         {"steps/language_instruction": [b""] * 4, "episode_metadata/task_description": [b"fold it"]},
+         "episode_metadata/task_description"),
+    ],
+)  # fmt: skip
+def test_words_wherever_they_stand(
+    tmp_path: Path, steps: dict[str, object], episode: dict[str, object], values: dict[str, object], origin: str
+) -> None:
+    (one,) = words_in(tmp_path, steps, episode, values)
+    assert (one.instruction, one.instruction_from) == ("fold it", origin)
+    if "ragged" not in str(values):
+        (named,) = good(f"rlds:{tmp_path / 'words'},fps=5,instruction={origin}")
+        assert named.instruction == "fold it"
+    with pytest.raises(LapaError, match="observation/rgb"):
+        open_dataset(f"rlds:{tmp_path / 'words'},fps=5,instruction=episode_metadata/nothing")
+
+
+def test_words_that_change_are_told(tmp_path: Path) -> None:
+    said = {"steps/language_instruction": [b"", b"open", b"open", b"close"]}
+    (one,) = words_in(tmp_path, {"language_instruction": {"text": {}}}, {}, said)
+    assert one.instruction == "open"
+    assert any(note.startswith("instructions: ") for note in one.notes)
+
+
+@pytest.mark.parametrize("encoding", ["none", "bytes", "zlib"])
+@pytest.mark.parametrize("first", [True, False])
+def test_pictures_as_tensors(tmp_path: Path, encoding: str, first: bool) -> None:
+    frames = pictures(4)
+    stored = np.ascontiguousarray(frames.transpose(0, 3, 1, 2)) if first else frames
+    pixels = {
+        "tensor": {"shape": {"dimensions": [str(d) for d in stored.shape[1:]]}, "dtype": "uint8", "encoding": encoding}
+    }
+    deep = {"image": {"shape": {"dimensions": ["24", "32", "1"]}, "dtype": "uint16", "encodingFormat": "png"}}
+    tree = features_json({"action": tensor([2]), "observation": {"a_depth": deep, "rgb": pixels}})
+    value: object = stored.ravel()
+    if encoding != "none":
+        value = [zlib.compress(f.tobytes()) if encoding == "zlib" else f.tobytes() for f in stored]
+    values = {"steps/action": np.zeros(8, np.float32), "steps/observation/rgb": value,
+              "steps/observation/a_depth": [encoded(np.zeros((24, 32), np.uint16))] * 4}  # fmt: skip
+    tfrecord(tmp_path / "t/t-train.tfrecord-00000-of-00001", [example(values)])
+    (tmp_path / "t/features.json").write_text(json.dumps(tree))
+    (one,) = good(f"rlds:{tmp_path / 't'},fps=5")
+    np.testing.assert_array_equal(one.frames, frames)
+    dataset = open_dataset(f"rlds:{tmp_path / 't'},fps=5")
+    assert dataset.cameras == ("rgb",)  # type: ignore[attr-defined]
+    ((number, _),) = dataset.index()  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(np.stack(list(dataset.frames(number, None, 1))), frames[1:])  # type: ignore[attr-defined]
+
+
+def test_a_rate_that_the_name_tells_is_said(tmp_path: Path) -> None:
+    root = rlds(tmp_path / "bridge/1.0.0")
+    assert any(note.startswith("rate: 5 fps") for note in good(f"rlds:{root}")[0].notes)
+    assert not any(note.startswith("rate: ") for note in good(f"rlds:{root},fps=3")[0].notes)

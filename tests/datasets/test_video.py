@@ -253,7 +253,7 @@ def test_something_v2(tmp_path: Path) -> None:
     assert "12.webm" in lacking
     for path in root.rglob("*.webm"):
         path.unlink()
-    with pytest.raises(LapaError, match=" 2 webm"):
+    with pytest.raises(LapaError, match=" 2 clips"):
         open_dataset(f"something_v2:{root}")
     (root / "labels/train.json").write_text('{"id": 3}')
     with pytest.raises(LapaError, match=r"labels/train\.json"):
