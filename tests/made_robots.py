@@ -3,7 +3,9 @@ projects document. Beside made.py, whose pictures they show."""
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -247,3 +249,30 @@ def arm(frames: int = 6, begin: float = 1000.0, seed: int = 0) -> list[tuple[flo
                       "velocity": [1.0, -1.0], "effort": []}  # fmt: skip
             found.append((at, topic, "sensor_msgs/msg/JointState", joints))
     return sorted(found, key=lambda message: message[0])
+
+
+# --- tars
+
+
+def tar(path: Path, files: dict[str, bytes]) -> Path:
+    """A tar of files, in their order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as out:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            out.addfile(info, io.BytesIO(data))
+    return path
+
+
+def clips_in_tars(root: Path) -> Path:
+    """Two tars: films with texts, and pictures with JSON."""
+    films = {}
+    for i in range(3):
+        films[f"clip_{i}.mp4"] = made.video(root.parent / "film.mp4", made.pictures(6, seed=i)).read_bytes()
+        films[f"clip_{i}.txt"] = f"lift cup {i}".encode()
+    tar(root / "films-0.tar", films)
+    about = {"fps": 5, "caption": "push it", "actions": vectors(5, 2).tolist()}
+    pictures = {f"p/{i}.png": made.encoded(picture) for i, picture in enumerate(made.pictures(5))}
+    tar(root / "pictures-0.tar", {"p.json": json.dumps(about).encode(), **pictures})
+    return root

@@ -127,6 +127,9 @@ def test_datasets_yield_valid_episodes(name: str, robot: Path, clips: Path, tmp_
         "lapa_jsonl": lambda: f"{made.jsonl(tmp_path)},fps=5",
         "hdf5": lambda: str(made_robots.robomimic(tmp_path / "demo.hdf5")),
         "mcap": lambda: str(made_robots.ros2(tmp_path / "a.mcap", made_robots.arm())),
+        "webdataset": lambda: str(
+            made_robots.tar(tmp_path / "a.tar", {f"{f.stem}.mp4": f.read_bytes() for f in clips.glob("*.mp4")})
+        ),
         "zarr": lambda: str(made_robots.diffusion_policy(tmp_path / "pusht.zarr")),
     }
     assert name in paths, f"give this test small data for {name}"

@@ -108,7 +108,7 @@ def _pointer(path: Path) -> str:
     return ""
 
 
-def printable(path: Path | str) -> str:
+def printable(path: os.PathLike[str] | str) -> str:
     """A path as text that can be printed and saved, also where its bytes are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 

@@ -23,6 +23,7 @@ from lapa.contracts import Array, BadVideo, LapaError
 from lapa.data.animation import Animation, is_webp
 from lapa.data.folders import printable, readable
 from lapa.data.images import LARGEST, Clip, blank, resized
+from lapa.data.tar import Member
 
 # Measured with PyAV 18.1 on one core (single runs; decoding with VideoReader below, conversion to RGB included),
 # 2,700 frames of 48x48 (96x96) with discs of 2-4 px radius:
@@ -53,6 +54,7 @@ RAW = ("h264", "hevc", "mjpeg", "m4v", "mpegvideo", "obu", "dirac", "vc1", "h263
 STILL = ("mjpeg", "png", "bmp", "gif", "webp", "tiff", "jpeg2000", "jpegls")  # codecs of pictures, if need be
 NO_FILM = {"attached_pic", "timed_thumbnails", "still_image"}  # flags of covers and previews
 DISPLAY = Type.DISPLAYMATRIX
+Source = Path | Member  # a file, or one in a tar
 
 SLACK = 0.25  # seconds a file may end before its header says: containers round, and the last frame lasts
 LEAP = 60.0  # seconds without a frame that are taken for damage
@@ -115,7 +117,7 @@ class VideoReader:
     ends before its own header says, and one of depth maps.
     """
 
-    def __init__(self, path: Path, stream: int | None = None) -> None:
+    def __init__(self, path: Source, stream: int | None = None) -> None:
         self.path, self._file, self._wanted = printable(path), path, stream
         self.notes: tuple[str, ...] = ()
         self._open()
@@ -123,7 +125,9 @@ class VideoReader:
     def _open(self) -> None:
         limit = {"max_pixels": str(LARGEST)}
         try:
-            self._container = av.open(str(readable(self._file)), options=limit)
+            file = self._file
+            source = str(readable(file)) if isinstance(file, Path) else file.opened()
+            self._container = av.open(source, "r", options=limit)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise BadVideo(f"{self.path}: cannot be opened as a video ({_reason(error)}).") from None
         try:
@@ -266,12 +270,12 @@ class VideoReader:
         return self._container.duration / av.time_base if alone else 0.0  # type: ignore[operator]
 
 
-def opened(path: Path, stream: int | None = None) -> VideoReader | Animation:
+def opened(path: Source, stream: int | None = None) -> VideoReader | Animation:
     """A reader of a video file: of an animated webp, which ffmpeg does not know, another one."""
-    return Animation(path) if is_webp(path) else VideoReader(path, stream)
+    return Animation(path) if isinstance(path, Path) and is_webp(path) else VideoReader(path, stream)
 
 
-def read_video(path: Path, size: int | None = None, stream: int | None = None) -> Clip:
+def read_video(path: Source, size: int | None = None, stream: int | None = None) -> Clip:
     """Read a video file, with `size` as squares of so many pixels; `stream` as in VideoReader. Raises BadVideo naming
     path and reason.
 
@@ -307,7 +311,7 @@ class Timing:
         return Clip(blank(len(self.shown), self.size), self.fps, self.size, self.notes)
 
 
-def timing(path: Path, stream: int | None = None) -> Timing:
+def timing(path: Source, stream: int | None = None) -> Timing:
     """The timing of a video file, from its packets and its first frame. Raises BadVideo naming path and reason."""
     with opened(path, stream) as video:
         first = next(iter(video), None)  # which way up it is, only a frame tells
@@ -320,7 +324,7 @@ def timing(path: Path, stream: int | None = None) -> Timing:
         return Timing(times, shown, fps, first[1].shape[:2], stream, video.notes)
 
 
-def video_frames(path: Path, when: Timing, size: int | None = None, start: int = 0) -> Iterator[Array]:
+def video_frames(path: Source, when: Timing, size: int | None = None, start: int = 0) -> Iterator[Array]:
     """The frames that `read_video` puts into its Clip, from step `start` on. Raises BadVideo on the way."""
     step, early = start, 1e-4  # seconds: containers round
     first = int(np.searchsorted(when.times, when.times[when.shown[start]] - early))
