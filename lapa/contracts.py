@@ -228,7 +228,8 @@ class Quantized:
 class Dataset(Protocol):
     """A source of episodes, read once from front to back. Frames may be of any size and fps.
 
-    It may have `cameras: tuple[str, ...]`, the names of all its cameras, and `episode_indices: tuple[int, ...]`, what
+    It may have `cameras: tuple[str, ...]`, the names of all its cameras, `colour_cameras`, those that are no depth maps
+    and the like (data/cameras.py), and `episode_indices: tuple[int, ...]`, what
     its episodes are called by number where that is not their place in the order; where an episode may be yielded in
     pieces, also `episode_number(number: int) -> int`, that of a number that `index` gives. It may have
     `notes: tuple[str, ...]`: what it chose and what it passed over, each as "KEY: TEXT", known when its episodes have

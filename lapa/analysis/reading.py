@@ -9,6 +9,7 @@ import numpy as np
 
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, LapaError
+from lapa.data.index import tell
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.data.spec import parse
@@ -136,11 +137,13 @@ def read(
 ) -> Reading:
     """The codes of a dataset's pairs, of `most` at random if there are more.
 
-    With `note`, says so when the LAQ was trained on these very videos.
+    With `note`, says what was read, and so when the LAQ was trained on these very videos.
     """
     if note:
         note_if_trained_on(spec, source.trained_on)
     packed = pack([spec], source.laq.config.image_size, skip_bad=skip_bad)
+    if note:
+        tell(packed)
     pairs = window_pairs(packed, source.window)
     rows = np.arange(len(pairs))
     if len(rows) > most:

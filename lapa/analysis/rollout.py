@@ -20,6 +20,7 @@ import torch
 
 from lapa.analysis.reading import Source
 from lapa.contracts import Array, LapaError
+from lapa.data.index import tell
 from lapa.data.pack import pack
 from lapa.data.pairs import window_offsets
 from lapa.data.pixels import as_pixels
@@ -43,6 +44,7 @@ STYLE = {"copy": MISS, "other": COLOURS[1], "policy": COLOURS[0], "true": COLOUR
 def rollout(source: Source, policy: Dreamer, specs: Sequence[str], out: Path, seed: int = 0) -> dict[str, Any]:
     """Errors over the horizon on up to EPISODES episodes that are long enough, and `out/rollout.png`."""
     packed = pack(specs, source.laq.config.image_size)
+    tell(packed)
     stride = window_offsets(packed.fps, source.window)
     long = np.flatnonzero((np.diff(packed.starts) - 1) // stride >= HORIZON)
     if len(long) < 2:

@@ -40,6 +40,8 @@ def cache(
     from lapa.data.cache import make, require_room
     from lapa.data.cache_list import clear as remove
     from lapa.data.cache_list import entries, table
+    from lapa.data.index import tell
+    from lapa.data.pack import pack
     from lapa.recipe import preset as named
 
     if list or clear is not None:
@@ -66,6 +68,8 @@ def cache(
         if not one.there:
             make(one, workers, skip_bad)
             print(f"{one.spec} at {one.image_size} pixels is in {one.entry}.")
+    for one in {one.spec: one for one in wanted}.values():
+        tell(pack([one.spec], one.image_size, skip_bad=skip_bad, quiet=True))
 
 
 def collect(
@@ -112,6 +116,8 @@ def collect(
         made = write(at_least_one(dataset), out, skip_bad, without_actions, split_names(cameras), quality)
     print(f"Wrote {counted(made['episodes'], 'episode')}, {made['frames']} frames, to {out} ({made['with']} actions; "
           f"camera {', '.join(made['cameras'])}).")  # fmt: skip
+    for note in made["notes"]:
+        print(f"  {note}")
     print_next(f"lapa inspect --dataset {quoted(f'lerobot:{out}')} --out runs/inspect")
 
 
@@ -212,12 +218,13 @@ def export(
         print(f"{source} is at {push_to_hub(source, out, license, private)}")
         print_next(f'lapa.LAQ.from_pretrained("{out}"), or lapa.Policy, in Python')
         return
-    from lapa.data.index import counted
+    from lapa.data.index import counted, tell
     from lapa.interop.export import ROWS, export_jsonl, export_lerobot, open_labelled
 
     if image_size is not None and image_size < 1:
         raise LapaError(f"--image-size is at least 1, got {image_size}.")
     labelled = open_labelled(source, dataset)
+    tell(labelled.packed)
     if form == "lerobot":
         export_lerobot(labelled, Path(out), image_size, fps, quality)
         episodes = counted(labelled.packed.episodes, "episode")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -134,16 +133,11 @@ def open_stream(dataset: tuple[str, ...], image_size: int, skip_bad: bool, fit: 
 
 
 def _opened(read: Callable[..., Any], dataset: tuple[str, ...], image_size: int, skip_bad: bool) -> Any:
-    from lapa.data.index import counted
+    from lapa.data.index import tell
     from lapa.runtime.distributed import once_a_machine
 
     found = once_a_machine(lambda: read(at_least_one(dataset), image_size, skip_bad=skip_bad))
-    for reason in found.bad:
-        print(f"skipped: {reason}", file=sys.stderr)
-    bad = f", {len(found.bad)} skipped" if found.bad else ""
-    print(f"{found.spec}: {counted(found.episodes, 'episode')}, {counted(len(found), 'frame')}{bad}.")
-    for line in found.told():
-        print(f"  {line}")
+    tell(found)
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -319,6 +320,16 @@ def as_fields(index: Index) -> dict[str, Any]:
     return {field.name: getattr(index, field.name) for field in fields(Index)}
 
 
+def tell(found: Index) -> None:
+    """Print what was read and chosen; on stderr what was skipped."""
+    for reason in found.bad:
+        print(f"skipped: {reason}", file=sys.stderr)
+    bad = f", {len(found.bad)} skipped" if found.bad else ""
+    print(f"{found.spec}: {counted(found.episodes, 'episode')}, {counted(len(found), 'frame')}{bad}.")
+    for line in found.told():
+        print(f"  {line}")
+
+
 def parsed(specs: Sequence[str], image_size: int, fit: Fit = "squash") -> list[Spec]:
     """Datasets given as NAME:PATH[,option=value...]. Raises LapaError for none, and for weights of some only."""
     if not specs:
@@ -399,10 +410,10 @@ def _kinds(first: Episode, tables: dict[str, Array], source: object) -> tuple[tu
 def _all_notes(source: object, kept: Sequence[Episode]) -> list[str]:
     """Those of a dataset and of its episodes; an index has both already."""
     own = list(getattr(source, "notes", ()))
-    return own if isinstance(source, Index) else [*_notes(kept), *own]
+    return own if isinstance(source, Index) else [*notes_of(kept), *own]
 
 
-def _notes(kept: Sequence[Episode]) -> list[str]:
+def notes_of(kept: Sequence[Episode]) -> list[str]:
     """The notes of episodes, each once; which episodes they are of, where it is not all."""
     whose: dict[str, list[str]] = {}
     for episode in kept:

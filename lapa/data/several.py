@@ -15,7 +15,8 @@ SHOWN = 3  # datasets that are named
 class Several:
     """The datasets `parts`, by their path below `root`. `room` is above every number of an episode of one of them.
 
-    Episodes are called PATH/ID. Raises LapaError where the parts would be read by cameras of different names.
+    Episodes are called PATH/ID. Raises LapaError for parts of different robots, or that would be read by cameras of
+    different names.
     """
 
     def __init__(self, root: Path, parts: Mapping[str, Seekable], room: int) -> None:
@@ -23,7 +24,8 @@ class Several:
         cameras = [getattr(part, "cameras", ()) for part in parts.values()]
         self.cameras = tuple(name for name in cameras[0] if all(name in others for others in cameras))
         self.camera: str = getattr(next(iter(parts.values())), "camera", "")
-        self._require_one_camera()
+        self._require_one("camera", "would be read by different cameras", "Say which with camera=, or give")
+        self._require_one("embodiment", "are of different robots", "Give")
         self.notes = (f"read: {len(parts)} datasets below {root}: {self._named(self._parts)}",)
 
     def __len__(self) -> int:
@@ -52,14 +54,14 @@ class Several:
     def _called(self, name: str, episode: Episode | BadVideo) -> Episode | BadVideo:
         return episode if isinstance(episode, BadVideo) else replace(episode, id=f"{name}/{episode.id}")
 
-    def _require_one_camera(self) -> None:
-        taken: dict[str, list[str]] = {}
+    def _require_one(self, attribute: str, what: str, then: str) -> None:
+        """Raises LapaError unless the parts agree on an attribute."""
+        found: dict[str, list[str]] = {}
         for name, part in self._parts.items():
-            taken.setdefault(getattr(part, "camera", ""), []).append(name)
-        if len(taken) > 1:
-            each = "; ".join(f"{camera}: {self._named(names)}" for camera, names in taken.items())
-            raise LapaError(f"{self.root}: its datasets would be read by different cameras ({each}). Say which with "
-                            "camera=, or give each with a --dataset of its own.")  # fmt: skip
+            found.setdefault(getattr(part, attribute, ""), []).append(name)
+        if len(found) > 1:
+            each = "; ".join(f"{value or 'unknown'}: {self._named(names)}" for value, names in found.items())
+            raise LapaError(f"{self.root}: its datasets {what} ({each}). {then} each with a --dataset of its own.")
 
     @staticmethod
     def _named(names: Mapping[str, object] | list[str]) -> str:

@@ -90,7 +90,7 @@ def cameras_of(spec: Spec, wanted: Sequence[str] = ()) -> list[Spec]:
         if not has_choice or "camera" in spec.options:
             return [spec]
         dataset = spec.build()
-        names = list(getattr(dataset, "cameras", ()))
+        names = list(getattr(dataset, "colour_cameras", getattr(dataset, "cameras", ())))
         own = getattr(dataset, "camera", "")
         wanted = sorted(names, key=lambda name: own != name and not own.endswith((f".{name}", f"/{name}")))
         if len(names) < 2:

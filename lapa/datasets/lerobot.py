@@ -39,7 +39,7 @@ from lapa.data.lerobot_tables import (
     schema_of,
     text_of,
 )
-from lapa.data.pairing import clock, paired, pieces
+from lapa.data.pairing import Clock, Paired, clock, paired, pieces
 from lapa.data.parts import ACTIONS, STATES, Parts, dimension_names, parts, taken
 from lapa.data.several import Several
 from lapa.plugins import choose
@@ -79,6 +79,8 @@ class Config:
         LeRobot dataset v2.x or v3.x."""
         if Path(self.path).expanduser().exists() or not hub.is_repo(self.path):
             root = existing_folder(self.path, "LeRobot dataset")
+            if not (root / INFO).exists() and (root.parent / INFO).exists():
+                raise LapaError(f"{root}: is a folder of the LeRobot dataset {root.parent}. Give that.")
             below = {} if (root / INFO).exists() else _below(root)
             if below:
                 return Several(root, {name: LeRobotDataset(path, self) for name, path in below.items()}, PIECES << 20)
@@ -127,12 +129,15 @@ class LeRobotDataset:
         self._features = _flattened(self._info["features"])
         self._cameras = _cameras(self._features, root)
         self.cameras = tuple(self._cameras)
-        self.camera, self._why = _camera(self._cameras, self._features, config.camera, root)
+        about = [replace(_about(name, self._features[name]), name=short) for short, name in self._cameras.items()]
+        self.colour_cameras = tuple(one.name for one in about if not one.fault)
+        self.camera, self._why = _camera(self._cameras, about, config.camera, root)
         self._short = next(short for short, feature in self._cameras.items() if feature == self.camera)
         self.fps = _rate(self._info["fps"], root)
         self._bad: list[BadVideo] = []  # what the metadata say of no episode
         self._is_video = self._features[self.camera].get("dtype") == "video"
-        self._robot = self._info.get("robot_type")
+        robot = self._info.get("robot_type")
+        self.embodiment = robot if isinstance(robot, str) else ""
         self._tasks = _read_tasks(root)
         self._places = self._places_v2() if self._old else self._places_v3()
         told, held = self._info.get("total_episodes"), len(self._places)
@@ -218,7 +223,7 @@ class LeRobotDataset:
         notes = (*notes, *rows.notes)
         if place.video:
             film, whole, said = self._film(place)
-            match = paired(rows, film - place.start, where, whole)
+            match = self._paired(rows, film - place.start, where, whole)
             at, times, notes = match.at, film[match.frames], (*notes, *said, *match.notes)
         kept = replace(rows, rows=rows.rows[at], times=rows.times[at], numbers=rows.numbers[at])
         in_order = [texts[i] for i in kept.rows.tolist()]
@@ -237,6 +242,15 @@ class LeRobotDataset:
             )
             for k, (first, last) in enumerate(spans)
         ]
+
+    def _paired(self, rows: Clock, film: Array, where: str, whole: bool) -> Paired:
+        try:
+            return paired(rows, film, where, whole)
+        except BadVideo as bad:
+            others = [name for name in self.colour_cameras if name != self._short]
+            if not others:
+                raise
+            raise BadVideo(f"{bad} Other cameras: camera={' or '.join(others)}.") from None
 
     def _film(self, place: Place) -> tuple[Array, bool, tuple[str, ...]]:
         """The times of the frames of an episode in its film, whether the film is whole, and what to say of it.
@@ -295,7 +309,7 @@ class LeRobotDataset:
             size=self._size(),
             camera=self._short,
             action_kinds=self._kinds(action_names),
-            embodiment=self._robot if isinstance(self._robot, str) else "",
+            embodiment=self.embodiment,
             notes=piece.notes,
         )
 
@@ -540,13 +554,12 @@ def _is_picture(feature: dict[str, Any]) -> bool:
     return len(shape) == 3 and sides[0] in (1, 3, 4) and sides[0] in (shape[0], shape[-1]) and sides[1] >= SIDE
 
 
-def _camera(cameras: dict[str, str], features: dict[str, Any], wanted: str | None, root: Path) -> tuple[str, str]:
+def _camera(cameras: dict[str, str], about: list[Camera], wanted: str | None, root: Path) -> tuple[str, str]:
     """The feature named `wanted`, whole or by its last word, or the best one (data/cameras.py); and why."""
     if wanted:
         known = cameras.values() if re.search(r"[./]", wanted) else cameras
         chosen = named(wanted, list(known), f" in {root}")
         return cameras.get(chosen, chosen), "as asked for"
-    about = [replace(_about(name, features[name]), name=short) for short, name in cameras.items()]
     name, why = best(about, str(root))
     return cameras[name], why
 

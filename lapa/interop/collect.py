@@ -12,6 +12,7 @@ from typing import Any
 
 from lapa.artefacts.folder import provenance
 from lapa.contracts import Array, BadVideo, Episode, LapaError
+from lapa.data.index import NO_FRAMES, notes_of
 from lapa.data.lerobot_format import LeRobotWriter
 from lapa.data.spec import Spec, cameras_of, parse
 from lapa.runtime.progress import Progress
@@ -50,14 +51,15 @@ def write(
 
     Names, kinds and camera are those of the first episode, which the others must fit. Pictures are kept exactly, or
     with a `quality` in less room (data/video.py VideoFile). Returns {"episodes", "frames", "with" or "without" actions,
-    "cameras"}. Raises LapaError for no episode and for one that does not fit; nothing is written then.
+    "cameras", "notes" of the episodes}. Raises LapaError for no episode and for one that does not fit; nothing is
+    written then.
     """
     rest = iter(takes)
     first, views = next(rest, (None, {}))
     if first is None:
         raise LapaError(f"{', '.join(map(str, origin.get('sources', ['the source'])))}: no episode to write.")
     names = first.action_names or _numbered("action", first.actions)
-    frames = 0
+    frames, seen = 0, list[Episode]()
     with (
         LeRobotWriter(
             out,
@@ -77,9 +79,11 @@ def write(
         for number, (episode, films) in enumerate(chain([(first, views)], rest), 1):
             writer.add(episode, films)
             frames += len(episode.frames)
+            seen.append(replace(episode, frames=NO_FRAMES))
             progress.update(number)
     kept = [first.camera or "main", *views]
-    return {"episodes": number, "frames": frames, "with": "with" if names else "without", "cameras": kept}
+    counts = {"episodes": number, "frames": frames, "with": "with" if names else "without", "cameras": kept}
+    return {**counts, "notes": notes_of(seen)}
 
 
 def _takes(spec: Spec, wanted: Sequence[str]) -> Iterator[Take | BadVideo]:

@@ -46,7 +46,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LeRobot dataset of two cameras of other sizes."""
     root = tmp_path_factory.mktemp("cameras") / "ds"
     made = write([a_take(number) for number in range(3)], root, {"sources": ["made"]})
-    assert made == {"episodes": 3, "frames": 27, "with": "with", "cameras": ["top", "wrist"]}
+    assert made == {"episodes": 3, "frames": 27, "with": "with", "cameras": ["top", "wrist"], "notes": []}
     return root
 
 

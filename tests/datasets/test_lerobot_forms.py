@@ -387,5 +387,32 @@ def test_a_folder_of_datasets_of_different_cameras(tmp_path: Path) -> None:
     about = features(observation__images__top=None, observation__images__side=IMAGE)
     pictures = pa.array([encoded(f) for f in numbered(5)])
     robot(tmp_path / "all/box", [rows(5) | {"observation.images.side": pictures}], [], about=about)
-    with pytest.raises(LapaError, match=r"top: cup|side: box"):
+    with pytest.raises(LapaError, match=r"side: box; top: cup"):
         open_dataset(f"lerobot:{tmp_path / 'all'}")
+
+
+def test_a_folder_of_datasets_of_different_robots(tmp_path: Path) -> None:
+    robot(tmp_path / "all/cup", [rows(5)])
+    robot(tmp_path / "all/box", [rows(5)], info={"robot_type": "franka"})
+    with pytest.raises(LapaError, match=r"franka: box.*--dataset"):
+        open_dataset(f"lerobot:{tmp_path / 'all'}")
+
+
+def test_a_folder_within_a_dataset(tmp_path: Path) -> None:
+    root = robot(tmp_path / "ds", [rows(5)])
+    with pytest.raises(LapaError, match=f"{root / 'data'}.*{root}. Give"):
+        open_dataset(f"lerobot:{root / 'data'}")
+
+
+def test_collect_leaves_depth_out_and_prints_what_was_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lapa import cli
+
+    cells = pa.array([encoded(f) for f in numbered(5)])
+    table = rows(5) | {"observation.images.top_depth": cells, "observation.images.side": cells}
+    about = features(observation__images__top=None, observation__images__top_depth=IMAGE,
+                     observation__images__side=IMAGE)  # fmt: skip
+    root = robot(tmp_path / "ds", [table], [], about=about)
+    cli.main(["collect", "--dataset", f"lerobot:{root}", "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert "taken: action from action" in said
+    assert open_dataset(f"lerobot:{tmp_path / 'out'}").cameras == ("side",)  # type: ignore[attr-defined]
