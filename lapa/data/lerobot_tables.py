@@ -207,9 +207,9 @@ def _episodes(table: pa.Table, path: Path) -> Array:
     return listed.to_numpy()
 
 
-def picture(cell: Any, shape: Sequence[int] | None, root: Path, where: str) -> Array:
+def picture(cell: Any, shape: Sequence[int] | None, roots: Sequence[Path], where: str) -> Array:
     """A picture as a cell of a table has it, uint8 [H, W, 3]: the bytes of an image, {"bytes": .., "path": ..}, the
-    path of one within the dataset `root`, or its numbers (nested lists, channels first or last, 0..255 or 0..1).
+    path of one from one of `roots` on, or its numbers (nested lists, channels first or last, 0..255 or 0..1).
 
     Raises BadVideo, which begins with `where`, for anything else.
     """
@@ -218,20 +218,21 @@ def picture(cell: Any, shape: Sequence[int] | None, root: Path, where: str) -> A
     if isinstance(cell, bytes):
         return read_image(cell, where)
     if isinstance(cell, str):
-        return read_image(_inside(cell, root, where), where)
+        return read_image(_inside(cell, roots, where), where)
     if isinstance(cell, list | np.ndarray) and len(cell):
         return _pixels(cell, shape, where)
     raise BadVideo(f"{where}: holds no picture.")
 
 
-def _inside(path: str, root: Path, where: str) -> Path:
-    """Where a picture that a cell names lies: as it is written from the dataset on, or by the end of its path."""
+def _inside(path: str, roots: Sequence[Path], where: str) -> Path:
+    """Where a picture that a cell names lies: as it is written from a root on, or by the end of its path."""
     parts = (PureWindowsPath(path) if "\\" in path else PurePosixPath(path)).parts
     for n in range(len(parts)):
         tail = Path(*parts[n:])
-        if not tail.is_absolute() and ".." not in tail.parts and (root / tail).is_file():
-            return root / tail
-    raise BadVideo(f"{where}: the picture is not in the table, which names {path}; {root} has no such file.")
+        for root in roots if not tail.is_absolute() and ".." not in tail.parts else ():
+            if os.path.lexists(root / tail):
+                return root / tail
+    raise BadVideo(f"{where}: the picture is not in the table, which names {path}; {roots[0]} has no such file.")
 
 
 def _pixels(cell: Any, shape: Sequence[int] | None, where: str) -> Array:

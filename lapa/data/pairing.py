@@ -99,8 +99,12 @@ def paired(rows: Clock, film: Array, where: str, whole: bool = True) -> Paired:
     nearest, away = _nearest(rows, film)
     fits = away <= APART * (1 + 1e-3)
     if fits.all() and (np.diff(nearest) > 0).all():
-        off = "frames: nearest in time to their rows, some further away than a tenth of a step"
-        return Paired(every, nearest, (off,) if away.max(initial=0) > FAR else ())
+        notes = []
+        if away.max(initial=0) > FAR:
+            notes.append("frames: nearest in time to their rows, some further away than a tenth of a step")
+        if count > len(every) + 1:
+            notes.append("frames: the film has more of them than there are rows; the others are left out")
+        return Paired(every, nearest, tuple(notes))
     if whole and count and (rows.even or not rows.counted):
         alike = f"frames: paired with the rows one to one, for {_why(rows, film)}"
         first = rows.numbers - rows.numbers[0]

@@ -42,7 +42,8 @@ class Parts:
 
 def parts(known: Sequence[str], usual: Sequence[str], wanted: str | None, what: str, where: str) -> Parts:
     """Of the features `known`, in the order of the source, those that are `what`, "action" or "state": as `wanted`
-    says ("a+b"), else the first of the `usual` names that is there. Words of a name stand between dots or slashes.
+    says ("a+b", or "none"), else the first of the `usual` names that is there. Words of a name stand between dots or
+    slashes.
 
     No names: there is none of the usual ones. Raises LapaError with `where` for a part that is not there, or is there
     twice.
@@ -50,6 +51,8 @@ def parts(known: Sequence[str], usual: Sequence[str], wanted: str | None, what: 
     if not wanted:
         found = (_below(name, known) for name in usual)
         return next((_moving(group) for group in found if group), Parts())
+    if wanted == "none" and "none" not in known:
+        return Parts(asked=True)
     groups = [_moving(_named(part.strip(), known, what, where)) for part in wanted.split("+")]
     names = [name for group in groups for name in group.names]
     if double := [name for name in names if names.count(name) > 1]:

@@ -174,7 +174,7 @@ class LeRobotDataset:
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield every episode, ordered as the frames are on disk; a BadVideo for missing, short or damaged files."""
         yield from self._bad
-        rows, images = self._vectors(), Rows(self.root, [self.camera])
+        rows, images = self._vectors(), Rows(self.root, [self.camera, "frame_index"])
         with Film() as film:
             for number, place in enumerate(self._places):
                 try:
@@ -208,7 +208,7 @@ class LeRobotDataset:
             with Film() as film:
                 yield from film.at(place.video, piece.times[start:], size)
         else:
-            yield from self._images(place, piece, Rows(self.root, [self.camera]), size, start)
+            yield from self._images(place, piece, Rows(self.root, [self.camera, "frame_index"]), size, start)
 
     # --- which rows and which frames
 
@@ -378,14 +378,16 @@ class LeRobotDataset:
     def _images(self, place: Place, piece: Piece, rows: Rows, size: int | None, start: int = 0) -> Iterator[Array]:
         """The pictures of an episode that stores them in its rows, from `start` on."""
         where = f"{place.data}: {self.camera} of episode {place.index}, frame "
-        cells = column(rows.of(place.index, place.length, place.data)[0], self.camera)
-        if cells is None:
-            raise BadVideo(f"{where}0: is missing, {INFO} lists it.")
+        table = rows.of(place.index, place.length, place.data)[0]
+        cells, beside = column(table, self.camera), self.root / f"images/{self.camera}/episode_{place.index:06d}"
+        if cells is None:  # where LeRobot keeps them until it puts them into the tables
+            names = np.arange(len(table)) if (counts := _counts(table)) is None else counts
+            cells = pa.array([f"frame_{name:06d}.png" for name in names.tolist()])
         if isinstance(cells.type, pa.ExtensionType):
             cells = cells.storage
         shape = _shape(self._features[self.camera])
         for t, row in enumerate(piece.rows[start:].tolist(), start):
-            yield resized(picture(cells[row].as_py(), shape, self.root, f"{where}{t}"), size)
+            yield resized(picture(cells[row].as_py(), shape, (self.root, beside), f"{where}{t}"), size)
 
     # --- instructions
 
