@@ -63,7 +63,7 @@ def column(table: pa.Table, name: str) -> pa.Array | None:
     root = _root(name, table.column_names)
     if root is None:
         return None
-    found = table[root].combine_chunks()
+    found = table.column(table.column_names.index(root)).combine_chunks()
     found = found.chunk(0) if isinstance(found, pa.ChunkedArray) else found
     for part in name[len(root) + 1 :].split(".") if len(name) > len(root) else ():
         if not pa.types.is_struct(found.type) or found.type.get_field_index(part) < 0:
@@ -119,7 +119,9 @@ def numbers(values: pa.Array, where: str, width: int | None = None) -> Array:
     if len(widths) > 1 or (width is not None and widths not in ([width], [])):
         said = f", meta/info.json says {width}" if width is not None else ""
         raise BadVideo(f"{where} has {', '.join(map(str, widths))} numbers a row{said}.")
-    return values.to_numpy(zero_copy_only=False).astype(np.float64).reshape(rows, -1)
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.int8())  # of which a missing one becomes NaN
+    return values.to_numpy(zero_copy_only=False).astype(np.float64).reshape(rows, widths[0] if widths else 0)
 
 
 def text_of(value: Any) -> str:
