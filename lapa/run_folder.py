@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lapa.artefacts.folder import FINISH, describe, finished, read_json, write_json
+from lapa.artefacts.folder import FINISH, describe, finished, read_config, read_json, write_json
 from lapa.artefacts.older import upgraded
 from lapa.contracts import LapaError
 from lapa.data.spec import parse
@@ -64,10 +64,8 @@ def end_early(out: Path) -> bool:
     """
     if not (out / "run.json").exists():
         raise LapaError(f"{out} is not the folder of a run that trains: run.json is missing.")
-    if finished(out):
-        made, planned = (_planned(read_json(out / name, "settings")) for name in ("config.json", "run.json"))
-        if made == planned:
-            return False
+    if finished(out) and _planned(read_config(out)) == _planned(read_json(out / "run.json", "settings")):
+        return False
     (out / FINISH).touch()
     return True
 

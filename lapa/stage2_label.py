@@ -24,7 +24,7 @@ from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import Array, FramePairs, Labels, LabelSource, LapaError
 from lapa.data.folders import new_folder
 from lapa.data.index import Index
-from lapa.data.labelled import MANIFEST, TABLE, joined, read_shard, write_shard
+from lapa.data.labelled import MANIFEST, TABLE, joined, read_manifest, read_shard, write_manifest, write_shard
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, pair_counts, tell_of_window, too_slow, window_pairs
 from lapa.data.stream import Stream, forward, stream
@@ -186,7 +186,7 @@ def finished_before(out: Path, plan: LabelSettings) -> dict[str, Any] | None:
     """
     if not (out / MANIFEST).exists():
         return None
-    manifest: dict[str, Any] = read_json(out / MANIFEST, "labels")
+    manifest = read_manifest(out)
     there = {name: manifest.get(key) for name, key in MANIFEST_OF_PLAN.items()}
     wanted = {name: getattr(plan, name) for name in MANIFEST_OF_PLAN}
     if differ := [name for name in there if there[name] != wanted[name]]:
@@ -377,7 +377,7 @@ def finish(
     elif actions and packed.actions is not None:
         every = joined(actions)
         manifest["r2_of_true_actions"] = r2(every.values, packed.actions[packed.starts[every.episode] + every.frame])
-    write_json(out / MANIFEST, {**manifest, "shards": entries})
+    write_manifest(out, {**manifest, "shards": entries})
     for left in (out / PLAN, *(out / TABLE).glob(".*.tmp")):  # of processes that were killed while they wrote
         left.unlink(missing_ok=True)
     return {**manifest, "shards": entries}

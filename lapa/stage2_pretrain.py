@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from lapa.artefacts.folder import provenance, read_json, save_artefact
+from lapa.artefacts.folder import provenance, save_artefact
 from lapa.contracts import Array, BadVideo, Labels, LapaError, Logs
 from lapa.data.buffer import Buffer, Segments
 from lapa.data.index import Index
-from lapa.data.labelled import MANIFEST
+from lapa.data.labelled import MANIFEST, read_manifest
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
 from lapa.data.stream import Stream
@@ -46,7 +46,7 @@ SEGMENT = 16  # frames that are read together of a held-out episode of a stream
 def learner(labels: Path, recipe: Recipe) -> PolicyConfig:
     """The policy that learns the labels in this folder: what can be known of it before it is built."""
     manifest = labels / MANIFEST
-    return configured(recipe, read_json(manifest, "labels")["method"] if manifest.exists() else "lapa")
+    return configured(recipe, str(read_manifest(labels).get("method")) if manifest.exists() else "lapa")
 
 
 def check_labels(packed: Index, labels: Labels, manifest: dict[str, Any], laq_hash: str | None = None) -> Array:

@@ -24,7 +24,7 @@ from lapa.data.pack import Packed
 from lapa.measures.offline import POLICY, keys_of, lines, nearest, offline
 from lapa.measures.probes import of_each_fifth
 from lapa.plots.offline import offline_error
-from lapa.policies import Policy, PolicyConfig, config_class, configured, opened, rebuilt
+from lapa.policies import Policy, PolicyConfig, configured, opened, saved_config
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import on_first_rank, rank
 from lapa.stage2_pretrain import sampler, save_policy, tell_of_instructions
@@ -40,14 +40,11 @@ def learner(policy_path: Path | None, recipe: Recipe) -> PolicyConfig:
     its weights. Raises LapaError when `policy_path` holds none."""
     if policy_path is None:
         return configured(recipe)
-    config: PolicyConfig = describe(policy_path, "policy").settings(
-        lambda **settings: rebuilt(_class_at(policy_path), settings)
-    )
-    return config
+    return saved_config(describe(policy_path, "policy"))
 
 
 def _class_at(policy_path: Path) -> type[PolicyConfig]:
-    return config_class(str(describe(policy_path, "policy").config.get("policy")))
+    return type(saved_config(describe(policy_path, "policy")))
 
 
 def finetune(
@@ -109,8 +106,10 @@ def _learn(
 
 def _labelled(packed: Packed, policy_path: Path | None) -> dict[str, list[str]]:
     """The episodes whose actions the policy has seen, by their keys (measures/offline.py)."""
-    before = describe(policy_path, "policy").config.get("labelled", {}) if policy_path is not None else {}
-    return {"trained": sorted({*before.get("trained", ()), *keys_of(packed)})}
+    saved = None if policy_path is None else describe(policy_path, "policy")
+    told = saved is not None and "labelled" in saved.config
+    before = saved.value(tuple[str, ...], "labelled", "trained") if saved is not None and told else ()
+    return {"trained": sorted({*before, *keys_of(packed)})}
 
 
 def _rehearse(

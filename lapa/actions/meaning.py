@@ -7,12 +7,12 @@ again, for the state of the observation is added back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from lapa.artefacts.settings import checked
 from lapa.contracts import ActionSpec, Array, LapaError
 
 Given = Literal["auto", "relative", "given"]
@@ -64,15 +64,18 @@ class Meaning:
         return Meaning(spec, absolute, data.state_names or spec.names)
 
     @staticmethod
-    def from_json(content: Mapping[str, Any] | None) -> Meaning | None:
-        """Inverse of `dataclasses.asdict` after JSON. Raises KeyError and TypeError on anything else."""
-        if not content:
+    def from_json(content: Any, where: str = "meaning") -> Meaning | None:
+        """Inverse of `dataclasses.asdict` after JSON. Raises LapaError on anything else, naming `where`."""
+        if content is None:
             return None
-        spec = content["spec"]
-        return Meaning(
-            ActionSpec(tuple(spec["names"]), tuple(spec["kinds"]), float(spec["hz"])),
-            tuple(content["relative"]), tuple(content["state"]),
-        )  # fmt: skip
+        made = checked(Meaning, content, where)
+        if len(made.relative) != len(made.spec) or (any(made.relative) and not len(made.state) == len(made.spec)):
+            raise LapaError(
+                f"{where}: relative and state do not have as many entries as the actions, {len(made.spec)}."
+            )
+        if made.spec.hz <= 0:
+            raise LapaError(f"{where}.spec.hz is above 0, not {made.spec.hz:g}.")
+        return made
 
     def targets(self, chunks: Array, state: Array | None) -> Array:
         """Actions float32 [N, chunk, A] in the robot's units at states float32 [N, S] -> as they are learnt."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from lapa.actions.tables import Rows, as_rows, checked
+from lapa.actions.tables import Rows, as_rows
+from lapa.actions.tables import checked as checked_actions
+from lapa.artefacts.settings import checked
 from lapa.contracts import Array, LapaError
 
 
@@ -24,7 +26,9 @@ class Scales:
     def of(actions: Array, source: Array, names: tuple[str, ...] = ()) -> Scales:
         """From float [N, A] actions of the datasets int64 [N], which count from 0 and each have some. Raises LapaError
         on non-finite or too few actions."""
-        ranges = [np.quantile(checked(actions[source == i]), (0.01, 0.99), axis=0) for i in range(source.max() + 1)]
+        ranges = [
+            np.quantile(checked_actions(actions[source == i]), (0.01, 0.99), axis=0) for i in range(source.max() + 1)
+        ]
         low, high = (as_rows(np.stack(some)) for some in zip(*ranges, strict=True))
         return Scales(low, high, names or tuple(map(str, range(len(ranges)))))
 
@@ -51,14 +55,12 @@ class Scales:
         return ((low + high) / 2).reshape(shape), half.reshape(shape)
 
 
-def scales_from_json(content: dict[str, Any] | None) -> Scales | None:
+def scales_from_json(content: Any, where: str = "scales") -> Scales | None:
     """Inverse of `dataclasses.asdict` after JSON. Raises LapaError on anything else."""
     if content is None:
         return None
-    try:
-        low, high = np.array(content["low"], np.float64), np.array(content["high"], np.float64)
-        if low.ndim != 2 or low.shape != high.shape or not np.isfinite([low, high]).all():
-            raise ValueError(f"shapes {low.shape} and {high.shape}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise LapaError(f"The policy's scales in config.json are not ones lapa wrote ({error}).") from None
-    return Scales(as_rows(low), as_rows(high), tuple(content.get("names", map(str, range(len(low))))))
+    made = checked(Scales, content, where, defaults=True)
+    widths = {len(row) for row in (*made.low, *made.high)}
+    if len(widths) != 1 or not len(made.low) == len(made.high) or len(made.names) not in (0, len(made.low)):
+        raise LapaError(f"{where}: low, high and names do not have as many robots and dimensions as each other.")
+    return replace(made, names=made.names or tuple(map(str, range(len(made.low)))))

@@ -23,9 +23,9 @@ from rich.table import Table
 from lapa.analysis.reading import note_if_trained_on, open_laq, open_policy, read, short
 from lapa.analysis.tabletop.plans import TITLES, plans
 from lapa.analysis.tabletop.states import in_picture
-from lapa.artefacts.folder import finished, read_json, write_json
+from lapa.artefacts.folder import finished, read_config, read_json, write_json
 from lapa.contracts import Array, LapaError
-from lapa.data.labelled import MANIFEST, TABLE
+from lapa.data.labelled import MANIFEST, TABLE, read_manifest
 from lapa.data.notes import kind_of
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, tell_of_window, window_pairs
@@ -81,7 +81,9 @@ class Run:
 def _setting_of_policy(about: dict[str, Any]) -> str:
     """The setting of the recipe that optimises the policy of a run.json."""
     manifest = Path(about.get("labels", "")) / MANIFEST
-    method = read_json(manifest, "labels")["method"] if manifest.is_file() else "unipi" if "idm" in about else "scratch"
+    method = (
+        read_manifest(manifest.parent)["method"] if manifest.is_file() else "unipi" if "idm" in about else "scratch"
+    )
     its = config_class(about.get("recipe", {}).get("policy", {}).get("name") or policy_of(method))
     return its.pretrained_by if "labels" in about else its.finetuned_by
 
@@ -95,13 +97,13 @@ def read_run(path: Path) -> Run:
         inside = sorted(str(p.parent) for p in path.glob("*/run.json"))
         hint = f" There are runs in it: {', '.join(inside[:4])}." if inside else _dataset_hint(path)
         if (path / MANIFEST).exists() and (path / TABLE).exists():
-            made = read_json(path / MANIFEST, "labels")
+            made = read_manifest(path)
             raise LapaError(
                 f"{path} is not a run but labels: {made['pairs']:,} frames of {made['dataset']} ({made['kind']}, by "
                 f"{made['source']}). They are for lapa pretrain --labels; what the codes do: lapa inspect on the LAQ."
             )
         raise LapaError(f"{path} is not a run: it has no run.json, no config.json.{hint}")
-    about = read_json(path / name, "settings of the run")
+    about = read_config(path) if finished(path) else read_json(path / name, "settings of the run")
     if not isinstance(about, dict) or not isinstance(about.get("kind"), str):
         raise LapaError(f"{path} is not a run of lapa: {name} says of no kind what it is.")
     return Run(path, about["kind"], name == "config.json", about, read_metrics(path))

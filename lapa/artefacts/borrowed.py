@@ -35,10 +35,13 @@ def _same(one: Tensor, other: Tensor | None) -> bool:
 
 def lender_of(reference: Mapping[str, Any], where: Path) -> Path:
     """The file that a reference means. Raises LapaError for one that this lapa does not ship."""
-    try:
-        return SHIPPED[reference["from"]]
-    except KeyError:
-        raise LapaError(f"{where} borrows weights that this lapa does not have ({reference.get('from')}).") from None
+    name, hash, names = reference.get("from"), reference.get("hash"), reference.get("names")
+    texts = [name, hash, *names] if isinstance(names, list) else [None]
+    if reference.keys() != {"from", "hash", "names"} or not all(isinstance(text, str) for text in texts):
+        raise LapaError(f'{where}/config.json: "borrowed" is not as lapa writes it, with from, hash and names.')
+    if name not in SHIPPED:
+        raise LapaError(f"{where} borrows weights that this lapa does not have ({name}).")
+    return SHIPPED[name]
 
 
 def joined(
@@ -51,4 +54,6 @@ def joined(
             f"{where} was made with other weights of {reference['from']} than those that ship with this lapa "
             f"({found}). Open it with the version that wrote it."
         )
+    if both := sorted(tensors.keys() & set(reference["names"])):
+        raise LapaError(f"{where}: {both[0]} is both in model.safetensors and borrowed.")
     return {**tensors, **{name: known[name.partition(".")[2]] for name in reference["names"]}}

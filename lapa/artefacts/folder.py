@@ -28,13 +28,20 @@ from safetensors.torch import save_file
 from lapa import __version__
 from lapa.artefacts.borrowed import SHIPPED, joined, lender_of, parted
 from lapa.artefacts.hub import local
+from lapa.artefacts.limits import no_larger_than, require_small_buffers
 from lapa.artefacts.older import upgraded, upgraded_weights
+from lapa.artefacts.settings import checked, object_at, typed_value
+from lapa.artefacts.sums import require_sums, with_sums
 from lapa.contracts import LapaError
 
 FORMAT = 2
+OBJECTS_OF_PROVENANCE = {"versions", "data", "parents"}
+OBJECTS = {"model", "recipe", "results", "provenance", "borrowed", "ended_early", "labelled", "tuning"}
+NOTES = OBJECTS | {"kind", "format", "hash", "sums", "method"}  # what any artefact may have beside its description
 READABLE = (1, 2)  # formats (artefacts/older.py)
 FINISH = "finish"  # in the folder of a run: end early, and keep what there is (training/stop.py)
 T = TypeVar("T")
+M = TypeVar("M", bound=torch.nn.Module)
 
 
 @contextlib.contextmanager
@@ -59,11 +66,13 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path, what: str) -> Any:
     """Read JSON; LapaError naming `what` when the file is missing or torn."""
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair can be neither printed nor saved
     except FileNotFoundError:
         raise LapaError(f"{path.parent} holds no {what}: {path.name} is missing.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise LapaError(f"{path} is not readable JSON ({error}); {what} expected.") from None
+    return found
 
 
 def write_tensors(
@@ -118,18 +127,78 @@ class Artefact:
     config: dict[str, Any]
     tensors: dict[str, torch.Tensor]
     hash: str
+    written: dict[str, Any]  # config.json under the names of the version that wrote it
 
-    def settings(self, make: Callable[..., T], key: str | None = "model") -> T:
-        """`make(**settings)` of what config.json has under `key` (None: `make()`, which reads it itself). LapaError
-        when some are missing or unknown."""
+    def settings(self, config: type[T], key: str = "model", defaults: bool = False) -> T:
+        """The dataclass `config` from what config.json has under `key`. Raises LapaError naming a field that is
+        missing, unknown or of another type. In what older versions wrote, and with `defaults`, a missing one takes its
+        default."""
+        with self._described():
+            return checked(config, self.config.get(key), key, defaults or self.old)
+
+    def value(self, hint: type[T], *place: str) -> T:
+        """The value of that type at a place, such as "recipe", "window". Raises LapaError where it is another."""
+        with self._described():
+            found: Any = self.config
+            for depth, name in enumerate(place):
+                found = object_at(found, ".".join(place[:depth]) or "it").get(name)
+            made: T = typed_value(hint, found, ".".join(place))
+            return made
+
+    @property
+    def old(self) -> bool:
+        """Was it written by a version of lapa with another format?"""
+        return bool(self.config["format"] != FORMAT)
+
+    def build(self, make: Callable[[], M], own: bool = False) -> M:
+        """What `make` makes, with the weights. It is made twice: first without memory, and compared with the weights
+        (`fitting`) before anything is allocated. `own`: parts of it are somebody's own code, which may not bear that;
+        it is made once then.
+
+        Raises LapaError for settings that no model can be made of, and for weights of another.
+        """
+        model = self.fitting(make, "cpu" if own else "meta")
+        made = model if own else make()
+        made.load_state_dict(self.tensors)
+        return made
+
+    def fitting(self, make: Callable[[], M], where: str = "meta") -> M:
+        """What `make` makes on the device `where`, by default torch's "meta", which takes no memory. Raises LapaError
+        unless its weights have the names and shapes of these."""
+        with self._described(), no_larger_than(self.tensors), torch.device(where):
+            model = make()
+            require_small_buffers(model, self.tensors)
+        expected = model.state_dict()
+        require_fit(expected, self.tensors, self.path)
+        for name, tensor in self.tensors.items():
+            if tensor.is_floating_point() != expected[name].is_floating_point():
+                raise LapaError(f"{self.path}: {name} holds {tensor.dtype}, expected {expected[name].dtype}.")
+        self.require_unchanged()
+        return model
+
+    def require_unchanged(self) -> None:
+        """Raises LapaError when config.json has changed since it was written (artefacts/sums.py)."""
+        require_sums(self.written, f"{self.path}/config.json")
+
+    def require_known(self, names: Iterable[str]) -> None:
+        """Raises LapaError when config.json has settings beside these and those of every artefact."""
+        if unknown := sorted(self.config.keys() - {*names, *NOTES}):
+            raise LapaError(f"{self.path}/config.json: {unknown[0]} is nothing that a {self.kind} of this lapa has.")
+
+    @contextlib.contextmanager
+    def _described(self) -> Iterator[None]:
+        """Every error inside as a LapaError that names config.json."""
         try:
-            return make(**self.config[key]) if key is not None else make()
-        except (KeyError, TypeError) as error:
+            yield
+        except Exception as error:  # whatever making a model of arbitrary settings comes to
+            if isinstance(error, LapaError) and str(self.path) in str(error):
+                raise
+            told = str(error) if isinstance(error, LapaError) else f"{type(error).__name__}: {error}."
+            version = self.config.get("provenance", {}).get("versions", {}).get("lapa", "unknown")
             raise LapaError(
-                f'{self.path}/config.json does not describe a "{self.kind}" of this lapa ("{key}": {error}). '
-                f"Make it again, or open it with the version that wrote it: "
-                f"{self.config.get('provenance', {}).get('versions', {}).get('lapa', 'unknown')}."
-            ) from None
+                f'{self.path}/config.json does not describe a "{self.kind}" of this lapa: {told} Fetch or make it '
+                f"again, or open it with the version that wrote it: {version}."
+            ) from (None if isinstance(error, LapaError) else error)
 
 
 def finished(path: Path) -> bool:
@@ -164,7 +233,7 @@ def save_artefact(
 ) -> str:
     """Write an artefact and return its content hash (of the weights). Of the tensors `lent` those that `lender` has are
     not written, but referred to (artefacts/borrowed.py). That of a run which was ended early says so."""
-    config = {key: value for key, value in config.items() if key != "borrowed"}
+    config = {key: value for key, value in config.items() if key not in ("kind", "format", "hash", "borrowed")}
     if lender:
         file = SHIPPED[lender]
         tensors, reference = parted(tensors, lender, file_hash(file), read_tensors(file)[0], lent)
@@ -172,7 +241,7 @@ def save_artefact(
     write_tensors(path / "model.safetensors", tensors)
     content = file_hash(path / "model.safetensors")
     early = {"ended_early": ended} if (ended := ended_early(path)) else {}
-    write_json(path / "config.json", {"kind": kind, "format": FORMAT, "hash": content, **config, **early})
+    write_json(path / "config.json", with_sums({"kind": kind, "format": FORMAT, "hash": content, **config, **early}))
     return content
 
 
@@ -196,7 +265,8 @@ def load_artefact(path: Path | str, kind: str) -> Artefact:
             f"{found.path}/model.safetensors does not match config.json (hash {content}, expected {found.hash})."
         )
     tensors = upgraded_weights(tensors)
-    if reference := found.config.get("borrowed"):
+    if "borrowed" in found.config:
+        reference = found.config["borrowed"]
         lender = lender_of(reference, found.path)
         tensors = joined(tensors, reference, read_tensors(lender)[0], file_hash(lender), found.path)
     return replace(found, tensors=tensors)
@@ -207,14 +277,26 @@ def describe(path: Path | str, kind: str) -> Artefact:
     path = local(path)
     if not path.is_dir():
         raise LapaError(f"There is no folder {path}; a {kind} artefact was expected there.")
-    config = read_json(path / "config.json", f"finished {kind} artefact")
-    found = config.get("kind") if isinstance(config, dict) else None
-    if found != kind:
-        raise LapaError(f'{path} holds a "{found}" artefact, not a "{kind}".')
-    if config.get("format") not in READABLE:
+    config = read_config(path, f"finished {kind} artefact")
+    if config.get("kind") != kind:
+        raise LapaError(f'{path} holds a "{config.get("kind")}" artefact, not a "{kind}".')
+    if config.get("format") not in READABLE or isinstance(config["format"], bool):
         known = " and ".join(map(str, READABLE))
         raise LapaError(f"{path} has artefact format {config.get('format')}; this lapa reads formats {known}.")
-    return Artefact(path, kind, config if config["format"] == FORMAT else upgraded(config), {}, str(config.get("hash")))
+    content = typed_value(str, config.get("hash"), f"{path}/config.json: hash")
+    return Artefact(path, kind, config if config["format"] == FORMAT else upgraded(config), {}, content, config)
+
+
+def read_config(path: Path, what: str = "finished artefact") -> dict[str, Any]:
+    """What the config.json in a folder says, under the names of the version that wrote it. Raises LapaError when it is
+    missing or torn, or has something else in place of the objects that all artefacts have."""
+    found, where = read_json(path / "config.json", what), f"{path}/config.json"
+    config = found if isinstance(found, dict) else {}
+    for name in OBJECTS & config.keys():
+        object_at(config[name], f"{where}: {name}")
+    for name in OBJECTS_OF_PROVENANCE & config.get("provenance", {}).keys():
+        object_at(config["provenance"][name], f"{where}: provenance.{name}")
+    return config
 
 
 def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str | Path) -> None:

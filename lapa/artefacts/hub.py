@@ -67,12 +67,7 @@ def push_to_hub(folder: str | Path, repo: str, licence: str, private: bool = Fal
     folder = Path(folder)
     if not REPO.fullmatch(repo):
         raise LapaError(f'"{repo}" is no name of a repository on the hub; write user/name.')
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise LapaError(f"{folder} holds no finished artefact: {', '.join(missing)} is missing.")
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("kind") not in KINDS:
-        raise LapaError(f'{folder} holds a "{config.get("kind")}" artefact; the hub takes {", ".join(KINDS)}.')
+    config = _published(folder)
     files: dict[str, str | bytes] = {name: str(folder / name) for name in FILES}
     files["README.md"] = model_card(config, repo, licence).encode()
     api = HfApi()
@@ -91,8 +86,24 @@ def push_to_hub(folder: str | Path, repo: str, licence: str, private: bool = Fal
     return str(commit.repo_url)
 
 
+def _published(folder: Path) -> dict[str, Any]:
+    """What config.json says of a whole artefact, with today's names. Raises LapaError for any other folder."""
+    from lapa.artefacts.folder import load_artefact, read_config
+
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise LapaError(f"{folder} holds no finished artefact: {', '.join(missing)} is missing.")
+    kind = read_config(folder).get("kind")
+    if kind not in KINDS:
+        raise LapaError(f'{folder} holds a "{kind}" artefact; the hub takes {", ".join(KINDS)}.')
+    found = load_artefact(folder, str(kind))
+    found.require_unchanged()
+    return found.config
+
+
 def model_card(config: dict[str, Any], repo: str, licence: str) -> str:
-    """The README.md of an artefact on the hub, from its config.json; nothing is claimed that is not in it."""
+    """The README.md of an artefact on the hub, from its config.json (with today's names); nothing is claimed that is
+    not in it."""
     kind, origin = str(config["kind"]), config.get("provenance", {})
     recipe, results = config.get("recipe", {}), config.get("results", {})
     settings = {name: recipe[name] for name in STAGES.get(config.get("policy", ""), STAGES[kind]) if name in recipe}

@@ -24,6 +24,7 @@ from lapa.contracts import Context, ImageSpec, Inputs, LapaError
 from lapa.data.observations import Seen
 from lapa.data.pixels import as_pixels
 
+LARGEST_SETTING = 1_000_000
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -54,8 +55,11 @@ class Config:
     def build(self) -> TinyVLM:
         """The backbone, with grounded weights if `grounded`. Raises LapaError on sizes that cannot be, and on weights
         of another size."""
-        if min(self.width, self.depth) < 1:
-            raise LapaError(f"tiny: width and depth are at least 1, got {self.width} and {self.depth}.")
+        sizes = {field.name: getattr(self, field.name) for field in fields(self) if field.type in ("int", int)}
+        if wrong := [f"{name} {size}" for name, size in sizes.items() if not 1 <= size <= LARGEST_SETTING]:
+            raise LapaError(f"tiny: {', '.join(wrong)}: it is 1 to {LARGEST_SETTING:,}.")
+        if self.vocabulary < 2:
+            raise LapaError(f"tiny: vocabulary is at least 2, not {self.vocabulary}.")
         if self.width % self.heads or self.width % 4 or self.vision_width % 4 or self.image_size % 4:
             raise LapaError(
                 f"tiny: width {self.width} must be divisible by heads {self.heads}, and width, vision_width "
@@ -66,6 +70,7 @@ class Config:
             from lapa.artefacts.folder import load_artefact, load_strictly
 
             found = load_artefact(self.weights or WEIGHTS, "backbone")
+            found.require_known(("domains",))
             self._require_size(found.settings(Config), found.path)
             load_strictly(model, found.tensors, found.path)
             model.origin = {self.weights or "the weights that ship with lapa": found.hash}

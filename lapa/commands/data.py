@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,8 @@ import tyro
 
 from lapa.commands.options import Datasets, Names, Preset, Seed, SkipBad, at_least_one, print_next, quoted, split_names
 from lapa.contracts import LapaError
+
+Quality = Annotated[int | Literal["exact", "auto"], tyro.conf.arg(metavar="INT|exact|auto")]
 
 
 def cache(
@@ -77,7 +80,8 @@ def collect(
     out: Path,
     without_actions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     cameras: Names = (),
-    quality: int | None = None,
+    quality: Quality = "auto",
+    robot: str = "",
     skip_bad: SkipBad = False,
     benchmark: str | None = None,
     episodes: int | None = None,
@@ -97,7 +101,9 @@ def collect(
         out: new folder
         without_actions: leave the actions out: mere video, as LAPA's premise has it
         cameras: the cameras to keep, the main one first (none: all there are)
-        quality: keep the pictures in less room and not exactly: H.264's crf, such as 23 (None: exactly)
+        quality: how pictures are kept: H.264's crf, such as 18 or 23, as browsers play it; or exact, every pixel (auto:
+            exact up to 128 pixels a side, else 18)
+        robot: the robot's name, for robot_type, where the dataset names none
         benchmark: NAME[:PATH][,OPTION=VALUE], such as tabletop:sim
         episodes: benchmark: how many
         noise: benchmark: disturb the expert's motions by so much of their size, so that it shows how to recover
@@ -109,11 +115,11 @@ def collect(
     if benchmark is not None:
         if dataset or without_actions or cameras:
             raise LapaError("--dataset, --without-actions and --cameras do not go with --benchmark.")
-        made = _demonstrated(benchmark, episodes, seed, noise, out, quality)
+        made = _demonstrated(benchmark, episodes, seed, noise, out, quality, robot)
     elif episodes is not None or noise or seed:
         raise LapaError("--episodes, --noise and --seed belong to --benchmark; a dataset has options of its own.")
     else:
-        made = write(at_least_one(dataset), out, skip_bad, without_actions, split_names(cameras), quality)
+        made = write(at_least_one(dataset), out, skip_bad, without_actions, split_names(cameras), quality, robot)
     print(f"Wrote {counted(made['episodes'], 'episode')}, {made['frames']} frames, to {out} ({made['with']} actions; "
           f"camera {', '.join(made['cameras'])}).")  # fmt: skip
     for note in made["notes"]:
@@ -122,7 +128,7 @@ def collect(
 
 
 def _demonstrated(
-    benchmark: str, episodes: int | None, seed: int, noise: float, out: Path, quality: int | None
+    benchmark: str, episodes: int | None, seed: int, noise: float, out: Path, quality: Quality, robot: str
 ) -> dict[str, Any]:
     from lapa.evaluate import open_benchmark
     from lapa.interop.collect import write
@@ -132,7 +138,8 @@ def _demonstrated(
         raise LapaError("Say how many --episodes of the benchmark's expert to collect.")
     takes = demonstrations(open_benchmark(benchmark), episodes, seed, noise)
     origin = {"sources": [f"{benchmark}, its expert"], "seed": seed, "noise": noise}
-    return write(takes, out, origin, episodes, quality)
+    robot = robot or re.sub(r"\W+", "_", benchmark.partition(",")[0])
+    return write(takes, out, origin, episodes, quality, robot)
 
 
 def convert(
@@ -189,7 +196,8 @@ def export(
     dataset: Datasets = (),
     image_size: int | None = None,
     fps: float | None = None,
-    quality: int | None = None,
+    quality: Annotated[int | Literal["exact"] | None, tyro.conf.arg(metavar="INT|exact")] = None,
+    robot: str = "",
     license: str | None = None,
     private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
@@ -206,7 +214,9 @@ def export(
         out: new folder; for hub, the repository
         image_size: make the frames squares of so many pixels a side (None: as they are at the source)
         fps: lerobot: the one rate to write, where the videos have several
-        quality: lerobot: keep the pictures in less room and not exactly: H.264's crf, such as 23 (None: exactly)
+        quality: lerobot: how pictures are kept: H.264's crf, such as 23, as browsers play it (None: 18); or exact,
+            every pixel
+        robot: lerobot: the robot's name, for robot_type, where the dataset names none
         license: hub: the licence of the weights, such as apache-2.0; mind that of the videos
         private: hub: for your eyes only
     """
@@ -219,6 +229,7 @@ def export(
         print_next(f'lapa.LAQ.from_pretrained("{out}"), or lapa.Policy, in Python')
         return
     from lapa.data.index import counted, tell
+    from lapa.data.video import GOOD
     from lapa.interop.export import ROWS, export_jsonl, export_lerobot, open_labelled
 
     if image_size is not None and image_size < 1:
@@ -226,13 +237,13 @@ def export(
     labelled = open_labelled(source, dataset)
     tell(labelled.packed)
     if form == "lerobot":
-        export_lerobot(labelled, Path(out), image_size, fps, quality)
+        export_lerobot(labelled, Path(out), image_size, fps, GOOD if quality is None else quality, robot)
         episodes = counted(labelled.packed.episodes, "episode")
         print(f"Wrote {episodes} with latent_action to {out}; frames without a label have -1.")
         print_next(f"lapa inspect --dataset {quoted(f'lerobot:{out}')} --out runs/inspect")
         return
-    if fps is not None or quality is not None:
-        which = "--fps" if fps is not None else "--quality"
+    if fps is not None or quality is not None or robot:
+        which = "--fps" if fps is not None else "--quality" if quality is not None else "--robot"
         raise LapaError(f"{which} belongs to `lapa export lerobot`; a jsonl has a row and a JPEG per frame.")
     rows = export_jsonl(labelled, Path(out), image_size)
     classes, width = labelled.manifest["classes"], labelled.codes.shape[1]

@@ -140,7 +140,7 @@ def label(
         shard: pairs written at once, at least; what a killed process has to do again (0: up to 4,096)
         stream: decode the videos while labelling, without a pack on disk; the same labels
     """
-    from lapa.artefacts.folder import read_json
+    from lapa.artefacts.folder import read_config
     from lapa.recipe import nearest_preset
     from lapa.recipe import preset as named
     from lapa.stage2_label import label as write
@@ -163,7 +163,7 @@ def label(
     if "r2_of_true_actions" in manifest:
         print(f"  R^2 of the dataset's own actions: {manifest['r2_of_true_actions']:.3f}")
     made_by = Path(source) / "config.json"  # ground_truth and future_frames have none
-    recipe = read_json(made_by, "finished label source").get("recipe") if made_by.exists() else None
+    recipe = read_config(made_by.parent, "finished label source").get("recipe") if made_by.exists() else None
     found = preset or (nearest_preset(recipe) if recipe else "laptop")
     print_next(f"lapa pretrain {again(dataset)} --labels {quoted(out)}{same_preset(found)} --out runs/latent")
 
@@ -188,8 +188,8 @@ def pretrain(
         source: refuse labels that were not made by the label source in this folder (None: the folder that the labels
             name, if it is still there)
     """
-    from lapa.artefacts.folder import read_json
-    from lapa.data.labelled import read_labels
+    from lapa.artefacts.folder import read_config
+    from lapa.data.labelled import read_labels, require_told
     from lapa.run_folder import begin, done_before
     from lapa.stage2_pretrain import check_labels, learner
     from lapa.stage2_pretrain import pretrain as train
@@ -201,10 +201,11 @@ def pretrain(
     if done_before(out, recipe, how.seed, how.resume, "policy", policy.pretrained_by, **inputs):
         return
     found, manifest = read_labels(labels)
+    require_told(manifest, ("method", "source", "source_hash", "kind", "classes", "fingerprint"), labels)
     # The source that made the labels, if it is still there, must not have been trained again since.
     made_by = source or Path(str(manifest["source"]))
     known = source is not None or (made_by / "config.json").exists()
-    wanted = str(read_json(made_by / "config.json", "finished label source")["hash"]) if known else None
+    wanted = str(read_config(made_by, "finished label source").get("hash")) if known else None
     if stream:
         packed: Any = open_stream(dataset, policy.image_size, how.skip_bad)
     else:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lapa.artefacts.folder import read_json, replacing
+from lapa.artefacts.folder import read_config, read_json, replacing, write_json
 from lapa.artefacts.older import upgraded
+from lapa.artefacts.settings import checked, object_at
+from lapa.artefacts.sums import require_sums, with_sums
 from lapa.contracts import Labels, LapaError
 from lapa.data.folders import existing_folder
 
@@ -65,34 +68,119 @@ def read_labels(path: str | Path) -> tuple[Labels, dict[str, Any]]:
     """Labels and manifest as written, in the order of episodes and frames.
 
     Episodes are counted as a pack counts them: without those that turned out to be damaged, "left_out" in the manifest.
-    Raises LapaError for a folder that is missing, unfinished or holds no labels, and for a shard that has changed.
+    Raises LapaError for a folder that is missing, unfinished or holds no labels, for a shard or a manifest that has
+    changed, and for labels that do not go with their manifest.
     """
     folder = existing_folder(path, "Labels")
     if not (folder / TABLE).exists():
         if (folder / "config.json").exists():
-            kind = read_json(folder / "config.json", "artefact").get("kind")
+            kind = read_config(folder).get("kind")
             raise LapaError(f'{folder} holds a "{kind}" artefact and no labels. Give a folder made by `lapa label`.')
         raise LapaError(f"{folder}: holds no labels, {TABLE} is missing. Write them with `lapa label`.")
-    try:
-        manifest = upgraded(json.loads((folder / MANIFEST).read_text()))
-    except FileNotFoundError:
-        raise LapaError(
-            f"{folder}: the labels are not finished, {MANIFEST} is missing. Run the same lapa label again."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise LapaError(f"{folder / MANIFEST} cannot be read ({error}). Write the labels anew.") from None
+    manifest = read_manifest(folder)
     parts = []
-    for shard in manifest.get("shards", []):
+    for shard in manifest["shards"]:
         part, content, _ = read_shard(folder / TABLE / shard["file"])
         if content != shard["hash"]:
             raise LapaError(
                 f"{folder / TABLE / shard['file']} has changed since it was written. Write the labels anew."
             )
         parts.append(part)
-    if not parts:
-        raise LapaError(f"{folder / MANIFEST} names no shards. Write the labels anew.")
     labels, left_out = joined(parts), np.array(manifest.get("left_out", []), np.int64)
+    _require_together(labels, manifest, folder / MANIFEST)
     return replace(labels, episode=labels.episode - np.searchsorted(left_out, labels.episode)), manifest
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest of labels that are whole, with sums of what it says (artefacts/sums.py)."""
+    write_json(folder / MANIFEST, with_sums(manifest))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the labels in a folder, with today's names. Raises LapaError when it is missing or torn, has
+    changed since it was written, or does not say what a manifest says."""
+    file = folder / MANIFEST
+    if not file.exists():
+        raise LapaError(f"{folder}: the labels are not finished, {MANIFEST} is missing. Run the same lapa label again.")
+    content = object_at(read_json(file, "labels"), str(file))
+    require_sums(content, str(file))
+    content = upgraded(content)
+    told = checked(_Manifest, {k: v for k, v in content.items() if k not in NOTES}, str(file), defaults=True)
+    if not told.shards:
+        raise LapaError(f"{file} names no shards. Write the labels anew.")
+    for shard in told.shards:
+        if Path(shard.file).name != shard.file or shard.file.startswith("."):
+            raise LapaError(f"{file}: a shard is a file in {TABLE}, not {shard.file!r}.")
+    if told.image_size < 1 or told.classes < 0 or (told.window_seconds is not None and told.window_seconds <= 0):
+        raise LapaError(f"{file}: image_size, classes and window_seconds are above 0, not {told.image_size}, "
+                        f"{told.classes} and {told.window_seconds}.")  # fmt: skip
+    made: dict[str, Any] = content
+    return made
+
+
+def require_told(manifest: Mapping[str, Any], names: Iterable[str], where: str | Path) -> None:
+    """Raises LapaError when a manifest does not say all of these."""
+    if missing := [name for name in names if name not in manifest]:
+        raise LapaError(f"{where}/{MANIFEST}: {missing[0]} is missing. Write the labels anew with `lapa label`.")
+
+
+@dataclass(frozen=True)
+class _Shard:
+    file: str
+    hash: str
+    pairs: int | None = None
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What a manifest says, as far as it does; whoever needs something asks for it (`require_told`)."""
+
+    shards: tuple[_Shard, ...] = ()
+    method: str = ""
+    source: str = ""
+    source_hash: str | None = None
+    kind: Literal["codes", "actions", "frames"] | None = None
+    classes: int = 0
+    window_seconds: float | None = None
+    end: str = "drop"
+    dataset: str = ""
+    fingerprint: str = ""
+    outline: str = ""
+    image_size: int = 1
+    pairs: int = 0
+    precision: str = "float32"
+    compiled: bool = False
+    episodes_too_short: int = 0
+    action_names: tuple[str, ...] = ()
+    meaning: dict[str, Any] | None = None
+    skipped: tuple[str, ...] = ()
+    left_out: tuple[int, ...] = ()
+    code_counts: tuple[tuple[int, ...], ...] = ()
+    code_embeddings: tuple[tuple[float, ...], ...] = ()
+
+
+NOTES = ("sums", "r2_of_true_actions")  # further things that a manifest may have
+
+
+def _require_together(labels: Labels, manifest: Mapping[str, Any], where: Path) -> None:
+    """Raises LapaError for labels that are not what the manifest says."""
+    if not len(labels.values):
+        raise LapaError(f"{where.parent} holds no label. Write the labels anew.")
+    count, classes = len(labels.values), manifest.get("classes", 0)
+    if labels.kind != manifest.get("kind", labels.kind) or count != manifest.get("pairs", count):
+        raise LapaError(f"{where} tells of {manifest.get('pairs')} {manifest.get('kind')}, and {TABLE} holds "
+                        f"{count} {labels.kind}. Write the labels anew.")  # fmt: skip
+    if min(labels.episode.min(), labels.frame.min()) < 0:
+        raise LapaError(f"{where.parent / TABLE}: an episode or a frame has a number below 0. Write the labels anew.")
+    if labels.kind == "codes" and "classes" in manifest:
+        if not 0 <= labels.values.min() <= labels.values.max() < classes:
+            raise LapaError(f"{where} tells of {classes} kinds of codes, and {TABLE} holds {labels.values.min()} to "
+                            f"{labels.values.max()}. Write the labels anew.")  # fmt: skip
+        told, due = len(manifest.get("code_embeddings") or ()), labels.values.shape[1] * classes
+        if told not in (0, due):
+            raise LapaError(f"{where}: there are {told} code_embeddings; one for each code of each position is {due}.")
+    if not np.isfinite(labels.values).all():
+        raise LapaError(f"{where.parent / TABLE}: a label is not finite. Write the labels anew.")
 
 
 def joined(parts: list[Labels]) -> Labels:

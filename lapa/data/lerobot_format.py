@@ -3,9 +3,10 @@
 meta/info.json                              fps, totals, features, path templates
 meta/stats.json                             min, max, mean, std, count and quantiles per feature
 meta/tasks.parquet                          instruction -> task_index
-meta/episodes/chunk-000/file-000.parquet    where each episode's rows and frames are
+meta/episodes/chunk-000/file-000.parquet    where each episode's rows and frames are, and its statistics
 meta/lapa.json                              provenance; other readers ignore it
-data/chunk-000/file-000.parquet             one row per frame
+README.md                                   the card that the hub shows (data/lerobot_card.py)
+data/chunk-000/file-000.parquet             one row per frame, one row group per episode
 videos/<camera>/chunk-000/file-000.mp4      many episodes per file: time = from_timestamp + timestamp
 """
 
@@ -23,12 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lapa.contracts import ActionKind, Array, Episode, LapaError
+from lapa.data import lerobot_stats
 from lapa.data.folders import new_folder
-from lapa.data.video import LOSSY_PIXELS, VideoFile, check_quality, rational
+from lapa.data.lerobot_card import card
+from lapa.data.lerobot_stats import Stats
+from lapa.data.video import VideoFile, check_quality, coding, rational
 
 VERSION = "v3.0"
 CAMERA = "observation.images.main"  # where the source does not name its camera
 INFO, STATS, TASKS, PROVENANCE = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/lapa.json"
+CARD = "README.md"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -36,8 +41,7 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 CHUNK = 1000  # files per chunk folder, LeRobot's default
 FRAMES_PER_FILE = 250_000  # of pictures so small that PIXELS_PER_FILE is not reached before
 PIXELS_PER_FILE = 200_000_000  # real clips take a byte a pixel, losslessly; LeRobot's default limit is 200 MB
-STATS_STRIDE = 8  # image statistics read every 8th frame; LeRobot samples them too
-QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+WHOLE = 2e-3  # of a rate: so near to a whole one it is taken for that, as 29.97 for 30
 INDEX_FEATURES = {"frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}
 
 
@@ -77,8 +81,7 @@ class LeRobotWriter:
         self._sizes = {self._main: main} | {_feature(name): size for name, size in (views or {}).items()}
         if len(self._sizes) != 1 + len(views or {}):
             raise LapaError(f"{path}: two cameras have the same name, {camera or 'main'}.")
-        for height, width in self._sizes.values():
-            check_quality(quality, height, width)
+        check_quality(quality)
         self._robot, self._kinds, self._quality = robot_type, tuple(kinds), quality
         largest = max(height * width for height, width in self._sizes.values())
         self._per_file = min(FRAMES_PER_FILE, max(PIXELS_PER_FILE // largest, 1))
@@ -90,8 +93,8 @@ class LeRobotWriter:
         self._task_of: list[int] = []
         self._tasks: dict[str, int] = {}
         self._video_of: list[tuple[int, int]] = []  # per episode: number of its file, first frame in the file
-        # A histogram of uint8 holds every statistic exactly.
         self._pixels = {key: np.zeros((3, 256), np.int64) for key in self._sizes}
+        self._seen: dict[str, list[Stats]] = {key: [] for key in self._sizes}
         self._videos: dict[str, VideoFile] = {}
         self._files = 0
         self._stack = ExitStack()
@@ -126,8 +129,9 @@ class LeRobotWriter:
         self._video_of.append((self._files - 1, self._videos[self._main].frames))
         for key, frames in films.items():
             self._videos[key].add(frames)
-            for channel, counts in enumerate(self._pixels[key]):
-                counts += np.bincount(frames[::STATS_STRIDE, ..., channel].ravel(), minlength=256)
+            counts = lerobot_stats.histogram(frames)
+            self._pixels[key] += counts
+            self._seen[key].append(lerobot_stats.of_pictures(counts, self._sizes[key]))
         for key, kept in self._vectors.items():
             kept.append(np.asarray(_vector(episode, key), np.float32))
         for key, values in self._values.items():
@@ -145,11 +149,13 @@ class LeRobotWriter:
             if not self._lengths:
                 raise LapaError(f"{self._root.parent}: a dataset needs at least one episode; none was added.")
             columns = self._columns()
+            stats, info = self._stats(columns), self._info()
             self._write_data(columns)
-            self._write_episodes()
+            self._write_episodes(self._episode_stats(columns, stats))
             _write_parquet(self._root / TASKS, self._tasks_table())
-            _write_json(self._root / STATS, self._stats(columns))
-            _write_json(self._root / INFO, self._info())
+            _write_json(self._root / STATS, {key: _listed(entry) for key, entry in stats.items()})
+            _write_json(self._root / INFO, info)
+            (self._root / CARD).write_text(card(info, list(self._tasks), self._provenance or {}))
             if self._provenance is not None:
                 _write_json(self._root / PROVENANCE, self._provenance)
 
@@ -169,7 +175,10 @@ class LeRobotWriter:
             if len(film) != len(frames):
                 raise LapaError(f"{where}: {key} has {len(film)} frames, {self._main} {len(frames)}.")
         if abs(episode.fps - self._fps) > 1e-6 * self._fps:
-            raise LapaError(f"{where} runs at {episode.fps} fps in a dataset of {self._fps} fps; use one rate.")
+            raise LapaError(
+                f"{where} runs at {episode.fps} fps in a dataset of {self._fps} fps; use one rate, such as "
+                f"fps={min(episode.fps, self._fps):g} in the options of the datasets."
+            )
         for key in self._vectors:
             value, shape = _vector(episode, key), (len(frames), len(self._names[key]))
             if value is None or value.shape != shape:
@@ -196,17 +205,47 @@ class LeRobotWriter:
         return columns
 
     def _write_data(self, columns: dict[str, Array]) -> None:
-        """One parquet file beside each video file, so that both hold the same episodes."""
+        """One parquet file beside each video file, so that both hold the same episodes, each a row group of its own:
+        LeRobot reads an episode without the others."""
         table = pa.table({key: _arrow(values) for key, values in columns.items()})
         bounds = np.concatenate([[0], np.cumsum(self._lengths)])
         file_of = np.array([number for number, _ in self._video_of])
         for number in range(self._files):
             episodes = np.flatnonzero(file_of == number)
-            start, stop = int(bounds[episodes[0]]), int(bounds[episodes[-1] + 1])
             path = self._root / DATA_PATH.format(**_place(number))
-            _write_parquet(path, table.slice(start, stop - start))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with pq.ParquetWriter(path, table.schema) as writer:
+                for episode in episodes:
+                    writer.write_table(table.slice(int(bounds[episode]), self._lengths[episode]))
 
-    def _write_episodes(self) -> None:
+    def _stats(self, columns: dict[str, Array]) -> dict[str, Stats]:
+        """Over the whole dataset, by feature."""
+        seen = {key: lerobot_stats.of_pictures(counts, self._sizes[key]) for key, counts in self._pixels.items()}
+        return seen | {
+            key: lerobot_stats.of_rows_with_gaps(values, self._no_value(key)) for key, values in columns.items()
+        }
+
+    def _episode_stats(self, columns: dict[str, Array], whole: dict[str, Stats]) -> dict[str, pa.Array]:
+        """Those of each episode, as columns "stats/FEATURE/STATISTIC"."""
+        bounds = np.cumsum(self._lengths)[:-1]
+        by_episode = dict(self._seen) | {
+            key: [
+                lerobot_stats.of_rows_with_gaps(rows, self._no_value(key), whole[key])
+                for rows in np.split(values, bounds)
+            ]
+            for key, values in columns.items()
+        }
+        return {
+            f"stats/{key}/{name}": pa.array([stats[name].tolist() for stats in each])
+            for key, each in by_episode.items()
+            for name in each[0]
+        }
+
+    def _no_value(self, key: str) -> int | None:
+        found: int | None = self._extra.get(key, {}).get("info", {}).get("no_value")
+        return found
+
+    def _write_episodes(self, stats: Mapping[str, pa.Array]) -> None:
         lengths = np.array(self._lengths, np.int64)
         stop = np.cumsum(lengths)
         places = [_place(number) for number, _ in self._video_of]
@@ -233,6 +272,7 @@ class LeRobotWriter:
                         "to_timestamp": (first + lengths) / rate,
                     }.items()
                 },
+                **stats,
                 "meta/episodes/chunk_index": np.zeros(len(lengths), np.int64),
                 "meta/episodes/file_index": np.zeros(len(lengths), np.int64),
             }
@@ -254,31 +294,24 @@ class LeRobotWriter:
         table = pa.table({"task_index": list(self._tasks.values()), "task": list(self._tasks)})
         return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
-    def _stats(self, columns: dict[str, Array]) -> dict[str, Any]:
-        stats: dict[str, dict[str, Array]] = {}
-        for key, (height, width) in self._sizes.items():
-            pixels = self._pixels[key]
-            stats[key] = {name: np.reshape(value, (3, 1, 1)) for name, value in _histogram_stats(pixels).items()}
-            stats[key]["count"] = pixels.sum(1)[:1] // (height * width)
-        for key, values in columns.items():
-            none = self._extra.get(key, {}).get("info", {}).get("no_value")
-            present = values if none is None else values[(values != none).all(1)]
-            stats[key] = _vector_stats(present if len(present) else values)
-        return {key: {name: value.tolist() for name, value in entry.items()} for key, entry in stats.items()}
-
     def _info(self) -> dict[str, Any]:
         fps = int(self._fps) if self._fps.is_integer() else self._fps
         episodes = len(self._lengths)
         features: dict[str, Any] = {}
         for camera, (height, width) in self._sizes.items():
-            coded = {"codec": "h264", "pix_fmt": "gbrp" if self._quality is None else LOSSY_PIXELS}
-            video = {"height": height, "width": width, **coded, "fps": fps, "channels": 3}
+            video = {
+                "height": height,
+                "width": width,
+                **coding(self._quality, height, width).told,
+                "fps": fps,
+                "channels": 3,
+            }
             features[camera] = {
                 "dtype": "video",
                 "shape": [height, width, 3],
                 "names": ["height", "width", "channels"],
                 "info": {f"video.{key}": value for key, value in video.items()}
-                | {"video.is_depth_map": False, "has_audio": False},
+                | {"video.is_depth_map": False, "is_depth_map": False, "has_audio": False},
             }
         for key in self._vectors:
             names = list(self._names[key])
@@ -305,6 +338,25 @@ class LeRobotWriter:
         }
 
 
+def whole_rate(fps: float) -> float:
+    """The rate to write for pictures at `fps`: LeRobot's tools take whole numbers, and 29.97 is 30 to everybody. Others
+    stay as they are."""
+    return float(round(fps)) if 0 < abs(fps - round(fps)) <= WHOLE * fps else fps
+
+
+def rate_in_words(fps: float) -> str:
+    """A sentence for people on a rate that is no whole number; "" for one that is."""
+    if (rate := whole_rate(fps)) != fps:
+        return f"{fps:g} frames a second are written as {rate:g}: LeRobot's tools take whole rates alone."
+    if rate == round(rate):
+        return ""
+    hint = f" Add fps={int(rate)} to the dataset's options for a whole one." if rate > 1 else ""
+    return (
+        f"{rate:g} frames a second are no whole number: LeRobot reads them, but its tools that delete, split and merge "
+        f"take whole rates alone.{hint}"
+    )
+
+
 def _feature(camera: str) -> str:
     """A camera's name -> its feature; one that is a feature's name already stays."""
     return camera if "." in camera else CAMERA.rpartition(".")[0] + "." + camera
@@ -326,23 +378,8 @@ def _arrow(values: Array) -> pa.Array:
     return pa.array(values.ravel())
 
 
-def _vector_stats(values: Array) -> dict[str, Array]:
-    """Statistics over the rows of [N] or [N, D], each [D]; count [1]."""
-    rows = values.reshape(len(values), -1).astype(np.float64)
-    stats = {"min": rows.min(0), "max": rows.max(0), "mean": rows.mean(0), "std": rows.std(0)}
-    quantiles = np.quantile(rows, list(QUANTILES.values()), axis=0)
-    return stats | {"count": np.array([len(rows)])} | dict(zip(QUANTILES, quantiles, strict=True))
-
-
-def _histogram_stats(counts: Array) -> dict[str, Array]:
-    """Statistics of pixels scaled to [0, 1] from their histogram int64 [channel, 256], each [channel]."""
-    level, total = np.arange(256) / 255, counts.sum(1)
-    mean = counts @ level / total
-    cumulated = np.cumsum(counts, 1) / total[:, None]
-    stats = {"mean": mean, "std": np.sqrt(np.maximum(counts @ level**2 / total - mean**2, 0))}
-    stats["min"] = level[(counts > 0).argmax(1)]
-    stats["max"] = level[255 - (counts[:, ::-1] > 0).argmax(1)]
-    return stats | {name: level[(cumulated >= q).argmax(1)] for name, q in QUANTILES.items()}
+def _listed(stats: Stats) -> dict[str, Any]:
+    return {name: value.tolist() for name, value in stats.items()}
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:

@@ -16,7 +16,7 @@ import math
 import operator
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -165,8 +165,7 @@ class Chosen:
         actions, kinds = episode.actions, episode.action_kinds
         if actions is not None:
             kinds = kinds or self._told()
-            later = np.append(rows[1:], min(2 * rows[-1] - rows[-2] if len(rows) > 1 else len(actions), len(actions)))
-            actions = over_window(kinds, actions, None, rows, later)
+            actions = over_skipped(kinds, actions, rows)
         state = None if episode.state is None else episode.state[rows]
         return replace(episode, actions=actions, action_kinds=kinds, state=state, fps=self._rate(episode.fps))
 
@@ -299,6 +298,12 @@ def spans(text: str) -> list[tuple[int, int]]:
 
 def _inside(number: int, text: str) -> bool:
     return any(first <= number <= last for first, last in spans(text))
+
+
+def over_skipped(kinds: Sequence[ActionKind], actions: Array, rows: Array) -> Array:
+    """Actions float32 [T, A] -> those from one of the frames `rows`, int64 [N], to the next, float32 [N, A]."""
+    end = min(2 * rows[-1] - rows[-2] if len(rows) > 1 else len(actions), len(actions))
+    return over_window(kinds, actions, None, rows, np.append(rows[1:], end))
 
 
 def even_steps(length: int, source: float, rate: float) -> Array:

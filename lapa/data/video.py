@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -37,11 +37,9 @@ from lapa.data.tar import Member
 #   libsvtav1 yuv420p crf 10     2,600 (2,100)     10,000 (7,400)    135 (204)     232, 3.2
 #
 # Lossless H.264 in RGB is the fastest to write and exact: a model trains on the same pixels before and after the
-# disk. A chroma-subsampled codec smears the colour of an object of 3 px.
-CODEC, PIXELS, OPTIONS = "libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast"}
-# On request, what robots' datasets are kept in: far smaller, and not exact. A key frame every LEAP_BACK frames, and no
-# frame that waits for a later one, so that reading from the middle is quick.
-LOSSY, LOSSY_PIXELS, LEAP_BACK = "libx264", "yuv420p", 32
+# disk. A chroma-subsampled codec smears the colour of an object of 3 px. (libx265 is no choice: its lossless gbrp was
+# not, in pictures as wide as one of its blocks.) Real pictures have been through a codec before; 61 frames of 640x480
+# take 30 times the room when every pixel of them is kept.
 
 
 # What PyAV opens, by the endings that cameras, recorders and converters write.
@@ -61,31 +59,83 @@ LEAP = 60.0  # seconds without a frame that are taken for damage
 PAUSES = 1000  # steps of time for each frame, on average; more is taken for damage likewise
 
 
-def check_quality(quality: int | None, height: int, width: int) -> None:
-    """Raises LapaError for a quality that is none, and for pictures that cannot be kept with one."""
+Quality = int | Literal["exact", "auto"] | None  # H.264's crf; None: exact
+GOOD = 18  # hardly to be told from the source
+SMALL = 128  # pixels a side
+KEY = 32  # frames from one key frame to the next, so that reading from the middle is quick
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How pictures are kept: encoder, pixel format that it is given, its options, and what info.json of a LeRobot
+    dataset says of it (`told`): LeRobot's tools code again by that what they cut."""
+
+    encoder: str
+    pixels: str
+    options: dict[str, str]
+    told: dict[str, Any]
+
+
+def coding(quality: int | None, height: int, width: int) -> Coding:
+    """How pictures of this size are kept: exactly (None), or with a `quality`, as browsers play it.
+
+    With a quality colours are kept at half the resolution (yuv420p), which takes even sizes; in full (yuv444p) where a
+    side is odd.
+    """
+    always: dict[str, Any] = {"codec": "h264", "g": KEY, "preset": "veryfast", "fast_decode": 0}
+    always |= {"video_backend": "pyav", "extra_options": {"bf": "0"}}
+    if quality is None:
+        # No pix_fmt: LeRobot's tools refuse one that their H.264 encoder does not have, as gbrp. What they cut they
+        # code again in the finest quality of yuv420p.
+        return Coding("libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast"}, {**always, "crf": 0})
+    pixels = "yuv420p" if height % 2 == 0 and width % 2 == 0 else "yuv444p"
+    # No frame that waits for a later one, so that reading from the middle is quick.
+    options = {"crf": str(quality), "preset": "veryfast", "bf": "0", "g": str(KEY), "forced-idr": "1"}
+    return Coding("libx264", pixels, options, {**always, "pix_fmt": pixels, "crf": quality})
+
+
+def quality_for(asked: Quality, height: int, width: int) -> int | None:
+    """The quality that is meant for pictures of this size, as `coding` takes it. "auto" keeps small pictures exactly:
+    they are a simulator's, and the colour of a thing of three pixels does not survive half the resolution."""
+    if asked == "auto":
+        return None if max(height, width) <= SMALL else GOOD
+    return None if asked == "exact" else asked
+
+
+def coding_in_words(quality: int | None, height: int, width: int) -> str:
+    """A sentence for people."""
+    how = coding(quality, height, width)
+    if quality is None:
+        return (
+            f"Every pixel is kept (H.264 in RGB), which browsers do not play; --quality {GOOD} makes files that they "
+            "do, in less room."
+        )
+    return (
+        f"Pictures are kept in H.264 {how.pixels} at quality {quality} (crf; lower is better and larger), as browsers "
+        "play them; --quality exact keeps every pixel."
+    )
+
+
+def check_quality(quality: int | None) -> None:
+    """Raises LapaError for a quality that is none."""
     if quality is not None and not 0 <= quality <= 51:
         raise LapaError(f"A quality is 0 (best) to 51, not {quality}.")
-    if quality is not None and (height % 2 or width % 2):
-        raise LapaError(f"Pictures of {width} x {height} pixels can be kept exactly only: a quality takes even sizes.")
 
 
 class VideoFile:
     """Writes uint8 RGB frames of one size into an mp4, episode after episode: exactly, or with `quality` (H.264's crf,
-    0 to 51; 18 looks the same, 23 is usual, higher is smaller) in less room. Raises LapaError where that cannot be."""
+    0 to 51; 18 looks the same, 23 is usual, higher is smaller) in less room. Raises LapaError for another quality."""
 
     def __init__(self, path: Path, fps: float, height: int, width: int, quality: int | None = None) -> None:
-        check_quality(quality, height, width)
+        check_quality(quality)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(str(path), "w")
         self._rate = rational(fps)
-        codec, pixels, options = CODEC, PIXELS, OPTIONS
-        if quality is not None:
-            options = {"crf": str(quality), "preset": "fast", "bf": "0", "g": str(LEAP_BACK), "forced-idr": "1"}
-            codec, pixels = LOSSY, LOSSY_PIXELS
-        stream = self._container.add_stream(codec, rate=self._rate, options=options)
+        how = coding(quality, height, width)
+        stream = self._container.add_stream(how.encoder, rate=self._rate, options=how.options)
         assert isinstance(stream, VideoStream)
         self._stream = stream
-        self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, pixels
+        self._stream.height, self._stream.width, self._stream.pix_fmt = height, width, how.pixels
         self._stream.codec_context.thread_count = 1  # threads cost more than they bring at this size
         self.frames = 0
 

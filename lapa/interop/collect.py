@@ -13,8 +13,9 @@ from typing import Any
 from lapa.artefacts.folder import provenance
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.index import NO_FRAMES, notes_of
-from lapa.data.lerobot_format import LeRobotWriter
+from lapa.data.lerobot_format import LeRobotWriter, rate_in_words, whole_rate
 from lapa.data.spec import Spec, cameras_of, parse
+from lapa.data.video import Quality, coding_in_words, quality_for
 from lapa.runtime.progress import Progress
 
 # An episode, and the frames of its further cameras by name, uint8 [T, H, W, 3] each.
@@ -27,62 +28,73 @@ def collect(
     skip_bad: bool = False,
     without_actions: bool = False,
     cameras: Sequence[str] = (),
-    quality: int | None = None,
+    quality: Quality = "auto",
+    robot: str = "",
 ) -> dict[str, Any]:
     """Write the episodes of `specs` to the new folder `out`, with their actions or as mere video; returns counts.
 
     `cameras` are those to keep, the first one being the main one; by default all that the first episode has, or the one
-    that a dataset's option `camera` names. `quality` as in `write`. Raises LapaError when an episode cannot be read
-    (unless `skip_bad`) or the episodes do not share sizes and fps.
+    that a dataset's option `camera` names. `quality` and `robot` as in `write`. Raises LapaError when an episode cannot
+    be read (unless `skip_bad`) or the episodes do not share sizes and fps.
     """
     datasets = [parse(spec) for spec in specs]
     takes = _readable(chain.from_iterable(_takes(spec, cameras) for spec in datasets), skip_bad)
     if without_actions:
         takes = ((replace(e, actions=None, action_names=(), action_kinds=()), views) for e, views in takes)
     total = sum(length_hint(spec.build()) for spec in datasets)
-    return write(takes, out, {"sources": list(specs)}, total, quality)
+    return write(takes, out, {"sources": list(specs)}, total, quality, robot)
 
 
 def write(
-    takes: Iterable[Take], out: Path, origin: Mapping[str, Any], total: int = 0, quality: int | None = None
+    takes: Iterable[Take],
+    out: Path,
+    origin: Mapping[str, Any],
+    total: int = 0,
+    quality: Quality = "auto",
+    robot: str = "",
 ) -> dict[str, Any]:
     """Write episodes to the new LeRobot v3.0 folder `out`; `origin` says where they come from, `total` how many there
     will be, if that is known.
 
-    Names, kinds and camera are those of the first episode, which the others must fit. Pictures are kept exactly, or
-    with a `quality` in less room (data/video.py VideoFile). Returns {"episodes", "frames", "with" or "without" actions,
-    "cameras", "notes" of the episodes}. Raises LapaError for no episode and for one that does not fit; nothing is
-    written then.
+    Names, kinds and camera are those of the first episode, which the others must fit; its robot too, where `robot` does
+    not name it. Pictures are kept exactly (None), or in less room with a `quality` (data/video.py VideoFile), by
+    default as their size suggests (`quality_for`). Says how, and where a rate is written as the whole one beside it.
+    Returns {"episodes", "frames", "with" or "without" actions, "cameras", "notes" of the episodes}. Raises LapaError
+    for no episode and for one that does not fit; nothing is written then.
     """
     rest = iter(takes)
     first, views = next(rest, (None, {}))
     if first is None:
         raise LapaError(f"{', '.join(map(str, origin.get('sources', ['the source'])))}: no episode to write.")
     names = first.action_names or _numbered("action", first.actions)
-    frames, seen = 0, list[Episode]()
+    frames, seen, size, rate = 0, list[Episode](), _size(first.frames), whole_rate(first.fps)
+    kept = quality_for(quality, *size)
+    if told := rate_in_words(first.fps):
+        print(told, file=sys.stderr)
     with (
         LeRobotWriter(
             out,
-            first.fps,
-            _size(first.frames),
+            rate,
+            size,
             names,
             first.state_names or _numbered("state", first.state),
             {**origin, **provenance(0, {}, {})},
             camera=first.camera,
             views={name: _size(film) for name, film in views.items()},
-            robot_type=first.embodiment or None,
+            robot_type=robot or first.embodiment or None,
             kinds=first.action_kinds,
-            quality=quality,
+            quality=kept,
         ) as writer,
         Progress("collecting", max(total, 1), unit="episodes") as progress,
     ):
         for number, (episode, films) in enumerate(chain([(first, views)], rest), 1):
-            writer.add(episode, films)
+            writer.add(replace(episode, fps=rate) if whole_rate(episode.fps) == rate else episode, films)
             frames += len(episode.frames)
             seen.append(replace(episode, frames=NO_FRAMES))
             progress.update(number)
-    kept = [first.camera or "main", *views]
-    counts = {"episodes": number, "frames": frames, "with": "with" if names else "without", "cameras": kept}
+    print(coding_in_words(kept, *size), flush=True)
+    cameras = [first.camera or "main", *views]
+    counts = {"episodes": number, "frames": frames, "with": "with" if names else "without", "cameras": cameras}
     return {**counts, "notes": notes_of(seen)}
 
 

@@ -7,11 +7,14 @@ expected is an error, where the released code loads whatever fits.
 
 from __future__ import annotations
 
+import argparse
 import math
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +22,7 @@ from lapa.artefacts.folder import (
     file_hash,
     load_artefact,
     provenance,
+    read_tensors,
     replacing,
     require_fit,
     save_artefact,
@@ -67,6 +71,11 @@ CODES: dict[int, tuple[range, list[tuple[int, ...]]]] = {
 # What can differ between two models that the released code can run; it has one way for all the rest.
 FREE = {"image_size", "patch_size", "dim", "spatial_depth", "temporal_depth", "heads", "dim_head", "codes",
         "codebook_size", "quant_dim", "quantizer_options", "unet_width"}  # fmt: skip
+
+CONTAINERS = ("model", "state_dict", "model_state_dict")
+CODEBOOK = "vq.codebooks"  # a weight that every released LAQ has
+EMA = "ema_model"
+LFS = b"version https://git-lfs"
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -136,9 +145,7 @@ def to_released(source: Path, out: Path) -> LAQConfig:
     grids, _ = CODES.get(config.codes, (range(0), []))
     if (grid := config.image_size // config.patch_size) not in grids:
         raise LapaError(f"{source}: the released code has no {config.codes} codes from {grid}x{grid} patches.")
-    with torch.device("meta"):
-        model = config.build()
-    require_fit(model.state_dict(), artefact.tensors, source)
+    model = artefact.fitting(config.build)
     if artefact.tensors["quantizer.price"].any():
         raise LapaError(f"{source} was trained with balanced codes (quantizer_options: balance), which are not the "
                         "nearest ones; the released code would compute others.")  # fmt: skip
@@ -148,40 +155,66 @@ def to_released(source: Path, out: Path) -> LAQConfig:
 
 
 def read_released(path: Path) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint as its trainer wrote it, by their bare names. No code in the file is run.
+    """The weights of a checkpoint as a trainer wrote it, by their bare names. No code in the file is run.
 
-    Taken out of what may be around them: {"model": ...}, the averaged half of an EMA checkpoint, "module." (left by
-    training on several GPUs). Raises LapaError for anything else.
+    Taken out of what may be around them: {"model": ...} or {"state_dict": ...} (CONTAINERS), the averaged half of an
+    EMA checkpoint, and what training on several GPUs, torch.compile or a wrapper put before every name ("module.",
+    "_orig_mod.", "model."). A .safetensors file is one too. Raises LapaError for anything else.
     """
     if not path.is_file():
         problem = "is not a file" if path.exists() else "does not exist"
         raise LapaError(
             f"{path} {problem}. Give the checkpoint file that the released code wrote, such as vae.100000.pt."
         )
-    with path.open("rb") as file:
-        mappable = zipfile.is_zipfile(file)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
-    except Exception as error:  # whatever reading arbitrary bytes comes to
-        raise LapaError(
-            f"{path} is not a PyTorch checkpoint of tensors alone, or it is damaged ({type(error).__name__}). "
-            "Nothing in it was run."
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
+    content = read_tensors(path)[0] if path.suffix.lower() == ".safetensors" else _loaded(path)
+    while isinstance(content, Mapping) and (inside := _inside(content)) is not None:
+        content = inside
     if not isinstance(content, Mapping) or not content:
         raise LapaError(f"{path} holds a {type(content).__name__}, not the weights of a LAQ by name.")
-    weights = {str(name): value for name, value in content.items()}
-    if any(name.startswith("ema_model.") for name in weights):
-        weights = {n.removeprefix("ema_model."): v for n, v in weights.items() if n.startswith("ema_model.")}
-    if all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    weights = _bare({str(name): value for name, value in content.items()})
     for name, value in weights.items():
         if not isinstance(value, torch.Tensor):
             raise LapaError(
                 f"{path}: {name} is of type {type(value).__name__}; the weights of a LAQ are tensors alone."
             )
     return weights
+
+
+def _loaded(path: Path) -> Any:
+    """What a PyTorch file holds: tensors, numbers, texts, and the options of a command line beside them."""
+    with path.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise LapaError(f"{path} is a pointer of Git LFS and no checkpoint. Fetch the file itself: git lfs pull.")
+        mappable = zipfile.is_zipfile(file)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+    except Exception as error:  # whatever reading arbitrary bytes comes to
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it holds {found[1]}, which is code" if found else type(error).__name__
+        raise LapaError(
+            f"{path} is not a PyTorch checkpoint of tensors alone, or it is damaged ({what}). Nothing in it was run. "
+            "Save its state_dict() where you trained it, and convert that."
+        ) from error
+
+
+def _inside(content: Mapping[Any, Any]) -> Any:
+    """What a container of weights and other things holds of weights; None for one that is no container."""
+    if any(isinstance(value, torch.Tensor) for value in content.values()):
+        return None
+    return next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
+
+
+def _bare(weights: dict[str, Any]) -> dict[str, Any]:
+    """Weights without what stands before every name; of an EMA checkpoint the averaged ones."""
+    before = [name.removesuffix(CODEBOOK) for name in weights if name.endswith(CODEBOOK)]
+    averaged = [prefix for prefix in before if EMA in prefix.split(".")]
+    if averaged:
+        weights = {name: value for name, value in weights.items() if name.startswith(averaged[0])}
+        before = averaged[:1]
+    if len(before) != 1 or not all(name.startswith(before[0]) for name in weights):
+        return weights
+    return {name.removeprefix(before[0]): value for name, value in weights.items()}
 
 
 def read_config(weights: Weights, image_size: int, where: Path) -> LAQConfig:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +21,16 @@ import numpy as np
 from PIL import Image
 
 from lapa import plugins
+from lapa.actions.spec import described
 from lapa.artefacts.folder import provenance
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import new_folder
-from lapa.data.labelled import read_labels
-from lapa.data.lerobot_format import LeRobotWriter
+from lapa.data.labelled import read_labels, require_told
+from lapa.data.lerobot_format import LeRobotWriter, rate_in_words, whole_rate
 from lapa.data.pack import Packed, pack
-from lapa.data.select import even_steps
+from lapa.data.select import even_steps, over_skipped
 from lapa.data.spec import open_dataset
+from lapa.data.video import GOOD, Quality, coding_in_words, quality_for
 from lapa.runtime.progress import Progress
 from lapa.stage2_pretrain import check_labels
 
@@ -83,6 +86,7 @@ def open_labelled(path: Path, dataset: Sequence[str] = ()) -> Labelled:
             f"{path} holds {labels.kind} ({manifest.get('method')}), not latent actions. Make labels with a LAQ: "
             "lapa label --source LAQ."
         )
+    require_told(manifest, ("dataset", "image_size", "classes", "source_hash", "window_seconds", "fingerprint"), path)
     specs = tuple(dataset) or _specs(str(manifest["dataset"]))
     packed = pack(specs, int(manifest["image_size"]), skip_bad=True)
     codes = np.full((len(packed), labels.values.shape[1]), NO_LABEL, np.int64)
@@ -95,19 +99,22 @@ def export_lerobot(
     out: Path,
     image_size: int | None = None,
     fps: float | None = None,
-    quality: int | None = None,
+    quality: Quality = GOOD,
+    robot: str = "",
 ) -> None:
-    """Write a new LeRobot v3.0 dataset `out`: every frame, action and state, and `latent_action`; losslessly, or with a
-    `quality` (data/video.py VideoFile) in less room.
+    """Write a new LeRobot v3.0 dataset `out`: every frame, action and state, and `latent_action`; by default as
+    browsers play it, with another `quality` (data/video.py VideoFile), or exactly (None). Says how.
 
     A LeRobot dataset has one size and one rate: `image_size` makes all frames squares; `fps` takes of each episode
-    the frames nearest to even steps, and their codes with them (a window in seconds is the same at any rate). Raises
-    LapaError when sizes or rates differ and are not given, or when `fps` would tear actions apart.
+    the frames nearest to even steps, and their codes with them (a window in seconds is the same at any rate). Over
+    skipped frames deltas add up; absolute targets and binary values are the last ones. `robot` is the robot's name,
+    where the source names none. Raises LapaError when sizes or rates differ and are not given.
     """
     packed, width = labelled.packed, labelled.codes.shape[1]
     _require_one_size(packed, image_size)
     rate = _require_one_rate(packed, fps)
     shape = (image_size, image_size) if image_size else (int(packed.sizes[0, 0]), int(packed.sizes[0, 1]))
+    kept, kinds = quality_for(quality, *shape), packed.action_spec.kinds if packed.action_spec else ()
     names = {key: _names(key, getattr(packed, f"{key}s" if key == "action" else key), getattr(packed, f"{key}_names"))
              for key in ("action", "state")}  # fmt: skip
     feature = {
@@ -116,6 +123,7 @@ def export_lerobot(
         "info": {"no_value": NO_LABEL, **_told(labelled.manifest)},
     }
     origin = {"sources": list(labelled.specs), "labels": labelled.manifest, **provenance(0, {}, {})}
+    _say_rate(packed, rate)
     with (
         LeRobotWriter(
             out,
@@ -126,19 +134,20 @@ def export_lerobot(
             origin,
             {FEATURE: feature},
             camera=packed.camera,
-            robot_type=_only(packed.embodiments),
-            quality=quality,
-            kinds=packed.action_spec.kinds if packed.action_spec else (),
+            robot_type=robot or _only(packed.embodiments),
+            quality=kept,
+            kinds=kinds,
         ) as writer,
         Progress("exporting", packed.episodes, unit="episodes") as progress,
     ):
         for number, (episode, codes) in enumerate(labelled.episodes(image_size), 1):
-            rows = even_steps(len(codes), episode.fps, rate)
+            rows = np.arange(len(codes)) if _same(episode.fps, rate) else even_steps(len(codes), episode.fps, rate)
             state = None if episode.state is None else episode.state[rows]
-            actions = None if episode.actions is None else episode.actions[rows]
+            actions = None if episode.actions is None else over_skipped(kinds, episode.actions, rows)
             taken = replace(episode, frames=episode.frames[rows], fps=rate, state=state, actions=actions)
             writer.add(taken, None, **{FEATURE: codes[rows]})
             progress.update(number)
+    print(coding_in_words(kept, *shape), flush=True)
 
 
 def export_jsonl(labelled: Labelled, out: Path, image_size: int | None = None) -> int:
@@ -179,12 +188,12 @@ def _specs(joined: str) -> tuple[str, ...]:
 
 
 def _told(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a reader of the codes needs to know of them."""
+    """What a reader of the codes needs to know of them. Datasets with the same can be merged; the data that these
+    labels were made from are told in meta/lapa.json."""
     return {
         "codebook_size": manifest["classes"],
         "laq_hash": manifest["source_hash"],
         "window_seconds": manifest["window_seconds"],
-        "labels_fingerprint": manifest["fingerprint"],
     }
 
 
@@ -210,18 +219,34 @@ def _require_one_size(packed: Packed, image_size: int | None) -> None:
 
 
 def _require_one_rate(packed: Packed, fps: float | None) -> float:
-    """The rate to write. Raises LapaError when there are several, or when actions would not survive another."""
-    found = sorted({round(float(rate), 4) for rate in packed.fps})
+    """The rate to write. Raises LapaError when there are several and none is given, and for one that is too high."""
+    found = sorted({round(whole_rate(float(rate)), 4) for rate in packed.fps})
     if fps is None:
         if len(found) > 1:
             raise LapaError(
                 f"{packed.spec} has {len(found)} frame rates (from {found[0]:g} to {found[-1]:g} fps), and a LeRobot "
                 f"dataset has one. Add --fps, such as {found[0]:g}."
             )
-        return float(packed.fps[0])
+        return whole_rate(float(packed.fps[0]))
     if not 0 < fps <= found[0]:
         raise LapaError(f"--fps is above 0 and at most {found[0]:g}, the slowest rate of {packed.spec}; got {fps:g}.")
-    if packed.actions is not None and found != [round(fps, 4)]:
-        raise LapaError(f"{packed.spec} has actions, each for one step of time: at --fps {fps:g} they would be wrong. "
-                        "Leave --fps out, and export datasets of other rates one by one.")  # fmt: skip
     return fps
+
+
+def _same(source: float, rate: float) -> bool:
+    return abs(whole_rate(source) - rate) < 1e-6 * rate
+
+
+def _say_rate(packed: Packed, rate: float) -> None:
+    """Say what the rate does to frames and actions."""
+    slowest, fastest = (float(some) for some in (packed.fps.min(), packed.fps.max()))
+    if _same(slowest, rate) and _same(fastest, rate):
+        told = rate_in_words(slowest)
+    else:
+        source = f"{slowest:g}" if slowest == fastest else f"{slowest:g} to {fastest:g}"
+        told = f"Of {source} frames a second {rate:g} are kept."
+        if packed.action_spec is not None:
+            told += " Over skipped frames deltas add up; absolute targets and binary values are the last ones. "
+            told += f"The actions: {described(packed.action_spec)}."
+    if told:
+        print(told, file=sys.stderr)

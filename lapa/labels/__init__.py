@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lapa import plugins
-from lapa.artefacts.folder import read_json
+from lapa.artefacts.folder import describe, read_config
 from lapa.contracts import LabelSource, LapaError
 
 BATCH = 64  # pairs labelled at once: larger batches leave the cache and are a third slower on a CPU
@@ -32,7 +32,7 @@ class SourceConfig(ABC):
         """Pixels a side of the pictures that it looks at, read without its weights; None: it looks at none."""
         if not self.opens:
             return None
-        return int(read_json(Path(self.path) / "config.json", "finished label source")["model"]["image_size"])
+        return describe(self.path, self.opens).value(int, "model", "image_size")
 
 
 def source_config(source: str, **options: Any) -> SourceConfig:
@@ -61,7 +61,7 @@ def _plugin(source: str) -> str:
             f"There is no folder {source}. --source is a folder made by `lapa quantize`, or {' or '.join(words)}."
             f"{plugins.suggest(source, words)}"
         )
-    kind = str(read_json(path / "config.json", "finished label source (lapa quantize makes one)").get("kind"))
+    kind = str(read_config(path, "finished label source (lapa quantize makes one)").get("kind"))
     found = {config.opens: name for name, config in configs.items() if config.opens}
     if kind not in found:
         raise LapaError(

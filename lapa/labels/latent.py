@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lapa.artefacts.folder import load_artefact
-from lapa.contracts import Array, FramePairs
+from lapa.contracts import Array, FramePairs, LapaError
 from lapa.labels import BATCH, SourceConfig
 from lapa.models.laq import LAQ
 from lapa.runtime.precision import NO_SHADOW, ShadowWeights
@@ -32,7 +32,9 @@ class Config(SourceConfig):
     def build(self) -> LatentSource:
         """Open the LAQ. Raises LapaError if the folder is not one."""
         artefact = load_artefact(self.path, "laq")
-        window = artefact.settings(lambda window, **_: float(window), "recipe")
+        window = float(artefact.value(float, "recipe", "window"))
+        if window <= 0:
+            raise LapaError(f"{artefact.path}/config.json: recipe.window is above 0 seconds, not {window:g}.")
         laq = LAQ.from_pretrained(self.path)
         shadow = ShadowWeights(laq, getattr(torch, self.precision))
         if self.compile:

@@ -16,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lapa.artefacts.folder import Artefact, load_artefact, load_strictly
+from lapa.artefacts.folder import Artefact, load_artefact
 from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.data.pixels import Images, as_pixels
 from lapa.runtime.distributed import Dropout, device, noise_like
+
+LARGEST_IMAGE = 4096  # pixels a side: no weight has a shape that tells it
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,15 @@ class IDMConfig:
     """dropout before the MLP"""
     shift: float = 0.17
     """training: both frames are shifted alike by up to this share of the image, their edges repeated (0: not at all)"""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.image_size <= LARGEST_IMAGE or self.width < 1 or self.blocks < 0:
+            raise LapaError(
+                f"Inverse dynamics: image_size is 2 to {LARGEST_IMAGE}, width at least 1 and blocks at least 0, not "
+                f"{self.image_size}, {self.width} and {self.blocks}."
+            )
+        if not (0 <= self.dropout < 1 and 0 <= self.shift < 1):
+            raise LapaError(f"Inverse dynamics: dropout and shift are 0 to 1, not {self.dropout} and {self.shift}.")
 
 
 def shifted(images: Tensor, most: int) -> Tensor:
@@ -127,6 +138,6 @@ class InverseDynamics(nn.Module):
     @staticmethod
     def opened(artefact: Artefact) -> InverseDynamics:
         """The model in an artefact, strictly."""
-        model = InverseDynamics(artefact.settings(IDMConfig), int(artefact.config.get("dimensions", 0)))
-        load_strictly(model, artefact.tensors, artefact.path)
-        return model.to(device()).eval()
+        artefact.require_known(("dimensions", "meaning"))
+        config, dimensions = artefact.settings(IDMConfig), artefact.value(int, "dimensions")
+        return artefact.build(lambda: InverseDynamics(config, dimensions)).to(device()).eval()

@@ -24,7 +24,7 @@ from einops import rearrange
 from torch import nn
 
 from lapa import plugins
-from lapa.artefacts.folder import load_artefact, load_strictly
+from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, FramePairs, LapaError, Logs, Quantized
 from lapa.data.pixels import Images, as_pixels, dtype_name
 from lapa.models import released_layout
@@ -33,6 +33,9 @@ from lapa.runtime.distributed import BatchNorm, device
 from lapa.training.watcher import CodebookWatcher
 
 FLAT = 0.02  # of the codebook's largest extent: a direction in which it extends less is none
+LARGEST_SETTING = 1_000_000
+SIZES = ("image_size", "patch_size", "dim", "spatial_depth", "temporal_depth", "heads", "dim_head", "codes",
+         "codebook_size", "quant_dim", "unet_width")  # fmt: skip
 GIVEN = {"dim": "quant_dim", "size": "codebook_size", "positions": "codes"}  # field of a quantizer -> ours
 
 
@@ -79,6 +82,9 @@ class LAQConfig:
     released_layout: bool = False
 
     def __post_init__(self) -> None:
+        for name in SIZES:
+            if not 1 <= getattr(self, name) <= LARGEST_SETTING:
+                raise LapaError(f"LAQ: {name} is 1 to {LARGEST_SETTING:,}, not {getattr(self, name)}.")
         plugins.choose(self.decoder, ("transformer", "unet"), "LAQ decoder")
         plugins.choose(self.encoder_input, ("pixels", "contrast"), "input of the LAQ encoder")
         for name in set(GIVEN) & set(self.quantizer_options):
@@ -141,9 +147,10 @@ class LAQ(nn.Module):
     def from_pretrained(path: str | Path) -> LAQ:
         """The LAQ saved at `path` by stage 1, loaded strictly. Raises LapaError if it is not one."""
         artefact = load_artefact(path, "laq")
-        laq = artefact.settings(LAQConfig).build()
-        load_strictly(laq, artefact.tensors, path)
-        return laq.to(device()).eval()
+        artefact.require_known(("starts",))
+        config = artefact.settings(LAQConfig)
+        own = plugins.source_hash("quantizers", config.quantizer) is not None
+        return artefact.build(config.build, own).to(device()).eval()
 
     def encode(self, now: Images, later: Images) -> torch.Tensor:
         """Two batches of frames -> codes int64 [B, s] (residual codes: [B, s * levels]). The inverse dynamics model of

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lapa.contracts import LapaError, Logs
 from lapa.runtime.distributed import noise_like
 
+MOST_STEPS = 1000
 WAVES = 8  # sines and cosines of s that tell the UNet how noisy its input is
 LEAK = 0.1  # slope below zero: pictures of another robot must not silence the UNet, which would end all learning
 
@@ -47,6 +48,13 @@ class VideoDiffusionConfig:
     only the condition tells it"""
 
     def __post_init__(self) -> None:
+        if min(self.width, self.blocks + 1) < 1 or not 1 <= self.steps <= MOST_STEPS:
+            raise LapaError(
+                f"UniPi: width is at least 1, blocks at least 0 and steps 1 to {MOST_STEPS}, not {self.width}, "
+                f"{self.blocks} and {self.steps}."
+            )
+        if not (self.scale > 0 and self.lean > 0):
+            raise LapaError(f"UniPi: scale and lean are above 0, not {self.scale} and {self.lean}.")
         if not 1 <= self.executed <= self.frames:
             raise LapaError(f"UniPi executes 1 to {self.frames} actions of {self.frames} frames, not {self.executed}.")
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_type_hints
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from torch import Tensor, nn
 
 from lapa import plugins
-from lapa.artefacts.folder import Artefact, load_artefact, load_strictly
+from lapa.artefacts.folder import Artefact, load_artefact
 from lapa.backbones import Backbone
 from lapa.contracts import Array, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.images import Fit
@@ -255,24 +255,30 @@ def configured(recipe: Recipe, method: str = "scratch") -> PolicyConfig:
 
 def opened(artefact: Artefact) -> Policy:
     """Open a saved policy, strictly. Raises LapaError where config.json and weights do not fit."""
-    config = config_class(str(artefact.config.get("policy")))
-    policy = artefact.settings(lambda **settings: rebuilt(config, settings)).build(pretrained=False)
-    artefact.settings(lambda: policy.restore(artefact.config), None)
-    load_strictly(policy, artefact.tensors, artefact.path)
+    config = saved_config(artefact)
+
+    def make() -> Policy:
+        policy = config.build(pretrained=False)
+        policy.restore(artefact.config)
+        return policy
+
+    policy = artefact.build(make, own=_own(config))
+    artefact.require_known(policy.description())
     return policy.to(device()).eval()
 
 
-def rebuilt(config: Any, content: Mapping[str, Any]) -> Any:
-    """A frozen dataclass from its `asdict` after JSON. Raises TypeError for a field that is missing or unknown."""
-    hints = get_type_hints(config)
-    made = dict(content)
-    for each in fields(config):
-        value = made.get(each.name)
-        if is_dataclass(hints[each.name]) and isinstance(value, Mapping):
-            made[each.name] = rebuilt(hints[each.name], value)
-        elif isinstance(value, list):
-            made[each.name] = tuple(value)
-    return config(**made)
+def saved_config(artefact: Artefact) -> PolicyConfig:
+    """The `Config` that config.json describes. Raises LapaError for a field that is missing, unknown or of another
+    type, and for an unknown policy."""
+    kind = config_class(artefact.value(str, "policy"))
+    return artefact.settings(kind, defaults=plugins.source_hash("policies", plugins.name_of(kind)) is not None)
+
+
+def _own(config: PolicyConfig) -> bool:
+    """Is the policy, its backbone or its head somebody's own plug-in?"""
+    parts = {"policies": plugins.name_of(config), "backbones": getattr(config, "backbone", None),
+             "heads": getattr(config, "head", None)}  # fmt: skip
+    return any(name is not None and plugins.source_hash(kind, name) is not None for kind, name in parts.items())
 
 
 def look(data: Index, frames: Array, spec: PolicySpec, gathered: Mapping[str, Array] | None = None) -> Seen:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import load_artefact
+from lapa.artefacts.settings import checked, typed_value
 from lapa.backbones import Backbone, build_backbone, pictures
 from lapa.contracts import Array, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.futures import Futures, futures
@@ -81,6 +82,14 @@ class Config(OnBackbone):
     def settings(cls, saved: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """See PolicyConfig."""
         return {"policy": saved.get("model", {}), "planner": saved.get("model", {}).get("video", {})}
+
+
+@dataclass(frozen=True)
+class SavedReader:
+    """What config.json says of the inverse dynamics (InverseDynamics.description)."""
+
+    model: IDMConfig
+    dimensions: int
 
 
 class VideoPlanner(Policy):
@@ -243,9 +252,13 @@ class VideoPlanner(Policy):
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """See Policy."""
-        self.meaning, self.camera = Meaning.from_json(saved.get("meaning")), saved.get("camera", ONE)
-        if reader := saved.get("reader"):
-            self.give(InverseDynamics(IDMConfig(**reader["model"]), reader["dimensions"]))
+        self.meaning = Meaning.from_json(saved.get("meaning"))
+        self.camera = typed_value(str, saved.get("camera", ONE), "camera")
+        if (content := saved.get("reader")) is not None:
+            reader = checked(SavedReader, content, "reader")
+            self.give(InverseDynamics(reader.model, reader.dimensions))
+        if self.reader is not None and self.meaning and len(self.meaning.spec) != self.dimensions:
+            raise LapaError(f"meaning.spec has {len(self.meaning.spec)} actions, the reader {self.dimensions}.")
 
 
 def watcher(planner: VideoPlanner, real: Futures, frames: Array, out: Path, seed: int) -> Monitor:

@@ -24,6 +24,7 @@ from lapa.actions.saved import Space, space_from_json
 from lapa.actions.scales import Scales, scales_from_json
 from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.actions.tables import Decoding
+from lapa.artefacts.settings import checked, object_at
 from lapa.backbones import Backbone, build_backbone
 from lapa.contracts import Array, Context, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.index import Index
@@ -98,7 +99,7 @@ class Config(OnBackbone):
         """See PolicyConfig."""
         if _kind(saved) in ("", "codes"):
             return {}
-        has = {**saved.get("recipe", {}), "chunk": space_from_json(saved["space"]).chunk}  # type: ignore[union-attr]
+        has = {**saved.get("recipe", {}), "chunk": space_from_json(saved.get("space")).chunk}  # type: ignore[union-attr]
         return {name: has[name] for name in OF_THE_HEAD if name in has}
 
     @classmethod
@@ -116,6 +117,16 @@ class Reads:
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
 
+    @staticmethod
+    def from_json(content: Any) -> Reads:
+        """Inverse of `dataclasses.asdict` after JSON. Raises LapaError on anything else."""
+        made = checked(Reads, content, "reads")
+        if not made.cameras or len(set(made.cameras)) != len(made.cameras):
+            raise LapaError("reads.cameras must be one camera or more, each once.")
+        if not len(made.state) == len(made.mean) == len(made.deviation) or min(made.deviation, default=1) <= 0:
+            raise LapaError("reads: state, mean and deviation do not go together.")
+        return made
+
     def standardised(self, state: Array) -> Array:
         """float32 [B, S] in the robot's units -> as the backbone reads it."""
         return ((state - np.array(self.mean)) / np.array(self.deviation)).astype(np.float32)
@@ -123,7 +134,8 @@ class Reads:
 
 def _kind(saved: Mapping[str, Any] | None) -> str:
     """What the classes of a saved policy are; "" for one that has none."""
-    return str(((saved or {}).get("space") or {}).get("kind", ""))
+    space = (saved or {}).get("space")
+    return "" if space is None else str(object_at(space, "space").get("kind", ""))
 
 
 class VLA(Policy):
@@ -377,11 +389,15 @@ class VLA(Policy):
     def restore(self, saved: Mapping[str, Any]) -> None:
         """See Policy."""
         self.meaning = Meaning.from_json(saved.get("meaning"))
-        if reads := saved.get("reads"):
-            self.reads = Reads(**{name: tuple(value) for name, value in reads.items()})
+        if (reads := saved.get("reads")) is not None:
+            self.reads = Reads.from_json(reads)
             self.backbone.extend(self.reads.cameras, len(self.reads.state))
-        self.grow(space_from_json(saved.get("space") or {}))
+        self.grow(space_from_json(saved.get("space")))
         self.scales = scales_from_json(saved.get("scales"))
+        if self.acting and self.meaning and len(self.meaning.spec) != self.dimensions:
+            raise LapaError(f"meaning.spec has {len(self.meaning.spec)} actions, the space {self.dimensions}.")
+        if self.acting and self.scales and len(self.scales.low[0]) != self.dimensions:
+            raise LapaError(f"scales have {len(self.scales.low[0])} actions, the space {self.dimensions}.")
 
 
 def _asked(embodiment: Sequence[str], names: Sequence[str]) -> Array:

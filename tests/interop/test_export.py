@@ -73,7 +73,7 @@ def test_a_lerobot_dataset_has_every_frame_and_its_code(
     labels: Path, robot: Path, laq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    cli.main(["export", "lerobot", str(labels), str(out)])
+    cli.main(["export", "lerobot", str(labels), str(out), "--quality", "exact"])
     assert "12 episodes" in capsys.readouterr().out
     before, after = episodes_of(f"lerobot:{robot}"), episodes_of(f"lerobot:{out}")
     assert len(before) == len(after) == 12
@@ -139,7 +139,7 @@ def test_oblong_frames_of_real_codes(tmp_path: Path, tiny: Recipe) -> None:
     with pytest.raises(LapaError, match="at most 10"):
         export_lerobot(both, tmp_path / "ds", image_size=32, fps=15)
     assert not (tmp_path / "ds").exists()
-    export_lerobot(both, tmp_path / "ds", image_size=32, fps=10)
+    export_lerobot(both, tmp_path / "ds", image_size=32, fps=10, quality=None)
     slow, fast = episodes_of(f"lerobot:{tmp_path}/ds")
     originals = list(open_dataset(f"video_folder:{clips}").episodes(32))
     np.testing.assert_array_equal(slow.frames, originals[0].frames)
@@ -152,7 +152,7 @@ def test_oblong_frames_of_real_codes(tmp_path: Path, tiny: Recipe) -> None:
     (clips / "b.mp4").rename(tmp_path / "b.mp4")
     clips.rename(tmp_path / "moved")
     moved = open_labelled(tmp_path / "one", [f"video_folder:{tmp_path}/moved"])
-    export_lerobot(moved, tmp_path / "oblong")
+    export_lerobot(moved, tmp_path / "oblong", quality=None)
     (oblong,) = episodes_of(f"lerobot:{tmp_path}/oblong")
     np.testing.assert_array_equal(oblong.frames, next(
         open_dataset(f"video_folder:{tmp_path}/moved").episodes()).frames)  # fmt: skip
@@ -185,9 +185,41 @@ def test_a_robot_s_dataset_stays_what_it_is(tmp_path: Path, tiny: Recipe) -> Non
             assert np.abs(one.frames.astype(int) - two.frames).mean() < 12  # of 255; pixels of noise are hard to code
 
 
-def test_actions_are_not_torn_by_another_rate(labels: Path, tmp_path: Path) -> None:
-    with pytest.raises(LapaError, match=r"actions.*fps"):
-        export_lerobot(open_labelled(labels), tmp_path / "ds", fps=1)
+def test_actions_at_another_rate_add_up(
+    labels: Path, robot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tabletop has deltas: what is kept leads as far as what is left out would have."""
+    found = open_labelled(labels)
+    export_lerobot(found, tmp_path / "ds", fps=1)
+    said = capsys.readouterr().err
+    assert all(word in said for word in ("5", "1", "delta"))
+    codes = pq.read_table(tmp_path / "ds/data/chunk-000/file-000.parquet")["latent_action"].to_numpy()
+    kept = []
+    for episode, slow in zip(episodes_of(f"lerobot:{robot}"), episodes_of(f"lerobot:{tmp_path}/ds"), strict=True):
+        rows = np.arange(0, len(episode.frames), 5)
+        assert slow.fps == 1
+        assert len(slow.frames) == len(rows)
+        np.testing.assert_array_equal(slow.state, episode.state[rows])
+        for t, row in enumerate(rows):
+            np.testing.assert_allclose(slow.actions[t], episode.actions[row : row + 5].sum(0), atol=1e-6)
+        kept.append(rows)
+    starts = found.packed.starts[:-1]
+    np.testing.assert_array_equal(
+        codes, np.concatenate([found.codes[s + r, 0] for s, r in zip(starts, kept, strict=True)])
+    )
+
+
+def test_absolute_targets_and_grippers_at_another_rate(tmp_path: Path, tiny: Recipe) -> None:
+    """The last target of the frames that are left out, and the last value of a gripper."""
+    save_laq(tmp_path / "laq", tiny)
+    root = lerobot_v21(tmp_path / "ds", lengths=(6, 9))
+    spec = f"lerobot:{root},camera=top,kinds=absolute+binary"
+    cli.main(["label", "--dataset", spec, "--source", f"{tmp_path}/laq", "--out", f"{tmp_path}/labels"])
+    export_lerobot(open_labelled(tmp_path / "labels"), tmp_path / "out", fps=5)
+    for one, two in zip(episodes_of(spec), episodes_of(f"lerobot:{tmp_path}/out"), strict=True):
+        ends = np.minimum(np.arange(0, len(one.frames), 2) + 1, len(one.frames) - 1)
+        np.testing.assert_array_equal(two.actions, one.actions[ends])
+        assert two.action_kinds == ("absolute", "binary")
 
 
 def test_labels_that_are_no_codes_are_refused(robot: Path, tmp_path: Path) -> None:
