@@ -193,10 +193,10 @@ class Artefact:
         except Exception as error:  # whatever making a model of arbitrary settings comes to
             if isinstance(error, LapaError) and str(self.path) in str(error):
                 raise
-            told = str(error) if isinstance(error, LapaError) else f"{type(error).__name__}: {error}."
+            told = str(error).removesuffix(".") if isinstance(error, LapaError) else f"{type(error).__name__}: {error}"
             version = self.config.get("provenance", {}).get("versions", {}).get("lapa", "unknown")
             raise LapaError(
-                f'{self.path}/config.json does not describe a "{self.kind}" of this lapa: {told} Fetch or make it '
+                f'{self.path}/config.json does not describe a "{self.kind}" of this lapa ({told}). Fetch or make it '
                 f"again, or open it with the version that wrote it: {version}."
             ) from (None if isinstance(error, LapaError) else error)
 

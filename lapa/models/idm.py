@@ -140,4 +140,6 @@ class InverseDynamics(nn.Module):
         """The model in an artefact, strictly."""
         artefact.require_known(("dimensions", "meaning"))
         config, dimensions = artefact.settings(IDMConfig), artefact.value(int, "dimensions")
+        if dimensions < 1:
+            raise LapaError(f"{artefact.path}/config.json: dimensions is at least 1, not {dimensions}.")
         return artefact.build(lambda: InverseDynamics(config, dimensions)).to(device()).eval()

@@ -44,12 +44,16 @@ root, other, out = map(Path, sys.argv[1:4])
 data, second = LeRobotDataset("me/one", root=root), LeRobotDataset("me/two", root=other)
 found = {"whole": told(data)}
 found["deleted"] = told(delete_episodes(data, [0, 2], output_dir=out / "deleted", repo_id="me/deleted"))
-halves = split_dataset(data, {"train": [0, 1], "rest": list(range(2, data.meta.total_episodes))}, output_dir=out / "split")
+halves = split_dataset(
+    data, {"train": [0, 1], "rest": list(range(2, data.meta.total_episodes))}, output_dir=out / "split"
+)
 found |= {name: told(half) for name, half in halves.items()}
 found["merged"] = told(merge_datasets([data, second], "me/merged", output_dir=out / "merged"))
 removed = "latent_action" if "latent_action" in data.meta.features else "observation.state"
 found["removed"] = told(remove_feature(data, removed, output_dir=out / "removed", repo_id="me/removed"))
-again = merge_datasets([halves["rest"], LeRobotDataset("me/deleted", root=out / "deleted")], "me/again", output_dir=out / "again")
+again = merge_datasets(
+    [halves["rest"], LeRobotDataset("me/deleted", root=out / "deleted")], "me/again", output_dir=out / "again"
+)
 found["again"] = told(again)
 found["recomputed"] = told(recompute_stats(data))
 print(json.dumps(found))
