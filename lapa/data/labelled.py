@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,7 +105,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     content = object_at(read_json(file, "labels"), str(file))
     require_sums(content, str(file))
     content = upgraded(content)
-    told = checked(_Manifest, {k: v for k, v in content.items() if k not in NOTES}, str(file), defaults=True)
+    known = {field.name for field in fields(_Manifest)}
+    told = checked(_Manifest, {k: v for k, v in content.items() if k in known}, str(file), defaults=True)
     if not told.shards:
         raise LapaError(f"{file} names no shards. Write the labels anew.")
     for shard in told.shards:
@@ -133,7 +134,7 @@ class _Shard:
 
 @dataclass(frozen=True)
 class _Manifest:
-    """What a manifest says, as far as it does; whoever needs something asks for it (`require_told`)."""
+    """What is read of a manifest, as far as it says it; whoever needs something asks for it (`require_told`)."""
 
     shards: tuple[_Shard, ...] = ()
     method: str = ""
@@ -148,18 +149,12 @@ class _Manifest:
     outline: str = ""
     image_size: int = 1
     pairs: int = 0
-    precision: str = "float32"
-    compiled: bool = False
-    episodes_too_short: int = 0
     action_names: tuple[str, ...] = ()
     meaning: dict[str, Any] | None = None
     skipped: tuple[str, ...] = ()
     left_out: tuple[int, ...] = ()
     code_counts: tuple[tuple[int, ...], ...] = ()
     code_embeddings: tuple[tuple[float, ...], ...] = ()
-
-
-NOTES = ("sums", "r2_of_true_actions")  # further things that a manifest may have
 
 
 def _require_together(labels: Labels, manifest: Mapping[str, Any], where: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import lerobot_v21
 from safetensors.torch import load_file, save_file
 
 import lapa
@@ -39,8 +38,8 @@ from lapa.stage2_label import source_image_size
 from lapa.stage3_finetune import chosen_settings, learner
 
 MOST = 400 << 10  # KiB that opening spoilt artefacts may add to the memory of this process
-VALUES = [10**9, 10**6, 10**30, -1, 0, 1, 2, 3, 0.5, -0.5, 1e308, float("nan"), float("inf"), "x", "", True, False, None, [],
-          [1], ["x"], [[1.0]], [[]], {}, {"x": 1}, [10**9] * 3]  # fmt: skip
+VALUES = [10**9, 10**6, 10**30, -1, 0, 1, 2, 3, 0.5, -0.5, 1e308, float("nan"), float("inf"), "x", "", True, False,
+          None, [], [1], ["x"], [[1.0]], [[]], {}, {"x": 1}, [10**9] * 3]  # fmt: skip
 CASES = 560  # over all kinds
 NOTES = ("results", "provenance", "hash", "ended_early", "tuning")
 OLD = Path(__file__).parents[1] / "fixtures" / "lapa_0_1"
@@ -105,8 +104,8 @@ def kinds(tmp_path_factory: pytest.TempPathFactory, tiny: Recipe) -> dict[str, t
 
     made: dict[str, tuple[Path, Open]] = {}
     for name, laq in {"laq": tiny.laq, "laq_fsq": replace(tiny.laq, quantizer="fsq", quantizer_options={})}.items():
-        made[name] = saved(name, "laq", {"model": tiny.to_json()["laq"] | {"quantizer": laq.quantizer, "quantizer_options":
-                           dict(laq.quantizer_options)}}, laq.build()), laq_at  # fmt: skip
+        model = tiny.to_json()["laq"] | {"quantizer": laq.quantizer, "quantizer_options": dict(laq.quantizer_options)}
+        made[name] = saved(name, "laq", {"model": model}, laq.build()), laq_at
     absolute = Meaning(ActionSpec(("x", "y"), ("absolute", "binary"), 5.0), (True, False), ("x", "y"))
     idm = InverseDynamics(IDMConfig(image_size=24, width=8, blocks=1), 2)
     described = idm.description() | {
@@ -312,8 +311,8 @@ def test_spoilt_weights(kinds: dict[str, tuple[Path, Open]], tmp_path: Path) -> 
         whole, tensors = file.read_bytes(), load_file(file)
         name = sorted(tensors)[0]
         length = int.from_bytes(whole[:8], "little")
-        harmed: list[bytes] = [whole[: len(whole) // 2], whole[:5], b"", whole + b"x", (2**40).to_bytes(8, "little") + whole[8:],
-                               whole[:8] + b"[" * length + whole[8 + length :]]  # fmt: skip
+        harmed: list[bytes] = [whole[: len(whole) // 2], whole[:5], b"", whole + b"x"]
+        harmed += [(2**40).to_bytes(8, "little") + whole[8:], whole[:8] + b"[" * length + whole[8 + length :]]
         for change in (
             {k: v for k, v in tensors.items() if k != name},
             {**tensors, "more": torch.zeros(2)},
@@ -346,8 +345,8 @@ def test_a_shard_that_points_elsewhere(tmp_path: Path) -> None:
         read_labels(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "null", "{", '{"kind": "laq"}', "[" * 100_000, '{"kind": ' + "9" * 5000 + "}",
-                                  '{"kind": "\\ud800"}', "\xff"])  # fmt: skip
+@pytest.mark.parametrize("text", ["", "[]", "3", "null", "{", '{"kind": "laq"}', "[" * 100_000,
+                                  '{"kind": ' + "9" * 5000 + "}", '{"kind": "\\ud800"}', "\xff"])  # fmt: skip
 def test_a_config_that_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     (tmp_path / "model.safetensors").write_bytes(b"")

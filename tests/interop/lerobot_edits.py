@@ -2,14 +2,13 @@
 
 ROOT and OTHER are LeRobot datasets; OUT is a new folder. Prints what came out as JSON, one line."""
 
+from __future__ import annotations
+
 import json
 import logging
 import sys
-import warnings
 from pathlib import Path
-
-warnings.filterwarnings("ignore")
-logging.disable(logging.WARNING)
+from typing import Any
 
 import numpy as np
 from lerobot.datasets.dataset_tools import (
@@ -21,8 +20,10 @@ from lerobot.datasets.dataset_tools import (
 )
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+logging.disable(logging.WARNING)
 
-def told(data: LeRobotDataset) -> dict:
+
+def told(data: LeRobotDataset) -> dict[str, Any]:
     """What a dataset holds, and its first and last frame."""
     columns = [name for name in data.meta.features if data.meta.features[name]["dtype"] == "float32"]
     ends = [data[0], data[len(data) - 1]]
