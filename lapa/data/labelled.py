@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from lapa.artefacts.folder import read_config, read_json, replacing, write_json
 from lapa.artefacts.older import upgraded
 from lapa.artefacts.settings import checked, object_at
+from lapa.artefacts.sums import KEY as SUMS
 from lapa.artefacts.sums import require_sums, with_sums
 from lapa.contracts import Labels, LapaError
 from lapa.data.folders import existing_folder
@@ -115,8 +116,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if told.image_size < 1 or told.classes < 0 or (told.window_seconds is not None and told.window_seconds <= 0):
         raise LapaError(f"{file}: image_size, classes and window_seconds are above 0, not {told.image_size}, "
                         f"{told.classes} and {told.window_seconds}.")  # fmt: skip
-    made: dict[str, Any] = content
-    return made
+    return {key: value for key, value in content.items() if key != SUMS}
 
 
 def require_told(manifest: Mapping[str, Any], names: Iterable[str], where: str | Path) -> None:
