@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from lapa import __version__
 from lapa.artefacts.borrowed import SHIPPED, joined, lender_of, parted
-from lapa.artefacts.hub import local
+from lapa.artefacts.download import local
 from lapa.artefacts.limits import no_larger_than, require_small_buffers
 from lapa.artefacts.older import upgraded, upgraded_weights
 from lapa.artefacts.settings import checked, object_at, typed_value

@@ -1,21 +1,22 @@
 """Artefacts on the Hugging Face hub: upload a LAQ or a policy with a model card, and open it by its name.
 
 Uploaded are the artefact (model.safetensors, config.json) and the card, written from config.json: data, settings,
-figures, licence. What is downloaded is checked like any folder: kind, format, hash, every key and shape.
+figures, licence. What is downloaded (artefacts/download.py) is checked like any folder: kind, format, hash, every key
+and shape.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lapa.artefacts.download import FILES, REPO, fetch, is_repo, local, reason
+from lapa.artefacts.folder import load_artefact, read_config
 from lapa.contracts import LapaError
 
-REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-FILES = ("config.json", "model.safetensors")
+__all__ = ["fetch", "is_repo", "local", "model_card", "push_to_hub"]
+
 KINDS = {"laq": "latent action quantization model (LAQ)", "policy": "policy", "idm": "inverse dynamics model"}
 STAGES = {"laq": ("window", "laq", "objectives", "quantize"), "idm": ("window", "idm", "fit_idm"),
           "policy": ("policy", "pretrain", "finetune", "head", "trainable", "clusters", "bins", "chunk"),
@@ -26,33 +27,6 @@ USE = {
     'actions = policy.act({{"image": frame, "instruction": "put the carrot on the plate"}})',
     "idm": 'folder = lapa.artefacts.hub.local("{repo}")  # for lapa label --source',
 }
-
-
-def is_repo(path: str | Path) -> bool:
-    """Whether `path` can be the name of a repository, user/name, and is not a path in a folder that is here."""
-    return bool(REPO.fullmatch(str(path))) and not Path(path).parent.exists()
-
-
-def fetch(repo: str, patterns: Sequence[str], revision: str | None = None, kind: str = "dataset") -> Path:
-    """The files of `repo`, a "dataset" or a "model", that match `patterns`, as a local folder; files fetched before
-    stay.
-
-    Raises LapaError when the hub cannot be reached, or does not know or show it.
-    """
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
-    except Exception as error:  # what the network library below huggingface_hub raises has no class in common
-        raise LapaError(
-            f"{repo} is neither a folder here nor a {kind} that could be fetched from the hub ({_reason(error)}). "
-            f"Check the path and the network; for a private {kind} run `hf auth login`."
-        ) from None
-
-
-def local(path: str | Path) -> Path:
-    """The folder of an artefact: `path` itself, or user/name fetched from the hub. Raises LapaError as `fetch`."""
-    return fetch(str(path), FILES, kind="model") if is_repo(path) else Path(path)
 
 
 def push_to_hub(folder: str | Path, repo: str, licence: str, private: bool = False) -> str:
@@ -80,7 +54,7 @@ def push_to_hub(folder: str | Path, repo: str, licence: str, private: bool = Fal
         )
     except Exception as error:  # as in fetch
         raise LapaError(
-            f"{folder} could not be uploaded to {repo} ({_reason(error)}). Check the network; `hf auth login` says "
+            f"{folder} could not be uploaded to {repo} ({reason(error)}). Check the network; `hf auth login` says "
             "who you are, with a token that may write."
         ) from None
     return str(commit.repo_url)
@@ -88,8 +62,6 @@ def push_to_hub(folder: str | Path, repo: str, licence: str, private: bool = Fal
 
 def _published(folder: Path) -> dict[str, Any]:
     """What config.json says of a whole artefact, with today's names. Raises LapaError for any other folder."""
-    from lapa.artefacts.folder import load_artefact, read_config
-
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise LapaError(f"{folder} holds no finished artefact: {', '.join(missing)} is missing.")
@@ -128,10 +100,3 @@ def model_card(config: dict[str, Any], repo: str, licence: str) -> str:
 def _shown(value: Any) -> str:
     values = value if isinstance(value, list) else [value]
     return ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what lies under an error of huggingface_hub: a refused connection hides at the bottom."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().partition("\n")[0] or type(error).__name__
