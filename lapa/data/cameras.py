@@ -109,7 +109,10 @@ def best(cameras: Sequence[Camera], source: str) -> tuple[str, str]:
     chosen = min(cameras, key=lambda one: one.rank)
     if chosen.fault:
         what = "; ".join(f"{one.name} is {_fault_of(one)}" for one in cameras)
-        raise LapaError(f"{source}: has no colour camera: {what}. To read one all the same, name it: camera=NAME.")
+        raise LapaError(
+            f"{source}: has no colour camera: {what}. lapa reads pictures in colour; to try one all the same, name it: "
+            "camera=NAME."
+        )
     if len(cameras) == 1:
         return chosen.name, ""
     passed = [f"{one.name} ({_fault_of(one)})" for one in cameras if one.rank > chosen.rank]

@@ -203,10 +203,12 @@ class Rows:
 
 
 def _episodes(table: pa.Table, path: Path) -> Array:
-    listed = table[EPISODE]
-    if not pa.types.is_integer(listed.type) or listed.null_count:
-        raise LapaError(f"{path}: {EPISODE} is not a whole number in every row.")
-    return listed.to_numpy()
+    listed = column(table, EPISODE)
+    if listed is not None and number_type(listed.type) and not listed.null_count:
+        found = numbers(listed, f"{path}: {EPISODE}", 1)[:, 0]
+        if np.isfinite(found).all() and (found == found.round()).all():
+            return found.astype(np.int64)
+    raise LapaError(f"{path}: {EPISODE} is not a whole number in every row.")
 
 
 def picture(cell: Any, shape: Sequence[int] | None, roots: Sequence[Path], where: str) -> Array:

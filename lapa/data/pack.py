@@ -37,7 +37,7 @@ from lapa.data.index import (
 from lapa.data.spec import Spec, parse, with_camera
 from lapa.plugins import choose
 
-FORMAT = 4  # part of every key: raise it when what is packed changes
+FORMAT = 5  # part of every key: raise it when what is packed changes
 SPARE = 64 << 20  # bytes left free on the disk
 FRAMES = "frames.u8"
 

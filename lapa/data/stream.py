@@ -38,7 +38,7 @@ from lapa.data.index import (
 from lapa.data.pairs import PairIndex
 from lapa.data.spec import Spec
 
-FORMAT = 3  # part of every key: raise it when the index changes
+FORMAT = 4  # part of every key: raise it when the index changes
 CHUNK = 64  # frames decoded by a thread at a time
 
 

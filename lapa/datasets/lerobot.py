@@ -39,7 +39,7 @@ from lapa.data.lerobot_tables import (
     schema_of,
     text_of,
 )
-from lapa.data.pairing import Clock, Paired, clock, paired, pieces
+from lapa.data.pairing import FAR, SAME, Clock, Paired, clock, paired, pieces
 from lapa.data.parts import ACTIONS, STATES, Parts, dimension_names, parts, taken
 from lapa.data.several import Several
 from lapa.plugins import choose
@@ -157,6 +157,7 @@ class LeRobotDataset:
         self._text = self._texts_in(config.instruction)
         self._clocks = Rows(root, [*OF_ROWS, *([self._text] if self._text else TEXTS)])
         self._timing = lru_cache(64)(film_times)
+        self._counted = lru_cache(1024)(self._is_counted)
         self._plan = lru_cache(1024)(self._pieces_of)
 
     def __len__(self) -> int:
@@ -255,20 +256,22 @@ class LeRobotDataset:
     def _film(self, place: Place) -> tuple[Array, bool, tuple[str, ...]]:
         """The times of the frames of an episode in its film, whether the film is whole, and what to say of it.
 
-        Of a film of several episodes they are counted, where it has as many frames as its episodes have rows, else
-        those between the times that meta gives."""
+        They are those between the times that meta gives. Where these do not fit the film, and it has as many frames as
+        its episodes have rows, they are counted."""
         assert place.video is not None
         times, whole = self._timing(place.video)
-        here = self._in_film[place.video]
-        half = 0.5 * (float(np.median(np.diff(times))) if len(times) > 1 else 1 / self.fps)
-        timed = (times > place.start - half) & (times < place.stop - half)
-        if len(here) < 2 or len(times) != sum(one.length for one in here):
-            return times[timed], whole, ()
-        first = sum(one.length for one in here[: here.index(place)])
-        counted = times[first : first + place.length]
-        if np.array_equal(counted, times[timed]):
-            return counted, whole, ()
-        return counted, whole, ("frames: counted from the start of the film, for from_timestamp does not fit it",)
+        if self._counted(place.video):
+            here = self._in_film[place.video]
+            first = sum(one.length for one in here[: here.index(place)])
+            said = "frames: counted from the start of the film, for from_timestamp does not fit it"
+            return times[first : first + place.length], whole, (said,)
+        half = 0.5 * _step(times, self.fps)
+        return times[(times > place.start - half) & (times < place.stop - half)], whole, ()
+
+    def _is_counted(self, film: Path) -> bool:
+        """Are the frames of a film to be counted, for meta does not say where its episodes are?"""
+        here, times = self._in_film[film], self._timing(film)[0]
+        return len(times) == sum(one.length for one in here) and not _fit(here, times, self.fps)
 
     @cached_property
     def _in_film(self) -> dict[Path | None, list[Place]]:
@@ -514,6 +517,24 @@ class LeRobotDataset:
             raise LapaError(f"{self.root / INFO}: {template} cannot be followed ({error!r}).") from None
 
 
+def _step(times: Array, fps: float) -> float:
+    """Seconds from frame to frame."""
+    return float(np.median(np.diff(times))) if len(times) > 1 else 1 / fps
+
+
+def _fit(places: Sequence[Place], times: Array, fps: float) -> bool:
+    """Do the times that meta gives fit a film: episodes of several begin at frames of it, one after another, and the
+    last ends where the film does?"""
+    if len(places) < 2 or not len(times):
+        return True
+    starts, step = np.array([place.start for place in places]), _step(times, fps)
+    after = np.clip(np.searchsorted(times, starts), 1, max(len(times) - 1, 1))
+    away = np.minimum(np.abs(times[np.minimum(after, len(times) - 1)] - starts), np.abs(times[after - 1] - starts))
+    stop = max(place.stop for place in places)
+    ends = abs(step * fps - 1) < SAME if math.isinf(stop) else abs(stop - times[-1] - step) < 1.5 * step
+    return bool((away < FAR * step).all() and (np.diff(starts) > 0).all() and ends)
+
+
 def _read_info(root: Path) -> dict[str, Any]:
     path = root / INFO
     if not path.exists():
@@ -615,6 +636,8 @@ def _rate(fps: Any, root: Path) -> float:
 def _whole(row: dict[str, Any], key: str, where: Path | str) -> int:
     """A count or an index. Raises BadVideo for anything else."""
     value = row.get(key)
+    if isinstance(value, float) and value.is_integer():  # as pandas writes a column that had gaps once
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
         raise BadVideo(f"{where}: {key} is {value!r:.40}, no whole number from 0 on.")
     return value
@@ -671,10 +694,11 @@ def _listed(tasks: Any) -> tuple[Any, ...]:
 def _counts(table: pa.Table) -> Array | None:
     """frame_index of each row, int64 [n], where it is whole numbers from 0 on."""
     values = column(table, "frame_index")
-    if values is None or values.null_count or not pa.types.is_integer(values.type):
+    if values is None or values.null_count or not number_type(values.type):
         return None
-    found = values.to_numpy(zero_copy_only=False).astype(np.int64)
-    return found if found.min(initial=0) >= 0 else None
+    found = numbers(values, "frame_index")
+    whole = found.shape[1] == 1 and np.isfinite(found).all() and (found == found.round()).all() and (found >= 0).all()
+    return found[:, 0].astype(np.int64) if whole else None
 
 
 def _below(root: Path) -> dict[str, Path]:

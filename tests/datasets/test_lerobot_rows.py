@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from robot_rows import CAMERA, features, numbered, robot, rows, shown, taken
+from robot_rows import CAMERA, Table, features, numbered, robot, rows, shown, taken
 
 from lapa.contracts import BadVideo, Episode, LapaError, Seekable
 from lapa.data.pack import Packed, pack
@@ -230,6 +230,24 @@ def test_films_are_read_forward_however_the_episodes_lie(tmp_path: Path) -> None
     assert found == {"episode_000000": [*range(5)], "episode_000001": [*range(5, 11)]}
 
 
+@pytest.mark.parametrize("starts", [[0.0, 0.0, 0.0], [0.0, 0.5, 1.1], [0.0, 5.0, 9.0]])
+def test_places_in_the_film_that_do_not_fit_it(tmp_path: Path, starts: list[float]) -> None:
+    """Version 3, the film at 8 frames a second: from_timestamp is wrong, or was counted at 10; all rows have frames."""
+    import pyarrow.parquet as pq
+
+    root = robot(tmp_path / "ds", [rows(5), rows(6, episode=1), rows(7, episode=2)],
+                 [numbered(5), numbered(6, 5), numbered(7, 11)], version=3, film_fps=8)  # fmt: skip
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    for key, values in {"from_timestamp": starts, "to_timestamp": [start + 0.5 for start in starts]}.items():
+        at = table.column_names.index(f"videos/{CAMERA}/{key}")
+        table = table.set_column(at, f"videos/{CAMERA}/{key}", [values])
+    pq.write_table(table, path)
+    found = read(root)
+    assert [shown(e.frames) for e in found] == [[*range(5)], [*range(5, 11)], [*range(11, 18)]]
+    assert noted(found[1], "from_timestamp")
+
+
 @VERSIONS
 def test_pictures_in_the_rows_are_sorted_too(tmp_path: Path, version: int) -> None:
     import pyarrow as pa
@@ -268,3 +286,65 @@ def test_the_nearest_frame_by_itself() -> None:
     assert match.notes, "they are not where LeRobot would look for them"
     with pytest.raises(BadVideo, match="x"):
         paired(clock(np.arange(20) / 20, None, 20, 20, "x"), film, "x")
+
+
+def at_random(random: np.random.Generator, episode: int, fps: float, twice: bool) -> tuple[Table, np.ndarray]:
+    """The rows of an episode, changed in one of ten ways and shuffled half of the time; and its film."""
+    count = int(random.integers(6, 28))
+    table, film, keep = rows(count, episode=episode, fps=fps), numbered(count), np.arange(count)
+    way = int(random.integers(10))
+    if way == 0:  # trimmed
+        first = int(random.integers(0, count // 2))
+        keep = keep[first : int(random.integers(first + 3, count + 1))]
+    elif way == 1:  # thinned
+        keep = keep[:: int(random.integers(2, 4))]
+    elif way == 2:  # rows missing in the middle
+        keep = np.delete(keep, int(random.integers(1, count - 3)))
+    elif way == 3:  # trimmed, and counted anew
+        keep = keep[2:]
+    table = taken(table, keep)
+    if way == 3:
+        table["frame_index"] = np.arange(len(keep))
+    elif way == 4 and not twice:
+        late = random.choice([0.5, 1, 2, 33, 1e9, -1]) / fps
+        table["timestamp"] = table["timestamp"].astype(np.float64) + late
+    elif way == 5:
+        film = film[:-1]
+    elif way == 6:
+        film = np.concatenate([film, film[-3:]])
+    elif way == 7:
+        table["timestamp"] = table["timestamp"] + random.uniform(-0.15, 0.15, len(keep)) / fps
+    if random.random() < 0.5:
+        table = taken(table, random.permutation(len(keep)))
+    return table, np.repeat(film, 2, 0) if twice else film
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_at_random(tmp_path: Path, seed: int) -> None:
+    """Whatever happened to the rows: each keeps its frame, and none is lost but one that has none."""
+    random = np.random.default_rng(seed)
+    fps, twice = float(random.choice([5, 10, 15, 30])), bool(random.random() < 0.25)
+    made = [at_random(random, number, fps, twice) for number in range(2)]
+    root = robot(tmp_path / "ds", [table for table, _ in made], [film for _, film in made], fps=fps,
+                 film_fps=fps * (1 + twice), version=int(random.choice([2, 3])))  # fmt: skip
+    found = list(open_dataset(f"lerobot:{root}").episodes())
+    kept = 0
+    for episode in found:
+        assert isinstance(episode, Episode), str(episode)
+        assert shown(episode.frames) == acted(episode)
+        kept += len(episode.frames)
+    assert kept >= sum(len(table["action"]) for table, _ in made) - 2
+
+
+def test_columns_of_other_types(tmp_path: Path) -> None:
+    """Numbers as lists of one, as datasets writes them, and as floats, as pandas does."""
+    import pyarrow as pa
+
+    table: Table = rows(9)
+    order = np.random.default_rng(0).permutation(9)
+    listed = {name: pa.array([[value] for value in np.asarray(table[name])[order].tolist()])
+              for name in ("timestamp", "frame_index", "task_index", "episode_index")}  # fmt: skip
+    in_step(robot(tmp_path / "lists", [{**taken(table, order), **listed}]), [[*range(9)]])
+    floats = {name: table[name].astype(np.float64)[order] for name in ("frame_index", "task_index", "episode_index")}
+    (one,) = in_step(robot(tmp_path / "floats", [{**taken(table, order), **floats}]), [[*range(9)]])
+    assert one.instruction == "pick the cup"
