@@ -28,6 +28,22 @@ from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
 from lapa.training.loop import Optimisation
 
+# Files that take longest, in this order. A worker of xdist takes a whole file: with these first, no core is left with a
+# long one when the others are done.
+LONGEST = (
+    *("test_distributed.py", "test_another_world.py", "test_methods.py", "test_reading.py", "test_cli.py"),
+    *("test_loop.py", "test_run_folder.py", "test_stage3_finetune.py", "test_schedule.py", "test_compare.py"),
+    *("test_stage2_label.py", "test_plugins.py", "test_docs.py", "test_export.py", "test_questions.py"),
+    *("test_inspect.py", "test_ablation.py", "test_study.py", "test_tune.py", "test_video_planner.py"),
+    *("test_quantizers.py", "test_convert.py", "test_damage.py", "test_stage2_pretrain.py", "test_older.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first (the Makefile asks xdist not to reorder them)."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -43,7 +59,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _short_probes() -> Iterator[None]:
     """The small networks that judge codes learn for a few steps; tests/measures tests them at full length."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probes, "MLP_STEPS", 20)
+        patch.setattr(probes, "MLP_STEPS", 10)
         yield
 
 

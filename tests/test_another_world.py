@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from here import here
 
 import lapa
 from lapa import cli
@@ -80,7 +81,8 @@ def test_it_is_evaluated_and_better_than_standing_still(world: Any, tmp_path: Pa
     assert found["success"] > 0.05, "it goes to the block and closes the gripper, now and then"
 
 
-def test_tune_and_compare(world: Any, tmp_path: Path) -> None:
+def test_tune_and_compare(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here(monkeypatch)
     folder, arm, own = world
     few = [word.replace("finetune.steps=800", "finetune.steps=5") for word in own]
     videos, labelled = f"lerobot:{folder / 'videos'}", f"lerobot:{folder / 'labelled'}"
@@ -94,8 +96,11 @@ def test_tune_and_compare(world: Any, tmp_path: Path) -> None:
         assert results(tmp_path / "compared")["methods"]["expert"]["success"] == 1
 
 
-def test_compare_without_a_benchmark(world: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_without_a_benchmark(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One's own robot: nobody says where to try the policies, so held-out trajectories judge them."""
+    here(monkeypatch)
     folder, arm, own = world
     if arm == "arm:steps":
         return

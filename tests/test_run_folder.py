@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 from lapa import cli
+from lapa import stage1_latent_actions as stage1
 from lapa.artefacts.folder import load_artefact
 from lapa.training.resume import Checkpoints
 
 STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def _few_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LAQ is watched at half of the steps and at the end: looks take longer than steps here."""
+    monkeypatch.setattr(stage1, "_first_look", lambda recipe: max(1, recipe.quantize.steps // 2))
 
 
 def run(*arguments: object) -> None:

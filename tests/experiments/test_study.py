@@ -23,8 +23,8 @@ ROWS = (Row("NSVQ, |C| 4", ("laq.codebook_size=4",)), Row("NSVQ, |C| 8", ("laq.c
 
 @pytest.fixture
 def little(small: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`lapa study quantizers` with two rows, two seeds and three steps."""
-    monkeypatch.setitem(STUDIES, "quantizers", Study("two rows", ROWS, seeds=2, steps=3))
+    """`lapa study quantizers` with two rows, two seeds and one step."""
+    monkeypatch.setitem(STUDIES, "quantizers", Study("two rows", ROWS, seeds=2, steps=1))
     data = ("--dataset", "tabletop:sim,episodes=24,seed=8")
     options = [o for o in small if o != "--set" and o.startswith(("laq.", "quantize.")) and "codebook" not in o]
 
@@ -55,7 +55,7 @@ def test_a_study_runs_resumes_and_tells_what_its_cells_say(
         assert cell["results"] == made["results"]
         assert "held-out episode" in made["results"]["watched_on"]
         assert made["provenance"]["command"].startswith(cell["command"])
-        assert made["recipe"]["quantize"]["steps"] == 3
+        assert made["recipe"]["quantize"]["steps"] == 1
         assert made["model"]["codebook_size"] == cell["codebook_size"] == int(cell["row"][-1])
     errors = [c["results"]["error_over_copy"] for c in results["cells"] if c["row"] == ROWS[0].name]
     figure = results["rows"][ROWS[0].name]["error_over_copy"]

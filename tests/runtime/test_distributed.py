@@ -21,6 +21,7 @@ from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
 from lapa.data.pixels import as_pixels
+from lapa.measures import probes
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.recipe import Recipe
 from lapa.runtime import distributed
@@ -95,6 +96,7 @@ def worker(out: Path) -> None:
             save(train(parallel, out / f"broken_{parallel}"), out / f"{parallel}_{me}_resumed.safetensors")
         packed, starts = pack([DATA], 24, quiet=True), ({}, {"warmup": 2})
         recipe = Recipe(laq=UNET, starts=starts, quantize=replace(HOW, steps=2), pretrain=HOW)
+        probes.MLP_STEPS = 20  # as short as in conftest.py, which this process has not seen
         fit_laq(packed, recipe, out / "laq", 7)
         manifest = label(packed, str(out / "laq"), out / "labels", shard=16)
         found, _ = read_labels(out / "labels")
