@@ -24,6 +24,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 from lapa import cli
 from lapa.artefacts.folder import load_artefact, write_tensors
 from lapa.contracts import LapaError, Logs
+from lapa.measures import probes
 from lapa.runtime import distributed
 from lapa.training import loop
 from lapa.training.batches import AHEAD, batches
@@ -615,6 +616,7 @@ def test_killed_at_random_moments(robot: Path, small: list[str], tmp_path: Path)
     command = ["quantize", "--dataset", f"lerobot:{robot}", "--steps", "36", *small, "--set", "quantize.ema=0.9"]
     code = (
         "from lapa.training import loop; loop.fit.__kwdefaults__['save_every'] = -1.0\n"
+        f"from lapa.measures import probes; probes.MLP_STEPS = {probes.MLP_STEPS}\n"  # as in this process
         "from lapa.cli import main; main()"
     )
     broken, reached = tmp_path / "broken", 0
