@@ -9,9 +9,7 @@ rows are missing in between, the episode becomes several.
 from __future__ import annotations
 
 import math
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,12 +20,28 @@ import pyarrow as pa
 
 from lapa.artefacts import hub
 from lapa.contracts import ActionKind, Array, BadVideo, Episode, LapaError
-from lapa.data.cameras import Camera, best, camera, named
 from lapa.data.film import Film, film_times
 from lapa.data.folders import existing_folder, listing_hash
 from lapa.data.images import blank, resized
-from lapa.data.json_files import read_foreign_json, read_lines
+from lapa.data.json_files import read_lines
 from lapa.data.lerobot_format import INFO, TASKS
+from lapa.data.lerobot_meta import (
+    TASKS_V2,
+    about_camera,
+    camera_features,
+    chosen_camera,
+    flattened,
+    height_width,
+    listed_tasks,
+    major,
+    rate_of,
+    read_info,
+    read_tasks,
+    seconds,
+    shape_of,
+    split_of,
+    whole_number,
+)
 from lapa.data.lerobot_tables import (
     Rows,
     column,
@@ -44,15 +58,9 @@ from lapa.data.parts import ACTIONS, STATES, Parts, dimension_names, parts, take
 from lapa.data.several import Several
 from lapa.plugins import choose
 
-TASKS_V2, EPISODES_V2 = "meta/tasks.jsonl", "meta/episodes.jsonl"
-INFO_V1 = "meta_data/info.json"
-TO_V2 = (
-    "Convert it to v2.0, which lapa reads: python -m lerobot.datasets.v2.convert_dataset_v1_to_v2 of lerobot 0.3.3 or "
-    "older (lerobot/common/datasets/v2 in the oldest). Its v20_to_v21 does not convert v1."
-)
+EPISODES_V2 = "meta/episodes.jsonl"
 OF_ROWS = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # what LeRobot adds to every row
 TEXTS = ("task", "language_instruction", "natural_language_instruction", "instruction", "language", "task_description")
-SIDE = 16  # pixels: numbers of three dimensions are a picture from so many a side on
 LARGEST = 4096  # numbers of an action or a state
 PIECES = 1 << 20  # above the number of episodes, and of pieces of one
 BELOW = 3  # folders deep, where datasets below a folder are looked for
@@ -124,21 +132,21 @@ class LeRobotDataset:
 
     def __init__(self, root: Path, config: Config) -> None:
         self.root = root
-        self._info = _read_info(root)
-        self._old = _major(self._info) == "2"
-        self._features = _flattened(self._info["features"])
-        self._cameras = _cameras(self._features, root)
+        self._info = read_info(root)
+        self._old = major(self._info) == "2"
+        self._features = flattened(self._info["features"])
+        self._cameras = camera_features(self._features, root)
         self.cameras = tuple(self._cameras)
-        about = [replace(_about(name, self._features[name]), name=short) for short, name in self._cameras.items()]
+        about = [replace(about_camera(name, self._features[name]), name=short) for short, name in self._cameras.items()]
         self.colour_cameras = tuple(one.name for one in about if not one.fault)
-        self.camera, self._why = _camera(self._cameras, about, config.camera, root)
+        self.camera, self._why = chosen_camera(self._cameras, about, config.camera, root)
         self._short = next(short for short, feature in self._cameras.items() if feature == self.camera)
-        self.fps = _rate(self._info["fps"], root)
+        self.fps = rate_of(self._info["fps"], root)
         self._bad: list[BadVideo] = []  # what the metadata say of no episode
         self._is_video = self._features[self.camera].get("dtype") == "video"
         robot = self._info.get("robot_type")
         self.embodiment = robot if isinstance(robot, str) else ""
-        self._tasks = _read_tasks(root)
+        self._tasks = read_tasks(root)
         self._places = self._places_v2() if self._old else self._places_v3()
         told, held = self._info.get("total_episodes"), len(self._places)
         if isinstance(told, int) and told > held and not self._bad:
@@ -293,7 +301,7 @@ class LeRobotDataset:
     # --- what is in a row
 
     def _size(self) -> tuple[int, int] | None:
-        return _height_width(_shape(self._features[self.camera]))
+        return height_width(shape_of(self._features[self.camera]))
 
     def _episode(self, place: Place, piece: Piece, frames: Array, table: pa.Table) -> Episode:
         table = table.take(piece.rows)
@@ -323,7 +331,7 @@ class LeRobotDataset:
         found: dict[str, None] = {}
         for name, feature in self._features.items():
             fields = [one for one in types if one.startswith(f"{name}.")]
-            width = math.prod(_shape(feature) or (1,))
+            width = math.prod(shape_of(feature) or (1,))
             plain = str(feature.get("dtype")).startswith(("float", "int", "uint", "bool")) and width <= LARGEST
             if name not in types and fields:
                 found |= dict.fromkeys(one for one in fields if number_type(types[one]))
@@ -352,7 +360,7 @@ class LeRobotDataset:
             where, values = f"{place.data}: {name} of episode {place.index}", column(table, name)
             if values is None:
                 raise BadVideo(f"{where} is missing, {INFO} lists it.")
-            shape = _shape(self._features.get(name))
+            shape = shape_of(self._features.get(name))
             found[name] = numbers(values, where, math.prod(shape) if shape else None)
         if not found:
             return None, ()
@@ -388,7 +396,7 @@ class LeRobotDataset:
             cells = pa.array([f"frame_{name:06d}.png" for name in names.tolist()])
         if isinstance(cells.type, pa.ExtensionType):
             cells = cells.storage
-        shape = _shape(self._features[self.camera])
+        shape = shape_of(self._features[self.camera])
         for t, row in enumerate(piece.rows[start:].tolist(), start):
             yield resized(picture(cells[row].as_py(), shape, (self.root, beside), f"{where}{t}"), size)
 
@@ -471,20 +479,20 @@ class LeRobotDataset:
         return sorted(places, key=lambda place: (place.video or place.data, place.start, place.index))
 
     def _place_v3(self, row: dict[str, Any], wanted: list[str], until: str, file: Path) -> Place:
-        index, length, *at = (_whole(row, name, file) for name in wanted if "timestamp" not in name)
+        index, length, *at = (whole_number(row, name, file) for name in wanted if "timestamp" not in name)
         names = ("chunk_index", "file_index")
         data = self._path("data_path", **dict(zip(names, at[:2], strict=True)))
-        place = Place(index, length, data, tasks=_listed(row.get("tasks")))
+        place = Place(index, length, data, tasks=listed_tasks(row.get("tasks")))
         if not self._is_video:
             return place
         film = self._path("video_path", video_key=self.camera, **dict(zip(names, at[2:], strict=True)))
-        start, stop = _seconds(row[wanted[-1]], file), row.get(until)
+        start, stop = seconds(row[wanted[-1]], file), row.get(until)
         ends = isinstance(stop, int | float) and math.isfinite(stop) and stop > start
         return replace(place, video=film, start=start, stop=float(stop) if ends and stop is not None else math.inf)
 
     def _places_v2(self) -> list[Place]:
         """From meta/episodes.jsonl; the chunk follows from the number of the episode."""
-        chunk = _whole({"chunks_size": 1000} | self._info, "chunks_size", self.root / INFO)
+        chunk = whole_number({"chunks_size": 1000} | self._info, "chunks_size", self.root / INFO)
         places = []
         table = self.root / EPISODES_V2
         if not table.exists():
@@ -494,17 +502,17 @@ class LeRobotDataset:
             try:
                 if isinstance(row, BadVideo):
                     raise row
-                index, length = (_whole(row, key, where) for key in ("episode_index", "length"))
+                index, length = (whole_number(row, key, where) for key in ("episode_index", "length"))
                 at = {"episode_chunk": index // max(chunk, 1), "episode_index": index}
                 video = self._path("video_path", video_key=self.camera, **at) if self._is_video else None
-                tasks = _listed(row.get("tasks", row.get("task")))
+                tasks = listed_tasks(row.get("tasks", row.get("task")))
                 places.append(Place(index, length, self._path("data_path", **at), video, tasks=tasks))
             except BadVideo as bad:
                 self._bad.append(bad)
         return sorted(places, key=lambda place: place.index)
 
     def _places_of(self, split: str) -> list[Place]:
-        inside = _split(self._info.get("splits"), split, self.root)
+        inside = split_of(self._info.get("splits"), split, self.root)
         places = [place for place in self._places if any(place.index in span for span in inside)]
         if not places:
             raise LapaError(f"{self.root}: none of its episodes is in the split {split}.")
@@ -535,162 +543,6 @@ def _fit(places: Sequence[Place], times: Array, fps: float) -> bool:
     return bool((away < FAR * step).all() and (np.diff(starts) > 0).all() and ends)
 
 
-def _read_info(root: Path) -> dict[str, Any]:
-    path = root / INFO
-    if not path.exists():
-        if (root / INFO_V1).exists():
-            raise LapaError(f"{root}: is LeRobot v1. {TO_V2}")
-        raise LapaError(f"{root}: is no LeRobot dataset, {INFO} is missing here and in the folders below. Check the "
-                        "path.")  # fmt: skip
-    info = read_foreign_json(path)
-    features = info.get("features", {}) if isinstance(info, dict) else None
-    if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
-        raise LapaError(f"{path}: is no description of a dataset.")
-    if _major(info) not in ("2", "3"):
-        version = info.get("codebase_version", "of unknown version")
-        newer = _major(info).isdecimal() and int(_major(info)) > 3
-        how = TO_V2 if _major(info) in ("0", "1") else "It is newer than this lapa." if newer else ""
-        raise LapaError(f"{root}: is LeRobot {version}; lapa reads v2.x and v3.x. {how}".rstrip())
-    missing = [key for key in ("fps", "features", "data_path") if not info.get(key)]
-    if missing:
-        raise LapaError(f"{path}: lacks {', '.join(missing)}.")
-    return info
-
-
-def _major(info: dict[str, Any]) -> str:
-    return str(info.get("codebase_version", "")).lstrip("v").split(".")[0]
-
-
-def _cameras(features: dict[str, Any], root: Path) -> dict[str, str]:
-    """Name of each camera -> its feature. The name is the feature's last word, where that tells them apart."""
-    cameras = [name for name, f in features.items() if f.get("dtype") in ("video", "image") or _is_picture(f)]
-    if not cameras:
-        raise LapaError(f"{root}: none of its features is a video or an image. Features: {', '.join(features)}.")
-    short = [re.split(r"[./]", name)[-1] for name in cameras]
-    return dict(zip(short if len(set(short)) == len(short) else cameras, cameras, strict=True))
-
-
-def _is_picture(feature: dict[str, Any]) -> bool:
-    """Are these numbers a picture: of three dimensions, one of them of 1, 3 or 4 channels?"""
-    shape = _shape(feature) or ()
-    sides = sorted(shape)
-    return len(shape) == 3 and sides[0] in (1, 3, 4) and sides[0] in (shape[0], shape[-1]) and sides[1] >= SIDE
-
-
-def _camera(cameras: dict[str, str], about: list[Camera], wanted: str | None, root: Path) -> tuple[str, str]:
-    """The feature named `wanted`, whole or by its last word, or the best one (data/cameras.py); and why."""
-    if wanted:
-        known = cameras.values() if re.search(r"[./]", wanted) else cameras
-        chosen = named(wanted, list(known), f" in {root}")
-        return cameras.get(chosen, chosen), "as asked for"
-    name, why = best(about, str(root))
-    return cameras[name], why
-
-
-def _about(name: str, feature: dict[str, Any]) -> Camera:
-    """What info.json says of a camera: its own flags, those of "info", and in older versions of "video_info"."""
-    flags = {key: value for key, value in feature.items() if not isinstance(value, dict | list)}
-    for part in (feature.get("video_info"), feature.get("info")):
-        flags |= part if isinstance(part, dict) else {}
-    return camera(name, flags=flags, channels=_channels(feature))
-
-
-def _channels(feature: dict[str, Any]) -> int | None:
-    """Of a picture: the axis that "names" calls so, else the first or the last, whichever is no side of a picture."""
-    shape, names = _shape(feature), feature.get("names")
-    if shape is None:
-        return None
-    if len(shape) == 2:
-        return 1
-    axis = {str(name).rstrip("s"): at for at, name in enumerate(names)} if isinstance(names, list) else {}
-    if "channel" in axis and axis["channel"] < len(shape):
-        return shape[axis["channel"]]
-    return next((shape[at] for at in (-1, 0) if shape[at] <= 4), None)
-
-
-def _split(splits: Any, wanted: str, root: Path) -> list[range]:
-    """The episodes of a split: info.json says "0:80", or "0:40, 50:90"."""
-    where = f"{root / INFO}: splits"
-    if not isinstance(splits, dict) or not splits:
-        raise LapaError(f"{where} are not there, so split={wanted} names nothing. Say which with episodes=0-9.")
-    text = str(splits[choose(wanted, splits, "split", f" in {root}")])
-    found = [re.fullmatch(r"(\d+):(\d+)", part.strip()) for part in text.split(",")]
-    if not all(found):
-        raise LapaError(f'{where}: {wanted} is "{text:.40}", not such as "0:80". Say which with episodes=0-9.')
-    return [range(int(span[1]), int(span[2])) for span in found if span]
-
-
-def _shape(feature: dict[str, Any] | None) -> tuple[int, ...] | None:
-    """A feature's shape, or None where there is none that makes sense."""
-    shape = (feature or {}).get("shape")
-    fits = isinstance(shape, list) and all(isinstance(d, int) and 0 < d < 2**31 for d in shape)
-    return tuple(shape) if fits and shape else None
-
-
-def _rate(fps: Any, root: Path) -> float:
-    if not isinstance(fps, int | float) or not 0 < fps < math.inf:
-        raise LapaError(f"{root / INFO}: fps is {fps!r:.40}, no number above 0.")
-    return float(fps)
-
-
-def _whole(row: dict[str, Any], key: str, where: Path | str) -> int:
-    """A count or an index. Raises BadVideo for anything else."""
-    value = row.get(key)
-    if isinstance(value, float) and value.is_integer():  # as pandas writes a column that had gaps once
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
-        raise BadVideo(f"{where}: {key} is {value!r:.40}, no whole number from 0 on.")
-    return value
-
-
-def _seconds(value: Any, where: Path) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadVideo(f"{where}: from_timestamp is {value!r:.40}, no number of seconds.")
-    return float(value)
-
-
-def _height_width(shape: Sequence[int] | None) -> tuple[int, int] | None:
-    """A feature's shape as (H, W): [H, W, 3], or [3, H, W] as some write it."""
-    if not shape or len(shape) != 3:
-        return None
-    height, width = (shape[1], shape[2]) if shape[0] in (1, 3) else (shape[0], shape[1])
-    return int(height), int(width)
-
-
-def _read_tasks(root: Path) -> dict[int, str]:
-    """task_index -> instruction, of whichever table there is."""
-    if os.path.lexists(root / TASKS):
-        return _tasks_table(root / TASKS)
-    return _tasks_lines(root / TASKS_V2) if os.path.lexists(root / TASKS_V2) else {}
-
-
-def _tasks_table(path: Path) -> dict[int, str]:
-    """The instruction is the one column of texts, under whatever name it was saved."""
-    table = read_table(path, ["task_index"], also=None)
-    texts = [name for name in table.column_names if name != "task_index" and not number_type(table[name].type)]
-    if not texts:
-        raise LapaError(f"{path}: has no text column. Columns: {', '.join(table.column_names)}.")
-    text = next((name for name in ("task", "__index_level_0__") if name in texts), texts[0])
-    rows = zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True)
-    return {index: text_of(said) for index, said in rows if isinstance(index, int) and text_of(said)}
-
-
-def _tasks_lines(path: Path) -> dict[int, str]:
-    tasks = {}
-    for number, row in read_lines(path):
-        if isinstance(row, BadVideo):
-            raise row
-        if not isinstance(row.get("task"), str | list):
-            raise LapaError(f"{path}, line {number}: task is no text.")
-        tasks[_whole(row, "task_index", f"{path}, line {number}")] = text_of(row["task"])
-    return tasks
-
-
-def _listed(tasks: Any) -> tuple[Any, ...]:
-    """The tasks that meta has for an episode: numbers or texts, in a list or alone."""
-    return tuple(tasks) if isinstance(tasks, list) else (tasks,) if isinstance(tasks, str) and tasks else ()
-
-
 def _counts(table: pa.Table) -> Array | None:
     """frame_index of each row, int64 [n], where it is whole numbers from 0 on."""
     values = column(table, "frame_index")
@@ -705,18 +557,6 @@ def _below(root: Path) -> dict[str, Path]:
     """The datasets in folders below, by their path from here."""
     found = {path.parent.parent for n in range(1, BELOW + 1) for path in root.glob("*/" * n + INFO)}
     return {path.relative_to(root).as_posix(): path for path in sorted(found)}
-
-
-def _flattened(features: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The features by name; of those that are described within another, "outer.inner"."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, feature in features.items():
-        inner = {} if "dtype" in feature else {k: v for k, v in feature.items() if isinstance(v, dict)}
-        if inner and all("dtype" in v or any(isinstance(w, dict) for w in v.values()) for v in inner.values()):
-            found |= {f"{name}.{key}": value for key, value in _flattened(inner).items()}
-        else:
-            found[name] = feature
-    return found
 
 
 def _flat(names: Any) -> Iterator[str]:
