@@ -397,6 +397,44 @@ RECORDS: tuple[Way, ...] = (
     *[odd_features] * 6,
 )  # fmt: skip
 
+# --- arrays in HDF5 files
+
+
+def odd_array(file: Path, random: Random) -> bool:
+    """An array that is missing, short, of other numbers or of another shape; an attribute that is missing or odd."""
+    import h5py
+
+    with h5py.File(file, "r+") as held:
+        names: list[str] = []
+        held.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
+        name, kind = names[random.integers(len(names))], int(random.integers(8))
+        values = held[name][()]
+        holder = held[name].parent
+        if kind == 7:
+            odd = [b"\xff\xfe", "x" * 1000, -1, 0, 1e300, float("nan"), json.dumps([[]])][random.integers(7)]
+            for node in (holder, holder.parent, held):
+                for attribute in list(node.attrs):
+                    node.attrs[attribute] = odd
+            return False
+        del held[name]
+        if kind == 1:
+            held[name] = values[: random.integers(len(values))]
+        elif kind == 2 and values.dtype.kind == "f":
+            values.reshape(-1)[random.integers(values.size)] = [np.nan, np.inf, 1e300][random.integers(3)]
+            held[name] = values
+        elif kind == 3:
+            held[name] = values.astype([np.int64, np.float16, "S8", bool, np.complex128][random.integers(5)])
+        elif kind == 4:
+            held[name] = values[..., None]
+        elif kind == 5:
+            held[name] = np.array(["a text"], "S")
+        elif kind == 6:
+            held.create_group(name)
+    return False
+
+
+ARRAYS: tuple[Way, ...] = (odd_array,) * 9
+
 # --- what lies beside the data, where nothing of the data may be lost
 
 
@@ -430,5 +468,8 @@ BESIDE: tuple[Way, ...] = (loop_of_links, hidden_file, name_that_is_no_utf8, not
 def ways(file: Path) -> tuple[Way, ...]:
     """What can be done to a file."""
     kinds = {".json": JSON, ".jsonl": LINES, ".png": PICTURES, ".jpg": PICTURES, ".parquet": TABLES, ".csv": (twice,)}
+    kinds |= {".hdf5": ARRAYS}
+    if file.name in (".zarray", ".zgroup", ".zattrs", "zarr.json"):
+        return (*BYTES, *FILES, *JSON)
     kinds |= dict.fromkeys((".mp4", ".webm", ".mkv", ".avi", ".gif", ".mov"), FILMS)
     return (*BYTES, *FILES, *(RECORDS if ".tfrecord" in file.name else kinds.get(file.suffix, ())))

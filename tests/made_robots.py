@@ -271,6 +271,9 @@ def clips_in_tars(root: Path) -> Path:
     for i in range(3):
         films[f"clip_{i}.mp4"] = made.video(root.parent / "film.mp4", made.pictures(6, seed=i)).read_bytes()
         films[f"clip_{i}.txt"] = f"lift cup {i}".encode()
+        held = io.BytesIO()
+        np.save(held, vectors(6, 2, i))
+        films[f"clip_{i}.actions.npy"] = held.getvalue()
     tar(root / "films-0.tar", films)
     about = {"fps": 5, "caption": "push it", "actions": vectors(5, 2).tolist()}
     pictures = {f"p/{i}.png": made.encoded(picture) for i, picture in enumerate(made.pictures(5))}

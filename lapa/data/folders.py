@@ -75,6 +75,12 @@ def files_below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(found)
 
 
+def no_files(root: Path, suffixes: tuple[str, ...]) -> list[BadVideo]:
+    """What to say of folders below `root` that are called as files are."""
+    found = [Path(here, name) for here, names, _ in os.walk(root) for name in names if name.lower().endswith(suffixes)]
+    return [BadVideo(f"{printable(path)}: is a folder and no file of data.") for path in sorted(found)]
+
+
 def readable(path: Path) -> Path:
     """`path`, to be opened. Raises BadVideo for a folder, for a pipe, which would be waited for, for a device, which
     may never end, and for what stands for a file that was not downloaded (Git LFS, git-annex)."""

@@ -62,6 +62,7 @@ STATES = (  # joined with "+"; the first whose parts are all there
 )
 TIMES = ("timestamp", "timestamps", "time", "obs/timestamp", "observations/timestamp")
 PUSHT = {"img", "keypoint", "n_contacts", "state"}  # the arrays of Diffusion Policy's PushT
+LOOKED_AT = 5  # episodes that tell which arrays there are
 NEXT_STATE, NONE = "next_state", "none"  # instead of an array for the action; of either, for none
 
 
@@ -211,17 +212,35 @@ class Recordings(ABC):
     # --- what is taken of an episode
 
     def _choose(self) -> None:
+        """Look at some episodes, of several files where there are. Those with the arrays that most of them have tell
+        what is taken: one may be damaged, or incomplete."""
         problem: BadVideo | None = None
-        for place in self._places:
+        some: dict[frozenset[str], list[Place]] = {}
+        for place in self._some():
             try:
                 if isinstance(place, BadVideo):
                     raise place
-                with self._opened(place) as recording, guarded(recording.where):
-                    self._take(recording)
-                    return
+                with self._opened(place) as recording:
+                    some.setdefault(frozenset(recording.arrays), []).append(place)
             except BadVideo as bad:
                 problem = problem or bad
+        for places in sorted(some.values(), key=len, reverse=True):
+            for place in places:
+                try:
+                    with self._opened(place) as recording, guarded(recording.where):
+                        self._take(recording)
+                        return
+                except BadVideo as bad:
+                    problem = problem or bad
         raise LapaError(str(problem) if problem else f"{self._name}: holds no episode.")
+
+    def _some(self) -> list[Place | BadVideo]:
+        """The first episode of each of the first files, and the first episodes of all; all, where none of them can be
+        read."""
+        firsts = {place.file: place for place in reversed(self._places) if isinstance(place, Place)}
+        some = list(dict.fromkeys([*list(reversed(firsts.values()))[:LOOKED_AT],
+                                   *[p for p in self._places if isinstance(p, Place)][:LOOKED_AT]]))  # fmt: skip
+        return [*some, *[place for place in self._places if isinstance(place, BadVideo)]]
 
     def _take(self, recording: Recording) -> None:
         options, arrays, where, about = self._options, recording.arrays, recording.where, recording.about

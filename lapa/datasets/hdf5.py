@@ -24,7 +24,7 @@ import numpy as np
 
 from lapa.contracts import ActionKind, BadVideo, LapaError
 from lapa.data.arrays import Recording, Rows, Turn, guarded, spans_of
-from lapa.data.folders import existing_folder, files_below, listing_hash, printable, readable
+from lapa.data.folders import existing_folder, files_below, listing_hash, no_files, printable, readable
 from lapa.data.images import number_of
 from lapa.data.installed import needed
 from lapa.data.notes import not_read
@@ -83,6 +83,9 @@ class Hdf5(Recordings):
         """A hash of the names, sizes and times of the files."""
         return listing_hash(self.root, self.files) + self.camera
 
+    def _problems(self) -> Iterator[BadVideo]:
+        yield from no_files(self.root, ENDINGS) if Path(self._config.path).expanduser().is_dir() else []
+
     def _advice(self) -> str:
         return "Files of robomimic without pictures get them by its dataset_states_to_obs.py; or say camera=."
 
@@ -99,7 +102,13 @@ class Hdf5(Recordings):
             places: list[Place | BadVideo] = []
             for group in groups:
                 last = group.rpartition("/")[2]
-                own = within if not group else f"{within}/{last}" if len(self.files) > 1 else last
+                own = (
+                    within
+                    if not group
+                    else last
+                    if Path(self._config.path).expanduser().is_file()
+                    else f"{within}/{last}"
+                )
                 places += _cut(Place(own, file, group), opened)
             return places
 

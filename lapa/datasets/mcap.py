@@ -23,7 +23,7 @@ from lapa.contracts import ActionKind, Array, BadVideo, Episode, LapaError
 from lapa.data import ros
 from lapa.data.arrays import CHUNK, guarded
 from lapa.data.cameras import best, camera
-from lapa.data.folders import existing_folder, files_below, listing_hash, printable, readable
+from lapa.data.folders import existing_folder, files_below, listing_hash, no_files, printable, readable
 from lapa.data.images import LARGEST, blank, number_of, read_image, resized
 from lapa.data.installed import needed
 from lapa.data.notes import not_read
@@ -155,6 +155,7 @@ class Mcap:
                 yield bad
             else:
                 yield self._episode(bag, outline, frames)
+        yield from self._problems()
 
     def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
         """See contracts.Seekable: files are read to their ends, and their first picture is decoded."""
@@ -165,6 +166,10 @@ class Mcap:
                 yield number, bad
             else:
                 yield number, self._episode(bag, outline, blank(len(outline.shown), outline.size))
+        yield from ((-1, bad) for bad in self._problems())
+
+    def _problems(self) -> list[BadVideo]:
+        return no_files(self.root, (ENDING,)) if Path(self._config.path).expanduser().is_dir() else []
 
     def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
         """See contracts.Seekable."""

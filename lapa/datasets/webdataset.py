@@ -27,7 +27,7 @@ import numpy as np
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.arrays import guarded
 from lapa.data.cameras import best, camera
-from lapa.data.folders import existing_folder, files_below, listing_hash, printable
+from lapa.data.folders import existing_folder, files_below, listing_hash, no_files, printable
 from lapa.data.images import SUFFIXES as PICTURES
 from lapa.data.images import frames_of, number_of, outline_of
 from lapa.data.json_files import parsed
@@ -139,6 +139,8 @@ class WebDataset:
                     yield nth * CLIPS + number, error
             if bad:
                 yield -1, bad
+        if Path(self._config.path).expanduser().is_dir():
+            yield from ((-1, bad) for bad in no_files(self.root, (".tar",)))
 
     def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
         """See contracts.Seekable."""
@@ -176,7 +178,7 @@ class WebDataset:
         length = len(outline.frames)
         actions, state = (_vector(clip, about, keys, length, where) for keys in VECTORS.values())
         return Episode(
-            id=f"{tar.stem}/{clip.key}" if len(self._tars) > 1 else clip.key,
+            id=clip.key if Path(self._config.path).expanduser().is_file() else f"{tar.stem}/{clip.key}",
             frames=outline.frames,
             fps=outline.fps,
             instruction=said,
@@ -248,9 +250,12 @@ def _clips(tar: Path) -> tuple[list[Clip], BadVideo | None]:
     """The clips of a tar, and what stopped the reading of it. Raises BadVideo for what is no tar."""
     samples: dict[str, Clip] = {}
     bad: BadVideo | None = None
+    clip: Clip | None = None
     for member in members(tar):
         if isinstance(member, BadVideo):
             bad = member
+            if clip is not None:  # of which there may be more
+                clip.problem = bad
             break
         folder, _, name = member.name.removeprefix("./").rpartition("/")
         stem, _, ending = name.partition(".")
@@ -262,6 +267,8 @@ def _clips(tar: Path) -> tuple[list[Clip], BadVideo | None]:
         if ending in clip.files and clip.problem is None:
             clip.problem = BadVideo(f"{printable(tar)}: there are two files {key}.{ending}.")
         clip.files[ending] = member
+    if not samples and bad is None:
+        bad = BadVideo(f"{printable(tar)}: holds no file.")
     return _joined(samples, tar), bad
 
 
@@ -284,6 +291,7 @@ def _joined(samples: dict[str, Clip], tar: Path) -> list[Clip]:
         told = clip_said is not None and frame_said is not None
         its = str(clip_said) if told else folder or key
         clip = found.setdefault(its, Clip(its, dict(samples[its].files) if its in samples else {}))
+        clip.problem = clip.problem or sample.problem or (samples[its].problem if its in samples else None)
         if told or its != key:  # a picture a sample
             clip.about = {**about, **clip.about}
             if "json" in sample.files:

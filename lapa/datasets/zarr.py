@@ -24,7 +24,7 @@ import numpy as np
 
 from lapa.contracts import ActionKind, BadVideo, LapaError
 from lapa.data.arrays import CHUNK, Array, Recording, Rows, guarded, spans_of
-from lapa.data.folders import listing_hash, printable, readable
+from lapa.data.folders import listing_hash, no_files, printable, readable
 from lapa.data.images import number_of
 from lapa.data.installed import needed
 from lapa.data.json_files import parsed
@@ -66,6 +66,10 @@ class Config(ArrayOptions):
         return Zarr(root, stores, self)
 
 
+class OtherArray(BadVideo):
+    """An array that is not read, beside others that are."""
+
+
 class Zarr(Recordings):
     """Store after store, episodes in the order of their rows."""
 
@@ -93,6 +97,8 @@ class Zarr(Recordings):
         if self._config.ends not in store.arrays:
             if self._config.ends != ENDS:
                 raise LapaError(f"{name}: has no array {self._config.ends}. It has {', '.join(store.arrays)}.")
+            if store.has_data and store.has_meta:
+                raise BadVideo(f"{name}: lacks {ENDS}, where episodes end. Copy the store again, or say it with ends=.")
             return [Place(own, path)]
         ends = store.array(self._config.ends)
         with guarded(f"{name}, {self._config.ends}"):
@@ -105,7 +111,10 @@ class Zarr(Recordings):
         ]
 
     def _id(self, store: str, number: int) -> str:
-        return f"{store}/episode_{number}" if len(self.stores) > 1 else f"episode_{number}"
+        return f"episode_{number}" if self.stores == [self.root] else f"{store}/episode_{number}"
+
+    def _problems(self) -> Iterator[BadVideo]:
+        yield from [] if self.stores == [self.root] else no_files(self.root, (".zarr.zip",))
 
     @contextmanager
     def _opened(self, place: Place) -> Iterator[Recording]:
@@ -124,8 +133,8 @@ class Zarr(Recordings):
                     if name.startswith("data/" if store.has_data else "") and not name.startswith("meta/"):
                         try:
                             arrays[name.removeprefix("data/")] = store.array(name)
-                        except BadVideo as bad:
-                            self._unread.setdefault(name, str(bad))
+                        except OtherArray as why:
+                            self._unread.setdefault(name, str(why))
                 self._open[path] = store, arrays
             return self._open[path]
 
@@ -178,7 +187,11 @@ class Store:
         self._files = {name.removeprefix(self._root) for name in names if name.startswith(self._root)}
         described = [name for name in self._files if name.rpartition("/")[2] in (".zarray", "zarr.json")]
         self._told = {name.rpartition("/")[0]: name for name in described}
+        self.has_meta = any(name.startswith("meta/") for name in self._files)
         self.has_data = any(name.startswith("data/") for name in self._told)
+        for name in self._files:
+            if name.rpartition("/")[2] in (".zgroup", "zarr.json"):
+                self._json(name)
         self.arrays = sorted((name for name in self._told if name and self._is_array(name)), key=_by_numbers)
 
     def described(self, name: str) -> dict[str, Any]:
@@ -204,6 +217,8 @@ class Store:
 
         where = f"{printable(self._path)}, {name}"
         about = self.described(name)
+        if f"{name}/.zattrs" in self._files:
+            self._json(f"{name}/.zattrs")
         codecs = list(_codecs(about))
         for codec in codecs:
             if codec.startswith(PICTURES):
@@ -212,12 +227,12 @@ class Store:
                 what = (
                     "pickled, and lapa unpickles nothing" if codec == "pickle" else f"kept with the codec {codec:.40}"
                 )
-                raise BadVideo(f"{where}: is {what}.")
+                raise OtherArray(f"{where}: is {what}.")
         with guarded(where):
             shape, chunk = _shapes(about)
             held = zarr.open_array(store=self._held, path=f"{self._root}{name}", mode="r")
             if held.dtype.kind == "O" and not set(codecs) & {"vlen-bytes", "vlen-utf8", "vlen-array"}:
-                raise BadVideo(f"{where}: is of objects, which are not read.")
+                raise OtherArray(f"{where}: is of objects, which are not read.")
             if tuple(held.shape) != shape or math.prod(chunk) * held.dtype.itemsize > CHUNK:
                 raise BadVideo(f"{where}: says that it has chunks of {list(chunk)}.")
         return StoredRows(held, chunk, frozenset(self._files), name, about, where)
@@ -262,7 +277,15 @@ class StoredRows:
         if absent := next(self._absent(first, last), None):
             raise BadVideo(f"{self.where}: the file {absent} is missing. Copy the store again; if it was written "
                            "without empty chunks, write it with them.")  # fmt: skip
-        return np.asarray(self.held[first:last])
+        try:
+            return np.asarray(self.held[first:last])
+        except Exception:
+            for at in range(first // self.chunk[0] * self.chunk[0], last, self.chunk[0]):  # which of them is it?
+                with guarded(
+                    f"{self.where}: the file {self._key([at // self.chunk[0], *[0] * (len(self.chunk) - 1)])}"
+                ):
+                    self.held[at : at + 1]
+            raise
 
     def _absent(self, first: int, last: int) -> Iterator[str]:
         """Files of the chunks of rows first : last that are not there."""
@@ -295,15 +318,21 @@ def _opened(path: Path) -> Store:
 
     where = printable(path)
     if path.is_dir():
-        files = _files_of(path)
-        named = {file.relative_to(path).as_posix(): readable(file) for file in files}
+        if odd := [
+            Path(here, name) for here, names, _ in os.walk(path) for name in names if name in (*NODES, ".zattrs")
+        ]:
+            raise BadVideo(f"{printable(odd[0])}: is a folder and no description.")
+        named = {file.relative_to(path).as_posix(): readable(file) for file in _files_of(path)}
+        if lost := [file for file in named.values() if not file.exists()]:
+            raise BadVideo(f"{printable(lost[0])}: is a link to nowhere.")
         with guarded(where, "cannot be opened as zarr"):
             return Store(path, str(path), named, lambda name: _bytes(named[name]))
     with guarded(where, "cannot be opened as a zip"):
         archive = zipfile.ZipFile(readable(path))
         for info in archive.infolist():
             if info.file_size > CHUNK:
-                raise BadVideo(f"{where}: {info.filename:.80} says that it has {info.file_size} bytes.")
+                named = "".join(filter(str.isprintable, info.filename))[:80]
+                raise BadVideo(f"{where}: {named} says that it has {info.file_size} bytes.")
         store = zarr.storage.ZipStore(str(path), mode="r")
         return Store(path, store, archive.namelist(), lambda name: _unzipped(archive, name))
 
@@ -354,7 +383,7 @@ def _register(where: str) -> None:
     try:
         from imagecodecs.numcodecs import register_codecs
     except ImportError:
-        raise BadVideo(f'{where}: its pictures need the package imagecodecs: pip install "lapa[zarr]"') from None
+        raise OtherArray(f'{where}: its pictures need the package imagecodecs: pip install "lapa[zarr]"') from None
     register_codecs(verbose=False)
 
 
