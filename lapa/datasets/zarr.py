@@ -331,8 +331,8 @@ def _opened(path: Path) -> Store:
         archive = zipfile.ZipFile(readable(path))
         for info in archive.infolist():
             if info.file_size > CHUNK:
-                named = "".join(filter(str.isprintable, info.filename))[:80]
-                raise BadVideo(f"{where}: {named} says that it has {info.file_size} bytes.")
+                member = "".join(filter(str.isprintable, info.filename))[:80]
+                raise BadVideo(f"{where}: {member} says that it has {info.file_size} bytes.")
         store = zarr.storage.ZipStore(str(path), mode="r")
         return Store(path, store, archive.namelist(), lambda name: _unzipped(archive, name))
 
