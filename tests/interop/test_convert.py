@@ -3,6 +3,7 @@ the released code; see fixtures/README.md beside this file and, for the larger o
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lapa import cli
 from lapa.artefacts.folder import file_hash, load_artefact, read_tensors, save_artefact
@@ -198,7 +200,11 @@ def test_the_small_cnn_is_the_released_one() -> None:
 # --- what a checkpoint may look like ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["module", "model", "ema", "legacy", "reversed", "half"])
+@pytest.mark.parametrize(
+    "form",
+    ["module", "model", "ema", "legacy", "reversed", "half", "state_dict", "compiled", "compiled on several",
+     "lightning", "arguments", "ema compiled", "safetensors"],
+)  # fmt: skip
 def test_forms_of_a_checkpoint(form: str, s2: Reference, checkpoint: Path, tmp_path: Path) -> None:
     w = s2.weights
     path = tmp_path / f"{form}.pt"
@@ -214,6 +220,23 @@ def test_forms_of_a_checkpoint(form: str, s2: Reference, checkpoint: Path, tmp_p
             torch.save(w, path, _use_new_zipfile_serialization=False)
         case "reversed":
             saved(dict(reversed(w.items())), path)
+        case "state_dict":
+            saved({"state_dict": w}, path)
+        case "compiled":
+            saved({f"_orig_mod.{k}": v for k, v in w.items()}, path)
+        case "compiled on several":
+            saved({"model": {f"module._orig_mod.{k}": v for k, v in w.items()}}, path)
+        case "lightning":
+            inside = {f"model.{k}": v for k, v in w.items()}
+            saved({"state_dict": inside, "epoch": 3, "hyper_parameters": {"lr": 1e-4}}, path)
+        case "arguments":
+            saved({"model": w, "args": argparse.Namespace(image_size=16)}, path)
+        case "ema compiled":
+            halves = {"online_model": 1.0, "ema_model": 0.0}
+            saved({f"_orig_mod.{half}.{k}": v + d for half, d in halves.items() for k, v in w.items()}, path)
+        case "safetensors":
+            path = tmp_path / "model.safetensors"
+            save_file({k: v.clone() for k, v in w.items()}, path)
         case "half":
             saved({k: v.half() for k, v in w.items()}, path)
     from_released(path, tmp_path / "laq", 16)
@@ -285,7 +308,7 @@ class Bomb:
         return (Path.touch, (self.trace,))
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "cut", "zip", "code", "folder", "absent"])
+@pytest.mark.parametrize("kind", ["text", "empty", "cut", "zip", "code", "folder", "absent", "pointer"])
 def test_files_that_are_no_checkpoint(kind: str, checkpoint: Path, tmp_path: Path) -> None:
     path, trace = tmp_path / "in.pt", tmp_path / "trace"
     match kind:
@@ -301,7 +324,9 @@ def test_files_that_are_no_checkpoint(kind: str, checkpoint: Path, tmp_path: Pat
             saved({"a": Bomb(trace)}, path)
         case "folder":
             path.mkdir()
-    says = {"folder": "is not a file", "absent": "does not exist"}.get(
+        case "pointer":
+            path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 100\n")
+    says = {"folder": "is not a file", "absent": "does not exist", "pointer": "git lfs pull"}.get(
         kind, "not a PyTorch checkpoint of tensors alone"
     )
     with pytest.raises(LapaError, match=says) as told:
