@@ -358,7 +358,9 @@ def rate_in_words(fps: float) -> str:
 
 
 def _feature(camera: str) -> str:
-    """A camera's name -> its feature; one that is a feature's name already stays."""
+    """A camera's name -> its feature; one that is a feature's name already stays. Slashes, as of a topic of ROS, become
+    underscores: LeRobot's names have none."""
+    camera = camera.strip("/").replace("/", "_")
     return camera if "." in camera else CAMERA.rpartition(".")[0] + "." + camera
 
 

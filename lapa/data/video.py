@@ -110,9 +110,10 @@ def coding_in_words(quality: int | None, height: int, width: int) -> str:
             f"Every pixel is kept (H.264 in RGB), which browsers do not play; --quality {GOOD} makes files that they "
             "do, in less room."
         )
+    played = "as browsers play them" if how.pixels == "yuv420p" else "as Chrome plays them, for a side is odd"
     return (
-        f"Pictures are kept in H.264 {how.pixels} at quality {quality} (crf; lower is better and larger), as browsers "
-        "play them; --quality exact keeps every pixel."
+        f"Pictures are kept in H.264 {how.pixels} at quality {quality} (crf; lower is better and larger), {played}; "
+        "--quality exact keeps every pixel."
     )
 
 

@@ -126,6 +126,14 @@ def test_a_robot_may_be_named(tmp_path: Path) -> None:
     assert info_of(tmp_path / "ds")["robot_type"] == "my arm"
 
 
+def test_a_topic_as_a_camera(tmp_path: Path) -> None:
+    """LeRobot refuses features with a slash in their names."""
+    take = Episode("a", pictures(4), 10.0, camera="/front/image_raw"), {"/wrist/image": pictures(4)}
+    write([take], tmp_path / "ds", {})
+    cameras = {key for key, feature in info_of(tmp_path / "ds")["features"].items() if feature["dtype"] == "video"}
+    assert cameras == {"observation.images.front_image_raw", "observation.images.wrist_image"}
+
+
 def test_the_default_of_collect_goes_by_size(tmp_path: Path) -> None:
     for side, expected in ((96, "h264 gbrp"), (160, "h264 yuv420p"), (161, "h264 yuv444p")):
         write([(Episode("a", pictures(4, side, side), 10.0), {})], tmp_path / str(side), {})
