@@ -55,12 +55,17 @@ class Scales:
         return ((low + high) / 2).reshape(shape), half.reshape(shape)
 
 
-def scales_from_json(content: Any, where: str = "scales") -> Scales | None:
-    """Inverse of `dataclasses.asdict` after JSON. Raises LapaError on anything else."""
-    if content is None:
-        return None
-    made = checked(Scales, content, where, defaults=True)
+def scales_from_json(content: Any) -> Scales | None:
+    """Inverse of `dataclasses.asdict` after JSON. Raises LapaError on anything else, naming what is wrong."""
+    try:
+        return None if content is None else _scales(content)
+    except LapaError as error:
+        raise LapaError(f"The policy's scales in config.json are not ones lapa wrote ({error}).") from None
+
+
+def _scales(content: Any) -> Scales:
+    made = checked(Scales, content, "scales", defaults=True)
     widths = {len(row) for row in (*made.low, *made.high)}
     if len(widths) != 1 or not len(made.low) == len(made.high) or len(made.names) not in (0, len(made.low)):
-        raise LapaError(f"{where}: low, high and names do not have as many robots and dimensions as each other.")
+        raise LapaError("low, high and names do not have as many robots and dimensions as each other")
     return replace(made, names=made.names or tuple(map(str, range(len(made.low)))))

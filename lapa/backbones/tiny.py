@@ -55,6 +55,8 @@ class Config:
     def build(self) -> TinyVLM:
         """The backbone, with grounded weights if `grounded`. Raises LapaError on sizes that cannot be, and on weights
         of another size."""
+        if min(self.width, self.depth) < 1:
+            raise LapaError(f"tiny: width and depth are at least 1, got {self.width} and {self.depth}.")
         sizes = {field.name: getattr(self, field.name) for field in fields(self) if field.type in ("int", int)}
         if wrong := [f"{name} {size}" for name, size in sizes.items() if not 1 <= size <= LARGEST_SETTING]:
             raise LapaError(f"tiny: {', '.join(wrong)}: it is 1 to {LARGEST_SETTING:,}.")

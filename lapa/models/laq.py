@@ -84,7 +84,9 @@ class LAQConfig:
     def __post_init__(self) -> None:
         for name in SIZES:
             if not 1 <= getattr(self, name) <= LARGEST_SETTING:
-                raise LapaError(f"LAQ: {name} is 1 to {LARGEST_SETTING:,}, not {getattr(self, name)}.")
+                raise LapaError(
+                    f"LAQ: {name} is at least 1 and at most {LARGEST_SETTING:,}, not {getattr(self, name)}."
+                )
         plugins.choose(self.decoder, ("transformer", "unet"), "LAQ decoder")
         plugins.choose(self.encoder_input, ("pixels", "contrast"), "input of the LAQ encoder")
         for name in set(GIVEN) & set(self.quantizer_options):
