@@ -422,7 +422,7 @@ def odd_array(file: Path, random: Random) -> bool:
         elif kind == 2 and values.dtype.kind == "f":
             values.reshape(-1)[random.integers(values.size)] = [np.nan, np.inf, 1e300][random.integers(3)]
             held[name] = values
-        elif kind == 3:
+        elif kind == 3 and values.dtype.kind in "fiu":
             held[name] = values.astype([np.int64, np.float16, "S8", bool, np.complex128][random.integers(5)])
         elif kind == 4:
             held[name] = values[..., None]

@@ -215,13 +215,14 @@ class Recordings(ABC):
         """Look at some episodes, of several files where there are. Those with the arrays that most of them have tell
         what is taken: one may be damaged, or incomplete."""
         problem: BadVideo | None = None
-        some: dict[frozenset[str], list[Place]] = {}
+        some: dict[frozenset[tuple[str, str, int]], list[Place]] = {}
         for place in self._some():
             try:
                 if isinstance(place, BadVideo):
                     raise place
-                with self._opened(place) as recording:
-                    some.setdefault(frozenset(recording.arrays), []).append(place)
+                with self._opened(place) as recording, guarded(recording.where):
+                    kinds = ((name, array.dtype.kind, len(array.shape)) for name, array in recording.arrays.items())
+                    some.setdefault(frozenset(kinds), []).append(place)
             except BadVideo as bad:
                 problem = problem or bad
         for places in sorted(some.values(), key=len, reverse=True):

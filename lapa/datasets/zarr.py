@@ -190,7 +190,7 @@ class Store:
         self.has_meta = any(name.startswith("meta/") for name in self._files)
         self.has_data = any(name.startswith("data/") for name in self._told)
         for name in self._files:
-            if name.rpartition("/")[2] in (".zgroup", "zarr.json"):
+            if name.rpartition("/")[2] in (".zgroup", ".zattrs", "zarr.json"):
                 self._json(name)
         self.arrays = sorted((name for name in self._told if name and self._is_array(name)), key=_by_numbers)
 
