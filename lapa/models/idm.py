@@ -21,6 +21,7 @@ from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.data.pixels import Images, as_pixels
 from lapa.runtime.distributed import Dropout, device, noise_like
 
+MOST_BLOCKS = 12  # each halves the picture
 LARGEST_IMAGE = 4096  # pixels a side: no weight has a shape that tells it
 
 
@@ -40,9 +41,9 @@ class IDMConfig:
     """training: both frames are shifted alike by up to this share of the image, their edges repeated (0: not at all)"""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.image_size <= LARGEST_IMAGE or self.width < 1 or self.blocks < 0:
+        if not 2 <= self.image_size <= LARGEST_IMAGE or self.width < 1 or not 0 <= self.blocks <= MOST_BLOCKS:
             raise LapaError(
-                f"Inverse dynamics: image_size is 2 to {LARGEST_IMAGE}, width at least 1 and blocks at least 0, not "
+                f"Inverse dynamics: image_size is 2 to {LARGEST_IMAGE}, width at least 1, blocks 0 to {MOST_BLOCKS}, not "
                 f"{self.image_size}, {self.width} and {self.blocks}."
             )
         if not (0 <= self.dropout < 1 and 0 <= self.shift < 1):

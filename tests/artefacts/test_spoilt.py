@@ -285,6 +285,17 @@ def test_a_setting_is_refused_by_its_name_or_by_the_weights(
     assert peak() - before < MOST
 
 
+def test_a_count_that_nothing_checks_but_its_range(kinds: dict[str, tuple[Path, Open]], tmp_path: Path) -> None:
+    """Two to the power of a million is not counted to."""
+    shutil.copytree(kinds["idm"][0], tmp_path / "idm")
+    file = tmp_path / "idm/config.json"
+    content = json.loads(file.read_text())
+    content["model"]["blocks"] = 10**6
+    file.write_text(json.dumps(content))
+    with pytest.raises(LapaError, match="blocks"):
+        InverseDynamics.from_pretrained(tmp_path / "idm")
+
+
 def test_a_setting_that_fits_and_was_changed_is_named(kinds: dict[str, tuple[Path, Open]], tmp_path: Path) -> None:
     """No shape of a weight tells of it, and the codes would be others: the sums do."""
     shutil.copytree(kinds["laq"][0], tmp_path / "laq")
