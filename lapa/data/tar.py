@@ -88,8 +88,10 @@ def members(path: Path) -> Iterator[Member | BadVideo]:
                 if info.isreg() and not info.sparse:
                     yield Member(path, printable(info.name), info.offset_data, info.size)
             file.seek(tar.offset)
-            rest = file.read(BLOCK)
-        if len(rest) < BLOCK or any(rest):
+            ends = len(file.read(BLOCK)) == BLOCK
+            file.seek(tar.offset)  # from here on there are blocks of zeros and nothing else
+            ends &= not any(any(part) for part in iter(lambda: file.read(1 << 20), b""))
+        if not ends:
             place = f"{where}: breaks off or is damaged at byte {tar.offset} of {size}"
             yield BadVideo(f"{place}; what follows is not read. Copy it again.")
     except BadVideo:
