@@ -74,6 +74,7 @@ class FramePairs:
 
     now, later  uint8 [B, H, W, 3]; episode, frame, offset  int64 [B] (offset in frames, >= 1, 0 only when clipped).
     actions     float32 [B, A], the sum of the actions over the window, or None.
+    codes       int64 [B, s], where the codes of the pairs are known already (a frozen encoder), or None.
     """
 
     now: Array
@@ -82,6 +83,7 @@ class FramePairs:
     frame: Array
     offset: Array
     actions: Array | None = None
+    codes: Array | None = None
 
 
 @dataclass(frozen=True)

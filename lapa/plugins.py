@@ -32,7 +32,7 @@ JSON: dict[Any, tuple[type, ...]] = {  # type of an option -> types of its value
     float: (int, float),
     **dict.fromkeys((list, tuple), (list, tuple)),
 }
-KINDS = ("datasets", "quantizers", "backbones", "heads", "labels", "policies", "benchmarks")
+KINDS = ("datasets", "encoders", "quantizers", "backbones", "heads", "labels", "policies", "benchmarks")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

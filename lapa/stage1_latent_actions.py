@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import finished, provenance, read_json, save_artefact
-from lapa.contracts import Array, FramePairs, Logs
+from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.data.buffer import Buffer, excerpt
+from lapa.data.features import frame_features
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex, pair_counts, tell_of_window, window_offsets, window_pairs
@@ -42,6 +44,8 @@ from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everythi
 from lapa.training.starts import FOLDER as STARTS
 from lapa.training.starts import forget, furthest
 
+BLOCK = 4096  # frames at a time
+DIRECTED = 6000  # pairs that the directions of a frozen encoder are fitted to, at most
 CHOICE, WATCHED, FITTED = 1024, 3000, 2500  # pairs, fixed for the run: see Look
 LOWEST = "watched/choice_error"  # of checkpoints and of starts, the best
 FEWEST = 8  # episodes of which segments are looked at, at least, to fit probes on
@@ -87,6 +91,7 @@ def _fit_from_stream(stream: Stream, recipe: Recipe, out: Path, seed: int, megab
     number = {key: e for e, key in enumerate(zip(stream.source.tolist(), stream.ids, strict=True))}
     origin = np.array([number[key] for key in zip(packed.source.tolist(), packed.ids, strict=True)])
     look = look_at(packed, pairs, held_out[origin[pairs.episode]], seed, origin[pairs.episode])
+    look = replace(look, excerpt=True)
     left = megabytes - -(-packed.nbytes // 2**20)
     buffer = Buffer(stream, np.where(held_out, 0, counts), reach, seed=seed, batch=recipe.quantize.batch_size,
                     megabytes=left)  # fmt: skip
@@ -103,6 +108,8 @@ class Look:
     fit     what the probes are fitted on, of other episodes than `rows`
     episode int64 [P], of every pair of the pack (segments of a stream count as their episode)
     held_out  whether `rows` are of episodes that the LAQ was not trained on; where: what these are, in words
+    unseen  bool [P], pairs of episodes that are held out
+    excerpt whether the pack is an excerpt of a stream: training then has other pairs
     """
 
     packed: Packed
@@ -113,6 +120,8 @@ class Look:
     episode: Array
     held_out: bool
     where: str
+    unseen: Array
+    excerpt: bool = False
 
     @cached_property
     def probed(self) -> tuple[Array, Array]:
@@ -190,6 +199,7 @@ def look_at(
         episode,
         bool(len(some)) or not trained_on,
         where,
+        held_out,
     )
 
 
@@ -256,7 +266,11 @@ def _train(look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int, t
     """LAQ from its first weights, or from the checkpoint in `out`, to the last step or `until`."""
     seed_everything(seed)
     laq = recipe.laq.build()
+    if recipe.objectives.features and laq.directions is not None:
+        raise LapaError("objectives.features teaches LAQ's own encoder; leave it out with laq.encoder.")
     learner = Taught(laq, recipe.objectives) if recipe.objectives.features else laq
+    if laq.directions is not None:
+        sampler = _fit_directions(laq, look, sampler, seed)
 
     def monitor(step: int, book: Logbook) -> Logs:
         results = watch(laq, look) | {"choice_error": error_over_copy(laq, look, look.choice)}
@@ -272,6 +286,55 @@ def _train(look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int, t
         seed=seed, title=title, monitor=monitor, monitor_every=_first_look(recipe), best=LOWEST,
         until=until)  # fmt: skip
     return laq
+
+
+def _fit_directions(laq: LAQ, look: Look, sampler: Sampler, seed: int) -> Sampler:
+    """Fit directions and codebook to the pairs that are not held out. Returns the sampler, its pairs with their codes
+    where the frames are in a pack: the decoder is then trained without looking at any frame with the encoder."""
+    packed, pairs, directions = look.packed, look.pairs, laq.directions
+    assert directions is not None
+    seen = on_first_rank(lambda: features_of(laq, packed))  # one process fills the cache, the others read it
+    seen = features_of(laq, packed) if rank() else seen
+    pool = np.flatnonzero(~look.unseen)
+    rows = np.sort(np.random.default_rng(seed).choice(pool, min(DIRECTED, len(pool)), replace=False))
+    start, end = pairs.now[rows], pairs.later[rows]
+    middle = (start + end) // 2
+    if (short := middle == start).any():  # a window of one frame has no middle: it and the next one are the halves
+        last = np.append(packed.starts, len(packed))[pairs.episode[rows] + 1] - 1
+        rows = rows[~short | (end < last)]
+        start, middle = pairs.now[rows], pairs.later[rows]
+        end = middle + pairs.offset[rows]
+    correlations = directions.fit(seen[start], seen[middle], seen[end])
+    where = places_of(laq, packed)
+    laq.quantizer.fit(where[pairs.later[rows]] - where[pairs.now[rows]], seed)  # type: ignore[operator]
+    if rank() == 0:
+        first, last = correlations[0], correlations[-1]
+        print(f"LAQ: {directions.dim} directions of {directions.name}, fitted to {len(rows):,} windows. The change in "
+              f"one half of a window tells that in the other with a correlation of {first:.2f} in the first direction "
+              f"and {last:.2f} in the last. {laq.quantizer.positions} x {laq.quantizer.size} codes by k-means.",
+              flush=True)  # fmt: skip
+    if look.excerpt:
+        return sampler
+    codes = encode_all(laq, packed, pairs, np.arange(len(pairs)))
+    return replace(sampler, load=lambda some: replace(sampler.load(some), codes=codes[some]))
+
+
+def features_of(laq: LAQ, packed: Packed) -> Array:
+    """What the frozen encoder sees in every frame, float16 [N, features]; from the cache where it is there."""
+    directions = laq.directions
+    assert directions is not None
+    width, key = directions.axes.shape[0], f"{directions.config!r} {directions.config.weights()}"
+    return frame_features(packed, directions.features, width, directions.name, key)
+
+
+def places_of(laq: LAQ, packed: Packed) -> Array:
+    """The place of every frame of a pack, float32 [N, dim] (models/directions.py)."""
+    assert laq.directions is not None
+    seen = features_of(laq, packed)
+    parts = [
+        laq.directions.place(torch.from_numpy(seen[i : i + BLOCK]).to(laq.device)) for i in range(0, len(seen), BLOCK)
+    ]
+    return torch.cat(parts).cpu().numpy()
 
 
 def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:
@@ -316,6 +379,9 @@ def _sampler(packed: Packed, pairs: PairIndex, how: Optimisation, rows: Array) -
 
 def encode_all(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, batch: int = 64) -> Array:
     """Codes int64 [len(rows), s] of the given pairs."""
+    if laq.directions is not None:
+        where = torch.from_numpy(places_of(laq, packed)).to(laq.device)
+        return laq.codes_between(where[pairs.now[rows]], where[pairs.later[rows]]).cpu().numpy()
     parts = []
     for start in range(0, len(rows), batch):
         some = pairs.batch(packed, rows[start : start + batch])

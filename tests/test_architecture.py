@@ -26,7 +26,7 @@ LINES = [line.split() for line in """
     data
     measures
     training
-    datasets benchmarks quantizers
+    datasets benchmarks encoders quantizers
     models
     backbones heads labels
     recipe plots

@@ -74,8 +74,19 @@ class LatentSource:
 
     def label(self, pairs: FramePairs) -> Array:
         """-> int64 [B, s]."""
+        if self.laq.directions is not None:
+            return self._by_frame(pairs)
         now, later, count = pairs.now, pairs.later, len(pairs.now)
         if self.whole_batches and count < BATCH:
             now, later = (np.resize(frames, (BATCH, *frames.shape[1:])) for frames in (now, later))
         with self.shadow.evaluating():
             return self.laq.encode(now, later)[:count].cpu().numpy()
+
+    def _by_frame(self, pairs: FramePairs) -> Array:
+        """A frozen encoder looks at each frame by itself: once, though a frame is in two pairs."""
+        count = len(pairs.now)
+        keys = np.stack([np.tile(pairs.episode, 2), np.concatenate([pairs.frame, pairs.frame + pairs.offset])], 1)
+        _, first, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        images = np.stack([pairs.now[i] if i < count else pairs.later[i - count] for i in first])
+        where = self.laq.places(images)[torch.from_numpy(place.ravel()).to(self.laq.device)]
+        return self.laq.codes_between(where[:count], where[count:]).cpu().numpy()

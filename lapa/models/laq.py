@@ -2,6 +2,7 @@
 
     x_t, x_{t+H} --patches, spatial and temporal transformer--> e_t, e_{t+H}
                  --projection, small CNN--> d = e_{t+H} - e_t
+    (or, with a frozen encoder, d = place of x_{t+H} - place of x_t, models/directions.py)
     d            --quantizer--> z_t, one of |C| codes at each of s positions
     x_t, z_t     --decoder--> x_{t+H}
 
@@ -28,6 +29,7 @@ from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, FramePairs, LapaError, Logs, Quantized
 from lapa.data.pixels import Images, as_pixels, dtype_name
 from lapa.models import released_layout
+from lapa.models.directions import Directions
 from lapa.models.transformer import PEG, PositionBias, Transformer
 from lapa.runtime.distributed import BatchNorm, device
 from lapa.training.watcher import CodebookWatcher
@@ -58,6 +60,9 @@ class LAQConfig:
     unet_width            channels of the "unet" at half resolution.
     released_layout       compute with the memory-layout quirks of the released code, which its checkpoints need
                           (models/released_layout.py).
+    encoder               "": the paper's, trained. Else a plug-in of lapa/encoders, frozen, with `encoder_options`:
+                          the difference is then quant_dim directions of its features, which are fitted in closed form
+                          (models/directions.py) and quantised by k-means; only the decoder is trained.
     quantizer             a plug-in of lapa/quantizers; `quantizer_options` are further fields of its Config, beside
                           those that the settings here give it (GIVEN).
     """
@@ -75,6 +80,8 @@ class LAQConfig:
     normalise: bool = False
     encoder_input: Literal["pixels", "contrast"] = "pixels"
     symmetric: bool = False
+    encoder: str = ""
+    encoder_options: dict[str, Any] = field(default_factory=dict)
     quantizer: str = "nsvq"
     quantizer_options: dict[str, Any] = field(default_factory=dict)
     decoder: Literal["transformer", "unet"] = "transformer"
@@ -104,6 +111,8 @@ class LAQConfig:
                 "LAQ: the transformer decoder draws with the encoder's patch embedding, which must see pixels for "
                 "that; with laq.encoder_input=contrast take laq.decoder=unet."
             )
+        if self.encoder:
+            plugins.configure("encoders", self.encoder, self.encoder_options).features(self.image_size)
         if self.decoder == "unet" and self.image_size % 4:
             raise LapaError(f"LAQ: the unet decoder needs image_size divisible by 4, not {self.image_size}.")
 
@@ -116,6 +125,17 @@ class LAQConfig:
         return self.codes // cols, cols
 
     def build(self) -> LAQ:
+        """Raises LapaError where encoder and quantizer do not go together: they are set one after the other."""
+        if bool(self.encoder) != (self.quantizer == "kmeans"):
+            raise LapaError(
+                f"LAQ: a frozen encoder and the quantizer kmeans go together; got laq.encoder="
+                f"{self.encoder or '(none)'} and laq.quantizer={self.quantizer}."
+            )
+        if self.encoder and (self.decoder != "unet" or self.normalise or self.symmetric or self.released_layout):
+            raise LapaError(
+                f"LAQ: laq.encoder={self.encoder} takes laq.decoder=unet, and laq.normalise, laq.symmetric and "
+                "laq.released_layout off: its differences are fitted, centred and turn round by themselves."
+            )
         return LAQ(self)
 
 
@@ -127,16 +147,11 @@ class LAQ(nn.Module):
     def __init__(self, config: LAQConfig) -> None:
         super().__init__()
         c = self.config = config
-        grid, pixels = c.image_size // c.patch_size, 3 * c.patch_size**2
         # Encoder
-        self.patch_embedding = nn.Sequential(nn.LayerNorm(pixels), nn.Linear(pixels, c.dim), nn.LayerNorm(c.dim))
-        self.position_bias = PositionBias(c.dim, c.heads)  # the decoder, when a transformer, shares it
-        self.spatial = Transformer(c.dim, c.spatial_depth, c.heads, c.dim_head, over="space")
-        peg = released_layout.MixedPEG if c.released_layout else PEG
-        self.temporal = Transformer(c.dim, c.temporal_depth, c.heads, c.dim_head, over="time", peg=peg)
+        self.directions = Directions(c.encoder, c.encoder_options, c.image_size, c.quant_dim) if c.encoder else None
+        if self.directions is None:
+            self._paper_encoder()
         # Bottleneck
-        self.project_in = nn.Linear(c.dim, c.quant_dim)
-        self.cnn = shrink(c.quant_dim, grid, *c.code_grid)
         self.norm = BatchNorm(c.quant_dim) if c.normalise else nn.Identity()
         options = {**{name: getattr(c, ours) for name, ours in GIVEN.items()}, **c.quantizer_options}
         self.quantizer = plugins.configure("quantizers", c.quantizer, options).build()
@@ -144,6 +159,23 @@ class LAQ(nn.Module):
         self.project_out = nn.Linear(c.quant_dim, c.dim)
         # Decoder
         self.decoder = UNetDecoder(c) if c.decoder == "unet" else PatchDecoder(c)
+
+    def _paper_encoder(self) -> None:
+        """Patches, spatial and temporal transformer, projection, small CNN."""
+        c = self.config
+        grid, pixels = c.image_size // c.patch_size, 3 * c.patch_size**2
+        self.patch_embedding = nn.Sequential(nn.LayerNorm(pixels), nn.Linear(pixels, c.dim), nn.LayerNorm(c.dim))
+        self.position_bias = PositionBias(c.dim, c.heads)  # the decoder, when a transformer, shares it
+        self.spatial = Transformer(c.dim, c.spatial_depth, c.heads, c.dim_head, over="space")
+        peg = released_layout.MixedPEG if c.released_layout else PEG
+        self.temporal = Transformer(c.dim, c.temporal_depth, c.heads, c.dim_head, over="time", peg=peg)
+        self.project_in = nn.Linear(c.dim, c.quant_dim)
+        self.cnn = shrink(c.quant_dim, grid, *c.code_grid)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.project_out.weight.device
 
     @staticmethod
     def from_pretrained(path: str | Path) -> LAQ:
@@ -161,10 +193,22 @@ class LAQ(nn.Module):
             d = self.difference(*self.pixels(now, later))
             return self.quantizer(self.normalise(d)).codes
 
+    def places(self, images: Images) -> torch.Tensor:
+        """With a frozen encoder: where frames lie, float32 [B, quant_dim]; their differences are what is quantised."""
+        assert self.directions is not None
+        with _evaluating(self):
+            places: torch.Tensor = self.directions(as_pixels(images, self.config.image_size, self.device))
+            return places
+
+    def codes_between(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
+        """Places of frames (`directions`), float32 [B, dim] each -> codes int64 [B, s]."""
+        with _evaluating(self):
+            return self.quantizer((later - now)[:, None]).codes
+
     def decode(self, now: Images, codes: Images, clamp: bool = True) -> torch.Tensor:
         """Frames and codes int64 [B, s] -> predicted frames float32 [B, 3, H, W], in [0, 1] if `clamp`."""
         with _evaluating(self):
-            frames = as_pixels(now, self.config.image_size, self.project_in.weight.device, "now")
+            frames = as_pixels(now, self.config.image_size, self.device, "now")
             future = self.predict(frames, self.quantizer.lookup(self._codes(codes, len(frames)))).float()
             return future.clamp(0, 1) if clamp else future
 
@@ -173,7 +217,7 @@ class LAQ(nn.Module):
         """Where each code lies among the others: what it adds to the embedding that the decoder gets, in principal
         coordinates, float32 [positions * |C|, k]; k is what the codes take up, 2 where they lie in a plane."""
         positions, size = self.quantizer.positions, self.quantizer.size
-        codes = torch.zeros(positions, size, positions, dtype=torch.int64, device=self.project_in.weight.device)
+        codes = torch.zeros(positions, size, positions, dtype=torch.int64, device=self.device)
         each = torch.arange(positions)
         codes[each, :, each] = torch.arange(size, device=codes.device)
         embedding = self.quantizer.lookup(codes.flatten(0, 1)).float().flatten(1).unflatten(0, (positions, size))
@@ -191,7 +235,11 @@ class LAQ(nn.Module):
 
         Logs: mse; error_over_copy, the error relative to copying x_t (below 1: the codes carry something)."""
         now, later = self.pixels(batch.now, batch.later)
-        return self.score(now, later, *self(now, later))
+        if batch.codes is None:
+            return self.score(now, later, *self(now, later))
+        codes = torch.as_tensor(batch.codes, device=self.device)
+        quantized = Quantized(self.quantizer.lookup(codes), codes, torch.zeros((), device=self.device))
+        return self.score(now, later, self.predict(now, quantized.embedding), quantized)
 
     def score(
         self, now: torch.Tensor, later: torch.Tensor, future: torch.Tensor, quantized: Quantized
@@ -212,6 +260,8 @@ class LAQ(nn.Module):
 
     def difference(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
         """Pixels of x_t and x_{t+H} -> d = e_{t+H} - e_t, float [B, s, quant_dim]."""
+        if self.directions is not None:
+            return (self.directions(later) - self.directions(now))[:, None]
         frames = [contrast(x) if self.config.encoder_input == "contrast" else x for x in (now, later)]
         video = torch.stack(frames, dim=1)
         if self.config.symmetric:
@@ -261,14 +311,14 @@ class LAQ(nn.Module):
 
     def pixels(self, now: Images, later: Images) -> tuple[torch.Tensor, torch.Tensor]:
         """The frames of pairs, float [B, 3, H, W] in [0, 1] each. Raises LapaError where they are no pairs."""
-        size, where = self.config.image_size, self.project_in.weight.device
+        size, where = self.config.image_size, self.device
         x, y = as_pixels(now, size, where, "now"), as_pixels(later, size, where, "later")
         if not len(x) or len(x) != len(y):
             raise LapaError(f"LAQ: now and later are the frames of one pair or more; got {len(x)} and {len(y)} frames.")
         return x, y
 
     def _codes(self, codes: Images, batch: int) -> torch.Tensor:
-        codes = torch.as_tensor(codes, device=self.project_in.weight.device)
+        codes = torch.as_tensor(codes, device=self.device)
         shape, expected = list(codes.shape), [batch, self.quantizer.positions]
         if shape != expected or codes.is_floating_point():
             raise LapaError(f"LAQ: codes must be integers {expected}, not {dtype_name(codes.dtype)} {shape}.")

@@ -1,0 +1,100 @@
+"""An encoder that is fitted, not trained: the directions of frozen features whose change persists.
+
+    place of a frame = features(frame) @ axes            d = place(x_{t+H}) - place(x_t)
+
+What moves at one moment moves on at the next: a robot's arm goes the same way for a while. Noise, flicker and the
+compression of the video do not. So the window is cut in two halves, and those directions are taken in which the change
+of the features in the first half tells most of the change in the second (canonical correlation, on the principal
+components of the change over the window). Each is scaled to unit deviation times its correlation, so that the codebook
+spends its codes on what persists. No labels, no gradient descent, no luck: the same video gives the same directions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import torch
+from torch import nn
+
+from lapa import plugins
+from lapa.contracts import Array, LapaError
+
+COMPONENTS = 128  # principal components of the change that directions are looked for in, at most
+SHRINK = 1e-2  # of the mean variance of the components, added to each: little data cannot then invent directions
+LEAST = 0.01  # correlation that a direction counts with, at least
+
+
+class Directions(nn.Module):
+    """State: `axes` float32 [features, dim]. The frozen encoder is no part of it; it is loaded when first used."""
+
+    axes: torch.Tensor
+
+    def __init__(self, encoder: str, options: dict[str, Any], image_size: int, dim: int) -> None:
+        super().__init__()
+        self.config: Any = plugins.configure("encoders", encoder, options)
+        self.name, self.dim = encoder, dim
+        self.register_buffer("axes", torch.zeros(self.config.features(image_size), dim))
+        self._encoder: tuple[nn.Module, ...] = ()  # a tuple: neither saved nor trained
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The frozen encoder, on the device of the axes."""
+        if not self._encoder:
+            self._encoder = (self.config.build().eval().requires_grad_(False),)
+        return self._encoder[0].to(self.axes.device)
+
+    @torch.no_grad()
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """float [B, 3, S, S] in [0, 1] -> float32 [B, features], rounded to float16 as they are kept on disk: a frame
+        has the same place whether its features are read or computed."""
+        with torch.autocast(pixels.device.type, enabled=False):  # codes must not depend on the arithmetic of training
+            found: torch.Tensor = self.encoder(pixels.float())
+        return found.half().float()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """float [B, 3, S, S] in [0, 1] -> places float32 [B, dim]."""
+        return self.place(self.features(pixels))
+
+    def place(self, features: torch.Tensor) -> torch.Tensor:
+        """float [B, features] -> float32 [B, dim]."""
+        with torch.autocast(features.device.type, enabled=False):
+            return features.float() @ self.axes
+
+    def fit(self, start: Array, middle: Array, end: Array) -> Array:
+        """Features float [N, features] at the start, middle and end of the windows: find the directions. Returns their
+        correlations float64 [dim], the largest first. Raises LapaError where there are too few windows."""
+        axes, correlations = persistent(start, middle, end, self.dim)
+        self.axes.copy_(torch.from_numpy(axes))
+        return correlations
+
+
+def persistent(start: Array, middle: Array, end: Array, dim: int) -> tuple[Array, Array]:
+    """Features float [N, F] at the start, middle and end of N windows -> axes float32 [F, dim], scaled, and their
+    correlations float64 [dim]."""
+    whole = end.astype(np.float64) - start
+    if len(whole) <= dim or whole.shape[1] < dim:
+        raise LapaError(
+            f"{len(whole)} windows of {whole.shape[1]} features are too few for {dim} directions. Give more video, or "
+            f"take fewer: --set laq.quant_dim={max(1, min(len(whole) // 4, whole.shape[1]))}."
+        )
+    basis = principal(whole, max(dim, min(COMPONENTS, len(whole) // 4, whole.shape[1])))
+    first, second = (middle.astype(np.float64) - start) @ basis, (end.astype(np.float64) - middle) @ basis
+    own = (first.T @ first + second.T @ second) / 2
+    both = (first.T @ second + second.T @ first) / 2
+    own += np.eye(len(own)) * (SHRINK * np.trace(own) / len(own) + 1e-12)
+    found, vectors = scipy.linalg.eigh(both, own)
+    correlations, axes = found[::-1][:dim], basis @ vectors[:, ::-1][:, :dim]
+    deviation = np.maximum((whole @ axes).std(0), 1e-12)
+    return (axes * (np.maximum(correlations, LEAST) / deviation)).astype(np.float32), correlations
+
+
+def principal(x: Array, count: int) -> Array:
+    """The first `count` principal components of float64 [N, F], as columns [F, count]."""
+    small = x.shape[1] > len(x)
+    size = min(x.shape)
+    _, vectors = scipy.linalg.eigh(x @ x.T if small else x.T @ x, subset_by_index=[size - count, size - 1])
+    axes = x.T @ vectors if small else vectors
+    made: Array = axes / np.maximum(np.linalg.norm(axes, axis=0), 1e-12)
+    return made
