@@ -141,7 +141,8 @@ PRESETS: dict[str, Recipe] = {
         window=0.6,
         hold_out=10,
         laq=LAQConfig(
-            image_size=96, patch_size=12, dim=96, encoder="efficientnet", quant_dim=24,
+            image_size=96, patch_size=12, dim=96, spatial_depth=2, temporal_depth=2, heads=6, dim_head=16,
+            encoder="efficientnet", quant_dim=24,
             quantizer="kmeans", quantizer_options={"levels": 2}, codes=1, codebook_size=64,
             decoder="unet", unet_width=32,
         ),
