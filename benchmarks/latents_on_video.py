@@ -23,7 +23,7 @@ from lapa.data.pairs import PairIndex, window_pairs
 from lapa.measures.motion import clustered, motion, small_pictures, told
 from lapa.measures.probes import one_hot
 from lapa.models.directions import Directions
-from lapa.quantizers.kmeans import Config
+from lapa.models.kmeans import KMeans
 from lapa.stage1_latent_actions import DIRECTED, encode_all
 
 WINDOW, EVERY, FIFTH = 0.6, 9, 5
@@ -85,8 +85,8 @@ def _codes(packed: Packed, pairs: PairIndex, rows: Array, seen: Array, name: str
     start, end = pairs.now[some], pairs.later[some]
     directions.fit(seen[start], seen[(start + end) // 2], seen[end])
     axes = directions.axes.numpy()
-    quantizer = Config(dim=DIM, size=SIZE, levels=LEVELS).build()
-    quantizer.fit((seen[end].astype(np.float32) - seen[start]) @ axes, seed)  # type: ignore[operator]
+    quantizer = KMeans(DIM, SIZE, LEVELS)
+    quantizer.fit((seen[end].astype(np.float32) - seen[start]) @ axes, seed)
     d = (seen[pairs.later[rows]].astype(np.float32) - seen[pairs.now[rows]]) @ axes
     return d, quantizer(torch.from_numpy(d)[:, None]).codes.numpy()
 

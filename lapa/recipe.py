@@ -143,8 +143,7 @@ PRESETS: dict[str, Recipe] = {
         laq=LAQConfig(
             image_size=96, patch_size=12, dim=96, spatial_depth=2, temporal_depth=2, heads=6, dim_head=16,
             encoder="efficientnet", quant_dim=24,
-            quantizer="kmeans", quantizer_options={"levels": 2}, codes=1, codebook_size=64,
-            decoder="unet", unet_width=32,
+            codes=2, codebook_size=64, decoder="unet", unet_width=32,
         ),
         starts=(),
         quantize=Optimisation(steps=1500, batch_size=32, learning_rate=2e-3, clip=10.0, warmup=50),

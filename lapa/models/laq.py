@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from lapa.contracts import Array, FramePairs, LapaError, Logs, Quantized
 from lapa.data.pixels import Images, as_pixels, dtype_name
 from lapa.models import released_layout
 from lapa.models.directions import Directions
+from lapa.models.kmeans import KMeans
 from lapa.models.transformer import PEG, PositionBias, Transformer
 from lapa.runtime.distributed import BatchNorm, device
 from lapa.training.watcher import CodebookWatcher
@@ -62,7 +63,8 @@ class LAQConfig:
                           (models/released_layout.py).
     encoder               "": the paper's, trained. Else a plug-in of lapa/encoders, frozen, with `encoder_options`:
                           the difference is then quant_dim directions of its features, which are fitted in closed form
-                          (models/directions.py) and quantised by k-means; only the decoder is trained.
+                          (models/directions.py); k-means gives `codes` codes, each of what those before it left over
+                          (models/kmeans.py); only the decoder is trained.
     quantizer             a plug-in of lapa/quantizers; `quantizer_options` are further fields of its Config, beside
                           those that the settings here give it (GIVEN).
     """
@@ -125,11 +127,11 @@ class LAQConfig:
         return self.codes // cols, cols
 
     def build(self) -> LAQ:
-        """Raises LapaError where encoder and quantizer do not go together: they are set one after the other."""
-        if bool(self.encoder) != (self.quantizer == "kmeans"):
+        """Raises LapaError for settings that do not go together with a frozen encoder: they are set one by one."""
+        if self.encoder and (self.quantizer != "nsvq" or self.quantizer_options):
             raise LapaError(
-                f"LAQ: a frozen encoder and the quantizer kmeans go together; got laq.encoder="
-                f"{self.encoder or '(none)'} and laq.quantizer={self.quantizer}."
+                f"LAQ: with a frozen encoder the codebooks are fitted by k-means; leave laq.quantizer="
+                f"{self.quantizer} and laq.quantizer_options out, or choose the trained encoder with laq.encoder=."
             )
         if self.encoder and (self.decoder != "unet" or self.normalise or self.symmetric or self.released_layout):
             raise LapaError(
@@ -154,11 +156,15 @@ class LAQ(nn.Module):
         # Bottleneck
         self.norm = BatchNorm(c.quant_dim) if c.normalise else nn.Identity()
         options = {**{name: getattr(c, ours) for name, ours in GIVEN.items()}, **c.quantizer_options}
-        self.quantizer = plugins.configure("quantizers", c.quantizer, options).build()
+        self.quantizer = (
+            KMeans(c.quant_dim, c.codebook_size, c.codes)
+            if c.encoder
+            else plugins.configure("quantizers", c.quantizer, options).build()
+        )
         self.watcher = CodebookWatcher(self.quantizer.positions, self.quantizer.size)
         self.project_out = nn.Linear(c.quant_dim, c.dim)
         # Decoder
-        self.decoder = UNetDecoder(c) if c.decoder == "unet" else PatchDecoder(c)
+        self.decoder = UNetDecoder(replace(c, codes=1) if c.encoder else c) if c.decoder == "unet" else PatchDecoder(c)
 
     def _paper_encoder(self) -> None:
         """Patches, spatial and temporal transformer, projection, small CNN."""

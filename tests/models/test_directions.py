@@ -16,13 +16,14 @@ from lapa.data.pairs import window_pairs
 from lapa.data.stream import stream
 from lapa.labels.latent import Config
 from lapa.models.directions import persistent
+from lapa.models.kmeans import KMeans
 from lapa.models.laq import LAQConfig
 from lapa.recipe import Recipe
 from lapa.stage1_latent_actions import encode_all, fit_laq
 
 FROZEN = LAQConfig(
     image_size=24, patch_size=6, dim=16, encoder="pixels", encoder_options={"side": 12}, quant_dim=4,
-    quantizer="kmeans", codes=1, codebook_size=6, quantizer_options={"levels": 2}, decoder="unet", unet_width=8,
+    codes=2, codebook_size=6, decoder="unet", unet_width=8,
 )  # fmt: skip
 
 
@@ -100,8 +101,7 @@ def test_the_same_again(fitted: Path, robot: Path, tiny: Recipe, tmp_path: Path)
 
 
 def test_what_does_not_go_together_is_refused() -> None:
-    for wrong in ({"quantizer": "nsvq", "quantizer_options": {}}, {"encoder": ""}, {"decoder": "transformer"},
-                  {"normalise": True}, {"codes": 2}):  # fmt: skip
+    for wrong in ({"quantizer": "fsq"}, {"decoder": "transformer"}, {"normalise": True}, {"symmetric": True}):
         with pytest.raises(LapaError):
             replace(FROZEN, **wrong).build()
 
@@ -110,3 +110,17 @@ def test_too_little_video_is_said(robot: Path, tiny: Recipe, tmp_path: Path) -> 
     data = pack([f"lerobot:{robot},episodes=0"], 24, quiet=True)
     with pytest.raises(LapaError, match="codebook_size="):
         fit_laq(data, replace(tiny, laq=replace(FROZEN, codebook_size=512)), tmp_path / "laq", 0)
+
+
+def test_each_codebook_is_of_what_the_others_left() -> None:
+    """Two levels of a grid: the first code says which of the far places, the second which of the near ones."""
+    rng = np.random.default_rng(0)
+    far, near = np.array([[-9.0, 0], [9, 0], [0, 9]]), np.array([[-1.0, 0], [1, 0], [0, 1]])
+    which = rng.integers(0, 3, (400, 2))
+    points = far[which[:, 0]] + near[which[:, 1]] - near.mean(0) + rng.normal(scale=0.02, size=(400, 2))
+    quantizer = KMeans(2, 3, 2)
+    quantizer.fit(points, 0)
+    quantized = quantizer(torch.from_numpy(points).float()[:, None])
+    assert len(np.unique(np.concatenate([quantized.codes.numpy(), which], 1), axis=0)) == 9
+    assert (quantized.embedding[:, 0].numpy() - points).std() < 0.05
+    torch.testing.assert_close(quantizer.lookup(quantized.codes), quantized.embedding)

@@ -1,12 +1,11 @@
-"""K-means: a codebook that is fitted once, to the differences of a frozen encoder, and not trained.
+"""K-means: codebooks that are fitted once, to the differences of a frozen encoder, and not trained.
 
-With `levels`, each further codebook is fitted to what those before it left over (residual codes).
+Each further codebook is fitted to what those before it left over (residual codes).
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,35 +18,16 @@ TRIES = 3  # of k-means; the one with the least distances counts
 ROUNDS = 30
 
 
-@dataclass(frozen=True)
-class Config:
-    """`levels` codebooks of `size` entries of width `dim`; a pair has one place, hence `levels` codes."""
-
-    dim: int = 32
-    size: int = 64
-    positions: int = 1
-    levels: int = 1
-
-    def __post_init__(self) -> None:
-        if self.positions != 1 or self.levels < 1:
-            raise LapaError(
-                f"The quantizer kmeans gives a pair one place and at least one level; got laq.codes={self.positions} "
-                f"and levels={self.levels}. More codes a pair are more levels."
-            )
-
-    def build(self) -> nn.Module:
-        return KMeans(self)
-
-
 class KMeans(nn.Module):
-    """The quantizer. State: `codebooks` float32 [levels, size, dim]."""
+    """The quantizer of LAQ with a frozen encoder: `positions` codes of `size` a pair, a codebook for each. State:
+    `codebooks` float32 [positions, size, dim]."""
 
     codebooks: torch.Tensor
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, dim: int, size: int, positions: int) -> None:
         super().__init__()
-        self.size, self.positions = config.size, config.levels
-        self.register_buffer("codebooks", torch.zeros(config.levels, config.size, config.dim))
+        self.size, self.positions = size, positions
+        self.register_buffer("codebooks", torch.zeros(positions, size, dim))
 
     @torch.no_grad()
     def fit(self, differences: Array, seed: int) -> None:
@@ -65,7 +45,7 @@ class KMeans(nn.Module):
             left = left - centres[vq(left, centres)[0]]
 
     def forward(self, z: torch.Tensor) -> Quantized:
-        """float [B, 1, dim] -> Quantized with codes int64 [B, levels]."""
+        """float [B, 1, dim] -> Quantized with codes int64 [B, positions]."""
         left, codes = z.float().squeeze(1), []
         for codebook in self.codebooks:
             codes.append(torch.cdist(left, codebook).argmin(1))
@@ -74,7 +54,7 @@ class KMeans(nn.Module):
         return Quantized(self.lookup(stacked), stacked, z.new_zeros((), dtype=torch.float32))
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        """int64 [B, levels] -> float32 [B, 1, dim]."""
+        """int64 [B, positions] -> float32 [B, 1, dim]."""
         entries = [codebook[codes[:, level]] for level, codebook in enumerate(self.codebooks)]
         return torch.stack(entries).sum(0)[:, None]
 
