@@ -306,7 +306,7 @@ def _fit_directions(laq: LAQ, look: Look, sampler: Sampler, seed: int) -> Sample
         end = middle + pairs.offset[rows]
     correlations = directions.fit(seen[start], seen[middle], seen[end])
     where = places_of(laq, packed)
-    laq.quantizer.fit(where[pairs.later[rows]] - where[pairs.now[rows]], seed)  # type: ignore[operator]
+    laq.quantizer.fit(where[pairs.later[rows]] - where[pairs.now[rows]], seed)
     if rank() == 0:
         first, last = correlations[0], correlations[-1]
         print(f"LAQ: {directions.dim} directions of {directions.name}, fitted to {len(rows):,} windows. The change in "
