@@ -44,8 +44,9 @@ class IDMConfig:
         if not 2 <= self.image_size <= LARGEST_IMAGE or self.image_size % 2:
             raise LapaError(f"Inverse dynamics: image_size is even, 2 to {LARGEST_IMAGE}, not {self.image_size}.")
         if self.width < 1 or not 0 <= self.blocks <= MOST_BLOCKS:
-            raise LapaError(f"Inverse dynamics: width is at least 1 and blocks 0 to {MOST_BLOCKS}, not {self.width} and "
-                            f"{self.blocks}.")  # fmt: skip
+            raise LapaError(
+                f"Inverse dynamics: width is at least 1, blocks 0 to {MOST_BLOCKS}, not {self.width} and {self.blocks}."
+            )
         if not (0 <= self.dropout < 1 and 0 <= self.shift < 1):
             raise LapaError(f"Inverse dynamics: dropout and shift are 0 to 1, not {self.dropout} and {self.shift}.")
 
