@@ -181,6 +181,8 @@ class Store:
     def __init__(self, path: Path, held: Any, files: Iterable[str], read: Any) -> None:
         self._path, self._held, self._read = path, held, read
         names = sorted(files)
+        if odd := [name for name in names if not name.isprintable()]:
+            raise BadVideo(f"{printable(path)}: is damaged, a name in it is {odd[0]!r:.80}.")
         tops = {name.partition("/")[0] for name in names}
         roots = [""] if tops & set(NODES) else [f"{top}/" for top in tops if any(f"{top}/{n}" in names for n in NODES)]
         self._root = roots[0] if len(roots) == 1 else ""  # a zip of a folder has its name before all others
