@@ -279,7 +279,8 @@ class LeRobotDataset:
     def _is_counted(self, film: Path) -> bool:
         """Are the frames of a film to be counted, for meta does not say where its episodes are?"""
         here, times = self._in_film[film], self._timing(film)[0]
-        return len(times) == sum(one.length for one in here) and not _fit(here, times, self.fps)
+        filled = [one for one in here if one.length]
+        return len(times) == sum(one.length for one in filled) and not _fit(filled, times, self.fps)
 
     @cached_property
     def _in_film(self) -> dict[Path | None, list[Place]]:

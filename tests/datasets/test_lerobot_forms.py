@@ -355,6 +355,7 @@ def test_an_empty_episode_spares_the_others(tmp_path: Path, version: int, read: 
     assert found.ids == ("episode_000000", "episode_000002")
     (bad,) = found.bad
     assert "episode 1" in bad
+    assert not any("from_timestamp" in note for note in found.notes)
     with pytest.raises(LapaError, match="episode 1"):
         read([f"lerobot:{root}"], 8, quiet=True, cache=tmp_path / "cache")
 
