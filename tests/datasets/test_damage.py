@@ -149,6 +149,7 @@ KINDS: dict[str, tuple[str, Maker, str, Owner, int]] = {
     "real_bridge": ("rlds", real_bridge, "", lambda f: f.name if ".tfrecord" in f.name else None, REAL),
 }  # fmt: skip
 UNREAD = (
+    "README.md",
     "observation.images.wrist",
     "labels.json",
     "stats.json",
