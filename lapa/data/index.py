@@ -104,7 +104,7 @@ class Index:
             lines.append(f"camera: {self.camera}" + (f", out of {', '.join(self.cameras)}" if others else ""))
         if robots := sorted({name for name in self.embodiments if name}):
             lines.append(f"robot: {', '.join(robots)}")
-        return [*lines, *self.notes, f"instructions: {_origins(self.instructions, self.instructions_from)}"]
+        return [*lines, *self.notes, f"instructions: {origins(self.instructions, self.instructions_from)}"]
 
     @cached_property
     def outline(self) -> str:
@@ -380,10 +380,10 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
 
 
-def _origins(instructions: Sequence[str], origins: Sequence[str]) -> str:
+def origins(instructions: Sequence[str], places: Sequence[str]) -> str:
     """How many instructions came from where; of names of files also one, for these are taken as words."""
     found: dict[str, list[str]] = {}
-    for text, origin in zip(instructions, origins, strict=True):
+    for text, origin in zip(instructions, places, strict=True):
         found.setdefault((origin or "the dataset") if text else "", []).append(text)
     missing = len(found.pop("", ()))
     told = [f"{len(texts)} from {origin}" + (f', such as "{texts[0]}"' if origin.startswith("names of") else "")

@@ -12,7 +12,7 @@ from typing import Any
 
 from lapa.artefacts.folder import provenance
 from lapa.contracts import Array, BadVideo, Episode, LapaError
-from lapa.data.index import NO_FRAMES, notes_of
+from lapa.data.index import NO_FRAMES, notes_of, origins
 from lapa.data.lerobot_format import LeRobotWriter, rate_in_words, whole_rate
 from lapa.data.spec import Spec, cameras_of, parse
 from lapa.data.video import Quality, coding_in_words, quality_for
@@ -95,7 +95,8 @@ def write(
     print(coding_in_words(kept, *size), flush=True)
     cameras = [first.camera or "main", *views]
     counts = {"episodes": number, "frames": frames, "with": "with" if names else "without", "cameras": cameras}
-    return {**counts, "notes": notes_of(seen)}
+    told = f"instructions: {origins([e.instruction for e in seen], [e.instruction_from for e in seen])}"
+    return {**counts, "notes": [*notes_of(seen), told]}
 
 
 def _takes(spec: Spec, wanted: Sequence[str]) -> Iterator[Take | BadVideo]:

@@ -11,10 +11,12 @@ import pytest
 from made import encoded, frame_folders, jsonl, lerobot_v21, pictures, something, video
 from PIL import Image
 
+from lapa.commands.look import inspect
 from lapa.contracts import BadVideo, Episode, LapaError
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.data.stream import stream
+from lapa.interop.collect import collect
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 1234\n".format("0" * 64)
 
@@ -70,6 +72,16 @@ def test_one_file_is_a_dataset(tmp_path: Path) -> None:
     assert [(e.id, e.instruction, len(e.frames)) for e in found.values()] == [("one file.mp4", "lift it", 5)]
     assert not bad
     assert not notes
+
+
+def test_inspect_and_collect_take_one_file_and_say_whose_words_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = video(tmp_path / "open_drawer_3.mp4", pictures(5))
+    inspect((str(clip),), out=tmp_path / "seen")
+    assert 'instructions: 1 from names of files, such as "open drawer"' in capsys.readouterr().out
+    made = collect([f"video_folder:{clip}"], tmp_path / "robot")
+    assert made["notes"][-1] == 'instructions: 1 from names of files, such as "open drawer"'
 
 
 @pytest.mark.parametrize("reader", ["video_folder", "frame_folder"])
