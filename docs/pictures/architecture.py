@@ -27,7 +27,7 @@ BANDS = (  # from the top: a folder or file may import those below it; (title, n
     ),
     (
         "plug-ins and models",
-        "policies heads backbones labels quantizers datasets benchmarks models",
+        "policies heads backbones labels encoders quantizers datasets benchmarks models",
         "one file for each thing that you can choose by name",
     ),
     ("what they share", "training measures data actions tabletop", "training loop, probes, packs, actions, toy world"),

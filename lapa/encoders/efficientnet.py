@@ -35,7 +35,7 @@ class Config:
 
     def features(self, image_size: int) -> int:
         """Numbers a picture. Raises LapaError where the picture is too small for one cell."""
-        cells = -(-image_size // STRIDE) // self.pool
+        cells = image_size // STRIDE // self.pool
         if not cells:
             raise LapaError(
                 f"encoder efficientnet: pictures of {image_size} pixels are too small; take {STRIDE * self.pool}."

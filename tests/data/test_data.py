@@ -252,9 +252,9 @@ def test_a_video_folder(tmp_path: Path) -> None:
     found = {e.id: (len(e.frames), e.instruction) for e in dataset.episodes()}
     assert found == {
         "a.mkv": (3, "lift, then turn"),
-        "b/c/z.MOV": (2, "z"),
+        "b/c/z.MOV": (2, ""),
         "b/pick_up-the_Cup_003.mp4": (4, "pick up the Cup"),
-        "d.gif": (2, "d"),
+        "d.gif": (2, ""),
     }
     assert list(found) == sorted(found)
     before = dataset.signature()
@@ -262,7 +262,7 @@ def test_a_video_folder(tmp_path: Path) -> None:
     assert find("datasets", "video_folder")(path=str(tmp_path / "v")).build().signature() != before
 
 
-@pytest.mark.parametrize(("stem", "text"), [("put_carrot", "put carrot"), ("a--b__12", "a b"), ("042", "")])
+@pytest.mark.parametrize(("stem", "text"), [("put_carrot", "put carrot"), ("put--the__cup_12", "put the cup"), ("042", "")])
 def test_names_as_words(stem: str, text: str) -> None:
     assert words(stem) == text
 
@@ -291,13 +291,6 @@ def test_a_truncated_video(tmp_path: Path) -> None:
     whole = a_video(tmp_path / "v/x.mkv", 60).read_bytes()
     (tmp_path / "v/x.mkv").write_bytes(whole[:200])
     with pytest.raises(BadVideo, match=r"x\.mkv"):
-        pack([f"video_folder:{tmp_path / 'v'}"], SIZE, quiet=True)
-
-
-def test_captions_without_the_columns(tmp_path: Path) -> None:
-    a_video(tmp_path / "v/x.mp4", 3)
-    (tmp_path / "v/captions.csv").write_text("name,text\nx.mp4,go\n")
-    with pytest.raises(LapaError, match=r"captions\.csv.*\bfile and instruction"):
         pack([f"video_folder:{tmp_path / 'v'}"], SIZE, quiet=True)
 
 

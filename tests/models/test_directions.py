@@ -59,7 +59,7 @@ def test_more_features_than_windows() -> None:
 def fitted(request: pytest.FixtureRequest, robot: Path, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp(request.param) / "laq"
     data = (pack if request.param == "pack" else stream)([f"lerobot:{robot}"], 24, quiet=True)
-    fit_laq(data, replace(tiny, laq=FROZEN), out, 0)
+    fit_laq(data, replace(tiny, laq=FROZEN), out, 0, megabytes=16)
     return out
 
 
@@ -94,7 +94,7 @@ def test_a_pair_turned_round_gives_the_opposite_difference(fitted: Path, packed:
 def test_the_same_again(fitted: Path, robot: Path, tiny: Recipe, tmp_path: Path) -> None:
     """Same data, same seed, same directions and codebook: to the last bit on one machine."""
     data = (stream if "stream" in str(fitted) else pack)([f"lerobot:{robot}"], 24, quiet=True)
-    fit_laq(data, replace(tiny, laq=FROZEN), tmp_path / "laq", 0)
+    fit_laq(data, replace(tiny, laq=FROZEN), tmp_path / "laq", 0, megabytes=16)
     one, two = (lapa.LAQ.from_pretrained(path).state_dict() for path in (fitted, tmp_path / "laq"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=0)
