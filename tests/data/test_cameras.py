@@ -46,7 +46,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LeRobot dataset of two cameras of other sizes."""
     root = tmp_path_factory.mktemp("cameras") / "ds"
     made = write([a_take(number) for number in range(3)], root, {"sources": ["made"]})
-    assert made == {"episodes": 3, "frames": 27, "with": "with", "cameras": ["top", "wrist"], "notes": []}
+    [told] = made.pop("notes")
+    assert told.startswith("instructions: 3 from")
+    assert made == {"episodes": 3, "frames": 27, "with": "with", "cameras": ["top", "wrist"]}
     return root
 
 
