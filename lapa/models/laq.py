@@ -161,7 +161,7 @@ class LAQ(nn.Module):
             if c.encoder
             else plugins.configure("quantizers", c.quantizer, options).build()
         )
-        self.watcher = CodebookWatcher(self.quantizer.positions, self.quantizer.size)
+        self.watcher = CodebookWatcher(self.quantizer.positions, self.quantizer.size, trained=not c.encoder)
         self.project_out = nn.Linear(c.quant_dim, c.dim)
         # Decoder
         self.decoder = UNetDecoder(replace(c, codes=1) if c.encoder else c) if c.decoder == "unet" else PatchDecoder(c)

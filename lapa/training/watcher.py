@@ -25,9 +25,9 @@ class CodebookWatcher(nn.Module):
     recent: torch.Tensor
     step_usage: torch.Tensor
 
-    def __init__(self, positions: int, size: int) -> None:
+    def __init__(self, positions: int, size: int, trained: bool = True) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.trained = size, trained  # a codebook that is fitted and not trained cannot collapse
         self.lowest = 1.0  # share of the codes in use that the user has been told of
         self.register_buffer("recent", torch.zeros(positions, size))
         self.register_buffer("step_usage", torch.zeros(positions, size), persistent=False)
@@ -45,7 +45,7 @@ class CodebookWatcher(nn.Module):
         effective = self.perplexity()
         # Used at all in the last 50 batches or so: younger than a count of one that has faded that long.
         used = (self.recent > KEEP**50).float().mean(1).tolist()
-        if step >= UNTIL and rank() == 0:
+        if self.trained and step >= UNTIL and rank() == 0:
             self._warn(step, effective)
         logs = {f"perplexity_{p}": value for p, value in enumerate(effective)}
         return logs | {f"utilisation_{p}": value for p, value in enumerate(used)}
