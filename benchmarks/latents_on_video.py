@@ -5,7 +5,8 @@
 Target: the change of the state over the window. Pairs: every ninth frame. Episodes whose number is divisible by 5 are
 held out whole; the ridge's penalty is chosen on other training episodes. Prints a Markdown table: R^2, mean over the
 dimensions and weighted by variance. Without a LAQ it fits codes to frozen encoders (models/directions.py), once a seed;
-with LAQs, which must not have been trained on those episodes (hold_out=5 trains on the others), it adds a row for each.
+with LAQs it adds a row for each. These must not have been trained on the episodes held out here, which are not those
+that `hold_out` keeps from training: leave them out with the dataset's option `without=`.
 """
 
 from __future__ import annotations

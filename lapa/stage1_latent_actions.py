@@ -293,17 +293,18 @@ def _fit_directions(laq: LAQ, look: Look, sampler: Sampler, seed: int) -> Sample
     where the frames are in a pack: the decoder is then trained without looking at any frame with the encoder."""
     packed, pairs, directions = look.packed, look.pairs, laq.directions
     assert directions is not None
-    seen = on_first_rank(lambda: features_of(laq, packed))  # one process fills the cache, the others read it
-    seen = features_of(laq, packed) if rank() else seen
+    on_first_rank(lambda: len(features_of(laq, packed)))  # one process fills the cache, the others read it
+    seen = features_of(laq, packed)
     pool = np.flatnonzero(~look.unseen)
     rows = np.sort(np.random.default_rng(seed).choice(pool, min(DIRECTED, len(pool)), replace=False))
-    start, end = pairs.now[rows], pairs.later[rows]
-    middle = (start + end) // 2
-    if (short := middle == start).any():  # a window of one frame has no middle: it and the next one are the halves
-        last = np.append(packed.starts, len(packed))[pairs.episode[rows] + 1] - 1
-        rows = rows[~short | (end < last)]
-        start, middle = pairs.now[rows], pairs.later[rows]
-        end = middle + pairs.offset[rows]
+    # A window of one frame has no middle: it and the next one are the halves, where the episode goes on so long.
+    short = pairs.offset[rows] < 2
+    inside = pairs.later[rows] + pairs.offset[rows] < packed.starts[pairs.episode[rows] + 1]
+    keep = ~short | (inside & (pairs.offset[rows] > 0))
+    rows, short = rows[keep], short[keep]
+    start, later = pairs.now[rows], pairs.later[rows]
+    middle = np.where(short, later, (start + later) // 2)
+    end = np.where(short, later + pairs.offset[rows], later)
     correlations = directions.fit(seen[start], seen[middle], seen[end])
     where = places_of(laq, packed)
     laq.quantizer.fit(where[pairs.later[rows]] - where[pairs.now[rows]], seed)

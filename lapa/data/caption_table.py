@@ -119,6 +119,7 @@ def _of_csv(path: Path, clips: Clips) -> Iterator[Caption | BadVideo]:
                     f"{where}: has more columns than the header. Put an instruction with a comma in double quotes."
                 )
             else:
+                # A row may end before the last columns, or go on with empty cells: `_row` says what is missing.
                 yield _row(dict(zip(header, cells, strict=False)), where)
     except csv.Error as error:
         raise LapaError(f"{path}: the captions cannot be read ({error}).") from None

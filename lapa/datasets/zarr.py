@@ -281,7 +281,7 @@ class StoredRows:
                            "without empty chunks, write it with them.")  # fmt: skip
         try:
             return np.asarray(self.held[first:last])
-        except Exception:
+        except Exception:  # whatever a codec raises: it is raised again, by the chunk's name if one is to blame
             for at in range(first // self.chunk[0] * self.chunk[0], last, self.chunk[0]):  # which of them is it?
                 with guarded(
                     f"{self.where}: the file {self._key([at // self.chunk[0], *[0] * (len(self.chunk) - 1)])}"
