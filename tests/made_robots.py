@@ -13,6 +13,9 @@ from typing import Any
 import made
 import numpy as np
 
+from lapa.contracts import Episode
+from lapa.data.spec import open_dataset
+
 ROBOSUITE = {
     "env_name": "Lift",
     "type": 1,
@@ -20,6 +23,18 @@ ROBOSUITE = {
         "robots": ["Panda"], "control_freq": 20, "controller_configs": {"type": "OSC_POSE", "control_delta": True},
     },
 }  # fmt: skip
+
+
+def read(spec: str, size: int | None = None) -> list[Any]:
+    """What a dataset gives: episodes and BadVideo."""
+    return list(open_dataset(spec).episodes(size))
+
+
+def good(spec: str, size: int | None = None) -> list[Episode]:
+    """The same, where nothing is bad."""
+    episodes = read(spec, size)
+    assert [e for e in episodes if not isinstance(e, Episode)] == []
+    return episodes
 
 
 def vectors(length: int, width: int, seed: int = 0) -> np.ndarray:

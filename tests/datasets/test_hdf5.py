@@ -10,23 +10,14 @@ import made
 import made_robots
 import numpy as np
 import pytest
+from made_robots import good, read
 
-from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.contracts import BadVideo, LapaError
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.data.stream import stream
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
-
-
-def read(spec: str, size: int | None = None) -> list[Any]:
-    return list(open_dataset(spec).episodes(size))
-
-
-def good(spec: str, size: int | None = None) -> list[Episode]:
-    episodes = read(spec, size)
-    assert [e for e in episodes if not isinstance(e, Episode)] == []
-    return episodes
 
 
 def test_robomimic(tmp_path: Path) -> None:

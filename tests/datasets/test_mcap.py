@@ -8,7 +8,7 @@ from typing import Any
 import made
 import numpy as np
 import pytest
-from made_robots import arm, raw_picture, ros2, stamp
+from made_robots import arm, good, raw_picture, read, ros2, stamp
 
 from lapa.contracts import BadVideo, Episode, LapaError
 from lapa.data import ros
@@ -18,16 +18,6 @@ from lapa.data.stream import stream
 
 pytest.importorskip("mcap", reason="mcap is not installed")
 JOINTS = "sensor_msgs/msg/JointState"
-
-
-def read(spec: str, size: int | None = None) -> list[Any]:
-    return list(open_dataset(spec).episodes(size))
-
-
-def good(spec: str, size: int | None = None) -> list[Episode]:
-    episodes = read(spec, size)
-    assert [e for e in episodes if not isinstance(e, Episode)] == []
-    return episodes
 
 
 def test_ros2(tmp_path: Path) -> None:

@@ -6,28 +6,17 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import made
 import made_robots
 import numpy as np
 import pytest
-from made_robots import tar
+from made_robots import good, read, tar
 
 from lapa.contracts import BadVideo, Episode, LapaError
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.data.stream import stream
-
-
-def read(spec: str, size: int | None = None) -> list[Any]:
-    return list(open_dataset(spec).episodes(size))
-
-
-def good(spec: str, size: int | None = None) -> list[Episode]:
-    episodes = read(spec, size)
-    assert [e for e in episodes if not isinstance(e, Episode)] == []
-    return episodes
 
 
 def film(tmp_path: Path, count: int = 6, ending: str = ".mp4", seed: int = 0) -> bytes:

@@ -13,6 +13,7 @@ import made
 import made_robots
 import numpy as np
 import pytest
+from made_robots import good, read
 
 from lapa.contracts import BadVideo, Episode, LapaError
 from lapa.data.pack import pack
@@ -20,16 +21,6 @@ from lapa.data.spec import open_dataset
 from lapa.data.stream import stream
 
 zarr = pytest.importorskip("zarr", reason="zarr is not installed")
-
-
-def read(spec: str, size: int | None = None) -> list[Any]:
-    return list(open_dataset(spec).episodes(size))
-
-
-def good(spec: str, size: int | None = None) -> list[Episode]:
-    episodes = read(spec, size)
-    assert [e for e in episodes if not isinstance(e, Episode)] == []
-    return episodes
 
 
 @pytest.mark.parametrize("form", [2, 3])
