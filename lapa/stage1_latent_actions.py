@@ -25,10 +25,12 @@ from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.data.buffer import Buffer, excerpt
 from lapa.data.features import frame_features
 from lapa.data.mixture import Mixture
+from lapa.data.observations import say_once
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex, pair_counts, tell_of_window, window_offsets, window_pairs
 from lapa.data.pixels import as_pixels
 from lapa.data.stream import Stream
+from lapa.measures.flow import flow_motion, installed
 from lapa.measures.motion import Motion, Told, baselines, behind, motion, told, verdict
 from lapa.measures.probes import LEAST, effector_columns, of_each_fifth, one_hot, perplexity, probe, r2
 from lapa.models.idm import InverseDynamics
@@ -132,11 +134,14 @@ class Look:
         return np.concatenate([self.fit, self.rows]), test & apart
 
     def comparison(self, codes: int) -> tuple[Motion, dict[str, Told]] | None:
-        """What the robot did in the rows of `probed`, and what features that need no training tell of it, with as many
-        clusters as there are codes. None where nothing says what it did. Made once: it is the same at every step."""
+        """What the robot did in the rows of `probed`, or the optical flow where nothing says it, and what features that
+        need no training tell of it, with as many clusters as there are codes. None where there are too few pairs, or
+        no library for the flow, which is said. Made once: it is the same at every step."""
         if codes not in self._made:
             rows, test = self.probed
             did = motion(self.packed, self.pairs, rows)
+            if did is None and min(test.sum(), (~test).sum()) >= LEAST:
+                did = _flow(self.packed, self.pairs, rows)
             enough = did is not None and min(test.sum(), (~test).sum()) >= LEAST
             self._made[codes] = (
                 (did, baselines(self.packed, self.pairs, rows, did.values, self.episode[rows], test, codes))
@@ -153,6 +158,17 @@ class Look:
     def judged(self) -> int:
         """Episodes that figures are reported of."""
         return len(np.unique(self.episode[self.rows]))
+
+
+def _flow(packed: Packed, pairs: PairIndex, rows: Array) -> Motion | None:
+    """The optical flow of the pairs; None, and a word, where the library is missing."""
+    if installed():
+        return flow_motion(packed, pairs, rows)
+    say_once(
+        "What the codes tell cannot be measured: the videos say nothing of what the robot did, and the library for "
+        'optical flow is missing: pip install "lapa[flow]".'
+    )
+    return None
 
 
 def look_at(
@@ -412,8 +428,9 @@ def watch(laq: LAQ, look: Look) -> dict[str, Any]:
 
 
 def judge(laq: LAQ, look: Look) -> dict[str, Any]:
-    """What `watch` gives, what it was watched on, and, where something says what the robot did, the headline: "motion",
-    the codes beside features that need no training on the same pairs (measures/motion.py), with a verdict in words."""
+    """What `watch` gives, what it was watched on, and the headline: "motion", the codes beside features that need no
+    training on the same pairs (measures/motion.py; of videos without actions or state measures/flow.py), with a verdict
+    in words."""
     results = watch(laq, look)
     results["watched_on"] = f"{len(look.rows):,} {look.where}"
     compared = look.comparison(full_codes(laq))
@@ -445,7 +462,11 @@ def _compare(laq: LAQ, look: Look, results: Mapping[str, Any], step: int, title:
     if compared is None:
         return {}
     did, others = compared
-    codes = float(results.get("action_r2", results.get("state_r2", 0.0)))
+    if (known := results.get("action_r2", results.get("state_r2"))) is None:
+        rows, test = look.probed
+        features = one_hot(encode_all(laq, look.packed, look.pairs, rows), laq.config.codebook_size)
+        known = told(features, did.values, look.episode[rows], test).weighted
+    codes = float(known)
     if behind(codes, others):
         print(f"{title}, step {step:,}: {verdict(codes, others, did.what, look.judged)}", flush=True)
     return {f"{name.replace(' ', '_').partition('_of_')[0].replace('-', '_')}_r2": row.weighted

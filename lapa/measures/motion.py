@@ -28,6 +28,7 @@ from lapa.measures.linear import LinearFit, rows_of
 PIXELS = 24  # a side, of the pictures that codes are compared with
 COMPONENTS = 16  # principal components of the difference picture
 CLUSTERS = 256  # at most
+LISTED = 40  # dimensions that are told one by one, at most
 TRIES = 3  # of k-means; the one with the least distances counts
 FIRST, DIFFERENCE = "first picture", "difference picture"
 
@@ -170,12 +171,12 @@ def verdict(codes: float, others: Mapping[str, Told], what: str, episodes: int) 
 def lines(about: Mapping[str, Any]) -> list[str]:
     """The headline (stage1_latent_actions.py `judge`) for people: a line a row, the codes by dimension, the verdict."""
     wide = max(map(len, about["rows"]))
-    each = zip(about["names"], about["rows"]["codes"]["each"], strict=True)
+    each = list(zip(about["names"], about["rows"]["codes"]["each"], strict=True))
     by_dimension = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in each)
     return [
         f"R^2 of the {about['what']}, {about['episodes']} held-out episodes: mean of the dimensions, by variance",
         *(f"  {name:<{wide}}  {row['mean']:5.2f}  {row['weighted']:5.2f}" for name, row in about["rows"].items()),
-        f"  codes, by dimension: {by_dimension}",
+        *([f"  codes, by dimension: {by_dimension}"] if len(each) <= LISTED else []),
         about["verdict"],
     ]
 
