@@ -47,7 +47,7 @@ def flow_between(now: Array, later: Array) -> Array:
     """uint8 [H, W, 3] each -> float32 [2, ROWS, COLUMNS], in sides of the picture."""
     import cv2
 
-    finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in (now, later)]
     found = finder.calc(grey[0], grey[1], None)  # [H, W, 2] in pixels
     cells = cv2.resize(found, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA)
