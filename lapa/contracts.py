@@ -128,10 +128,19 @@ class ActionSpec:
 @dataclass(frozen=True)
 class ImageSpec:
     """How a backbone wants its pictures: squares of `size` pixels a side. `fit` says how others are made square:
-    "squash" resizes both sides, "pad" adds a border, "crop" cuts the longer side."""
+    "squash" resizes both sides, "pad" adds a border, "crop" cuts the longer side, "released" squashes as the released
+    LAPA code does."""
 
     size: int
-    fit: Literal["squash", "pad", "crop"] = "squash"
+    fit: Literal["squash", "pad", "crop", "released"] = "squash"
+
+
+class Continuation(Protocol):
+    """A language model that goes on where its prompt ends. It remembers what it has read since."""
+
+    def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Embeddings float [B, n, D] of the next n tokens -> their hidden states [B, n, D]; each sees those before."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -141,11 +150,13 @@ class Context:
     hidden   float [B, L, D]: the hidden states of the last layer, as far as the backbone computes them
     mask     bool [B, L]: False where there is padding
     readout  float [B, D]: the hidden state that sums up the others, such as the last token's
+    further  reads further tokens after these, for heads that generate in the backbone; None: it cannot
     """
 
     hidden: torch.Tensor
     mask: torch.Tensor
     readout: torch.Tensor
+    further: Continuation | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class Backbone(nn.Module, ABC):
 
     ships       the name of its weights in artefacts/borrowed.py, where lapa ships some: policies do not store those
                 again that stay frozen
+    acts_in     the arithmetic in which a policy acts on it; None: the fastest of the machine (runtime/precision.py)
 
     If `build` loads weights from elsewhere, give the Config a field `grounded: bool`: it is set to False where a saved
     policy is opened, whose weights come next.
@@ -37,6 +38,7 @@ class Backbone(nn.Module, ABC):
     image_spec: ImageSpec
     origin: Mapping[str, str] = {}
     ships: ClassVar[str] = ""
+    acts_in: torch.dtype | None = None
 
     @abstractmethod
     def prepare(self, seen: Seen) -> Inputs:
@@ -63,6 +65,10 @@ class Backbone(nn.Module, ABC):
                 f"The backbone {type(self).__name__} reads one camera and no state; leave policy.cameras and "
                 "policy.state out, or choose another policy.backbone."
             )
+
+    def answers(self, kind: str) -> None:  # noqa: B027 - most prompts do not say it
+        """The head of its policy predicts this kind of space ("codes", "actions", ..) from now on, for a backbone whose
+        prompt says so."""
 
     def overlooked(self, texts: Sequence[str]) -> list[str]:
         """Sentences for the user on what of the instructions it does not read."""

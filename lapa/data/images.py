@@ -14,13 +14,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lapa.contracts import Array, BadVideo
+from lapa.data.bilinear import released_square
 from lapa.data.folders import printable, readable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".jp2")
 LARGEST = 8192 * 8192  # pixels of a picture; a header that says more is taken for damage before memory is
 ORIENTATION = 0x0112  # the EXIF tag of how a picture is to be turned
 Source = bytes | Path | Array  # of an image: a file's bytes, a file, or pixels uint8 [H, W, 3]
-Fit = Literal["squash", "pad", "crop"]
+Fit = Literal["squash", "pad", "crop", "released"]
 
 
 def resized(frame: Array, size: int | None, fit: Fit = "squash") -> Array:
@@ -28,11 +29,13 @@ def resized(frame: Array, size: int | None, fit: Fit = "squash") -> Array:
 
     The one resize: packs, training, probes and service show a model the same pixels, to the bit. A picture that is no
     square is made one by `fit`: "squash" changes its shape, "pad" keeps it between black bars, "crop" takes the square
-    in its middle.
+    in its middle; "released" squashes as the released LAPA code does (data/bilinear.py), without means.
     """
     height, width = frame.shape[:2]
     if size is None or (height, width) == (size, size):
         return frame
+    if fit == "released":
+        return released_square(frame, size)
     if fit == "crop":
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2

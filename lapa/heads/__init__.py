@@ -30,6 +30,10 @@ class Head(nn.Module, ABC):
         """-> float32 [B, positions, classes]."""
         return self.logits(context).softmax(-1)
 
+    def predict(self, context: Context) -> Tensor:
+        """The likeliest classes, int64 [B, positions]."""
+        return self.logits(context).argmax(-1)
+
     def reading(self) -> Head:
         """A head with the same weights; labels tell what its classes mean (heads/linear.py). Raises LapaError where
         this is not possible."""

@@ -184,6 +184,7 @@ class VLA(Policy):
     def grow(self, space: Space) -> None:
         """Replace the head by a new one for `space`."""
         self.head = configure("heads", self.config.head, self.config.head_options).build(self.backbone.width, space)
+        self.backbone.answers(space.kind)
 
     # --- learning
 
@@ -334,29 +335,29 @@ class VLA(Policy):
     def logits(self, images: Any, texts: Sequence[str]) -> Tensor:
         """uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1] -> float32 [B, positions, classes]; impossible ones are
         -inf."""
-        return self._logits(Seen.of(images, texts))
+        return self._answering().logits(self._context(self._prepare(Seen.of(images, texts))))
 
-    def _logits(self, seen: Seen) -> Tensor:
-        context = self._context(self._prepare(seen))
-        assert isinstance(self.head, Head)
-        return self.head.logits(context)
-
-    def _context(self, inputs: Inputs) -> Context:
+    def _answering(self) -> Head:
         if not isinstance(self.head, Head):
             raise LapaError("This policy has no head yet; pretrain or finetune it first.")
-        where = next(self.head.parameters()).device
+        return self.head
+
+    def _context(self, inputs: Inputs) -> Context:
+        where = next(self._answering().parameters()).device
         context: Context = self.backbone({name: tensor.to(where) for name, tensor in inputs.items()})
         return context
 
     @torch.no_grad()
     def probabilities(self, images: Any, texts: Sequence[str]) -> Array:
-        """-> float32 [B, positions, classes], in the fastest arithmetic of this machine."""
+        """-> float32 [B, positions, classes], in the fastest arithmetic of this machine, or the backbone's own."""
         return self._said(Seen.of(images, texts))
 
     @torch.no_grad()
     def _said(self, seen: Seen) -> Array:
-        with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):
-            found: Array = self._logits(seen).softmax(-1).cpu().numpy()
+        dtype = self.backbone.acts_in or fast_dtype()
+        with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
+            context = self._context(self._prepare(seen))
+            found: Array = self._answering().probabilities(context).cpu().numpy()
         return found
 
     @torch.no_grad()
@@ -364,7 +365,7 @@ class VLA(Policy):
         """The likeliest latent codes, int64 [B, s]. Raises LapaError once the latent head has been dropped."""
         if not isinstance(self.space, CodeSpace):
             raise LapaError("This policy predicts robot actions, not codes: its latent head was dropped in stage 3.")
-        return self.logits(images, texts).argmax(-1)
+        return self._answering().predict(self._context(self._prepare(Seen.of(images, texts))))
 
     @torch.no_grad()
     def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
