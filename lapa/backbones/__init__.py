@@ -66,7 +66,7 @@ class Backbone(nn.Module, ABC):
                 "policy.state out, or choose another policy.backbone."
             )
 
-    def answers(self, kind: str) -> None:  # noqa: B027 - most prompts do not say it
+    def answers(self, kind: str) -> None:
         """The head of its policy predicts this kind of space ("codes", "actions", ..) from now on, for a backbone whose
         prompt says so."""
 

@@ -1,7 +1,7 @@
 """Pictures as the released LAPA code makes them square: bilinear, twice, without averaging over what is left out.
 
-The released code resizes with OpenCV (albumentations 1.3.1 on opencv 4.8.1), in whole numbers. Its arithmetic is here in
-numpy, to the level: weights of 11 bits, columns first, then rows, of which the four last bits are cut off.
+The released code resizes with OpenCV (albumentations 1.3.1 on opencv 4.8.1), in whole numbers. That arithmetic is here
+in numpy, to the level: weights of 11 bits, columns first, then rows, of which the last four bits are cut off.
 """
 
 from __future__ import annotations
