@@ -23,7 +23,7 @@ from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import finished, provenance, read_json, save_artefact
 from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.data.buffer import Buffer, excerpt
-from lapa.data.features import frame_features
+from lapa.data.features import FrameFeatures, frame_features
 from lapa.data.mixture import Mixture
 from lapa.data.observations import say_once
 from lapa.data.pack import Packed
@@ -336,8 +336,8 @@ def _fit_directions(laq: LAQ, look: Look, sampler: Sampler, seed: int) -> Sample
     return replace(sampler, load=lambda some: replace(sampler.load(some), codes=codes[some]))
 
 
-def features_of(laq: LAQ, packed: Packed) -> Array:
-    """What the frozen encoder sees in every frame, float16 [N, features]; from the cache where it is there."""
+def features_of(laq: LAQ, packed: Packed) -> FrameFeatures:
+    """What the frozen encoder sees in every frame; from the cache where it is there."""
     directions = laq.directions
     assert directions is not None
     width, key = directions.axes.shape[0], f"{directions.config!r} {directions.config.weights()}"

@@ -44,9 +44,12 @@ SEGMENT = 16  # frames that are read together of a held-out episode of a stream
 
 
 def learner(labels: Path, recipe: Recipe) -> PolicyConfig:
-    """The policy that learns the labels in this folder: what can be known of it before it is built."""
+    """The policy that learns the labels in this folder: what can be known of it before it is built. Raises LapaError
+    where what it is made of is not installed."""
     manifest = labels / MANIFEST
-    return configured(recipe, str(read_manifest(labels).get("method")) if manifest.exists() else "lapa")
+    config = configured(recipe, str(read_manifest(labels).get("method")) if manifest.exists() else "lapa")
+    config.borrowed()  # what is not installed is told now, and not after minutes of reading videos
+    return config
 
 
 def check_labels(packed: Index, labels: Labels, manifest: dict[str, Any], laq_hash: str | None = None) -> Array:
@@ -143,12 +146,12 @@ class Watch:
 
     def of_pack(self, packed: Packed) -> Monitor:
         """On frames of a pack."""
-        rows = spread(self.held, FRAMES, self.seed)
+        rows, features = spread(self.held, FRAMES, self.seed), self.policy.features(packed)
 
         def batches() -> Iterator[tuple[int, Any]]:
             for start in range(0, len(rows), self.how.batch_size):
                 some = rows[start : start + self.how.batch_size]
-                seen = look(packed, self.examples.frames[some], self.policy.spec)
+                seen = look(packed, self.examples.frames[some], self.policy.spec, features=features)
                 yield len(some), self.policy.batch(seen, self.examples.targets[some])
 
         return self._monitor(batches, rows)
@@ -234,13 +237,14 @@ def tell_of_instructions(packed: Index, policy: Policy) -> None:
 def sampler(policy: Policy, packed: Packed, examples: Examples, size: int, rows: Array | None = None) -> Sampler:
     """Batches of random examples of those in `rows` (None: of all)."""
     every = np.arange(len(examples.frames)) if rows is None else rows
-    mixture = Mixture(packed, packed.episode_of(examples.frames[every]))
+    mixture, features = Mixture(packed, packed.episode_of(examples.frames[every])), policy.features(packed)
 
     def draw(rng: np.random.Generator) -> Array:
         return every[mixture.draw(rng, size)]
 
     def load(rows: Array) -> Any:
-        return policy.batch(look(packed, examples.frames[rows], policy.spec), examples.targets[rows])
+        seen = look(packed, examples.frames[rows], policy.spec, features=features)
+        return policy.batch(seen, examples.targets[rows])
 
     return Sampler(draw, load)
 

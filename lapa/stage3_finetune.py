@@ -18,13 +18,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from lapa.artefacts.folder import describe, load_artefact, read_json, write_json
+from lapa.backbones import Backbone
 from lapa.contracts import Array, LapaError
 from lapa.data.index import counted
+from lapa.data.observations import say_once
 from lapa.data.pack import Packed
 from lapa.measures.offline import POLICY, keys_of, lines, nearest, offline
 from lapa.measures.probes import of_each_fifth
 from lapa.plots.offline import offline_error
-from lapa.policies import Policy, PolicyConfig, configured, opened, saved_config
+from lapa.policies import Policy, PolicyConfig, Which, configured, opened, saved_config
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import on_first_rank, rank
 from lapa.stage2_pretrain import sampler, save_policy, tell_of_instructions
@@ -37,10 +39,10 @@ ASKED = 600  # held-out frames that a policy is asked about
 
 def learner(policy_path: Path | None, recipe: Recipe) -> PolicyConfig:
     """The policy that is finetuned (None: the backbone alone, as the recipe has it): what can be known of it without
-    its weights. Raises LapaError when `policy_path` holds none."""
-    if policy_path is None:
-        return configured(recipe)
-    return saved_config(describe(policy_path, "policy"))
+    its weights. Raises LapaError when `policy_path` holds none, and where what it is made of is not installed."""
+    config = configured(recipe) if policy_path is None else saved_config(describe(policy_path, "policy"))
+    config.borrowed()  # what is not installed is told now, and not after minutes of reading data
+    return config
 
 
 def _class_at(policy_path: Path) -> type[PolicyConfig]:
@@ -99,9 +101,19 @@ def _learn(
     results = examples.results
     if results is None:
         results = fit(policy, sampler(policy, packed, examples, how.batch_size), how, out, seed=seed, title=title,
-                      parameters=policy.trainable(recipe.trainable),
+                      parameters=policy.trainable(_trainable(policy, policy_path, recipe)),
                       monitor=examples.watch and examples.watch(out, seed))  # fmt: skip
     return policy, dict(results), parents, method
+
+
+def _trainable(policy: Policy, pretrained: Path | None, recipe: Recipe) -> Which:
+    """What the recipe says, or "all" where the head alone would read what nobody has trained."""
+    backbone = getattr(policy, "backbone", None)
+    if pretrained is None and recipe.trainable == "head" and isinstance(backbone, Backbone) and backbone.untaught:
+        say_once("Without a pretrained policy all but what is frozen is trained, not the head alone: parts of the "
+                 "backbone are new.")  # fmt: skip
+        return "all"
+    return recipe.trainable
 
 
 def _labelled(packed: Packed, policy_path: Path | None) -> dict[str, list[str]]:

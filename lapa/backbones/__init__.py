@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from lapa.contracts import Context, ImageSpec, Inputs, LapaError
+from lapa.data.features import FrameFeatures
 from lapa.data.images import resized
 from lapa.data.observations import Pictures, Seen
+from lapa.data.pack import Packed
 from lapa.data.pixels import as_pixels
 from lapa.plugins import configure
 
@@ -30,8 +32,12 @@ class Backbone(nn.Module, ABC):
                 again that stay frozen
     acts_in     the arithmetic in which a policy acts on it; None: the fastest of the machine (runtime/precision.py)
 
+    untaught    are there weights that nobody has trained before stage 2? Stage 3 without stage 2 then trains all that
+                is not frozen, whatever `trainable` says
+
     If `build` loads weights from elsewhere, give the Config a field `grounded: bool`: it is set to False where a saved
-    policy is opened, whose weights come next.
+    policy is opened, whose weights come next. Weights from elsewhere that are never trained need not be part of the
+    module: let the Config have `borrowed() -> {part: reference}` then (artefacts/pretrained.py).
     """
 
     width: int
@@ -39,6 +45,7 @@ class Backbone(nn.Module, ABC):
     origin: Mapping[str, str] = {}
     ships: ClassVar[str] = ""
     acts_in: torch.dtype | None = None
+    untaught: ClassVar[bool] = False
 
     @abstractmethod
     def prepare(self, seen: Seen) -> Inputs:
@@ -69,6 +76,11 @@ class Backbone(nn.Module, ABC):
     def answers(self, kind: str) -> None:
         """The head of its policy predicts this kind of space ("codes", "actions", ..) from now on, for a backbone whose
         prompt says so."""
+
+    def features(self, packed: Packed) -> FrameFeatures | None:
+        """What its frozen vision encoder sees in every frame of a pack of one camera (data/features.py), which
+        `prepare` then gets in place of pictures; None: it looks at the pictures."""
+        return None
 
     def overlooked(self, texts: Sequence[str]) -> list[str]:
         """Sentences for the user on what of the instructions it does not read."""

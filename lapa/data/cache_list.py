@@ -25,7 +25,7 @@ UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 @dataclass(frozen=True)
 class Entry:
     """A folder of the cache: the dataset it was made from, its bytes, when it was last used (seconds since 1970).
-    `what` is such as "48 pixels", "index" or "unfinished"."""
+    `what` is such as "48 pixels", "features" (data/features.py), "index" or "unfinished"."""
 
     path: Path
     dataset: str
@@ -47,10 +47,11 @@ def _entry(path: Path) -> Entry | None:
         return None
     name, size, _ = (started[1] if started else path.name).rsplit("-", 2)
     try:
-        dataset = str(json.loads((path / META).read_text()).get("dataset") or f"{name}:?")
+        meta = json.loads((path / META).read_text())
     except (OSError, ValueError):
-        dataset = f"{name}:?"
-    what = "unfinished" if started or not (path / META).exists() else "index" if size == "index" else f"{size} pixels"
+        meta = {}
+    dataset, kind = str(meta.get("dataset") or f"{name}:?"), "features" if "features" in meta else f"{size} pixels"
+    what = "unfinished" if started or not (path / META).exists() else "index" if size == "index" else kind
     files = [file.stat() for file in path.rglob("*") if file.is_file()]
     # A file of a pack that is being made has its full length from the start: blocks are what it takes.
     taken = sum(stat.st_blocks * 512 if started else stat.st_size for stat in files)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,15 @@ class Seen:
     texts       B instructions
     state       float32 [B, S] in the robot's units, or None
     embodiment  B names of robots, "" where an observation has none
+    features    camera -> float16 [B, F], what a frozen vision encoder sees in the pictures, where that is known already
+                (data/features.py); there are no images then
     """
 
     images: Mapping[str, Pictures]
     texts: list[str]
     state: Array | None = None
     embodiment: tuple[str, ...] = ()
+    features: Mapping[str, Array] = field(default_factory=dict)
 
     @staticmethod
     def of(images: Pictures, texts: Sequence[str]) -> Seen:
@@ -52,6 +55,7 @@ class Seen:
             self.texts[start:end],
             None if self.state is None else self.state[start:end],
             self.embodiment[start:end],
+            {camera: features[start:end] for camera, features in self.features.items()},
         )
 
 

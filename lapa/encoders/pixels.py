@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lapa.artefacts.pretrained import Reference
 from lapa.contracts import LapaError
 
 
@@ -25,9 +26,17 @@ class Config:
         """Numbers a picture."""
         return 3 * self.side**2
 
+    def grid(self, image_size: int) -> tuple[int, int, int]:
+        """Channels, rows, columns."""
+        return 3, self.side, self.side
+
     def weights(self) -> str:
         """There are none."""
         return ""
+
+    def borrowed(self) -> Reference:
+        """Nothing."""
+        return {}
 
     def build(self) -> nn.Module:
         return SmallPicture(self.side)
@@ -41,4 +50,8 @@ class SmallPicture(nn.Module):
         self.side = side
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(images.float(), size=(self.side, self.side), mode="area").flatten(1)
+        return self.grid(images).flatten(1)
+
+    def grid(self, images: torch.Tensor) -> torch.Tensor:
+        """float [B, 3, H, W] -> float32 [B, 3, side, side]."""
+        return F.interpolate(images.float(), size=(self.side, self.side), mode="area")

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from lapa import plugins
 from lapa.artefacts.folder import Artefact, load_artefact
+from lapa.artefacts.pretrained import Reference, require_same
 from lapa.backbones import Backbone
 from lapa.contracts import Array, Labels, LapaError, Logs, Observation, PolicySpec
+from lapa.data.features import FrameFeatures
 from lapa.data.images import Fit
 from lapa.data.index import Index
 from lapa.data.observations import ONE, Seen, say_once
@@ -83,6 +85,11 @@ class PolicyConfig(ABC):
         """How pictures are made square (contracts.ImageSpec)."""
         return "squash"
 
+    def borrowed(self) -> dict[str, Reference]:
+        """Which weights it has from elsewhere that nobody trains here, by part (artefacts/pretrained.py): config.json
+        names them, and they are not saved. Raises LapaError where they are not installed."""
+        return {}
+
     @abstractmethod
     def build(self, pretrained: bool = True) -> Policy:
         """A new policy. `pretrained=False` skips weights that come from elsewhere, because
@@ -127,6 +134,11 @@ class OnBackbone(PolicyConfig):
     def fit(self) -> Fit:
         """The backbone's, where its Config has one."""
         return getattr(plugins.configure("backbones", self.backbone, self.backbone_options), "fit", "squash")
+
+    def borrowed(self) -> dict[str, Reference]:
+        """The backbone's, where its Config has `borrowed`."""
+        config = plugins.configure("backbones", self.backbone, self.backbone_options)
+        return config.borrowed() if hasattr(config, "borrowed") else {}
 
 
 class Policy(nn.Module, ABC):
@@ -180,6 +192,11 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def loss(self, batch: Any) -> tuple[Tensor, Logs]:
         """See contracts.Trainable."""
+
+    def features(self, data: Packed) -> Mapping[str, FrameFeatures]:
+        """What its frozen vision encoder sees in every frame, by camera, computed once and kept on disk; {}: it looks
+        at pictures. Every rank calls it alike."""
+        return {}
 
     def trainable(self, which: Which) -> Iterator[nn.Parameter]:
         """Freeze what does not train and return what does: the new part alone ("head"), or as much as stage 2 trains
@@ -236,7 +253,12 @@ class Policy(nn.Module, ABC):
 
     def description(self) -> dict[str, Any]:
         """What config.json needs to open this policy again."""
-        return {"policy": plugins.name_of(self.config), "model": asdict(self.config)}
+        borrowed = self.config.borrowed()
+        return {
+            "policy": plugins.name_of(self.config),
+            "model": asdict(self.config),
+            **({"frozen": borrowed} if borrowed else {}),
+        }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Make the parts that `description` names, before the saved weights are loaded."""
@@ -256,6 +278,7 @@ def configured(recipe: Recipe, method: str = "scratch") -> PolicyConfig:
 def opened(artefact: Artefact) -> Policy:
     """Open a saved policy, strictly. Raises LapaError where config.json and weights do not fit."""
     config = saved_config(artefact)
+    require_same(artefact.config.get("frozen"), config.borrowed(), f"{artefact.path}/config.json")
 
     def make() -> Policy:
         policy = config.build(pretrained=False)
@@ -281,11 +304,20 @@ def _own(config: PolicyConfig) -> bool:
     return any(name is not None and plugins.source_hash(kind, name) is not None for kind, name in parts.items())
 
 
-def look(data: Index, frames: Array, spec: PolicySpec, gathered: Mapping[str, Array] | None = None) -> Seen:
-    """The inputs of a policy of this spec at frames int64 [B] of the data; `gathered`: pictures read before."""
+def look(
+    data: Index,
+    frames: Array,
+    spec: PolicySpec,
+    gathered: Mapping[str, Array] | None = None,
+    features: Mapping[str, FrameFeatures] | None = None,
+) -> Seen:
+    """The inputs of a policy of this spec at frames int64 [B] of the data; `gathered`: pictures read before;
+    `features`: what Policy.features gives, in place of pictures."""
     texts = [data.instructions[e] for e in data.episode_of(frames)]
-    images = gathered or {camera: camera_of(data, camera).gather(frames) for camera in spec.cameras}
     state = data.state[frames] if spec.state and data.state is not None else None
+    if features:
+        return Seen({}, texts, state, features={camera: found[frames] for camera, found in features.items()})
+    images = gathered or {camera: camera_of(data, camera).gather(frames) for camera in spec.cameras}
     return Seen(images, texts, state)
 
 

@@ -27,6 +27,7 @@ from lapa.actions.tables import Decoding
 from lapa.artefacts.settings import checked, object_at
 from lapa.backbones import Backbone, build_backbone
 from lapa.contracts import Array, Context, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
+from lapa.data.features import FrameFeatures
 from lapa.data.index import Index
 from lapa.data.observations import ONE, Seen, say_once, seen
 from lapa.data.pack import Packed
@@ -38,13 +39,14 @@ from lapa.policies import (
     Policy,
     Which,
     acting_frames,
+    camera_of,
     chunks_after,
     look,
     refuse_idm,
     tell_of_texts,
 )
 from lapa.recipe import Recipe
-from lapa.runtime.distributed import device
+from lapa.runtime.distributed import device, once_a_machine
 from lapa.runtime.precision import fast_dtype
 
 AT_ONCE = 256  # frames that it is asked about at once
@@ -283,9 +285,9 @@ class VLA(Policy):
     def _read(self, data: Packed, frames: Array, chunks: Array, pad: Array) -> Logs:
         """Keep the head; the labels tell what its classes mean."""
         self.to(device()).eval()
-        said = np.concatenate(
-            [self._said(look(data, frames[i : i + AT_ONCE], self.spec)) for i in range(0, len(frames), AT_ONCE)]
-        )
+        spec, features = self.spec, self.features(data)
+        parts = [frames[i : i + AT_ONCE] for i in range(0, len(frames), AT_ONCE)]
+        said = np.concatenate([self._said(look(data, some, spec, features=features)) for some in parts])
         assert isinstance(self.head, Head)
         self.head = self.head.reading()
         self.config = replace(self.config, head="linear")
@@ -304,6 +306,15 @@ class VLA(Policy):
             print("That is little: what the policy predicts hardly tells these actions. Try --head own (with a "
                   "benchmark for this robot, `lapa tune` finds out what is best).", flush=True)  # fmt: skip
         return results
+
+    def features(self, data: Packed) -> Mapping[str, FrameFeatures]:
+        """See Policy: the backbone's."""
+
+        def found() -> dict[str, FrameFeatures]:
+            every = {camera: self.backbone.features(camera_of(data, camera)) for camera in self.reads.cameras}
+            return {camera: seen for camera, seen in every.items() if seen is not None}
+
+        return once_a_machine(found)
 
     def trainable(self, which: Which) -> Iterator[nn.Parameter]:
         """Freeze all but the head, or all but the vision encoder, and return what trains."""

@@ -63,10 +63,10 @@ def test_every_fourth_episode_is_watched_and_not_trained_on(
     trained, shown = set[int](), set[int]()
     look = stage2.look
 
-    def spy(data: Packed, frames: Any, spec: Any) -> Any:
+    def spy(data: Packed, frames: Any, spec: Any, **more: Any) -> Any:
         kind = set(videos.episode_of(frames).tolist())
         (shown if all(e % 4 == 3 for e in kind) else trained).update(kind)
-        return look(data, frames, spec)
+        return look(data, frames, spec, **more)
 
     monkeypatch.setattr(stage2, "look", spy)
     results = stage2.pretrain(videos, labels, about(videos), recipe, tmp_path, 0)
