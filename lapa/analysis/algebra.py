@@ -1,15 +1,17 @@
-"""Do codes add up, and does playing a video backwards turn them round? d(a, c) = d(a, b) + d(b, c), d(b, a) = -d(a, b).
+"""Do codes add up, and do they change sign when a video is played backwards?
 
-Errors are squared distances between what the sum (or the sign) predicts and what is read, over the same distance to
-what is read off other pairs: 0 is exact, 1 is chance, 2 is the opposite. Measured on three things that can be added:
+That is: d(a, c) = d(a, b) + d(b, c), and d(b, a) = -d(a, b).
 
-    difference  what the encoder hands to the quantizer, e_{t+H} - e_t
-    code        the codebook's entry for it, which is all that the decoder gets
+An error is the squared distance between what the sum (or the sign) predicts and what LAQ finds. It is divided by the
+same distance to what LAQ finds for other pairs: 0 is exact, 1 is chance, 2 is the opposite. Three things are measured:
+
+    difference  what the quantizer gets from the encoder, e_{t+H} - e_t
+    code        the codebook's entry for it; the decoder gets nothing else
     motion      the displacement that the code means, by a linear probe fitted on other episodes
 
-(a, c) spans two windows, twice what LAQ was trained on: its code has no
-entry for so long a motion, so motion is also compared by direction alone. "constant" is the share of the difference's
-energy that is the same for all pairs of a dataset: it cannot turn round, and where datasets differ in it, codes do.
+(a, c) spans two windows, twice what LAQ was trained on. No code stands for so long a motion. So the direction of the
+motion is compared as well. "constant" is the share of the difference's energy that is the same for all pairs of a
+dataset. It cannot change sign. Where it differs between datasets, their codes differ too.
 """
 
 from __future__ import annotations
@@ -32,12 +34,12 @@ from lapa.models.laq import LAQ
 from lapa.plots.figure import MISS, figure, plain, save, whiskers
 
 MOST = 4000  # triples of frames
-STILL = 0.25  # of the mean displacement: what moves less has no direction to compare
+STILL = 0.25  # of the mean displacement; a smaller motion has no direction
 LEVELS = ("difference", "code", "motion")
 
 
 def algebra(source: Source, specs: Sequence[str], out: Path, seed: int = 0) -> dict[str, Any]:
-    """The errors of every dataset, and `out/algebra.png`. Without states motion is left out."""
+    """The errors of every dataset, and `out/algebra.png`. Without states there is no motion."""
     results = {}
     for spec in specs:
         reading = read(source, spec, seed=seed)
@@ -82,9 +84,9 @@ def of_reading(laq: LAQ, reading: Reading, seed: int = 0) -> dict[str, Any]:
 
 
 def over_chance(expected: Array, found: Array, episode: Array, seed: int = 0) -> dict[str, Any]:
-    """Squared distance of two batches float [N, D], over what it is on average when the rows of one are shuffled.
+    """Squared distance of two batches float [N, D], divided by its mean when the rows of one batch are shuffled.
 
-    {"error", "interval" over episodes}. Both constant and equal is no error; constant and different is chance.
+    {"error", "interval" over episodes}. Where both batches are constant: 0 if they are equal, else 1 (chance).
     """
     miss = np.square(expected - found).sum(1)
     apart = np.square(expected.mean(0) - found.mean(0)).sum()
@@ -96,14 +98,14 @@ def over_chance(expected: Array, found: Array, episode: Array, seed: int = 0) ->
 
 
 def _direction(expected: Array, found: Array, episode: Array, seed: int) -> dict[str, Any]:
-    """Share of the predicted motions, of those with a direction, that are found within 30 degrees."""
+    """Of the predicted motions that have a direction, the share that is found within 30 degrees."""
     length = np.linalg.norm(expected, axis=1)
     long = length >= STILL * length.mean()
     return share_by_episode(angles(expected, found)[long] <= 30, episode[long], seed)
 
 
 def _levels(laq: LAQ, reading: Reading, now: Array, later: Array, probe: LinearFit | None) -> dict[str, Array]:
-    """What is read off frames int64 [N] and [N] (global), float64 [N, D] for each level."""
+    """What LAQ finds for the frames int64 [N] and [N] (numbers in the whole pack): float64 [N, D] for each level."""
     parts = [_read_off(laq, reading, now[i : i + 256], later[i : i + 256]) for i in range(0, len(now), 256)]
     difference, entry, codes = (np.concatenate(column) for column in zip(*parts, strict=True))
     levels = {"difference": difference, "code": entry}
@@ -114,7 +116,7 @@ def _levels(laq: LAQ, reading: Reading, now: Array, later: Array, probe: LinearF
 
 @torch.no_grad()
 def _read_off(laq: LAQ, reading: Reading, now: Array, later: Array) -> tuple[Array, Array, Array]:
-    """Of one batch, on a LAQ in evaluation mode: differences and codebook entries float64 [B, s * d], codes [B, s]."""
+    """For one batch and a LAQ in evaluation mode: differences and codebook entries float64 [B, s * d], codes [B, s]."""
     where = next(laq.parameters()).device
     x, y = (as_pixels(reading.packed.gather(frames), laq.config.image_size, where) for frames in (now, later))
     difference = laq.difference(x, y).float()

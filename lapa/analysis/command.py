@@ -1,4 +1,4 @@
-"""`lapa analyse`: from the question's name to its answer: a few lines on the console, WHAT.json and WHAT.png."""
+"""`lapa analyse`: finds the question by its name. Its answer is a few lines on the console, WHAT.json and WHAT.png."""
 
 from __future__ import annotations
 

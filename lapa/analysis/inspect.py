@@ -1,9 +1,9 @@
-"""`lapa inspect`: look at a dataset, at runs while they train or afterwards, and at what a LAQ makes of a dataset.
+"""`lapa inspect`: look at a dataset, at runs (while they train or afterwards), and at the codes of a dataset.
 
     a dataset         contact_sheet.png and its figures
-    runs              curves.png, how far they are, their results
+    runs              curves.png, the step they have reached, their results
     both              also gallery.png, map.png, reconstructions.png and the probe table of each LAQ on that dataset;
-                      with a policy of stage 2 that predicts a LAQ's codes also plans.png: where it means to go
+                      with a policy of stage 2 that predicts a LAQ's codes also plans.png: the way that it predicts
 
 All figures also go to inspect.json.
 """
@@ -79,7 +79,7 @@ class Run:
 
 
 def _setting_of_policy(about: dict[str, Any]) -> str:
-    """The setting of the recipe that optimises the policy of a run.json."""
+    """The name of the setting in the recipe that says how the policy of a run.json is optimised."""
     manifest = Path(about.get("labels", "")) / MANIFEST
     method = (
         read_manifest(manifest.parent)["method"] if manifest.is_file() else "unipi" if "idm" in about else "scratch"
@@ -89,7 +89,7 @@ def _setting_of_policy(about: dict[str, Any]) -> str:
 
 
 def read_run(path: Path) -> Run:
-    """Raises LapaError when `path` is no folder, or not one of a training run or an artefact."""
+    """The run in the folder `path`. Raises LapaError where there is no folder, or no training run or artefact in it."""
     if not path.is_dir():
         raise LapaError(f"There is no folder {path}.")
     name = "config.json" if finished(path) else "run.json"
@@ -110,7 +110,7 @@ def read_run(path: Path) -> Run:
 
 
 def _dataset_hint(path: Path) -> str:
-    """' Did you mean video_folder:clips?' of a folder that holds what a dataset does, or an empty string."""
+    """' Did you mean video_folder:clips?' where the folder looks like a dataset, else an example."""
     found = "video_folder" if any(any(path.glob(one)) for one in VIDEOS) else ""
     if (other := kind_of(path)) not in ("", "frame_folder") or not found:
         found = other
@@ -122,8 +122,8 @@ def _dataset_hint(path: Path) -> str:
 def inspect_dataset(specs: Sequence[str], out: Path, image_size: int) -> dict[str, Any]:
     """Print a dataset's figures, write its contact sheet and inspect.json to `out`; returns what the JSON holds.
 
-    `specs` are NAME:PATH; of several, each one's figures are printed too, for their actions may not go together.
-    Episodes that cannot be read are listed. Raises LapaError when none can.
+    `specs` are NAME:PATH. If there are several, the figures of each are printed too: their actions may differ in kind.
+    Episodes that cannot be read are listed. Raises LapaError when no episode can be read.
     """
     parts = [describe(pack([spec], image_size, skip_bad=True)) for spec in specs] if len(specs) > 1 else []
     for about in parts:
@@ -140,7 +140,7 @@ def inspect_runs(
     skip_bad: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Print how the runs stand and draw their curves; with a dataset also what their LAQs make of it.
+    """Print the progress and results of the runs and draw their curves; with a dataset also look at their LAQs on it.
 
     `window` in seconds (None: the one that a LAQ was trained with). Returns what inspect.json holds. Raises LapaError
     when a path is not a run, a dataset comes without a finished LAQ, or no episode is as long as the window.
@@ -203,8 +203,8 @@ def _look(
 
 
 def _judged_by(run: Run, packed: Packed, pairs: PairIndex, seed: int) -> Look:
-    """What stage 1 judged the LAQ by, where it was trained on this very dataset with this window: then the figures are
-    those of its log. Else each fifth episode, with the probes fitted on the others."""
+    """The pairs that judge the LAQ. If it was trained on this dataset with this window, they are those that stage 1
+    held out, and the figures are those of its log. Else every fifth episode; the probes learn from the others."""
     about, recipe = run.about.get("provenance", {}), run.about.get("recipe", {})
     trained_on = packed.fingerprint in about.get("data", {}).values() and pairs.seconds == recipe.get("window")
     held_out = np.zeros(len(pairs), bool)
@@ -224,8 +224,8 @@ def _gallery(
     codes: Array,
     motion: Array | None,
 ) -> None:
-    """Each code on scenes of the dataset; of several, on the first frames of the same episodes of each. Tabletop's
-    domains show the same scenes there, if they have the same seed."""
+    """Each code on scenes of the dataset. With several datasets: on the first frames of episodes, the same numbers in
+    each. If Tabletop's domains have the same seed, these show the same scenes."""
     title = f"What each code does to the same scenes: {of}"
     if len(specs) == 1:
         scenes, domains = packed.gather(_one_an_episode(pairs, rng)), [""]
@@ -240,15 +240,15 @@ def _gallery(
 def _plans(
     runs: Mapping[str, Run], laqs: Mapping[str, Run], specs: Sequence[str], out: Path, skip_bad: bool
 ) -> dict[str, Any]:
-    """Where each policy of stage 2 means to go on the first dataset, {policy's name: figures}: of those whose LAQ is
-    among the runs, if the dataset's state says where the effector is."""
+    """The ways that policies of stage 2 predict on the first dataset, {policy's name: figures}. A policy is left out if
+    its LAQ is not among the runs. All are, if the dataset's state does not say where the effector is."""
     made: dict[str, Any] = {}
     sources = [open_laq(run.path) for run in laqs.values()]
     latent = {n: r for n, r in runs.items() if r.finished and (r.about.get("space") or {}).get("kind") == "codes"}
     for name, run in latent.items():
         parents = run.about.get("provenance", {}).get("parents", {}).values()
         for source in (s for s in sources if s.hash in parents):
-            reading = read(source, specs[0], PLANNED, skip_bad=skip_bad, note=False)  # _look has said it
+            reading = read(source, specs[0], PLANNED, skip_bad=skip_bad, note=False)  # _look has printed the note
             if not in_picture(reading.packed):
                 print(f"No plans of {run.path}: {specs[0]} has no states effector_x, effector_y in the picture.")
                 continue
@@ -272,7 +272,7 @@ def _print_plans(path: Path, figures: Mapping[str, Any]) -> None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Short names that tell the runs apart: the folder's own, or as much of the path as it takes."""
+    """A different short name for each run: that of its folder, with folders above it where two would be the same."""
     whole = [path.resolve().parts for path in paths]
     if len(set(whole)) < len(whole):
         raise LapaError(f"A run is given twice: {', '.join(map(str, paths))}.")
@@ -324,7 +324,7 @@ def _figure(value: Any) -> str:
 
 
 def _print_laq(path: Path, packed: Packed, results: Mapping[str, Any], size: int) -> None:
-    """The probe table, then one line a position of the code."""
+    """The probe table, then one line for each position of the code."""
     probes: dict[str, tuple[str, ...]] = {}
     forms = [("linear", "{}_r2"), ("MLP", "{}_mlp_r2")]
     kinds = [(head, form) for head, form in forms if any(form.format(name) in results for name in PROBES)] or forms[:1]
@@ -376,7 +376,7 @@ def _one_an_episode(pairs: PairIndex, rng: np.random.Generator) -> Array:
 
 
 def _moving(packed: Packed, pairs: PairIndex, rows: Array) -> Array:
-    """The pairs of `rows` in which most happens, one from each of SHOWN equal parts of them."""
+    """Divides `rows` into SHOWN equal parts and returns the pair of each part in which the picture changes most."""
     some = pairs.batch(packed, rows[:240])
     change = np.abs(some.later.astype(np.float32) - some.now).mean((1, 2, 3))
     parts = np.array_split(np.arange(len(change)), min(SHOWN, len(change)))
@@ -405,12 +405,12 @@ def _print_dataset(about: dict[str, Any]) -> None:
         **{f"  {i + 1}": reason for i, reason in enumerate(about["bad"])},
     }
     _print_table(f"Dataset {about['dataset']}", {name: (value,) for name, value in rows.items()})
-    for line in about["told"]:  # what was chosen and passed over
+    for line in about["told"]:  # what was chosen, and what was not
         print(f"  {line}")
 
 
 def _commonest(counts: Mapping[str, int], shown: int = 4) -> str:
-    """Sizes or rates with the number of their episodes; phones give every clip a rate of its own."""
+    """The most common sizes or rates with their number of episodes. Clips of a phone may all have different rates."""
     ordered = sorted(counts, key=lambda name: -counts[name])
     told = [f"{name} ({counts[name]:,} episode{'s' * (counts[name] > 1)})" for name in ordered[:shown]]
     rest = len(ordered) - shown

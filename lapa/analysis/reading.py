@@ -1,4 +1,4 @@
-"""What a LAQ reads off videos: the codes of their pairs, beside what happened there and the LAQ never saw."""
+"""The codes that a LAQ gives to the pairs of videos, with the actions and states, which the LAQ did not see."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Reading:
 
     @property
     def changed(self) -> Array:
-        """How the state changed over the window: the effector's place where names tell it, else float64 [N, S] of all
-        columns, each over how much it varies. Raises LapaError without a state."""
+        """The change of the state over the window, float64 [N, S]: of the effector's position where the names say which
+        columns these are, else of all columns, each divided by its deviation. Raises LapaError without a state."""
         if self.packed.state is None:
             raise LapaError(f"{self.name} has no states, so nothing says how they changed.")
         if effector_columns(self.packed.state_names):
@@ -89,7 +89,7 @@ class Reading:
         return Reading(self.name, self.packed, self.pairs, self.rows[which], self.codes[which], self.classes)
 
     def halves(self, seed: int) -> tuple[Reading, Reading]:
-        """Half of the episodes to fit a probe on, and the other half. Raises LapaError for fewer than two episodes."""
+        """Half of the episodes, to fit a probe on, and the other half. Raises LapaError for fewer than two episodes."""
         episodes = np.unique(self.episode)
         if len(episodes) < 2:
             raise LapaError(
@@ -101,7 +101,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Source:
-    """A LAQ with its window in seconds, the hash that tells it from others and the videos it was trained on."""
+    """A LAQ, its window in seconds, its hash, and the videos it was trained on."""
 
     laq: LAQ
     window: float
@@ -117,7 +117,7 @@ def open_laq(path: Path) -> Source:
 
 
 def open_policy(path: Path, source: Source) -> Dreamer:
-    """The policy of stage 2 at `path`. Raises LapaError unless it predicts the codes of this very LAQ."""
+    """The policy of stage 2 at `path`. Raises LapaError unless it predicts the codes of `source`."""
     artefact = load_artefact(path, "policy")
     if source.hash not in artefact.config.get("provenance", {}).get("parents", {}).values():
         raise LapaError(f"{path} does not predict the codes of this LAQ: give the LAQ that labelled its videos.")
@@ -126,7 +126,7 @@ def open_policy(path: Path, source: Source) -> Dreamer:
 
 
 def note_if_trained_on(spec: str, trained_on: str) -> None:
-    """Say on the console when a LAQ was trained on the videos that it is judged by."""
+    """Print a note if a LAQ was trained on the videos that judge it."""
     if f" {spec} " in f" {trained_on} ":
         other = "other episodes, such as another seed" if parse(spec).name == "tabletop" else "other clips"
         print(f"Note: this LAQ was trained on {spec}, so the figures flatter it; give {other}.")
@@ -135,9 +135,9 @@ def note_if_trained_on(spec: str, trained_on: str) -> None:
 def read(
     source: Source, spec: str, most: int = 20_000, seed: int = 0, skip_bad: bool = False, note: bool = True
 ) -> Reading:
-    """The codes of a dataset's pairs, of `most` at random if there are more.
+    """The codes of a dataset's pairs. If there are more than `most` pairs, of `most` pairs at random.
 
-    With `note`, says what was read, and so when the LAQ was trained on these very videos.
+    With `note`, prints what was read, and whether the LAQ was trained on the same videos.
     """
     if note:
         note_if_trained_on(spec, source.trained_on)

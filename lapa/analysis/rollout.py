@@ -1,11 +1,11 @@
-"""How long does a drawn future stay true? Policy and decoder in closed loop against what happened.
+"""For how long are drawn futures right? Policy and decoder in closed loop, compared with what happened.
 
-Starting from a real frame, a code is named, the decoder draws the next frame, which is looked at next, and so on.
-Codes come from the policy, from the video itself ("true": what LAQ reads off the real frames), or from another
-episode. Copying shows the first frame for ever. "True, real frames" lets the decoder start from the real frame at
-every step: its error of one step.
+The loop starts from a real frame. A code is chosen, the decoder draws the next frame from it, the next code is chosen
+for that frame, and so on. Codes come from the policy, from the video itself ("true": the codes that LAQ gives to the
+real frames), or from another episode. "Copy" shows the first frame at every step. In "true, real frames" the decoder
+starts from the real frame at every step: this is its error of one step.
 
-The policy is not shown the future: where two ways are right, it may go the other one, and that counts as error here.
+The policy does not see the future. Where two ways are right, it may take the other one; that counts as error here.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The commands of `lapa`, by what they are for."""
+"""The commands of `lapa`, grouped by purpose."""

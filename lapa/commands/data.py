@@ -26,9 +26,9 @@ def cache(
 ) -> None:
     """Read datasets ahead of time, with all cores.
 
-    Makes the small frames that other commands would make one by one. Says first how much disk it takes, and refuses
-    what does not fit. Killed, the same command goes on where it was.
-    quantize, label and pretrain can also do without it: see their --stream.
+    Makes the small frames that other commands would make with one core. Says first how much disk it takes, and stops
+    if there is too little. If it is killed, the same command goes on where it was.
+    quantize, label and pretrain can also work without it: see their --stream.
 
     Args:
         dataset: what to read, given once or more
@@ -37,7 +37,7 @@ def cache(
         workers: processes (0: one per core)
         estimate: say how much disk it takes, and stop
         list: show what is in the cache, from which dataset, how large, and when it was last used
-        clear: remove all of it, what was made from one dataset, or what was not used for an age such as 30d, 12h, 2w
+        clear: remove from the cache: all, what was made from one dataset, or what was not used for 30d, 12h, 2w, ..
     """
     from lapa.data.cache import estimate as measure
     from lapa.data.cache import make, require_room
@@ -88,25 +88,25 @@ def collect(
     noise: float = 0.0,
     seed: Seed = 0,
 ) -> None:
-    """Write data, or what a benchmark's expert does, as LeRobot v3.0.
+    """Write data, or episodes of a benchmark's expert, as LeRobot v3.0.
 
     That is parquet and mp4. Datasets are, for example, the demonstrations of Tabletop.
     Examples: lapa collect --dataset tabletop:sim,episodes=200,seed=1 --out data/sim
     lapa collect --benchmark tabletop:sim --episodes 20 --noise 0.2 --out data/sim
 
-    --benchmark keeps the episodes in which its expert succeeds, with all cameras, state and actions. Their scenes are
-    none of those that policies are tried on.
+    --benchmark keeps the episodes in which its expert succeeds, with all cameras, state and actions. Policies are never
+    tried on their scenes.
 
     Args:
         out: new folder
-        without_actions: leave the actions out: mere video, as LAPA's premise has it
+        without_actions: leave the actions out, so that the data are video alone
         cameras: the cameras to keep, the main one first (none: all there are)
-        quality: how pictures are kept: H.264's crf, such as 18 or 23, as browsers play it; or exact, every pixel (auto:
-            exact up to 128 pixels a side, else 18)
+        quality: H.264's crf, such as 18 or 23, which browsers play; or exact, which keeps every pixel (auto: exact up
+            to 128 pixels a side, else 18)
         robot: the robot's name, for robot_type, where the dataset names none
         benchmark: NAME[:PATH][,OPTION=VALUE], such as tabletop:sim
         episodes: benchmark: how many
-        noise: benchmark: disturb the expert's motions by so much of their size, so that it shows how to recover
+        noise: benchmark: disturb the expert's motions by this share of their size, so that it shows how to recover
         seed: benchmark: which scenes
     """
     from lapa.data.index import counted
@@ -163,11 +163,11 @@ def convert(
         form: laq-official: the state dict that the released LAQ trainer saves
         source: checkpoint file (with --reverse: folder of the artefact)
         out: new folder of the artefact (with --reverse: new checkpoint file)
-        image_size: pixels a side of the images it was trained on; the weights do not tell
-        patch_size: pixels a side of a patch (None: read off the weights; if given, checked, as the next three)
+        image_size: pixels a side of the images it was trained on; the weights do not tell it
+        patch_size: pixels a side of a patch (None: found from the weights; if given, it is checked, as the next three)
         heads: attention heads
         dim_head: width of a head
-        codes: s; weights of 4 and of 16 codes differ in nothing but the image size
+        codes: s; weights for 4 and for 16 codes differ only in the image size
         window: seconds between the two frames it was trained on (None: the paper preset's)
         reverse: write a state dict that the released code loads
     """
@@ -201,9 +201,9 @@ def export(
     license: str | None = None,
     private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Hand on labels (LeRobot, jsonl) or a model (the hub).
+    """Export labels (LeRobot, jsonl) or a model (the hub).
 
-    The jsonl is that of the released LAPA code.
+    The released LAPA code reads the jsonl.
     Examples: lapa export lerobot runs/labels data/labelled; lapa export hub runs/laq me/laq --license apache-2.0
     --dataset says where the labelled videos are now (none: where they were when they were labelled).
 
@@ -212,13 +212,12 @@ def export(
             released LAPA training script; hub: upload a LAQ or a policy with a model card
         source: folder of `lapa label`; for hub, of `lapa quantize`, `pretrain` or `finetune`
         out: new folder; for hub, the repository
-        image_size: make the frames squares of so many pixels a side (None: as they are at the source)
+        image_size: make the frames squares with this many pixels a side (None: as they are at the source)
         fps: lerobot: the one rate to write, where the videos have several
-        quality: lerobot: how pictures are kept: H.264's crf, such as 23, as browsers play it (None: 18); or exact,
-            every pixel
+        quality: lerobot: H.264's crf, such as 23, which browsers play (None: 18); or exact, which keeps every pixel
         robot: lerobot: the robot's name, for robot_type, where the dataset names none
-        license: hub: the licence of the weights, such as apache-2.0; mind that of the videos
-        private: hub: for your eyes only
+        license: hub: the licence of the weights, such as apache-2.0; it must suit the licence of the videos
+        private: hub: only you can see it
     """
     if form == "hub":
         from lapa.artefacts.hub import push_to_hub

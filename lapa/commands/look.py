@@ -1,4 +1,4 @@
-"""What only looks: `lapa inspect`, `analyse`, `list`."""
+"""Commands that only show something: `lapa inspect`, `analyse`, `list`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def inspect(
     image_size: int = 96,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Look at a dataset, at runs, or at what a LAQ makes of a dataset.
+    """Look at a dataset, at runs, or at a LAQ's codes of a dataset.
 
-    Of runs it shows curves and results, also while they train.
+    For runs it shows curves and results, also while they train.
     Examples: lapa inspect video_folder:clips/; lapa inspect runs/laq; lapa inspect runs/a runs/b; lapa inspect runs/laq
-    --dataset video_folder:clips/, where any dataset will do, not only the one that the LAQ was trained on.
-    A dataset, given by itself or with --dataset, is always read to its end, and what cannot be read is listed.
+    --dataset video_folder:clips/ (any dataset, not only the one that the LAQ was trained on).
+    A dataset, alone or with --dataset, is always read to its end. Episodes that cannot be read are listed.
 
     Args:
-        runs: folders of lapa quantize, pretrain or finetune, to compare if there are several; with --dataset the code
-            gallery and the probe table of each LAQ among them; or datasets
+        runs: folders of lapa quantize, pretrain or finetune; several are compared; with --dataset also the code gallery
+            and the probe table of each LAQ among them. Or datasets
         out: folder for pictures and inspect.json (None: RUN/inspect for one run, else runs/inspect)
         window: seconds between the two frames (None: what the LAQ was trained with)
         image_size: pixels a side of the contact sheet's frames where no LAQ sets it
@@ -61,13 +61,14 @@ def analyse(
 ) -> None:
     """Ask what the codes mean: a figure, its baseline and a picture.
 
-    Example: lapa analyse transplant runs/laq. What figures mean: docs/analysis.md. Give as --dataset videos that the
-    LAQ was not trained on; without it they are 300 episodes of each look of Tabletop (for rollout, of sim).
+    Example: lapa analyse transplant runs/laq. docs/analysis.md says what the figures mean. --dataset should be videos
+    that the LAQ was not trained on (none: 300 episodes of each look of Tabletop; for rollout, of sim).
 
     Args:
-        what: transplant: do codes read off one look of Tabletop move the robot of another the same way? algebra: do
-            codes add up, and turn round when the video is played backwards? information: do codes tell the action, or
-            the object? rollout: how long do drawings of policy and decoder stay true? language: does the policy listen?
+        what: transplant: do codes of one look of Tabletop move the robot of another the same way? algebra: do codes
+            add up, and change sign when the video is played backwards? information: do codes tell the action, or the
+            object? rollout: for how long are frames drawn by policy and decoder right? language: does the policy use
+            the instruction?
         run: folder of a LAQ (for language, of a policy made by `lapa finetune`)
         policy: for rollout: folder made by `lapa pretrain` from this LAQ's labels
         out: folder for WHAT.png and WHAT.json (None: RUN/analysis)

@@ -1,4 +1,4 @@
-"""What puts methods beside one another: `lapa demo`, `evaluate`, `compare`, `study`, `ablate`."""
+"""Commands that compare methods or settings: `lapa demo`, `evaluate`, `compare`, `study`, `ablate`."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def demo(
         setting: cross-embodiment: the videos show a hand; in-domain: they show the robot itself, where guessing the
             videos' actions from the few labelled trajectories (VPT) works as well as LAPA
         workers: steps run side by side, one thread each (0: one per core)
-        unipi: the UniPi baseline as well, about five minutes more; a finished demo gets it added
-        quick: rehearse the whole path in about two minutes on a hundredth of the work; the figures mean nothing
+        unipi: the UniPi baseline as well, about five minutes more; it is added to a finished demo
+        quick: run every step with a hundredth of the work, in about two minutes; the figures mean nothing
     """
     from lapa.experiments.demo import DemoSettings, run_demo
 
@@ -73,19 +73,19 @@ def evaluate(
 ) -> None:
     """Try a policy on a benchmark (success) or recorded episodes (error).
 
-    On a benchmark: the share of successes with 95% intervals. With --dataset, where a robot has no benchmark: how far
-    the policy's actions are from the recorded ones on episodes that it was not taught, beside holding still, the mean
-    action and a ridge regression. --dataset are these episodes.
+    On a benchmark: the share of successes with 95% intervals. For a robot without a benchmark, --dataset are recorded
+    episodes: the error of the policy's actions on those that it was not finetuned on, beside the errors of holding
+    still, of the mean action and of a ridge regression.
 
     Args:
         out: folder for results.json and pictures
         policy: folder made by `lapa finetune`
-        row: in place of a policy one of the benchmark's own rows, such as no_op, random or expert
+        row: in place of a policy, one of the benchmark's own rows, such as no_op, random or expert
         name: name in the results (None: the policy's method)
-        execute: actions of each answer that are carried out before the policy is asked again (None: as it says itself)
-        instruction: what the policy is told: the right words, those of another scene, or none (does it listen?)
+        execute: how many actions of each answer are executed before the policy is asked again (None: the policy's own)
+        instruction: what the policy is told: the right words, those of another scene, or none
         episodes: test episodes
-        video: write the first so many episodes as animations
+        video: the number of episodes, from the first on, that are also written as animations
         validation: use the validation scenes, for choosing settings
     """
     from lapa.artefacts.folder import load_artefact
@@ -163,7 +163,7 @@ def compare(
 ) -> None:
     """Several methods on your data, or the paper's table on Tabletop.
 
-    Your data are --dataset and --labelled, the table is --settings. Interrupted, the same command goes on.
+    For your data give --dataset and --labelled, for the table --settings. If interrupted, the same command goes on.
     Examples: lapa compare --settings all --methods all --seeds 3 --out runs/paper; lapa compare --settings in-domain
     --methods lapa,vpt --budgets 20 --seeds 1 --out runs/part;
     lapa compare --dataset video_folder:clips/ --labelled lerobot:robot/ --out runs/mine. The first runs for hours; stop
@@ -177,14 +177,14 @@ def compare(
         settings: in-domain, cross-task, cross-env, cross-embodiment, or all
         methods: table: its rows (none: all of them); your data: methods (none: scratch,vpt,lapa and, if the
             videos have actions, actionvla)
-        seeds: table: training seeds, from 0 on; data, models and test scenes differ between them
+        seeds: table: number of training seeds; each has its own data, models and test scenes
         budgets: table: numbers of labelled trajectories (none: 5,10,20,50,100; cross-task 100)
         videos: table: episodes of video
         episodes: test episodes a method (table: and a seed and split)
         validation: table: validation episodes for each way to finetune
         only: table: run only cells with this text in their title, such as "lapa", "cross-env 20 " or "seed 0"
-        results: table: results.json of an earlier table; what it has is not run again
-        quick: table: rehearse on a hundredth of the work; the figures mean nothing
+        results: table: results.json of an earlier table; its cells are not run again
+        quick: table: run every step with a hundredth of the work; the figures mean nothing
         dry_run: table: say what would be run, and how long it would take
         benchmark: your data: NAME[:PATH][,OPTION=VALUE], where policies are tried (none: Tabletop where the labelled
             trajectories are of its world; else policies are judged by their error on trajectories that are held out)
@@ -261,8 +261,8 @@ def _compared_by_errors(named: tuple[str, ...], setting: Any, out: Path, workers
 
 
 def _refuse_changed(given: dict[str, Any], owner: str, command: Any = None) -> None:
-    """Raise LapaError for the first option of the command (None: `compare`) that is not as by default: it belongs to
-    `owner` alone."""
+    """Raise LapaError for the first option of the command (None: `compare`) that differs from its default: only `owner`
+    can use it."""
     for name, value in given.items():
         if value != inspect.signature(command or compare).parameters[name].default:
             raise LapaError(f"--{name.replace('_', '-')} belongs to {owner}. Leave it out.")
@@ -282,10 +282,10 @@ def study(
 ) -> None:
     """Settings of stage 1 on your data: what do the codes tell?
 
-    It also says whether all codes are in use. Interrupted, the same command goes on.
-    Each cell is a `lapa quantize` with one seed. Its figures are of episodes that are held out: perplexity at each
-    position, error over copying, and, where the dataset has actions and states, how much of action, displacement and
-    position the codes tell. --dataset are the videos (none: 1,500 episodes of Tabletop).
+    It also says whether all codes are in use. After an interruption the same command goes on.
+    Each cell is a `lapa quantize` with one seed. Its figures are measured on held-out episodes: perplexity at each
+    position, error over copying, and, if the dataset has actions and states, how much the codes tell of action,
+    displacement and position. --dataset are the videos (none: 1,500 episodes of Tabletop).
 
     Args:
         name: quantizers: each quantizer with 8 and 16 codes; options: the paper's decoder, and frozen features if you
@@ -294,7 +294,7 @@ def study(
         seeds: seeds per setting (None: the study's)
         workers: runs side by side, one thread each (0: one per core)
         only: run only rows with this text in their name, given once or more; the table shows all that are done
-        results: results.json of an earlier study; what it has is not run again
+        results: results.json of an earlier study; its cells are not run again
     """
     from lapa.experiments.study import STUDIES, TABLETOP, StudySettings, run_study
     from lapa.plugins import choose
@@ -319,17 +319,17 @@ def ablate(
     workers: int = 0,
     set: Options = (),
 ) -> None:
-    """One setting through its values, from video to success on Tabletop.
+    """Several values of one setting, from video to success on Tabletop.
 
-    What the codes tell stands beside it. Interrupted, the same command goes on. A cell takes about six minutes of a
-    core. Data and scenes are those of `lapa compare --settings in-domain`.
+    It also shows what the codes tell of the actions. After an interruption the same command goes on. A cell takes about
+    six minutes of a core. Data and scenes are those of `lapa compare --settings in-domain`.
 
     Args:
         name: codes: |C| 4 to 64; positions: s 1, 2, 4; window: 0.2 to 1 s; videos: 1 to 100% of them; policy: sizes of
             the backbone, grounded first, and the preset's without grounding; compute: steps of pretraining, 125 to
             2,000, of LAPA and of ActionVLA
         out: folder of all runs, results.json, table.md and ablation.png
-        seeds: training seeds, from 0 on; data, models and test scenes differ between them
+        seeds: number of training seeds; each has its own data, models and test scenes
         videos: episodes of video
         labels: labelled trajectories
         episodes: test episodes a seed

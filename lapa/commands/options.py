@@ -1,4 +1,4 @@
-"""Options that several commands share, how they open data and recipes, and how they speak."""
+"""What several commands share: options, opening data and recipes, and what is printed."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ SkipBad = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="list
 
 @dataclass(frozen=True)
 class Training:
-    """What every stage is told beside its data and its folder."""
+    """Options of every stage, besides its data and its folder."""
 
     preset: Preset = "laptop"
     steps: Steps = None
@@ -119,14 +119,14 @@ def split_names(given: tuple[str, ...]) -> tuple[str, ...]:
 def open_pack(
     dataset: tuple[str, ...], image_size: int, skip_bad: bool, fit: Fit = "squash", cameras: Sequence[str] = ()
 ) -> Packed:
-    """Pack the datasets (data/pack.py) and tell what was found."""
+    """Pack the datasets (data/pack.py) and print what was found."""
     from lapa.data.pack import pack
 
     return _opened(partial(pack, fit=fit, cameras=cameras), dataset, image_size, skip_bad)
 
 
 def open_stream(dataset: tuple[str, ...], image_size: int, skip_bad: bool, fit: Fit = "squash") -> Stream:
-    """The datasets as a stream (data/stream.py), and tell what was found."""
+    """Open the datasets as a stream (data/stream.py) and print what was found."""
     from lapa.data.stream import stream
 
     return _opened(partial(stream, fit=fit), dataset, image_size, skip_bad)
@@ -154,12 +154,12 @@ def recipe_of(
     )
     recipe = overridden(named(preset), (*options, *short))
     if stage:
-        require(getattr(recipe, stage).log)  # now, and not after minutes of reading videos
+        require(getattr(recipe, stage).log)  # before minutes are spent on reading videos
     return recipe
 
 
 def note_on_policy(preset: str, recipe: Recipe) -> None:
-    """What must be known of the policy of a preset, on stderr."""
+    """Print on stderr what users must know of the policy of a preset."""
     from lapa.data.observations import say_once
     from lapa.recipe import NOTES
 
@@ -168,7 +168,7 @@ def note_on_policy(preset: str, recipe: Recipe) -> None:
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """A figure a line, with what it means."""
+    """One figure in each line, with its meaning."""
     from lapa.measures.motion import lines
     from lapa.measures.probes import MEANING
 

@@ -1,4 +1,4 @@
-"""What trains or labels: `lapa quantize`, `fit`, `label`, `pretrain`, `finetune`, `tune`, `ground`."""
+"""Commands that train or label: `lapa quantize`, `fit`, `label`, `pretrain`, `finetune`, `tune`, `ground`."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from lapa.commands.options import (
 )
 from lapa.contracts import LapaError
 
-APART = 0.5  # R^2 of the dataset, told by the codes, above which the user hears of it
+APART = 0.5  # R^2 of the dataset, predicted from the codes; above it the user gets a note
 USUAL = Training()
-LITTLE = 0.3  # R^2 of inverse dynamics on its own training pairs, below which likewise
+LITTLE = 0.3  # R^2 of inverse dynamics on its own training pairs; below it the user gets a note
 
 
 def quantize(
@@ -81,8 +81,8 @@ def fit(
 ) -> None:
     """Stage 1 of the baselines VPT and UniPi: fit inverse dynamics.
 
-    The model learns which action lies between two adjacent frames. One serves both baselines: VPT labels the videos
-    with it, UniPi reads actions off the frames that it imagines. --dataset are the few labelled trajectories.
+    The model learns which action lies between two adjacent frames. Both baselines use it: VPT labels the videos with
+    it, UniPi finds the actions between the frames that it imagines. --dataset are the few labelled trajectories.
 
     Args:
         out: folder of the artefact; metrics.jsonl appears there while it trains
@@ -125,20 +125,20 @@ def label(
 ) -> None:
     """Stage 2a: label every frame of the videos.
 
-    Interrupt it at any time and run it again: it goes on. Run again when it is done, it says so.
+    Interrupt it at any time and run it again: it goes on. If everything is done already, it says so.
 
     Args:
         source: folder made by `lapa quantize` or `lapa fit`, ground_truth (the dataset's own actions, for ActionVLA)
             or future_frames (the frames to come, for UniPi)
         out: new folder for labels.parquet (a folder of shards) and manifest.json
-        preset: the preset that the policy will be pretrained with: named in the next command (None: the source's)
-        end: frames whose later frame would lie past the end of the episode: drop them, or clip to the last frame
+        preset: the preset for pretraining the policy; the next command that is printed names it (None: the source's)
+        end: frames whose later frame would be past the end of the episode: drop them, or clip to the last frame
         precision: arithmetic of a LAQ; bfloat16 is several times as fast at the paper's size; about 2% of codes differ
         compile: compile a LAQ first: a minute at the start, then about a tenth faster on a CPU; for long jobs
         workers: processes on this machine (0: this one); with ray, tasks (0: one per GPU of the cluster, else per core)
         engine: ray labels on the Ray cluster of RAY_ADDRESS, whose machines share the disk (pip install 'lapa[scale]')
-        shard: pairs written at once, at least; what a killed process has to do again (0: up to 4,096)
-        stream: decode the videos while labelling, without a pack on disk; the same labels
+        shard: least number of pairs in a file; a process that is killed loses one file at most (0: up to 4,096 pairs)
+        stream: decode the videos while labelling, without a pack on disk; the labels are the same
     """
     from lapa.artefacts.folder import read_config
     from lapa.recipe import nearest_preset
@@ -147,7 +147,7 @@ def label(
     from lapa.stage2_label import source_image_size
 
     if preset:
-        named(preset)  # refuses one that there is not
+        named(preset)  # refuses an unknown one
     packed = (open_stream if stream else open_pack)(dataset, source_image_size(source), skip_bad)
     manifest = write(packed, source, out, end, precision, compile=compile, shard=shard, workers=workers,
                      engine=engine, datasets=dataset, skip_bad=skip_bad)  # fmt: skip
@@ -162,7 +162,7 @@ def label(
         print(f"  damaged videos that were skipped: {len(manifest['skipped'])}; manifest.json lists them")
     if "r2_of_true_actions" in manifest:
         print(f"  R^2 of the dataset's own actions: {manifest['r2_of_true_actions']:.3f}")
-    made_by = Path(source) / "config.json"  # ground_truth and future_frames have none
+    made_by = Path(source) / "config.json"  # ground_truth and future_frames have no folder
     recipe = read_config(made_by.parent, "finished label source").get("recipe") if made_by.exists() else None
     found = preset or (nearest_preset(recipe) if recipe else "laptop")
     print_next(f"lapa pretrain {again(dataset)} --labels {quoted(out)}{same_preset(found)} --out runs/latent")
@@ -180,7 +180,7 @@ def pretrain(
 
     It predicts them from the frame and the instruction.
 
-    --dataset are the videos that were labelled, given as they were for `lapa label`.
+    --dataset are the videos that were labelled, written as they were for `lapa label`.
 
     Args:
         labels: folder made by `lapa label`
@@ -228,7 +228,7 @@ def finetune(
     trainable: Literal["head", "all"] | None = None,
     how: How = USUAL,
 ) -> None:
-    """Stage 3: a few labelled trajectories make it a robot policy.
+    """Stage 3: make it a robot policy with a few labelled trajectories.
 
     --dataset are those trajectories.
 
@@ -236,11 +236,11 @@ def finetune(
         out: folder of the artefact
         policy: folder made by `lapa pretrain` (None: the backbone alone, the Scratch baseline)
         idm: for unipi alone: folder made by `lapa fit`, which reads actions off imagined frames
-        head: linear: keep the head, and read off the labels what its classes, such as latent codes, mean as actions
-            (trains nothing, best for a few trajectories); own: train a new head in place of a latent one, as the paper
-            does, or go on with one that speaks actions; new: train a new one (None: the preset's)
-        trainable: head: the new head alone (best below some 50 trajectories), for unipi the video diffusion; all: all
-            but the vision encoder (None: the preset's)
+        head: linear: keep the head; the labels say which action each of its classes (latent codes, say) means; nothing
+            is trained; best for a few trajectories. own: train a new head in place of a latent one, as the paper does;
+            a head that predicts actions is trained further. new: train a new head (None: the preset's)
+        trainable: head: the new head alone (best below some 50 trajectories), for unipi the video diffusion; all:
+            everything but the vision encoder (None: the preset's)
     """
     from lapa.run_folder import begin, done_before
     from lapa.stage3_finetune import chosen_settings, learner
@@ -319,11 +319,11 @@ def tune(
 ) -> None:
     """Stage 3 in several ways; the best on what is held out is kept.
 
-    --dataset are labelled robot trajectories. Tried are: reading off them what a pretrained head's classes mean (read);
-    training the head alone (head), all but the vision encoder, gently (all) or four times as long (all-long); and for a
-    policy that speaks actions already, the same with a new head (new-head, all-new-head, all-long-new-head); for that
-    one and for unipi also no finetuning (as-it-is). Steps and learning rate are the preset's times a factor
-    (lapa/experiments/tune.py).
+    --dataset are labelled robot trajectories. The ways are: linear (the trajectories say which action each class of the
+    pretrained head means); head (train the head alone); all (everything but the vision encoder, with a low learning
+    rate); all-long (the same, four times as long). For a policy that already predicts actions: also with a new head
+    (new-head, all-new-head, all-long-new-head). For such a policy and for unipi: also no finetuning (as-it-is). Steps
+    and learning rate are those of the preset, times a factor (lapa/experiments/tune.py).
 
     Args:
         out: folder of the best policy
@@ -332,7 +332,7 @@ def tune(
         benchmark: NAME[:PATH][,OPTION=VALUE], on whose validation scenes the ways are scored (none: tabletop where the
             trajectories are of its world; else the error of actions on trajectories that are held out)
         episodes: validation episodes for each way
-        only: try only this way, given once or more
+        only: try only this way; may be given several times
     """
     from lapa.evaluate import differences, open_benchmark, require_same_actions
     from lapa.experiments.tune import require_enough
@@ -387,7 +387,7 @@ def ground(
     --set 'policy.backbone_options={"weights":"FOLDER","width":64,"depth":2}', naming the size they have.
 
     Args:
-        out: folder of the artefact; lapa/backbones/weights is where the package looks if not told otherwise
+        out: folder of the artefact (without weights=, the package uses lapa/backbones/weights)
         steps: optimizer steps
         batch_size: scenes a step
         learning_rate: peak learning rate of Adam
@@ -406,7 +406,7 @@ def ground(
     how = Optimisation(steps=steps, batch_size=batch_size, learning_rate=learning_rate, warmup=100)
     size: dict[str, Any] = {name: value for name, value in (("width", width), ("depth", depth)) if value is not None}
     config = tiny.Config(**size, grounded=False)
-    config.build()  # refuses a size that cannot be, before the folder is in use
+    config.build()  # refuses an impossible size before the folder is written
     domains = split_names(domains) or tuple(DOMAINS)
     for domain in domains:
         choose(domain, DOMAINS, "domain of Tabletop")
@@ -419,10 +419,10 @@ def ground(
 
 
 def stop(run: Annotated[Path, tyro.conf.Positional]) -> None:
-    """End a run early and keep it: the artefact is made from where it is.
+    """End a run early and keep its result: the artefact has the present weights.
 
-    The run ends after the present step; LAQ after its trial starts. Where it does not run just now, its own command
-    with --resume ends it at its last checkpoint. To go on after all: remove RUN/finish, then its command with --resume.
+    The run ends after the present step; LAQ after its trial starts. If the run is not running now, its own command with
+    --resume ends it at its last checkpoint. To continue it instead: remove RUN/finish, then its command with --resume.
 
     Args:
         run: folder of lapa quantize, fit, pretrain or finetune

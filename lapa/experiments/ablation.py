@@ -1,8 +1,8 @@
-"""`lapa ablate`: one setting turned through its values, from video to success on Tabletop (paper 4.6, Figure 5).
+"""`lapa ablate`: several values of one setting, from video to success on Tabletop (paper 4.6, Figure 5).
 
-A cell runs the whole chain, quantize, label, pretrain, finetune and evaluate, on test scenes. Rows that agree on the
-labels of stage 2 share them. Beside the success stands what the codes tell, which shows how well a figure of stage 1
-predicts it, and what stages 1 and 2 took.
+A cell runs the whole chain on test scenes: quantize, label, pretrain, finetune and evaluate. Rows with the same labels
+of stage 2 share them. Each success has beside it what the codes tell of the actions, so that one sees how well this
+figure of stage 1 predicts the success, and the time that stages 1 and 2 took.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ABLATIONS: dict[str, tuple[Row, ...]] = {
 
 @dataclass(frozen=True)
 class AblationSettings:
-    """Which ablation, on how much. options: further words of the training commands, such as --preset."""
+    """Which ablation, and how much data. options: more words of the training commands, such as --preset."""
 
     name: str
     seeds: int = 3
@@ -102,7 +102,7 @@ def plan(asked: AblationSettings, folder: Path) -> Plan:
 
 
 def _stage1(cell: Cell) -> str:
-    """The folder where the labels of stage 2 are made: once for all rows that agree on them."""
+    """The folder where the labels of stage 2 are made: once for all rows with the same labels."""
     if cell.row.true_actions:
         return f"truth/seed{cell.seed}"
     return cell.name if cell.row.settings or cell.row.share != 1 else f"laq/seed{cell.seed}"
@@ -130,7 +130,7 @@ def run_ablation(asked: AblationSettings, out: Path, workers: int = 0) -> dict[s
 
 
 def _read(cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any] | None:
-    """A finished cell; None for another."""
+    """A finished cell; None for one that is not finished."""
     where, row = out / cell.name, cell.row
     if not (where / "eval/results.json").exists():
         return None
@@ -152,8 +152,8 @@ def _read(cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any] |
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """Markdown: means over seeds, lowest and highest in brackets; samples are those of stage 2, seconds of a core those
-    of stage 2 and of what comes before it (LAQ and the labels)."""
+    """Markdown: means over seeds, with the lowest and highest in brackets. Samples are those of stage 2. Seconds of a
+    core are given for stage 2, and for what comes before it (LAQ and the labels)."""
     heads = ["", "seeds", "success", "action R²", "position R²", "error / copy", "perplexity", "samples", "seconds",
              "before"]  # fmt: skip
     lines = []
@@ -170,7 +170,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def picture(asked: AblationSettings, found: Sequence[dict[str, Any]], path: Path) -> None:
-    """Success, and where the rows differ in their codes also what those tell, a dot a seed; for "compute" curves."""
+    """Success, a dot for each seed; where rows differ in their codes also what these tell. "compute": curves."""
     title = f"lapa ablate {asked.name}: {asked.videos:,} videos, {asked.labels} labelled trajectories"
     if asked.name == "compute":
         return compute_curves(found, path, title)

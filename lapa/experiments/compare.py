@@ -1,4 +1,4 @@
-"""`lapa compare`: the methods of methods.py, each brought from the same videos and the same few labels to a score.
+"""`lapa compare`: the methods of methods.py, each trained on the same videos and the same few labels, and judged.
 
 A plan is a list of `lapa` commands (schedule.py), so every number can be made again by hand.
 """
@@ -21,7 +21,7 @@ from lapa.methods import METHODS, Method, fitted_for
 from lapa.plugins import choose
 from lapa.stage3_finetune import FIVE, HELD_OUT
 
-QUICK = tuple(  # a rehearsal: every step of the way, figures that mean nothing
+QUICK = tuple(  # runs every step; the figures mean nothing
     word
     for setting in (
         "quantize.steps=20",
@@ -33,14 +33,14 @@ QUICK = tuple(  # a rehearsal: every step of the way, figures that mean nothing
     )
     for word in ("--set", setting)
 )
-SMALL = 16  # pixels: nothing but actions is looked at
+SMALL = 16  # pixels; only actions are looked at
 FITTED_BY = {"laq": "quantize", "idm": "fit"}  # what stage 1 fits -> the command that does
-USUAL = "tabletop"  # where nobody says which benchmark
+USUAL = "tabletop"  # the benchmark if none is given
 LONGEST_FIRST = ("unipi", "lapa", "vpt", "actionvla", "scratch")
 
 
 class Plan:
-    """Steps by name, into one folder. A step that several results need is there once."""
+    """Steps by name, all in one folder. A step that several results need is planned once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Guess:
-    """Seconds that each step takes one slow core; `films` are of a policy that imagines video."""
+    """Guessed seconds of each step on one slow core. `films`: of a policy that imagines video."""
 
     ground: float = 420
     laq: float = 175
@@ -80,7 +80,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Chain:
-    """What stages 1 and 2 of a method are told: data and options as words of the command line, and names of steps.
+    """The input of stages 1 and 2 of a method: data and options as words of the command line, and names of steps.
 
     name: (method, step, whether it depends on the videos, whether on the labelled trajectories) -> the step's name.
     """
@@ -94,7 +94,7 @@ class Chain:
 
 
 def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Plan stages 1 and 2 of a method. Returns what stage 3 is told of them, and the steps that it needs."""
+    """Plan stages 1 and 2 of a method. Returns options of stage 3 that name their results, and the steps it needs."""
     if not row.source:
         return (), chain.needs
     guess, fitted, few = chain.guess, "", row.fits == "idm"
@@ -138,8 +138,8 @@ class Comparison:
 def require_actions(setting: Comparison, methods: tuple[str, ...]) -> tuple[str, ...]:
     """The methods to compare, by default those that the data allow.
 
-    Raises LapaError, before anything is trained, when the labelled trajectories do not fit the benchmark, or the videos
-    a method: of each dataset the first episode is looked at.
+    Looks at the first episode of each dataset. Raises LapaError, before anything is trained, when the labelled
+    trajectories do not fit the benchmark, or the videos do not fit a method.
     """
     for name in methods:
         choose(name, METHODS, "method")
@@ -175,8 +175,8 @@ def benchmark_for(labelled: Sequence[str]) -> str | None:
 
 
 def _labelled(specs: Sequence[str]) -> list[Packed]:
-    """Each dataset, packed small: what actions are is told by all of them, for one may not use its gripper. Raises
-    LapaError for one without actions."""
+    """Each dataset, packed at a small size. All of them say what the actions are: one alone may not move its gripper.
+    Raises LapaError for a dataset without actions."""
     for spec in specs:
         if not _has_actions(spec):
             raise LapaError(f"{spec} has no actions, and --labelled needs them.")
@@ -184,7 +184,7 @@ def _labelled(specs: Sequence[str]) -> list[Packed]:
 
 
 def _has_actions(spec: str) -> bool:
-    """Has the first episode that can be read?"""
+    """Whether the first episode that can be read has actions."""
     found = next((e for e in open_dataset(spec).episodes(SMALL) if isinstance(e, Episode)), None)
     return found is not None and found.actions is not None
 
@@ -192,8 +192,8 @@ def _has_actions(spec: str) -> bool:
 def plan(
     methods: Sequence[str], setting: Comparison, folder: Path, scripted: Sequence[str] = (), needs: tuple[str, ...] = ()
 ) -> list[PlanStep]:
-    """The steps from data to one results.json per method, longest chains first; without a benchmark to one policy per
-    method, which is judged as it is finetuned.
+    """The steps from data to one results.json per method, longest chains first. Without a benchmark the last step of
+    a method is `lapa finetune`, which also measures the error.
 
     `needs` are steps that make the data. Raises LapaError for a method that is unknown.
     """
@@ -238,8 +238,8 @@ def gather(names: Sequence[str], folder: Path) -> dict[str, Any]:
 
 
 def errors(methods: Sequence[str], folder: Path) -> dict[str, Any]:
-    """The held-out error of each policy that `lapa finetune` made in `folder` (measures/offline.py): rows by method,
-    and behind them those that need no policy, which are the same for all. {"rows", "names", "chunk", ..}."""
+    """The held-out error of each policy that `lapa finetune` made in `folder` (measures/offline.py): one row for each
+    method, then the rows that need no policy, which are the same for all. {"rows", "names", "chunk", ..}."""
     found = {name: read_json(folder / "policy" / name / HELD_OUT, f"held-out error of {name}") for name in methods}
     rows = {name: content["rows"][POLICY] for name, content in found.items()}
     first = found[methods[0]]
@@ -248,12 +248,12 @@ def errors(methods: Sequence[str], folder: Path) -> dict[str, Any]:
 
 
 def in_order(methods: Sequence[str], rows: Sequence[str]) -> list[str]:
-    """The benchmark's own rows around the methods: what any of them should beat before, the expert behind."""
+    """The methods between the benchmark's own rows: first those that a method should beat; the expert is last."""
     return [*(row for row in rows if row != "expert"), *methods, *(row for row in rows if row == "expert")]
 
 
 def told(row: dict[str, Any]) -> str:
-    """One result for people."""
+    """One result as text."""
     low, high = row["interval"]
     return f"{row['success']:6.1%}  ({low:.1%} to {high:.1%}, {row['episodes']} episodes)"
 

@@ -1,7 +1,7 @@
 """`lapa demo`: the whole method in ten minutes on two cores. A plan of `lapa` commands, then a report with pictures.
 
-Videos of a hand without actions, twenty labelled trajectories of the robot, and a policy for the robot: what LAPA is
-for. With --setting in-domain the videos show the robot itself.
+The videos show a hand and have no actions. Twenty labelled trajectories are of the robot. The result is a policy for
+the robot. With --setting in-domain the videos show the robot itself.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VIDEO_SEED, LABEL_SEED = 1, 2  # of the training data, added to 10 times the dem
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What `lapa demo` was asked for."""
+    """The options of `lapa demo`."""
 
     videos: int = 6000
     labels: int = 20
@@ -131,8 +131,8 @@ def pictures(results: dict[str, Any], out: Path) -> None:
 
 
 def _films(out: Path, folder: Path) -> None:
-    """The same scenes for several methods: the first two, and the first that LAPA failed in. `scene_3_vpt.gif`, and
-    what came of it beside it."""
+    """The same scenes for several methods: the first two, and the first in which LAPA failed. Each is a film, such as
+    `scene_3_vpt.gif`, with its outcome in a JSON file beside it."""
     outcomes = read_json(out / "eval/lapa/results.json", "evaluation of LAPA")["outcomes"]
     recorded = [i for i in range(len(outcomes)) if (out / f"eval/lapa/episode_{i}.gif").exists()]
     failed = [i for i in recorded if not outcomes[i]["success"] and i > 1]
@@ -142,9 +142,9 @@ def _films(out: Path, folder: Path) -> None:
 
 
 def _rollout(packed: Packed, out: Path, path: Path) -> None:
-    """A closed-loop dream of latent policy and decoder from the first frame of an episode, beside the real one.
+    """What latent policy and decoder imagine in closed loop from the first frame of an episode, beside the real frames.
 
-    The episode is the first of median length: neither the shortest nor a lucky one.
+    The episode is the first one of median length; it is not chosen by its result.
     """
     lengths = np.diff(packed.starts)
     episode = int(np.argmax(lengths == int(np.median(lengths))))

@@ -1,8 +1,8 @@
 """`lapa evaluate --policy P --dataset D`: a saved policy's offline error (measures/offline.py) on recorded episodes.
 
-Episodes that the policy was taught are left out; where no others are given, it is judged by those and the result says
-so. The rows beside it are fitted on the policy's labelled episodes where these are at hand, else on half of the given
-episodes, which then do not judge.
+Episodes that the policy was finetuned on are left out. If there are no others, they judge it all the same, and the
+result says so. The rows without a policy are fitted on the policy's labelled episodes if these are still there, else
+on half of the given episodes, which then do not judge.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def judged(packed: Packed, seen: set[str]) -> tuple[Array, bool]:
 
 
 def lines(made: Mapping[str, Any]) -> list[str]:
-    """The result for people."""
+    """The result as lines of text."""
     flatters = "" if made["unseen"] else " The policy was taught these very episodes, so its figures flatter it."
     left = f"; {made['left_out']} others are left out, which it was taught or the rows were fitted on"
     return [
@@ -79,7 +79,7 @@ def lines(made: Mapping[str, Any]) -> list[str]:
 
 
 def _seen(config: Mapping[str, Any], packed: Packed) -> set[str]:
-    """Keys of the episodes that a policy was taught; one of lapa 0.1 names its datasets alone."""
+    """Keys of the episodes that a policy was finetuned on. A policy of lapa 0.1 has only the names of its datasets."""
     if "labelled" in config:
         return set(config["labelled"]["trained"])
     data = config.get("provenance", {}).get("data", {})
@@ -89,7 +89,7 @@ def _seen(config: Mapping[str, Any], packed: Packed) -> set[str]:
 def _fitted_on(
     policy_path: Path, packed: Packed, test: Array, seen: set[str], shape: tuple[int, Any, Sequence[str]]
 ) -> tuple[tuple[Packed, Array], Array, str]:
-    """What the rows without a policy are fitted on, the episodes that are left to judge by, and the former in words."""
+    """The data that rows without a policy are fitted on, the episodes that remain to judge, and the former in words."""
     for data in (packed, _labelled(policy_path, packed, shape)):
         here = [] if data is None else [e for e, key in enumerate(keys_of(data)) if key in seen]
         if data is not None and here and not (data is packed and len(here) == packed.episodes):

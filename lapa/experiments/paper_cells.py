@@ -1,12 +1,12 @@
 """The cells of the paper's table as values: a row in a setting with a budget of labels and a training seed (paper
 section 4.1, Table 2).
 
-A setting says which videos stages 1 and 2 watch and which labelled trajectories stage 3 gets; it is always judged in
-`sim`, on seen and on unseen instructions and objects. Beside the paper's cross-environment column (here: videos in the
-domain `real`, whose robot has another frame) stands one with videos of a `hand`.
+A setting says which videos stages 1 and 2 watch and which labelled trajectories stage 3 gets. The evaluation is always
+in `sim`, on seen and on unseen instructions and objects. The paper has a cross-environment column (here: videos in the
+domain `real`, whose robot has another frame). There is one more column here, with videos of a `hand`.
 
-A cell ends in one evaluation a split. What it is made of is called after what goes into it, so that what two cells
-share has one name.
+A cell ends in one evaluation for each split. The name of a step says what goes into it. So a step that two cells share
+has one name.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Setting:
         return f"tabletop:{self.videos},episodes={episodes},seed={10 * seed + VIDEO_SEED}"
 
     def label_spec(self, budget: int, seed: int) -> str:
-        """The labelled trajectories of stage 3 for a training seed; a smaller budget is the start of a larger one."""
+        """The labelled trajectories of stage 3 for a training seed; a smaller budget is part of a larger one."""
         family = f",family={self.family}" if self.family else ""
         return f"tabletop:{HOME},episodes={budget},seed={10 * seed + LABEL_SEED}{family}"
 
@@ -89,7 +89,7 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Common:
-    """What all cells of a table share; two tables that differ here must not be mixed.
+    """What all cells of a table share. Two tables that differ in it must not be mixed.
 
     videos: episodes of video; episodes: of each test; validation: of each way to finetune that is tried; options: words
     of the training commands, such as --preset.
@@ -105,7 +105,7 @@ class Common:
             raise LapaError("A table needs at least one video, one test episode and one validation episode.")
 
     def quick(self) -> Common:
-        """The same, a hundredth of it."""
+        """The same with a hundredth of the work."""
         return Common(min(self.videos, 60), min(self.episodes, 20), min(self.validation, 10), (*self.options, *QUICK))
 
 
@@ -133,11 +133,11 @@ class TableCell:
 
     @property
     def title(self) -> str:
-        """For people, and for --only."""
+        """The title that is shown, and that --only looks at."""
         return f"{self.setting.name} {self.budget} {self.row.name} seed {self.seed}"
 
     def name(self, method: str, step: str, videos: bool, few: bool) -> str:
-        """A step's name, also its folder: the method, and those of videos and labels that go into it."""
+        """The name of a step and of its folder: the method, and the videos and labels that it uses."""
         parts = [self.setting.videos] * videos + [f"{self.setting.family}{self.budget}"] * few
         return "/".join(part for part in (f"seed{self.seed}", method, "+".join(parts), step) if part)
 
@@ -148,7 +148,7 @@ class TableCell:
 
     @property
     def tuned(self) -> str:
-        """Name of the step that ends training."""
+        """Name of the last step of training."""
         return self.score("tuned")
 
 
@@ -176,7 +176,7 @@ def parse(
 
 
 def cells(asked: Asked) -> list[TableCell]:
-    """All that is asked for: first what the table itself shows, seed by seed, then the other budgets."""
+    """All cells that are asked for: first those of the table itself, seed by seed, then those of the other budgets."""
     made = []
     for seed, name in itertools.product(range(asked.seeds), asked.settings):
         setting = SETTINGS[name]

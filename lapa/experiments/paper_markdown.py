@@ -1,5 +1,5 @@
-"""The results of `lapa compare --settings` for people: Markdown laid out as the paper's Table 2, with its figures
-beside ours, and what a terminal shows while the table fills."""
+"""The results of `lapa compare --settings` as text: Markdown in the form of the paper's Table 2, with the paper's
+figures beside ours, and what a terminal shows while cells are still running."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def markdown(results: Results) -> str:
 
 
 def main_budget(setting: str, budgets: Iterable[str]) -> str:
-    """The budget that the table shows: the setting's main one or, in a part of a table, the largest there is."""
+    """The budget that the table shows: the setting's main one, or if it was not run, the largest one that was."""
     there = sorted(budgets, key=int)
     return str(SETTINGS[setting].main) if str(SETTINGS[setting].main) in there else there[-1]
 
 
 def so_far(results: Results) -> Table:
-    """For a terminal: success of what learns at the main budgets, and of how many training seeds it is."""
+    """For a terminal: success of the trained methods at the main budgets, and the number of training seeds so far."""
     table = results.get("table", {})
     columns = _columns(table)
     there = _methods(table[s][split][budget] for s, split, budget in columns)
@@ -156,7 +156,7 @@ def _budgets(table: Results) -> list[str]:
 
 
 def _needed(table: Results) -> str:
-    """Where several budgets were tried: the smallest one whose mean success reaches a level."""
+    """The smallest budget whose mean success reaches a level, where several budgets were tried."""
     rows = []
     for setting, splits in table.items():
         for split, budgets in splits.items():
@@ -201,7 +201,7 @@ def _families(results: Results) -> str:
 
 
 def _ways(cells: Results) -> str:
-    """Validation is of the policies of each seed; what was tried is the same for all seeds of a row."""
+    """The ways to finetune that were chosen, seed by seed, and the mean validation success of every way."""
     rows: dict[tuple[Any, ...], list[Results]] = {}
     for cell in cells.values():
         if cell["split"] == SPLITS[0] and "way" in cell:
@@ -223,7 +223,7 @@ def _ways(cells: Results) -> str:
 
 
 def _is(cell: Results, method: str, setting: str, split: str, budget: str) -> bool:
-    """Does the cell belong to this place of the table? What knows no videos or no labels belongs to many."""
+    """Whether the cell belongs to this place of the table. One without videos or labels belongs to several places."""
     where = SETTINGS[setting]
     wanted = {"method": method, "split": split, "videos": where.videos, "family": where.family, "budget": int(budget)}
     return all(cell.get(key, value) == value for key, value in wanted.items())
@@ -235,7 +235,7 @@ def _methods(places: Iterable[Results]) -> list[str]:
 
 
 def _most(places: Iterable[Results]) -> tuple[int, int]:
-    """Seeds and episodes that a full cell has."""
+    """The number of seeds and episodes of a complete cell."""
     cells = [cell for place in places for cell in place.values()]
     return max((len(c["seeds"]) for c in cells), default=0), max((c["episodes"] for c in cells), default=0)
 

@@ -18,8 +18,8 @@ AGAINST = ("vpt", "scratch", "actionvla", "unipi")  # what LAPA is compared with
 
 
 def build(known: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
-    """Figures of the finished cells, {evaluation: what paper.py read of it}: of the settings that were asked for, and
-    of others with videos of their own.
+    """Figures of the finished cells, {evaluation: what paper_table.py read of it}: of the settings that were asked for,
+    and of others whose cells have videos.
 
     table   {setting: {split: {budget: {method: {"success", "interval", "episodes", "seeds", "per_seed", and for LAPA
             "gap_closed", "gap_interval"}}}}}
@@ -39,7 +39,7 @@ def build(known: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
 
 @cache  # the table is written anew after every step, and most of it has not changed
 def _place(found: tuple[tuple[str, Runs], ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures of every method, and of LAPA less the others, at one place of the table."""
+    """Figures of every method, and the differences between LAPA and the others, at one place of the table."""
     wins = {name: {seed: np.array([c == "1" for c in outcomes]) for seed, outcomes in runs} for name, runs in found}
     here = {name: _figures(of_method) for name, of_method in wins.items()}
     lapa = wins.get("lapa", {})
@@ -70,7 +70,7 @@ def _figures(wins: Mapping[int, Array]) -> dict[str, Any]:
 
 
 def _gap(wins: Mapping[str, Mapping[int, Array]]) -> dict[str, Any]:
-    """LAPA's share of the way from Scratch to ActionVLA; nothing where it is not defined."""
+    """How much of the gap from Scratch to ActionVLA LAPA closes, as a share; {} where this is not defined."""
     if not {"scratch", "actionvla"} <= wins.keys():
         return {}
     low, method, high = _aligned(wins["scratch"], wins["lapa"], wins["actionvla"])

@@ -1,9 +1,9 @@
 """`lapa compare --settings`: the paper's table. Every method, setting and budget of labels, over several seeds.
 
-The cells (cells.py) become steps (schedule.py), each a `lapa` command. What two cells share is made once: LAQ, its
-labels and the latent policy serve all budgets, and in-domain and cross-task both; Scratch knows no videos and serves
-all settings; what VPT learns depends on the labels. What is done is skipped, here or in an earlier results.json; what
-was killed goes on.
+The cells (paper_cells.py) become steps (schedule.py), each a `lapa` command. A result that several cells use is made
+once. LAQ, its labels and the latent policy are used for all budgets, both in-domain and cross-task. Scratch uses no
+videos, so it is the same in all settings. What VPT learns depends on the labels. Steps that are finished, here or in
+an earlier results.json, are skipped. Steps that were killed go on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RESULTS, ASKED = "results.json", "asked.json"
 
 
 def steps_of(asked: Asked, out: Path, known: Mapping[str, Any]) -> list[PlanStep]:
-    """The steps that the cells need and that `known` cells have not had; each once, in the order of the cells."""
+    """The steps that the cells need, without those of `known` cells. Each is there once, in the order of the cells."""
     plan, recipe = Plan(out), recipe_of(asked.common.options)
     goals = []
     for cell in cells(asked):
@@ -44,7 +44,7 @@ def steps_of(asked: Asked, out: Path, known: Mapping[str, Any]) -> list[PlanStep
         for split in missing:
             goals.append(_evaluate(plan, cell, split, asked.common))
     wanted, queue = set(), list(goals)
-    while queue:  # what is done needs nothing more, even if what it was made from is gone
+    while queue:  # a finished cell needs no steps, even if the steps before it were removed
         step = plan.steps[queue.pop()]
         if step.name not in wanted and not step.marker.exists():
             wanted.add(step.name)
@@ -53,7 +53,7 @@ def steps_of(asked: Asked, out: Path, known: Mapping[str, Any]) -> list[PlanStep
 
 
 def _train(plan: Plan, cell: TableCell, common: Common, recipe: Recipe) -> None:
-    """Stages 1 to 3; the way to finetune is searched for on validation scenes, for each cell."""
+    """Stages 1 to 3. For each cell `lapa tune` chooses the way to finetune, on validation scenes."""
     assert cell.row.method
     options = (*common.options, *(() if cell.row.grounded else ("--set", ungrounded(recipe))))
     labelled = datasets([cell.setting.label_spec(cell.budget, cell.seed)])
@@ -64,7 +64,7 @@ def _train(plan: Plan, cell: TableCell, common: Common, recipe: Recipe) -> None:
     start, needs = pretrained(plan, cell.row.method, chain)
     cost = chain.guess.tune_films if _films(cell) else chain.guess.tune
     if cell.row.method.name in ("vpt", "actionvla"):
-        cost *= 2.3  # they speak actions: more ways to try
+        cost *= 2.3  # they predict actions: more ways to try
     search = ("--episodes", str(common.validation))
     plan.add(cell.tuned, ("tune", *labelled, *start, *search, *chain.common, "--resume"), "config.json", needs, cost)
 
@@ -94,13 +94,13 @@ def recipe_of(options: Sequence[str]) -> Recipe:
 
 
 def ungrounded(recipe: Recipe) -> str:
-    """The setting that starts the backbone from random weights, whatever else it is told."""
+    """The setting that starts the backbone from random weights and keeps its other options."""
     told = json.dumps({**recipe.policy.backbone_options, "grounded": False}, separators=(",", ":"))
     return f"policy.backbone_options={told}"
 
 
 def guesses(recipe: Recipe, common: Common) -> Guess:
-    """Seconds a step on one core of the machine of docs/results.md, with the laptop preset's models."""
+    """Guessed seconds of each step on one core of the machine of docs/results.md, with the models of `laptop`."""
     start, videos, few = 4.0, common.videos / 6000, recipe.finetune.steps
     ways = 0.012 * few + 0.05 * few + 0.05 * 4 * few  # head, all, all-long
     films, few_films = recipe.pretrain_planner.steps, recipe.finetune_planner.steps
@@ -168,7 +168,7 @@ def run_paper(
     keep(seconds(out))
     try:
         run(steps, out, workers, after=keep, keep_going=True, shown=lambda: so_far(results))
-    finally:  # what is there is worth seeing, whatever stopped the rest
+    finally:  # also when a step has failed: show what is there
         keep(seconds(out))
         if results["table"]:
             budget_curves(results["table"], out / "curves.png")
@@ -208,7 +208,7 @@ def read_results(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Settings that one of them has not, for it is of another version, are no reason."""
+    """Raises LapaError for different settings. Those that only one of them has (another version) do not count."""
     before = dict(_leaves(theirs))
     for name, value in _leaves(ours):
         if name in before and before[name] != value:

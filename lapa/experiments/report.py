@@ -1,7 +1,7 @@
-"""One HTML file that shows a colleague what a run has done: figures, pictures, times, settings.
+"""One HTML file that shows what a run has done: figures, pictures, times, settings.
 
-It is whole by itself: style inline, pictures as data URIs, no script, nothing from outside. Input is a folder with
-`results.json` (the shape is in `write_report`) and `pictures/`; a picture that is missing leaves a sentence.
+The file needs no other file: its style is inline, its pictures are data URIs, and it has no script. Input is a folder
+with `results.json` (its keys are in `write_report`) and `pictures/`. In place of a missing picture there is a sentence.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def write_report(folder: Path) -> Path:
 
 
 def answer(results: Results) -> str:
-    """The result in a sentence or two, as plain text, whatever it is."""
+    """The result in one or two sentences of plain text, good or bad."""
     methods, labels = results["methods"], (results.get("settings") or {}).get("labels")
     few = f"{labels} labelled trajectories" if isinstance(labels, int) else "the same few labelled trajectories"
     setting = (results.get("settings") or {}).get("setting")
@@ -159,7 +159,7 @@ def answer(results: Results) -> str:
 
 
 def vpt_verdict(methods: Results) -> str:
-    """How LAPA stands to VPT, by their intervals; nothing where one of them was not run."""
+    """LAPA and VPT compared by their intervals; "" if one of them was not run."""
     if not {"lapa", "vpt"} <= methods.keys():
         return ""
     lapa, vpt = methods["lapa"], methods["vpt"]
@@ -213,7 +213,7 @@ def _page(results: Results, pictures: Path) -> str:
     )
 
 
-# Sections of one picture in `pictures`: title -> its file, its caption and what is said above it
+# Sections with one picture of `pictures`: title -> file, caption and the text above it
 FUTURES = "The futures that UniPi imagines"
 ONE_PICTURE = {
     "What the decoder draws": (
@@ -315,7 +315,7 @@ def _codes(results: Results, pictures: Path) -> str:
 
 
 def _films(pictures: Path) -> str:
-    """Scenes side by side, a row a scene and a column a method: pictures/scene_NUMBER_METHOD.gif."""
+    """Films pictures/scene_NUMBER_METHOD.gif in a table: a row for each scene, a column for each method."""
     scenes: dict[int, list[Path]] = {}
     for path in pictures.glob("scene_*_*.gif"):
         scenes.setdefault(int(path.stem.split("_")[1]), []).append(path)
@@ -376,7 +376,7 @@ def _settings(settings: Any) -> str:
 
 
 def _nested(value: Mapping[str, Any]) -> str:
-    """Leaves as a table, dictionaries as further folds."""
+    """Values as a table; dictionaries as parts that a click opens."""
     leaves = {k: v for k, v in value.items() if not (isinstance(v, Mapping) and v)}
     rows = "".join(
         f'<tr><th scope="row">{escape(str(k))}</th>'

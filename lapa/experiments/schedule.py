@@ -1,7 +1,7 @@
 """Run a plan of `lapa` commands side by side, one thread each, and go on where the last run stopped.
 
-A step is a command line that anyone could type, the steps it needs, and a file that exists once it is done. That is all
-there is to resuming: what is done is skipped, what was interrupted is run again and picks up its own checkpoint.
+A step is a command line, the steps that it needs, and a file that exists when it is done. After an interruption the
+finished steps are skipped. An unfinished step is run again and starts from its own checkpoint.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _without(waiting: list[PlanStep], failed: str) -> list[PlanStep]:
 
 
 def left(steps: list[PlanStep], folder: Path, workers: int = 0) -> float:
-    """Seconds that the steps which are not done will take, by their guesses and the pace of those that are."""
+    """The seconds that the remaining steps will take: their guesses times the pace of the finished steps."""
     waiting = [step for step in steps if not step.marker.exists()]
     return _Board(steps, seconds(folder)).left(waiting, [], workers or max(1, os.cpu_count() or 1))
 
@@ -146,19 +146,19 @@ def _failure(failed: _Running) -> str:
 
 
 class _Board:
-    """What is running, how far, and how long it will still take."""
+    """Which steps are running, their progress, and the time that is left."""
 
     def __init__(self, steps: list[PlanStep], times: dict[str, float]) -> None:
         self.steps, self.times = steps, times
 
     def pace(self) -> float:
-        """Measured seconds over guessed ones, of the finished steps: how much slower this machine is."""
+        """Measured seconds of the finished steps, divided by the guessed ones: how much slower this machine is."""
         done = [s for s in self.steps if s.marker.exists() and s.name in self.times]
         guessed = sum(s.seconds for s in done)
         return sum(self.times[s.name] for s in done) / guessed if guessed > 10 else 1.0
 
     def left(self, waiting: list[PlanStep], running: list[_Running], workers: int) -> float:
-        """Seconds left: the plan played out on paper with guessed times corrected by the pace so far."""
+        """Seconds left: the plan is gone through with guessed times, multiplied by the pace so far."""
         pace, now = self.pace(), time.monotonic()
         ends: dict[str, float] = {}
         for r in running:
@@ -175,7 +175,7 @@ class _Board:
         return clock
 
     def left_text(self, waiting: list[PlanStep], running: list[_Running], workers: int) -> str:
-        """The time left, for people."""
+        """The time left as text."""
         seconds = self.left(waiting, running, workers)
         return f"about {int(seconds // 60)}:{int(seconds % 60):02d} left" if waiting or running else ""
 
@@ -192,7 +192,7 @@ class _Board:
 
 
 def _progress(step: PlanStep) -> float:
-    """Share done, from the small file that training keeps (lapa/runtime/progress.py)."""
+    """The share that is done, from the small file that training writes (lapa/runtime/progress.py)."""
     try:
         done, total = (step.out / "progress").read_text().split()
         return int(done) / max(int(total), 1)

@@ -1,7 +1,7 @@
 """`lapa study`: settings of stage 1 side by side on one dataset, several seeds each.
 
-A cell is one `lapa quantize`. All cells hold out the same episodes, and their figures are of those. Cells that an
-earlier results.json has are not run again.
+A cell is one `lapa quantize`. All cells hold out the same episodes, and their figures are of these episodes. Cells of
+an earlier results.json are not run again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from lapa.plugins import choose
 
 TABLETOP = "tabletop:sim,episodes=1500,seed=1"  # the dataset when none is given
 FEATURES = "objectives.features_of"
-GOAL = 0.9  # of |C|: what the perplexity of every position is to reach
+GOAL = 0.9  # of |C|: the perplexity that every position should reach
 COLLAPSED = 0.25  # of |C|: a run with a position below has collapsed
 
 
 @dataclass(frozen=True)
 class Study:
-    """Rows to compare, how many seeds each gets and for how many steps unless the command says otherwise."""
+    """Rows to compare, with the number of seeds and of steps that the command can change."""
 
     note: str
     rows: tuple[Row, ...]
@@ -64,8 +64,8 @@ STUDIES: dict[str, Study] = {
 class StudySettings:
     """What all rows of a study share. `options` are further options of `lapa quantize`, such as --preset.
 
-    Rows that need one which is not there are left out. With `only`, no cells are started but those of rows with one of
-    these texts in their name.
+    A row that needs an option which is not there is left out. With `only`, the only cells that are started are those of
+    rows with one of these texts in their name.
     """
 
     study: str
@@ -85,7 +85,7 @@ class StudySettings:
             raise LapaError(f"A study needs at least one seed and one step, got {self.seeds} and {self.steps}.")
 
     def rows(self) -> list[Row]:
-        """Those of the study for which everything that they need is given."""
+        """The rows of the study, without those that need an option which is not given."""
         given = " ".join(self.options)
         return [row for row in STUDIES[self.study].rows if row.needs in given]
 
@@ -101,7 +101,7 @@ class StudySettings:
 
 
 def run_study(asked: StudySettings, out: Path, workers: int = 0, earlier: Path | None = None) -> dict[str, Any]:
-    """Run the cells that are neither in `out` nor in the results file `earlier`; returns what results.json holds.
+    """Run the cells that are not in `out` and not in the results file `earlier`; returns what results.json holds.
 
     `out/results.json` and `out/table.md` are written anew after every cell, `out/study.png` at the end. Raises
     LapaError when `out` holds a cell that was made by another command.
@@ -127,7 +127,7 @@ def run_study(asked: StudySettings, out: Path, workers: int = 0, earlier: Path |
 
     try:
         return run_cells(steps, out, workers, keep)
-    finally:  # what is there is worth seeing, whatever stopped the rest
+    finally:  # also when a step has failed: show what is there
         if results.get("cells"):
             picture(results, out / "study.png")
 
@@ -149,7 +149,7 @@ def _require_same_command(folder: Path, line: str) -> None:
 
 
 def _read(asked: StudySettings, cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any] | None:
-    """A finished cell; None for one that is not."""
+    """A finished cell; None for one that is not finished."""
     path = out / cell.name / "config.json"
     if not path.exists():
         return None
@@ -164,8 +164,8 @@ def _read(asked: StudySettings, cell: Cell, out: Path, times: Mapping[str, float
 def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """{row: {"seeds", "perplexity" per position (means; and of training), figure: {"mean", "low", "high"}}}.
 
-    Figures are all numbers of the cells' results, "perplexity_share" (perplexity of the position with the least of
-    it, over |C|) and "collapsed", the number of runs below COLLAPSED.
+    Figures are all numbers of the cells' results, "perplexity_share" (the lowest perplexity of all positions, divided
+    by |C|) and "collapsed", the number of runs below COLLAPSED.
     """
     rows: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(cell["row"] for cell in found):
@@ -218,7 +218,7 @@ def _range(figure: Mapping[str, float]) -> str:
 
 
 def picture(results: Mapping[str, Any], path: Path) -> None:
-    """Perplexity beside what the codes tell (or, without actions, beside the error), a dot a seed."""
+    """Perplexity beside what the codes tell (or, without actions, beside the error), a dot for each seed."""
     rows = list(results["rows"])
     of = {name: [c for c in results["cells"] if c["row"] == name] for name in rows}
 

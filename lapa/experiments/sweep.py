@@ -1,7 +1,7 @@
 """A sweep: rows of settings side by side, several seeds each. What `lapa study` and `lapa ablate` share.
 
-A row is a name and what it changes; a cell is a row with a seed. Every cell is one or more `lapa` commands that anyone
-could type (schedule.py). Cells that are finished are skipped, and cells that were killed go on.
+A row is a name and the settings that it changes; a cell is a row with a seed. Every cell is one or more `lapa` commands
+(schedule.py). Cells that are finished are skipped, and cells that were killed go on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Row:
     share         of the videos that stages 1 and 2 watch
     true_actions  stage 2 predicts true actions (ActionVLA), not codes
     size          width and depth of a backbone that is grounded first; None: the preset's
-    needs         a setting without which the row makes no sense: it is left out where that was not given
+    needs         a setting that the row needs; if it is not given, the row is left out
     """
 
     name: str
@@ -47,12 +47,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The folder of the cell below that of the sweep."""
+        """The folder of the cell, inside the folder of the sweep."""
         return f"{slug(self.row.name)}/seed{self.seed}"
 
 
 def cells(rows: Sequence[Row], seeds: int) -> list[Cell]:
-    """The first seed of every row first: what is there early already compares all rows."""
+    """All cells. The first seed of every row comes first, so that all rows can soon be compared."""
     return [Cell(row, seed) for seed, row in itertools.product(range(seeds), rows)]
 
 
@@ -111,7 +111,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, float]:
 
 
 def told(values: Sequence[float], form: str = "{:.2f}") -> str:
-    """`over_seeds` for people: "0.91 (0.88 to 0.93)"; the figure alone where there is one; "" where there is none."""
+    """`over_seeds` as text: "0.91 (0.88 to 0.93)"; with one seed the figure alone; "" without any."""
     if not values:
         return ""
     mean, low, high = (form.format(value) for value in over_seeds(values).values())

@@ -1,8 +1,8 @@
 """`lapa tune`: stage 3 in several ways, each scored on validation scenes; the best becomes the policy.
 
-How much to train on a few trajectories, and for how long, decides more than most ideas do (docs/experiments.md), and
-the best way differs between methods, budgets and robots. So every method gets the same search. Test scenes have no
-part in it. A killed search goes on.
+What is trained on a few trajectories, and for how long, has a large effect (docs/experiments.md). The best way differs
+between methods, budgets and robots. So every method gets the same search. It does not use test scenes. A search that
+was killed goes on.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ SCORE = "validation.json"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to finetune: what trains, which head (Recipe), and factors of the recipe's steps and learning rate.
+    """A way to finetune: what is trained, which head (Recipe), and factors of the recipe's steps and learning rate.
 
-    No steps at all: the pretrained policy as it is.
+    steps 0: the pretrained policy as it is.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Candidate:
     rate: float = 1.0
 
     def of(self, recipe: Recipe, setting: str = "finetune") -> Recipe:
-        """The recipe with this way of finetuning; `setting` is what of the recipe optimises the policy in stage 3."""
+        """The recipe with this way to finetune. `setting`: the part of the recipe that optimises stage 3."""
         how = getattr(recipe, setting)
         steps = max(1, round(how.steps * self.steps))
         tuned: Any = replace(how, steps=steps, learning_rate=how.learning_rate * self.rate)
@@ -68,8 +68,8 @@ CANDIDATES = {
 
 
 def candidates(ways: Sequence[str], only: Sequence[str] = ()) -> list[Candidate]:
-    """What is tried of the ways that suit a policy (PolicyConfig.ways), in the order of CANDIDATES. Raises LapaError
-    for an unknown name, and when nothing is left."""
+    """The ways to try: `only`, or all CANDIDATES, without those that do not suit the policy (not in `ways`, from
+    PolicyConfig.ways). Raises LapaError for an unknown name, and when nothing is left."""
     named = [CANDIDATES[choose(name, CANDIDATES, "way to finetune")] for name in only or CANDIDATES]
     found = [each for each in named if each.name in ways]
     if not found:
@@ -100,7 +100,7 @@ def tune(
     """Finetune in every way, score each on `episodes` validation scenes (drawn with `seed`), save the best to `out`.
 
     Without a benchmark each way is scored by the error of actions on labelled episodes that are held out
-    (measures/offline.py). Nothing is scored where there is only one way. The first in order wins a tie. Returns
+    (measures/offline.py). A single way is not scored. Of equal scores the first one is chosen. Returns
     {"chosen": NAME, "validation": {NAME: {"success" or "error", "interval", "episodes"}}}; config.json keeps it as
     "tuning". Raises LapaError as `candidates` and `finetune` do, and without a benchmark for fewer than FIVE episodes.
     """
@@ -157,7 +157,7 @@ def _merit(score: dict[str, Any]) -> float:
 
 
 def _error(folder: Path, packed: Packed) -> dict[str, Any]:
-    """The error on the episodes that `finetune` held out; of a policy that was not finetuned, on the same ones."""
+    """The error on the episodes that `finetune` held out. A policy that was not finetuned is judged on them too."""
     path, each = folder / HELD_OUT, np.arange(packed.episodes)
     if not path.exists():
         test, policy = of_each_fifth(each), Policy.from_pretrained(folder)

@@ -1,1 +1,1 @@
-"""Pictures of what the stages have learnt."""
+"""Pictures of data, training and results."""

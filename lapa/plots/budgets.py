@@ -1,4 +1,4 @@
-"""Success against the number of labelled trajectories: a row of panels a split, a column a setting, a line a method."""
+"""Success over the number of labelled trajectories: one row of panels per split, one column per setting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINES = {  # method -> name, colour
     "scratch": ("Scratch", "#8a94a3"),
     "scratch_ungrounded": ("Scratch, no grounding", "#c3c9d1"),
 }
-LEVELS = {"expert": "expert", "random": "random"}  # rows that know no labels: a line across
+LEVELS = {"expert": "expert", "random": "random"}  # rows without labels: a horizontal line
 
 
 def budget_curves(table: Mapping[str, Any], path: Path) -> None:
@@ -48,7 +48,7 @@ def budget_curves(table: Mapping[str, Any], path: Path) -> None:
 
 
 def _panel(axes: Any, budgets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One setting and split; returns what the legend shows of each method."""
+    """One setting and split. Returns the entry of the legend for each method."""
     there, drawn = sorted(map(int, budgets)), {}
     methods = [name for name in LINES if any(name in budgets[str(b)] for b in there)]
     for number, name in enumerate(methods):
@@ -66,7 +66,7 @@ def _panel(axes: Any, budgets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
         levels = [100 * budgets[str(b)][name]["success"] for b in there if name in budgets[str(b)]]
         if levels:
             axes.axhline(levels[0], color="#9aa0a8", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-            under = name == "random"  # above it are the methods that do no better
+            under = name == "random"  # above it are the methods that are no better
             axes.annotate(told, (1, levels[0]), xycoords=("axes fraction", "data"), xytext=(-2, -2 if under else 2),
                           ha="right", va="top" if under else "bottom", textcoords="offset points", fontsize=7.5,
                           color=MUTED)  # fmt: skip

@@ -1,6 +1,6 @@
-"""A map of the codes: where each lies in the codebook, and which way things move when it is said.
+"""A map of the codes: where each lies in the codebook, and how things move in the pairs that have it.
 
-Codes that lie near each other mean similar motions, which nobody told LAQ, and which stage 3 makes use of
+Codes that lie near each other mean similar motions. LAQ learns this without being told, and stage 3 uses it
 (docs/experiments.md, "Codes lie in a plane").
 """
 
@@ -26,9 +26,9 @@ def code_map(
 ) -> int:
     """Draw codes int64 [K, s] where they lie in the codebook, along its first two principal directions, as a PNG.
 
-    motion float [K, domains, 2], to the right and down: the mean motion of each code in each of the datasets called
-    `domains`, NaN where there was none. Where several codes describe a pair, all |C| of the first position are drawn:
-    none of them has a motion of its own. Returns how many directions there are.
+    motion float [K, domains, 2], to the right and down: the mean motion of each code in each dataset of `domains`, NaN
+    where no pair has the code. If a pair has several codes (s > 1), all |C| codes of the first position are drawn,
+    without motion: it belongs to all s codes together. Returns the number of directions.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

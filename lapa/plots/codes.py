@@ -1,7 +1,7 @@
-"""Pictures of data, codes and results, as files: PNG for the still ones, GIF, WebP or APNG for the moving ones.
+"""Pictures of data, codes and results, as files: PNG, and for moving pictures GIF, WebP or APNG.
 
-Most are one sheet: a title, a note that says how to read it, captioned columns, rows of tiles. Small frames are
-enlarged by whole factors, so that a pixel stays a pixel.
+Most are one sheet: a title, a note that says how to read it, columns with captions, rows of tiles. Small frames are
+enlarged by whole factors, so that each pixel becomes a square.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ PAPER, INK, MUTED, LINE = (255, 255, 255), (28, 30, 34), (104, 108, 116), (214, 
 ACCENT, PLAIN, REFERENCE = "#1f6feb", "#8a94a3", "#d3d8df"  # LAPA; the other methods; rows that learn nothing
 TITLE, TEXT, SMALL = 19, 14, 13  # font sizes in pixels
 MARGIN, GAP = 18, 4  # pixels around a sheet and between its tiles
-AMPLIFY = 2  # differences are shown this many times as strong
-MOST_CODES = 64  # rows of a gallery whose codes were not chosen by the caller
+AMPLIFY = 2  # differences are multiplied by this
+MOST_CODES = 64  # rows of a gallery if the caller does not choose the codes
 REFERENCES = ("no_op", "random", "expert")
 METHOD_NAMES = {
     "no_op": "no action",
@@ -55,7 +55,7 @@ class Dreamer(Protocol):
 
 
 def reconstructions(laq: LAQ, now: Images, later: Images, path: Path, title: str) -> None:
-    """One row a pair: now, future, the future as the decoder draws it from the codes, and what it missed.
+    """One row for each pair: now, future, the future that the decoder draws from the codes, and how they differ.
 
     `now` and `later` are as LAQ reads them, [B, ...]; B rows are drawn.
     """
@@ -85,13 +85,13 @@ def gallery(
     motion: Array | None = None,
     domains: Sequence[str] = ("",),
 ) -> None:
-    """Each code applied by the decoder to the same scenes: a code that means something does the same everywhere.
+    """Each code applied by the decoder to the same scenes: a code with a meaning does the same in all of them.
 
-    scenes uint8 [n, S, S, 3]. codes int64 [K, s]: the rows; without them all codes of the codebook, at one
-    position after another while the other positions stay at code 0. motion float [K, 2]: the mean motion of the
-    effector under each code, drawn as an arrow (x right, y down). With several domains the scenes of each
-    follow those of the one before, as many of each, and motion is [K, domains, 2]. Raises LapaError when the lengths
-    differ.
+    scenes uint8 [n, S, S, 3]. codes int64 [K, s]: the rows. Without them the rows are all codes of the codebook at the
+    first position, then at the second, and so on; the other positions have code 0. motion float [K, 2]: the mean
+    motion of the effector in the pairs of each code, drawn as an arrow (x right, y down). With several domains there
+    are equally many scenes of each, domain after domain, and motion is [K, domains, 2]. Raises LapaError when the
+    lengths differ.
     """
     size, device = laq.config.image_size, next(laq.parameters()).device
     table = _one_by_one(laq) if codes is None else np.asarray(codes)
@@ -126,7 +126,7 @@ def gallery(
 
 
 def imagine(policy: Dreamer, laq: LAQ, image: Array, instruction: str, steps: int) -> Array:
-    """Closed loop without a robot: the policy names a code, the decoder draws the next frame, and again.
+    """Closed loop without a robot: the policy chooses a code, the decoder draws the next frame, and so on.
 
     image uint8 [H, W, 3] -> uint8 [steps + 1, S, S, 3], the first being the image; a step is one window.
     """
@@ -156,7 +156,7 @@ def rollout_strip(real: Array, imagined: Array, path: Path, title: str = "Real a
 def future_frames(
     now: torch.Tensor, real: torch.Tensor, imagined: torch.Tensor, texts: Sequence[str], path: Path, title: str
 ) -> None:
-    """Two rows a scene, what happened and what was imagined, and what it differs from the present frame.
+    """Two rows for each scene: what happened and what was imagined, each also as its difference from the present frame.
 
     float in [0, 1]: now [B, 3, H, W]; real and imagined [B, K, 3, H, W]; `texts` are the instructions.
     """
@@ -172,7 +172,7 @@ def future_frames(
 
 
 def _words(text: str, size: int) -> Array:
-    """Words as a tile, uint8 [size, size, 3]."""
+    """A tile with words on it, uint8 [size, size, 3]."""
     image = Image.new("RGB", (size, size), PAPER)
     pen = ImageDraw.Draw(image)
     for i, line in enumerate(_wrap(text, _font(SMALL), size, most=size // (SMALL + 4))):
@@ -190,7 +190,7 @@ def _one_by_one(laq: LAQ) -> Array:
 
 
 def code_name(code: Sequence[int] | Array) -> str:
-    """As pictures call it: its numbers, position by position."""
+    """The name of a code in pictures: its numbers, position by position."""
     return " ".join(str(int(c)) for c in code)
 
 
@@ -205,7 +205,7 @@ def _difference(a: torch.Tensor, b: torch.Tensor) -> Array:
 
 
 def _arrows(motion: Array, size: int = 64) -> list[Array]:
-    """Motions float [K, 2] as arrows on one scale, uint8 [size, size, 3]; a dot for none, blank for unknown."""
+    """Motions float [K, 2] as arrows on one scale, uint8 [size, size, 3]: a dot is no motion, a blank tile unknown."""
     lengths = np.linalg.norm(motion, axis=1)
     longest = max(float(np.nanmax(lengths, initial=0.0)), 1e-9)
     return [_arrow(m / longest, size) for m in np.asarray(motion, np.float64)]
@@ -232,7 +232,7 @@ def _arrow(direction: Array, size: int) -> Array:
 
 
 def contact_sheet(packed: Packed, path: Path, count: int = 24) -> None:
-    """First, middle and last frame of up to `count` episodes, spread over the dataset, with what is known of each."""
+    """First, middle and last frame of up to `count` episodes of the dataset, with rate, length and instruction."""
     chosen = np.unique(np.linspace(0, packed.episodes - 1, min(count, packed.episodes)).round().astype(int))
     cards = [_card(packed, int(e)) for e in chosen]
     columns = min(3, len(cards))
@@ -260,7 +260,7 @@ def _card(packed: Packed, episode: int) -> Array:
 
 
 def _level(cards: Sequence[Array], columns: int) -> list[Cell]:
-    """Cards of one width as a row of `columns` cells of one height, white below them and where there is none."""
+    """Cards of one width as a row of `columns` cells of one height. The rest is white."""
     row = np.full((columns, max(len(card) for card in cards), cards[0].shape[1], 3), 255, np.uint8)
     for cell, card in zip(row[: len(cards)], cards, strict=True):
         cell[: len(card)] = card
@@ -308,7 +308,7 @@ def _ranges(values: Array, names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def success_bars(results: Mapping[str, Mapping[str, Any]], path: Path, title: str = "Success") -> None:
-    """Bars with interval whiskers, one a method, overall and by task family.
+    """One bar for each method, with its interval, for all tasks and for each task family.
 
     results: {method: {"success": share, "interval": (low, high), "families": {family: the same}}}.
     """
@@ -336,7 +336,7 @@ def success_bars(results: Mapping[str, Mapping[str, Any]], path: Path, title: st
 
 
 def _bars(axes: Any, methods: list[str], results: Mapping[str, Mapping[str, Any]], title: str, labelled: bool) -> None:
-    """Horizontal bars in per cent, first method on top; `labelled` writes the figures beside them."""
+    """Horizontal bars in per cent, first method on top. With `labelled` the figures are written beside them."""
     size = 10.5 if labelled else 8
     for y, name in enumerate(methods):
         if name not in results:
@@ -365,10 +365,10 @@ def _bars(axes: Any, methods: list[str], results: Mapping[str, Mapping[str, Any]
 
 
 def animation(frames: Array, path: Path, fps: float, scale: int = 1, hold: float = 1.2) -> None:
-    """uint8 [T, H, W, 3] as an endless .gif, .webp or .png (APNG), the last frame held for `hold` seconds.
+    """Frames uint8 [T, H, W, 3] as .gif, .webp or .png (APNG), repeated for ever; `hold`: seconds of the last frame.
 
-    A GIF has one palette of 256 colours, taken from all frames together: no flicker, no dither.
-    Raises LapaError on another ending, no frames or a rate that is not above 0.
+    A GIF has one palette of 256 colours for all frames, so that colours do not change between frames.
+    Raises LapaError for another ending, no frames, or a rate of 0 or less.
     """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None or not len(frames) or not fps > 0 or scale < 1:
@@ -379,7 +379,7 @@ def animation(frames: Array, path: Path, fps: float, scale: int = 1, hold: float
     film = [Image.fromarray(f) for f in np.repeat(np.repeat(frames, scale, 1), scale, 2)]
     if kind == "GIF":
         film = _one_palette(film)
-    step = max(round(1000 / fps), 20)  # browsers slow a GIF down that asks for less than 20 ms
+    step = max(round(1000 / fps), 20)  # browsers slow down a GIF of less than 20 ms a frame
     durations = [step] * (len(film) - 1) + [max(step, round(1000 * hold))]
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {"optimize": False} if kind == "GIF" else {}
     with replacing(path) as temporary:
@@ -400,7 +400,7 @@ def _one_palette(film: list[Image.Image]) -> list[Image.Image]:
 
 
 def _sheet(title: str, note: str, heads: list[str], rows: Sequence[Sequence[Cell]], gap: int = GAP) -> Image.Image:
-    """Rows of cells under captioned columns. Words are centred in their cell."""
+    """Rows of cells, with a caption above each column. Words are in the middle of their cell."""
     columns = list(zip(*rows, strict=True))
     widths = [
         max(max(_cell_width(c) for c in column), _width(head, _font(SMALL)))
@@ -439,7 +439,7 @@ def _cell_width(cell: Cell) -> int:
 
 
 def _tiles(frames: Array, target: int) -> list[Array]:
-    """uint8 [n, H, W, 3] -> n tiles about `target` pixels high: whole factors up, area down."""
+    """uint8 [n, H, W, 3] -> n tiles about `target` pixels high: enlarged by a whole factor, or reduced by averaging."""
     height, width = frames.shape[1:3]
     if height > 1.5 * target:
         size, how = (max(round(width * target / height), 1), target), Image.Resampling.BOX
@@ -456,7 +456,7 @@ def _row_of(tiles: Sequence[Array], gap: int) -> Array:
 
 @cache
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along: the same picture on every machine."""
+    """DejaVu Sans, which is part of matplotlib: the picture is the same on every machine."""
     from matplotlib import get_data_path
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
@@ -468,7 +468,7 @@ def _width(text: str, font: ImageFont.FreeTypeFont) -> int:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
-    """Lines of at most `width` pixels; what is left after `most` lines becomes an ellipsis."""
+    """Lines of at most `width` pixels. If the text needs more than `most` lines, the last one ends in an ellipsis."""
     lines: list[str] = []
     rest = " ".join(text.split())
     while rest and len(lines) < most:

@@ -1,4 +1,4 @@
-"""Success against the compute of pretraining, `lapa ablate compute`: with what stage 1 takes, and without."""
+"""Success over the compute of pretraining (`lapa ablate compute`), with and without the time of stage 1."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Cells = Sequence[dict[str, Any]]
 
 
 def compute_curves(cells: Cells, path: Path, title: str) -> None:
-    """Draw the cells of an ablation, called "METHOD, N steps", as a PNG: a line a method, a point the mean of a row.
+    """Draw the cells of an ablation ("METHOD, N steps") as a PNG. Each method is a line, each row's mean a point.
 
-    Solid lines count what comes before stage 2 as well (LAQ and labels), dashed ones stage 2 alone.
+    Solid lines include the time before stage 2 (LAQ and labels), dashed lines are of stage 2 alone.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

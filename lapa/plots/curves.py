@@ -1,4 +1,4 @@
-"""The curves of one or more training runs as one picture: one panel a kind of figure, one line a run and series."""
+"""The curves of one or more training runs as one picture: one panel for each kind of figure."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class CurvePanel:
     names: str
     log: bool = False
     reference: float | None = None
-    """a value worth a line across the panel"""
+    """draw a horizontal line at this value"""
     share: bool = False
     """between 0 and 1"""
     events: bool = False
-    """something that happens now and then: spikes in place of a line"""
+    """it happens only at some steps: draw spikes, not a line"""
 
 
 PANELS = (
@@ -47,7 +47,7 @@ PANELS = (
 
 
 def curves(runs: Mapping[str, Curves], path: Path, title: str, codebook: int | None = None) -> None:
-    """Draw all that the runs, by name, have logged. `codebook` is |C|, for the line of full use.
+    """Draw all that the runs have logged, {name of the run: curves}. `codebook` is |C|, for the line of full use.
 
     Raises LapaError when there is nothing to draw.
     """
@@ -76,7 +76,7 @@ def curves(runs: Mapping[str, Curves], path: Path, title: str, codebook: int | N
 
 
 def _panels(runs: Mapping[str, Curves]) -> list[CurvePanel]:
-    """The known panels, and one for every name that belongs to none of them."""
+    """The known panels, and one panel for every other name."""
     names = dict.fromkeys(name for run in runs.values() for name in run)
     rest = [name for name in names if not any(re.fullmatch(panel.names, name) for panel in PANELS)]
     return [*PANELS, *(CurvePanel(name.replace("_", " "), "", re.escape(name)) for name in rest)]
@@ -92,14 +92,14 @@ def _same(run: Curves, one: str, other: str) -> bool:
 
 
 def _draw(axes: Any, panel: CurvePanel, names: list[str], runs: Mapping[str, Curves], codebook: int | None) -> None:
-    """One run: a colour a figure and position. Several: a colour a run."""
+    """The lines of a panel. With one run each figure and position has its colour, with several each run."""
     many, told = len(runs) > 1, set[str]()
     parts = {name: _parts(name) for name in names}
     kinds = list(dict.fromkeys(kind for kind, *_ in parts.values()))
     lines = list(dict.fromkeys((kind, position) for kind, position, _ in parts.values()))
     for r, run in enumerate(runs.values()):
         for name, (kind, position, dashed) in parts.items():
-            if name not in run or (many and dashed and kind.endswith("_r2")):  # of several runs no MLP: too many lines
+            if name not in run or (many and dashed and kind.endswith("_r2")):  # no MLP of several runs: too many lines
                 continue
             steps, values = run[name]
             line = lines.index((kind, position))
@@ -149,7 +149,7 @@ def _colour(i: int) -> str:
 
 
 def _parts(name: str) -> tuple[str, str, bool]:
-    """The kind of figure, the position of the code, and whether the line is dashed: of watched pairs, or of an MLP.
+    """Kind of figure, position of the code, whether the line is dashed (watched pairs, or an MLP).
 
     "watched/perplexity_0" -> ("perplexity", "0", True), "watched/action_mlp_r2" -> ("action_r2", "", True).
     """
@@ -160,7 +160,7 @@ def _parts(name: str) -> tuple[str, str, bool]:
 
 
 def _label(kind: str, position: str, dashed: bool, named: bool = True, many: bool = False) -> str:
-    """What the legend says of a line: once what dashes mean, and of the others no more than tells them apart."""
+    """The entry of a line in the legend. Only one entry says what dashes mean."""
     probe = kind.endswith("_r2")
     if dashed and not (many and named):
         return "MLP" if probe else "watched"

@@ -1,4 +1,4 @@
-"""Settings side by side: a row each, a dot a seed, a tick at the mean."""
+"""Settings side by side: a row for each setting, a dot for each seed, a tick at the mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the drawn figures share: one look, bars and dots with intervals, one way to the file."""
+"""What the drawn figures share: their style, bars and dots with intervals, and how they are saved."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def figure(width: float, height: float, title: str) -> Any:
 
 
 def plain(axes: Any, title: str = "", x: str = "", y: str = "") -> None:
-    """Few lines, small words."""
+    """The style of all figures: few lines, small letters."""
     axes.set_title(title, loc="left", fontsize=9.5)
     axes.set_xlabel(x, fontsize=8.5, color=MUTED)
     axes.set_ylabel(y, fontsize=8.5, color=MUTED)
@@ -46,7 +46,7 @@ Value = tuple[float, Sequence[float]]  # a figure and its interval
 
 
 def whiskers(axes: Any, rows: Sequence[str], series: Mapping[str, Sequence[Value]], decimals: int = 2) -> None:
-    """A row each from the top, a dot with its interval for each series, the figure written beside it."""
+    """One row for each name, from the top. Each series is a dot with its interval and the figure beside it."""
     many = len(series)
     for j, (name, values) in enumerate(series.items()):
         for y, (value, (low, high)) in enumerate(values):

@@ -1,4 +1,4 @@
-"""The offline error of a policy beside what needs none, as a picture."""
+"""A picture of the offline error of a policy, beside rows that need no policy."""
 
 from __future__ import annotations
 

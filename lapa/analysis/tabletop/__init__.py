@@ -1,1 +1,1 @@
-"""Questions that are asked of Tabletop alone: they need its simulator, or what its states and tasks tell."""
+"""Questions that only Tabletop can answer: they need its simulator, its states or its tasks."""

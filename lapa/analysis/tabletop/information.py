@@ -1,15 +1,15 @@
-"""Do codes tell what is done, or what it is done to? Mutual information of the code with several things, in bits.
+"""Do codes tell the action, or the object? Mutual information of the code with several things, in bits.
 
     action     direction (eight) and length (none, short, long) of the robot's actions over the window
     position   where the effector was, on a grid of three by three
     object     the block that the instruction moves (colour and shape); colour and shape alone
     family     the kind of task
-    domain       which of the datasets, where there are several
+    domain     which of the datasets, if there are several
 
-A code that means "push the red star" in place of "push" would tell the object. Counting cells of a finite sample
-always finds some bits; what shuffled labels give is taken off. Episodes are shuffled whole: neighbouring pairs are
-alike, and shuffling them one by one would hide how much of the bits is chance. The last question is asked given the
-action, too: does the code tell the object beyond what the motion gives away?
+A code that means "push the red star" in place of "push" would tell the object. Information that is counted on a
+finite sample is always above zero. So the bits that shuffled labels give are subtracted. Whole episodes are shuffled:
+neighbouring pairs are alike, and if single pairs were shuffled, chance would seem smaller than it is. The object is
+also asked for given the action: does the code tell more of the object than the motion does?
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def information(source: Source, specs: Sequence[str], out: Path, seed: int = 0) 
 
 
 def variables(reading: Reading) -> dict[str, Array]:
-    """Everything that a code of Tabletop could tell, as classes int64 [N]. The action is in the board's frame."""
+    """All things that a code of Tabletop could tell, as classes int64 [N]. The action is in the board's frame."""
     spec = parse(reading.packed.spec)
     families = (spec.options["family"],) if spec.options.get("family") else FAMILIES
     seeds = [int(name.rpartition("-")[2]) for name in reading.packed.ids]
@@ -70,7 +70,7 @@ def variables(reading: Reading) -> dict[str, Array]:
 
 
 def polar(motion: Array) -> Array:
-    """float [N, 2] -> classes int64 [N]: 0 where there is (next to) none, else direction and shorter or longer half."""
+    """Motions float [N, 2] -> classes int64 [N]: 0 for (almost) no motion, else its direction and if it is long."""
     if motion.shape[1] != 2:
         raise LapaError(f"Directions are of actions in the plane; these have {motion.shape[1]} dimensions.")
     length = np.linalg.norm(motion, axis=1)
@@ -81,7 +81,7 @@ def polar(motion: Array) -> Array:
 
 
 def told(codes: Array, labels: Mapping[str, Array], episode: Array, seed: int = 0) -> dict[str, Any]:
-    """Bits that codes int64 [N, s] tell of labels {name: int64 [N]}, less what shuffled labels give.
+    """Bits that codes int64 [N, s] tell of labels {name: int64 [N]}, minus those that shuffled labels give.
 
     {"entropy" of the code, "variables": {NAME: {"bits", "noise" (deviation over shuffles), "entropy"}}, "pairs",
     "object_over_action", "object_over_action_at_most": ratios of bits}. "object given action" is I(code; object |
@@ -119,7 +119,7 @@ def _corrected(measure: Any, label: Array, orders: Sequence[Array]) -> dict[str,
 
 
 def _shuffled(episode: Array, rng: np.random.Generator) -> Array:
-    """Rows int64 [N] with the episodes, each whole, in another order; one starts anywhere, so that none stays put."""
+    """Rows int64 [N] with the episodes, each whole, in another order, starting at a random row."""
     order = np.argsort(episode, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(episode[order])) + 1)
     mixed = np.concatenate([parts[i] for i in rng.permutation(len(parts))])

@@ -1,4 +1,4 @@
-"""Does the policy listen? The same scenes with the right instruction, with that of another scene, and with none."""
+"""Does the policy use the instruction? The same scenes with the right one, with one of another scene, with none."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""Readable plans: the way that a policy's codes mean, drawn on the present image, beside the way that was gone.
+"""Plans that people can read: the way that a policy's codes mean, drawn on the present image, beside the true way.
 
-A code is made a displacement by a linear probe, fitted on other episodes. Two lines are drawn from where the effector
-is:
+A linear probe, fitted on other episodes, turns a code into a displacement. Two lines start where the effector is:
 
-    plan       the policy looks at the present image alone; from then on at what the decoder draws of its own codes
-    step by step    the policy looks at each real frame of the video; this is what it would do at every moment of it
+    plan            the policy sees the present image; after that, the frames that the decoder draws from its codes
+    step by step    the policy sees every real frame of the video: what it would do at each moment
 
-and two to compare with: what the codes of the video itself can say, and the true way.
+Two more lines are for comparison: the way that the codes of the video itself mean, and the true way.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ STYLE = {"plan": COLOURS[0], "each_frame": COLOURS[3], "codes": COLOURS[2], "tru
 def plans(laq: LAQ, policy: Dreamer, reading: Reading, path: Path, title: str, seed: int = 0) -> dict[str, Any]:
     """Draw SHOWN plans to `path`, judge up to JUDGED: {"plans", KIND: {"within_45", "miss"}}.
 
-    within_45: share of the ways that lead off, over the first quarter, within 45 degrees of the true one; miss:
-    distance of their ends from the true end, over the distance gone. Raises LapaError unless the state says where the
-    effector is.
+    within_45: the share of ways whose direction, over the first quarter, is within 45 degrees of the true one.
+    miss: the distance between the end of a way and the true end, divided by the distance covered. Raises LapaError
+    unless the state says where the effector is.
     """
     if not in_picture(reading.packed):
         raise LapaError(f"{reading.name}: plans need a state effector_x, effector_y in shares of the picture.")
@@ -103,7 +102,7 @@ def follow(
 
 
 def _picture(ways: dict[str, Array], images: Array, texts: list[str], path: Path, title: str) -> None:
-    """One row a scene, one panel a way, on the same image."""
+    """One row for each scene, one panel for each way, on the same image."""
     rows = len(images)
     made = figure(8.4, 0.6 + 2.25 * rows, title)
     grid = made.subplots(rows, len(ways), squeeze=False)

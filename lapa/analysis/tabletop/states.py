@@ -1,4 +1,4 @@
-"""What the data of Tabletop say: which domain a dataset shows, and where the effector is in the picture."""
+"""What the data of Tabletop tell: which domain a dataset shows, and where the effector is in the picture."""
 
 from __future__ import annotations
 

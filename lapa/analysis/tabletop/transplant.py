@@ -1,13 +1,13 @@
-"""Do codes mean the same motion in every domain? Codes read off one domain are executed by the robot of another.
+"""Do codes mean the same motion in every domain? The robot of one domain executes the codes of another domain.
 
 For domains A and B: each pair of frames of A gets its code. A linear probe, fitted on B alone, turns codes into
-commands of B's robot (its axes are turned, mirrored and scaled). B's simulator executes the command in a scene of its
-own, drawn at random. The angle between that motion and the one that the pair of A shows, both in the board's frame,
-is counted.
+commands of B's robot (its axes are turned, mirrored and scaled). B's simulator executes the command in a random scene
+of its own. The result is the angle between this motion and the motion in the pair of A, both in the board's frame.
 
-A pair of A that moves less than STILL has no direction to speak of and is left out, and counted. A command that does
-not move the robot is a miss. By chance 1 direction in 6 lies within 30 degrees; codes shuffled among the pairs of A
-measure that, the true motion of A executed in B measures what walls cost, and A = B what the alphabet can say.
+A pair of A that moves less than STILL has no clear direction. It is left out, and the number of such pairs is given. A
+command that does not move the robot counts as wrong. By chance 1 direction in 6 lies within 30 degrees. Three rows are
+for comparison: codes shuffled among the pairs of A measure chance; the true motion of A, executed in B, measures how
+much the walls hinder; and A = B measures how exact the codes themselves are.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def transplant(source: Source, specs: Sequence[str], out: Path, seed: int = 0) -
 
 
 def cell(test: Reading, probe: LinearFit, scenes: Reading, domain: str, seed: int = 0) -> dict[str, Any]:
-    """Codes of `test`, read by `probe` (codes -> action of one frame), executed in `domain` from scenes of `scenes`.
+    """`probe` turns the codes of `test` into actions of one frame; these are executed in `domain`, from `scenes`.
 
     Returns shares with their interval over the episodes of `test`, counts, and "angles" float [N] in degrees.
     """
