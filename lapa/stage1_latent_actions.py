@@ -35,7 +35,7 @@ from lapa.measures.motion import Motion, Told, baselines, behind, motion, told, 
 from lapa.measures.probes import LEAST, effector_columns, of_each_fifth, one_hot, perplexity, probe, r2
 from lapa.models.idm import InverseDynamics
 from lapa.models.laq import LAQ
-from lapa.models.objectives import Taught
+from lapa.models.objectives import Taught as Objective
 from lapa.plots.code_map import code_map
 from lapa.plots.codes import gallery, reconstructions
 from lapa.recipe import Recipe
@@ -48,6 +48,7 @@ from lapa.training.starts import forget, furthest
 
 BLOCK = 4096  # frames at a time
 DIRECTED = 6000  # pairs that the directions of a frozen encoder are fitted to, at most
+FEWEST_TAUGHT = 3  # labelled episodes
 CHOICE, WATCHED, FITTED = 1024, 3000, 2500  # pairs, fixed for the run: see Look
 LOWEST = "watched/choice_error"  # of checkpoints and of starts, the best
 FEWEST = 8  # episodes of which segments are looked at, at least, to fit probes on
@@ -59,24 +60,57 @@ def fit_laq(
     out: Path,
     seed: int,
     megabytes: int = 1024,
+    labelled: Packed | None = None,
 ) -> dict[str, Any]:
     """Train LAQ on the pairs of the window and save it to `out`. Returns the results kept in its config.json.
 
     A stream is read through a shuffle buffer; its frames in memory take `megabytes` at most (data/buffer.py).
     Every `recipe.hold_out`th episode is held out and the figures are of those, or else of training pairs.
-    What the videos have of actions is not looked at but by the probe.
+    What the videos have of actions is not looked at but by the probe. What the episodes of `labelled` say of the
+    robot's motion is: they stretch the directions of a frozen encoder (models/directions.py).
     """
     tell_of_window(packed, recipe.window, recipe.end)
+    taught = None if labelled is None else _taught(labelled, recipe)
     if isinstance(packed, Stream):
-        return _fit_from_stream(packed, recipe, out, seed, megabytes)
+        return _fit_from_stream(packed, recipe, out, seed, megabytes, taught)
     pairs = window_pairs(packed, recipe.window, recipe.end)
     held_out = is_held_out(pairs.episode, recipe.hold_out)
     look = look_at(packed, pairs, held_out, seed)
     sampler = _sampler(packed, pairs, recipe.quantize, np.flatnonzero(~held_out))
-    return _fit(look, sampler, {packed.spec: packed.fingerprint}, recipe, out, seed)
+    return _fit(look, sampler, {packed.spec: packed.fingerprint}, recipe, out, seed, taught)
 
 
-def _fit_from_stream(stream: Stream, recipe: Recipe, out: Path, seed: int, megabytes: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Taught:
+    """Labelled episodes: their pairs, and what the robot did in these."""
+
+    packed: Packed
+    pairs: PairIndex
+    did: Motion
+
+
+def _taught(labelled: Packed, recipe: Recipe) -> Taught:
+    """Raises LapaError where they say nothing of the motion, are too few, or nothing would learn from them."""
+    if not recipe.laq.encoder:
+        raise LapaError(
+            "--labelled stretches the directions of a frozen encoder, and this LAQ trains its own. Leave it out, or "
+            "choose one: --preset video, or --set laq.encoder=NAME."
+        )
+    pairs = window_pairs(labelled, recipe.window)
+    did = motion(labelled, pairs, np.arange(len(pairs)))
+    if did is None:
+        raise LapaError(f"{labelled.spec} has neither actions nor a state, so it teaches nothing of the motion.")
+    if (episodes := len(np.unique(pairs.episode))) < FEWEST_TAUGHT:
+        raise LapaError(
+            f"{labelled.spec} has {episodes} labelled episode{'s' * (episodes > 1)} as long as the window; codes get "
+            f"better from some {FEWEST_TAUGHT} on (docs/latents.md). Give more, or leave --labelled out."
+        )
+    return Taught(labelled, pairs, did)
+
+
+def _fit_from_stream(
+    stream: Stream, recipe: Recipe, out: Path, seed: int, megabytes: int, taught: Taught | None
+) -> dict[str, Any]:
     counts = pair_counts(stream, recipe.window, recipe.end)
     reach = window_offsets(stream.fps, recipe.window)
     held_out = is_held_out(np.arange(stream.episodes), recipe.hold_out) & (counts > 0)
@@ -99,7 +133,7 @@ def _fit_from_stream(stream: Stream, recipe: Recipe, out: Path, seed: int, megab
                     megabytes=left)  # fmt: skip
     with closing(buffer):
         sampler = Sampler(lambda rng: buffer.draw(rng, recipe.quantize.batch_size), buffer.pairs, buffer.begin)
-        return _fit(look, sampler, {stream.spec: stream.fingerprint}, recipe, out, seed)
+        return _fit(look, sampler, {stream.spec: stream.fingerprint}, recipe, out, seed, taught)
 
 
 @dataclass(frozen=True)
@@ -219,10 +253,20 @@ def look_at(
     )
 
 
-def _fit(look: Look, sampler: Sampler, data: dict[str, str], recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:
+def _fit(
+    look: Look,
+    sampler: Sampler,
+    data: dict[str, str],
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    taught: Taught | None,
+) -> dict[str, Any]:
     packed, pairs = look.packed, look.pairs
-    recipe, starts = _start(look, sampler, recipe, out, seed)
-    laq = _train(look, sampler, recipe, out, seed, "LAQ")
+    recipe, starts = _start(look, sampler, recipe, out, seed, taught)
+    laq = _train(look, sampler, recipe, out, seed, "LAQ", taught)
+    if taught is not None:
+        data = data | {taught.packed.spec: taught.packed.fingerprint}
 
     def finish() -> dict[str, Any]:
         results = judge(laq, look)
@@ -249,7 +293,9 @@ def _fit(look: Look, sampler: Sampler, data: dict[str, str], recipe: Recipe, out
     return on_first_rank(finish)
 
 
-def _start(look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int) -> tuple[Recipe, dict[str, Any]]:
+def _start(
+    look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int, taught: Taught | None
+) -> tuple[Recipe, dict[str, Any]]:
     """Try the recipe's starts, if there are several, each up to where LAQ is first watched. Returns the recipe of the
     one that goes on, and what to tell of them. A run that had begun before there were starts goes on as it was; one
     that was finished, and is to be longer now, with the start that was chosen."""
@@ -264,7 +310,7 @@ def _start(look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int) -
 
     def begin(number: int, folder: Path) -> None:
         title = f"LAQ, start {number + 1} of {count}"
-        _train(look, sampler, recipe.start(number), folder, seed, title, until=_first_look(recipe))
+        _train(look, sampler, recipe.start(number), folder, seed, title, taught, until=_first_look(recipe))
 
     best, errors = furthest(out, count, seed, LOWEST, begin)
     if rank() == 0:
@@ -278,15 +324,24 @@ def _first_look(recipe: Recipe) -> int:
     return max(1, recipe.quantize.steps // 4)
 
 
-def _train(look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int, title: str, until: int = 0) -> LAQ:
+def _train(
+    look: Look,
+    sampler: Sampler,
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    title: str,
+    taught: Taught | None,
+    until: int = 0,
+) -> LAQ:
     """LAQ from its first weights, or from the checkpoint in `out`, to the last step or `until`."""
     seed_everything(seed)
     laq = recipe.laq.build()
     if recipe.objectives.features and laq.directions is not None:
         raise LapaError("objectives.features teaches LAQ's own encoder; leave it out with laq.encoder.")
-    learner = Taught(laq, recipe.objectives) if recipe.objectives.features else laq
+    learner = Objective(laq, recipe.objectives) if recipe.objectives.features else laq
     if laq.directions is not None:
-        sampler = _fit_directions(laq, look, sampler, seed)
+        sampler = _fit_directions(laq, look, sampler, seed, taught)
 
     def monitor(step: int, book: Logbook) -> Logs:
         results = watch(laq, look) | {"choice_error": error_over_copy(laq, look, look.choice)}
@@ -304,7 +359,7 @@ def _train(look: Look, sampler: Sampler, recipe: Recipe, out: Path, seed: int, t
     return laq
 
 
-def _fit_directions(laq: LAQ, look: Look, sampler: Sampler, seed: int) -> Sampler:
+def _fit_directions(laq: LAQ, look: Look, sampler: Sampler, seed: int, taught: Taught | None) -> Sampler:
     """Fit directions and codebook to the pairs that are not held out. Returns the sampler, its pairs with their codes
     where the frames are in a pack: the decoder is then trained without looking at any frame with the encoder."""
     packed, pairs, directions = look.packed, look.pairs, laq.directions
@@ -322,18 +377,32 @@ def _fit_directions(laq: LAQ, look: Look, sampler: Sampler, seed: int) -> Sample
     middle = np.where(short, later, (start + later) // 2)
     end = np.where(short, later + pairs.offset[rows], later)
     correlations = directions.fit(seen[start], seen[middle], seen[end])
+    told_of = "" if taught is None else _stretch(laq, taught, seed)
     where = places_of(laq, packed)
     laq.quantizer.fit(where[pairs.later[rows]] - where[pairs.now[rows]], seed)
     if rank() == 0:
         first, last = correlations[0], correlations[-1]
         print(f"LAQ: {directions.dim} directions of {directions.name}, fitted to {len(rows):,} windows. The change in "
               f"one half of a window tells that in the other with a correlation of {first:.2f} in the first direction "
-              f"and {last:.2f} in the last. {laq.quantizer.positions} x {laq.quantizer.size} codes by k-means.",
-              flush=True)  # fmt: skip
+              f"and {last:.2f} in the last. {told_of}{laq.quantizer.positions} x {laq.quantizer.size} codes by "
+              "k-means.", flush=True)  # fmt: skip
     if look.excerpt:
         return sampler
     codes = encode_all(laq, packed, pairs, np.arange(len(pairs)))
     return replace(sampler, load=lambda some: replace(sampler.load(some), codes=codes[some]))
+
+
+def _stretch(laq: LAQ, taught: Taught, seed: int) -> str:
+    """Stretch the directions by labelled episodes. Returns what to say of it."""
+    assert laq.directions is not None
+    packed, pairs = taught.packed, taught.pairs
+    on_first_rank(lambda: len(features_of(laq, packed)))
+    seen = features_of(laq, packed)
+    rows = np.random.default_rng(seed).permutation(len(pairs))[:DIRECTED]
+    change = seen[pairs.later[rows]].astype(np.float32) - seen[pairs.now[rows]]
+    share = laq.directions.stretch(change, taught.did.values[rows], pairs.episode[rows])
+    episodes = len(np.unique(pairs.episode))
+    return f"Stretched along what tells the {taught.did.what} of {episodes} labelled episodes ({share:.0%} of it). "
 
 
 def features_of(laq: LAQ, packed: Packed) -> FrameFeatures:

@@ -42,6 +42,7 @@ def quantize(
     dataset: Datasets,
     out: Path,
     window: float | None = None,
+    labelled: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME:PATH")] = (),
     stream: Memory = None,
     how: How = USUAL,
 ) -> None:
@@ -52,18 +53,22 @@ def quantize(
     Args:
         out: folder of the artefact; pictures and metrics.jsonl appear there while it trains
         window: seconds between the two frames (None: the preset's)
+        labelled: a few robot episodes with actions, as NAME:PATH,episodes=0-9: codes then tell apart what moves this
+            robot (presets with a frozen encoder; docs/latents.md)
     """
     from lapa.run_folder import begin, done_before
     from lapa.stage1_latent_actions import fit_laq
 
     recipe = how.recipe("quantize", *([f"window={window}"] if window is not None else []))
     inputs: dict[str, Any] = {"dataset": dataset, **({"stream": stream} if stream else {})}
+    inputs |= {"labelled": labelled} if labelled else {}
     if done_before(out, recipe, how.seed, how.resume, "laq", "quantize", **inputs):
         return
     packed: Any = (open_stream if stream else open_pack)(dataset, recipe.laq.image_size, how.skip_bad)
+    few = open_pack(labelled, recipe.laq.image_size, how.skip_bad) if labelled else None
     begin(out, recipe, how.seed, how.resume, "laq", "quantize", **inputs)
     print_watch(out)
-    results = fit_laq(packed, recipe, out, how.seed, stream or 0)
+    results = fit_laq(packed, recipe, out, how.seed, stream or 0, few)
     print_results(results)
     if results.get("dataset_mlp_r2", 0) > APART:
         print("The codes tell which dataset a pair is from: each has an alphabet of its own; what is learnt on one is "

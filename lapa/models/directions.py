@@ -5,8 +5,12 @@
 What moves at one moment moves on at the next: a robot's arm goes the same way for a while. Noise, flicker and the
 compression of the video do not. So the window is cut in two halves, and those directions are taken in which the change
 of the features in the first half tells most of the change in the second (canonical correlation, on the principal
-components of the change over the window). Each is scaled to unit deviation times its correlation, so that the codebook
-spends its codes on what persists. No labels, no gradient descent, no luck: the same video gives the same directions.
+components of the change over the window). Each is scaled to unit deviation times the square of its correlation, so that
+the codebook spends its codes on what persists. No labels, no gradient descent, no luck: the same video gives the same
+directions.
+
+Where a few episodes have actions, space is stretched along what tells them (`stretched`): codes then tell apart what
+matters to the robot. The directions stay the same.
 """
 
 from __future__ import annotations
@@ -20,10 +24,12 @@ from torch import nn
 
 from lapa import plugins
 from lapa.contracts import Array, LapaError
+from lapa.measures.linear import LinearFit
 
-COMPONENTS = 128  # principal components of the change that directions are looked for in, at most
+COMPONENTS = 256  # principal components of the change that directions are looked for in, at most
 SHRINK = 1e-2  # of the mean variance of the components, added to each: little data cannot then invent directions
 LEAST = 0.01  # correlation that a direction counts with, at least
+OWN = 0.6  # of the length of a stretched difference that is not along the labelled motion, over that which is
 
 
 class Directions(nn.Module):
@@ -69,6 +75,13 @@ class Directions(nn.Module):
         self.axes.copy_(torch.from_numpy(axes))
         return correlations
 
+    def stretch(self, change: Array, moved: Array, episode: Array) -> float:
+        """See `stretched`: the axes are stretched along what tells the motion of labelled pairs. Returns the share of
+        its variance that is told."""
+        axes, share = stretched(self.axes.cpu().numpy(), change, moved, episode)
+        self.axes.copy_(torch.from_numpy(axes))
+        return share
+
 
 def persistent(start: Array, middle: Array, end: Array, dim: int) -> tuple[Array, Array]:
     """Features float [N, F] at the start, middle and end of N windows -> axes float32 [F, dim], scaled, and their
@@ -87,7 +100,22 @@ def persistent(start: Array, middle: Array, end: Array, dim: int) -> tuple[Array
     found, vectors = scipy.linalg.eigh(both, own)
     correlations, axes = found[::-1][:dim], basis @ vectors[:, ::-1][:, :dim]
     deviation = np.maximum((whole @ axes).std(0), 1e-12)
-    return (axes * (np.maximum(correlations, LEAST) / deviation)).astype(np.float32), correlations
+    return (axes * (np.maximum(correlations, LEAST) ** 2 / deviation)).astype(np.float32), correlations
+
+
+def stretched(axes: Array, change: Array, moved: Array, episode: Array) -> tuple[Array, float]:
+    """The axes [F, dim] for another measure of distance: |d|^2 becomes OWN^2 |d|^2 + |motion that d tells|^2, each in
+    units of its mean. What d tells is a ridge regression on labelled pairs, its penalty chosen on episodes left out.
+
+    change float [M, F] of the features over the window, moved float [M, A], episode int64 [M]. Returns also what share
+    of the motion's variance the regression tells of the pairs it was fitted to.
+    """
+    d, scale = change.astype(np.float64) @ axes, np.sqrt(moved.var(0).sum()) + 1e-12
+    weights = LinearFit.fit(d, moved / scale, episode).weights
+    along, whole = np.square(d @ weights).sum(1).mean() + 1e-12, np.square(d).sum(1).mean() + 1e-12
+    values, vectors = np.linalg.eigh(OWN**2 * np.eye(len(weights)) + weights @ weights.T * (whole / along))
+    missed = np.square((d - d.mean(0)) @ weights - (moved - moved.mean(0)) / scale).sum(1).mean()
+    return (axes @ (vectors * np.sqrt(values)) @ vectors.T).astype(np.float32), float(1 - missed)
 
 
 def principal(x: Array, count: int) -> Array:

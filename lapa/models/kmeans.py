@@ -1,6 +1,8 @@
 """K-means: codebooks that are fitted once, to the differences of a frozen encoder, and not trained.
 
-Each further codebook is fitted to what those before it left over (residual codes).
+Each further codebook is fitted to what those before it left over. Then all are fitted together (additive codes): every
+entry becomes the mean of what the other codebooks leave of its pairs, a few times. A pair gets the codes whose sum is
+nearest to it. The search keeps BEAM candidates a codebook.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from lapa.contracts import Array, LapaError, Logs, Quantized
 
 TRIES = 3  # of k-means; the one with the least distances counts
 ROUNDS = 30
+TOGETHER = 10  # rounds in which all codebooks are fitted
+BEAM = 8
+AT_ONCE = 4096  # pairs
 
 
 class KMeans(nn.Module):
@@ -43,15 +48,37 @@ class KMeans(nn.Module):
             centres = _centres(left, self.size, seed)
             self.codebooks[level] = torch.from_numpy(centres)
             left = left - centres[vq(left, centres)[0]]
+        for _ in range(TOGETHER if self.positions > 1 else 0):
+            self._together(torch.from_numpy(differences.astype(np.float32)).to(self.codebooks.device))
+
+    def _together(self, x: torch.Tensor) -> None:
+        """One round on float [N, dim]. An entry without pairs stays."""
+        codes = self._nearest(x)
+        for level, codebook in enumerate(self.codebooks):
+            rest = x - self.lookup(codes).squeeze(1) + codebook[codes[:, level]]
+            count = torch.bincount(codes[:, level], minlength=self.size)
+            total = torch.zeros_like(codebook).index_add_(0, codes[:, level], rest)
+            codebook[count > 0] = (total / count[:, None])[count > 0]
+
+    def _nearest(self, x: torch.Tensor) -> torch.Tensor:
+        """float [N, dim] -> codes int64 [N, positions]."""
+        return torch.cat([self._search(part) for part in x.split(AT_ONCE)])
+
+    def _search(self, x: torch.Tensor) -> torch.Tensor:
+        left, codes = x[:, None], torch.zeros(len(x), 1, 0, dtype=torch.int64, device=x.device)
+        for level, codebook in enumerate(self.codebooks):
+            distance = torch.cdist(left, codebook).flatten(1)  # of each candidate to each entry
+            kept = 1 if level + 1 == self.positions else min(BEAM, distance.shape[1])
+            best = distance.topk(kept, 1, largest=False).indices
+            candidate, entry = best // self.size, best % self.size
+            codes = torch.cat([codes.gather(1, candidate[..., None].expand(-1, -1, level)), entry[..., None]], 2)
+            left = left.gather(1, candidate[..., None].expand(-1, -1, left.shape[2])) - codebook[entry]
+        return codes[:, 0]
 
     def forward(self, z: torch.Tensor) -> Quantized:
         """float [B, 1, dim] -> Quantized with codes int64 [B, positions]."""
-        left, codes = z.float().squeeze(1), []
-        for codebook in self.codebooks:
-            codes.append(torch.cdist(left, codebook).argmin(1))
-            left = left - codebook[codes[-1]]
-        stacked = torch.stack(codes, 1)
-        return Quantized(self.lookup(stacked), stacked, z.new_zeros((), dtype=torch.float32))
+        codes = self._nearest(z.float().squeeze(1))
+        return Quantized(self.lookup(codes), codes, z.new_zeros((), dtype=torch.float32))
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
         """int64 [B, positions] -> float32 [B, 1, dim]."""

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import lapa
+from lapa.artefacts.folder import read_config
 from lapa.contracts import LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.data.stream import stream
 from lapa.labels.latent import Config
-from lapa.models.directions import persistent
+from lapa.models.directions import persistent, stretched
 from lapa.models.kmeans import KMeans
 from lapa.models.laq import LAQConfig
 from lapa.recipe import Recipe
@@ -53,6 +54,36 @@ def test_more_features_than_windows() -> None:
     axes, correlations = persistent(start, start + velocity, start + 2 * velocity, 5)
     assert axes.shape == (300, 5)
     assert correlations[0] > 0.9
+
+
+def test_space_is_stretched_along_what_tells_the_labelled_motion() -> None:
+    """Of eight directions that move alike, one tells the motion; another moves with it in one episode alone."""
+    rng = np.random.default_rng(0)
+    change, episode = rng.normal(size=(1200, 8)), np.repeat(np.arange(6), 200)
+    moved = np.stack([3 * change[:, 2], np.zeros(1200)], 1) + 0.1 * rng.normal(size=(1200, 2))
+    axes, share = stretched(np.eye(8, dtype=np.float32), change, moved, episode)
+    assert share > 0.95
+    length = np.linalg.norm(axes, axis=1)
+    assert length.argmax() == 2
+    assert length[2] > 3 * np.delete(length, 2).max()
+    noise, share = stretched(np.eye(8, dtype=np.float32), change, rng.normal(size=(1200, 2)), episode)
+    assert share < 0.1, "there is nothing to tell"
+    assert np.linalg.norm(noise, axis=1).min() > 0.5, "and nothing is lost"
+
+
+def test_labelled_episodes_are_named_or_refused(robot: Path, tiny: Recipe, tmp_path: Path) -> None:
+    few = pack([f"lerobot:{robot},episodes=0-3"], 24, quiet=True)
+    fit_laq(pack([f"lerobot:{robot}"], 24, quiet=True), replace(tiny, laq=FROZEN), tmp_path / "laq", 0, labelled=few)
+    made = read_config(tmp_path / "laq")
+    assert few.spec in made["provenance"]["data"]
+    plain = pack([f"lerobot:{robot},episodes=0-1"], 24, quiet=True)
+    with pytest.raises(LapaError, match="episodes=0-1"):
+        fit_laq(plain, replace(tiny, laq=FROZEN), tmp_path / "few", 0, labelled=plain)
+    with pytest.raises(LapaError, match="labelled"):
+        fit_laq(plain, tiny, tmp_path / "trained", 0, labelled=few)
+    none = replace(few, actions=None, state=None)
+    with pytest.raises(LapaError, match="motion"):
+        fit_laq(plain, replace(tiny, laq=FROZEN), tmp_path / "none", 0, labelled=none)
 
 
 @pytest.fixture(scope="module", params=["pack", "stream"])
