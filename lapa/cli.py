@@ -17,6 +17,7 @@ import tyro
 from lapa.commands.data import cache, collect, convert, export
 from lapa.commands.look import analyse, inspect, show_list
 from lapa.commands.measure import ablate, compare, demo, evaluate, study
+from lapa.commands.serve import serve
 from lapa.commands.train import finetune, fit, ground, label, pretrain, quantize, stop, tune
 from lapa.contracts import LapaError
 
@@ -29,6 +30,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "pretrain": pretrain,
         "finetune": finetune,
         "evaluate": evaluate,
+        "serve": serve,
     },
     "More about training": {"tune": tune, "fit": fit, "stop": stop, "ground": ground},
     "Several runs side by side": {"compare": compare, "study": study, "ablate": ablate},

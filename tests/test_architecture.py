@@ -26,7 +26,7 @@ LINES = [line.split() for line in """
     data
     measures
     training
-    datasets benchmarks encoders quantizers
+    datasets benchmarks encoders quantizers serving
     models
     backbones heads labels
     recipe plots

@@ -27,8 +27,8 @@ BANDS = (  # from the top: a folder or file may import those below it; (title, n
     ),
     (
         "plug-ins and models",
-        "policies heads backbones labels encoders quantizers datasets benchmarks models",
-        "one file for each thing that you can choose by name",
+        "policies heads backbones labels encoders quantizers datasets benchmarks models serving",
+        "one file for each thing that you can choose by name; the policy server",
     ),
     ("what they share", "training measures data actions tabletop", "training loop, probes, packs, actions, toy world"),
     ("foundation", "contracts methods plugins artefacts runtime", "types, the table of methods, files, processes"),

@@ -22,6 +22,7 @@ from lapa.commands.options import (
     print_table,
     split_names,
 )
+from lapa.commands.serve import is_remote, require_packages
 from lapa.contracts import LapaError
 
 
@@ -59,7 +60,7 @@ def demo(
 
 def evaluate(
     out: Path,
-    policy: Path | None = None,
+    policy: str | None = None,
     row: str | None = None,
     name: str | None = None,
     benchmark: Benchmark = "tabletop",
@@ -79,7 +80,8 @@ def evaluate(
 
     Args:
         out: folder for results.json and pictures
-        policy: folder made by `lapa finetune`
+        policy: folder made by `lapa finetune`, or a policy server of anybody, openpi://HOST:PORT or
+            openvla://HOST:PORT[,OPTION=VALUE] (docs/serving.md)
         row: in place of a policy, one of the benchmark's own rows, such as no_op, random or expert
         name: name in the results (None: the policy's method)
         execute: how many actions of each answer are executed before the policy is asked again (None: the policy's own)
@@ -99,7 +101,9 @@ def evaluate(
         given = {"row": row, "benchmark": benchmark, "execute": execute, "instruction": instruction,
                  "episodes": episodes, "video": video, "validation": validation}  # fmt: skip
         _refuse_changed(given, "a benchmark, not to --dataset", evaluate)
-        _evaluate_offline(policy, dataset, out, name)
+        if policy and is_remote(policy):
+            raise LapaError(f"{policy}: a policy server is tried on a --benchmark, not on a --dataset.")
+        _evaluate_offline(Path(policy) if policy else None, dataset, out, name)
         return
     if (policy is None) == (row is None):
         raise LapaError("Give either --policy FOLDER or --row NAME, such as no_op, random or expert.")
@@ -108,10 +112,18 @@ def evaluate(
     trial = Trial(episodes, seed, validation, instruction, execute)
     world = open_benchmark(benchmark)
     about: dict[str, Any] = {"benchmark": benchmark}
-    if policy:
+    if policy and is_remote(policy):
+        require_packages()
+        from lapa.serving.remote import remote
+
+        actor: Actor = (server := remote(policy, world.spec, benchmark))
+        require_fit(server, policy, world.spec, benchmark)
+        about |= {"policy": policy, "hash": server.hash}
+        named = name or policy.partition(",")[0]
+    elif policy:
         artefact = load_artefact(policy, "policy")
-        about |= {"policy": str(policy), "hash": artefact.hash}
-        actor: Actor = opened(artefact)
+        about |= {"policy": policy, "hash": artefact.hash}
+        actor = opened(artefact)
         data = " ".join(artefact.config.get("provenance", {}).get("data", {}))
         require_fit(actor, f"{policy} (finetuned on {data})", world.spec, benchmark)
         named = name or str(artefact.config.get("method"))

@@ -1,0 +1,178 @@
+"""openpi and vla-eval, both msgpack over WebSockets and on the same port.
+
+openpi: the server begins with its metadata, then answers each observation with {"actions": [n, A], "server_timing":
+..}. A fault is one sentence as TEXT, then the connection is closed with 1011. There is no message for a new episode:
+connect anew, or send "reset": true. A client that runs several episodes over one connection sends "episode", a number,
+with each observation.
+
+vla-eval: messages {"type", "payload", "seq", "timestamp"}; the client begins with "hello", gives an observation for
+each step and is given one action. The metadata of openpi is at the same time the answer to "hello", for a server cannot
+know who has connected before a client of vla-eval has spoken, and a client of openpi waits for the server. A fault is a
+message "error", and the connection stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from lapa.serving import Fault, shortened
+from lapa.serving.answers import Session
+from lapa.serving.service import Service
+from lapa.serving.wire import pack, unpack
+
+SLOW = 20.0  # seconds that a client may take to receive an answer
+EPISODES = 256  # of one connection that are remembered; the oldest is forgotten
+HEALTH = {"/healthz": "OK\n", "/health": '{"status": "ok"}\n'}
+TYPES = ("hello", "observation", "episode_start", "episode_end", "error")
+
+
+class Sockets:
+    """What is done with connections."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.open: set[ServerConnection] = set()
+        self.busy: set[ServerConnection] = set()
+
+    def before(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Health checks, and who is turned away, before a connection is made."""
+        path = request.path.partition("?")[0]
+        if path in HEALTH:
+            return connection.respond(503 if self.service.draining else 200, HEALTH[path])
+        fault = self.service.turned_away(_single(request))
+        if fault is None and (self.service.draining or len(self.open) >= self.service.clients):
+            fault = Fault(f"{self.service.clients} clients are connected already; come again later.", 503)
+        if fault is None:
+            return None
+        return connection.respond(fault.status, self.service.fault(fault, _peer(connection)) + "\n")
+
+    async def handle(self, connection: ServerConnection) -> None:
+        """Serve one client until it goes."""
+        self.open.add(connection)
+        talk = _Talk(self.service)
+        peer = _peer(connection)
+        try:
+            await _send(connection, pack(dict(self.service.about)))
+            async for message in connection:
+                self.busy.add(connection)
+                try:
+                    reply = await talk.answer(message)
+                except Fault as error:
+                    sentence = self.service.fault(error, peer)
+                    await _send(connection, sentence)
+                    await connection.close(1011, sentence.encode()[:100].decode("utf-8", "ignore"))
+                    return
+                finally:
+                    self.busy.discard(connection)
+                if reply is not None:
+                    await _send(connection, reply)
+                if self.service.draining:
+                    await connection.close(1001, "the server is being stopped")
+                    return
+        except (ConnectionClosed, TimeoutError):
+            pass  # it has gone, or does not listen
+        finally:
+            self.open.discard(connection)
+            talk.end()
+
+
+class _Talk:
+    """What has been said over one connection."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.sessions: dict[Any, Session] = {}
+        self.previous: float | None = None  # milliseconds from the last message to its answer
+
+    async def answer(self, message: bytes | str) -> bytes | None:
+        """The reply to a message. Raises Fault where the connection must end."""
+        start = time.perf_counter()
+        if isinstance(message, str):
+            raise Fault("Messages are binary (msgpack); this one is text.")
+        told = await self.service.read(unpack, message)
+        if not isinstance(told, dict):
+            raise Fault(f"A message is a dictionary; got {type(told).__name__}.")
+        if "type" in told and "payload" in told:
+            return await self._vla_eval(told)
+        reply = pack(await self._openpi(told, start))
+        self.previous = 1000 * (time.perf_counter() - start)
+        return reply
+
+    def end(self) -> None:
+        """The client has gone."""
+        self.service.asked.forget([session.number for session in self.sessions.values()])
+
+    async def _openpi(self, told: dict[str, Any], start: float) -> dict[str, Any]:
+        episode = told.pop("episode", None)
+        if episode is not None and type(episode) is not int:
+            raise Fault(f"The episode is a whole number; got {shortened(episode, 40)}.")
+        session = self._session(episode, new=told.pop("reset", False) is True)
+        actions, ms = await self.service.act(told, session)
+        timing = {"infer_ms": ms} | ({} if self.previous is None else {"prev_total_ms": self.previous})
+        return {"actions": actions, "server_timing": timing}
+
+    async def _vla_eval(self, told: dict[str, Any]) -> bytes | None:
+        kind, payload, seq = told["type"], told["payload"], told.get("seq", 0)
+        if kind not in TYPES or not isinstance(payload, dict):
+            return _message("error", {"error": f"A message is one of {', '.join(TYPES)}, with a payload."}, seq)
+        if kind in ("episode_start", "episode_end"):
+            self._session(None, new=True)
+        if kind != "observation":
+            return None
+        session = self._session(None)
+        try:
+            action = session.next()
+            if action is None:
+                action = session.keep((await self.service.act(payload, session))[0])
+        except Fault as error:
+            return _message("error", {"error": self.service.fault(error, "vla-eval")}, seq)
+        return _message("action", {"actions": action}, seq)
+
+    def _session(self, episode: int | None, new: bool = False) -> Session:
+        """The session of an episode, begun where there is none or a `new` one is asked for."""
+        found = self.sessions.pop(episode, None)
+        if found is not None and new:
+            self.service.asked.forget([found.number])
+            found = None
+        if found is None:
+            found = self.service.session()
+            if len(self.sessions) >= EPISODES:
+                self.service.asked.forget([self.sessions.pop(next(iter(self.sessions))).number])
+        self.sessions[episode] = found  # the last one used comes last
+        return found
+
+
+def hello(about: Mapping[str, Any], cameras: int, state: bool) -> dict[str, Any]:
+    """The metadata with what a client of vla-eval reads of it (see above)."""
+    wanted = {name: True for name, wish in (("send_wrist_image", cameras > 1), ("send_state", state)) if wish}
+    payload = {"harness_version": "", "protocol_version": 1, "model_server": "lapa", "capabilities": {},
+               "observation_params": wanted}  # fmt: skip
+    return {**about, "type": "hello", "payload": payload, "seq": 1, "timestamp": time.time()}
+
+
+def _message(kind: str, payload: dict[str, Any], seq: Any) -> bytes:
+    number = seq if type(seq) is int else 0
+    return pack({"type": kind, "payload": payload, "seq": number, "timestamp": time.time()}, "vla-eval")
+
+
+async def _send(connection: ServerConnection, message: bytes | str) -> None:
+    """Send, to a client that listens. Raises TimeoutError for one that does not."""
+    async with asyncio.timeout(SLOW):
+        await connection.send(message)
+
+
+def _peer(connection: ServerConnection) -> str:
+    address = connection.remote_address
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) and len(address) >= 2 else "a client"
+
+
+def _single(request: Request) -> dict[str, str]:
+    """The headers that are looked at; one that comes twice counts as wrong."""
+    return {name: ", ".join(found) for name in ("Origin", "Authorization") if (found := request.headers.get_all(name))}
