@@ -70,7 +70,7 @@ def fit_laq(
     robot's motion is: they stretch the directions of a frozen encoder (models/directions.py).
     """
     tell_of_window(packed, recipe.window, recipe.end)
-    taught = None if labelled is None else _taught(labelled, recipe)
+    taught = None if labelled is None else taught_by(labelled, recipe)
     if isinstance(packed, Stream):
         return _fit_from_stream(packed, recipe, out, seed, megabytes, taught)
     pairs = window_pairs(packed, recipe.window, recipe.end)
@@ -89,7 +89,7 @@ class Taught:
     did: Motion
 
 
-def _taught(labelled: Packed, recipe: Recipe) -> Taught:
+def taught_by(labelled: Packed, recipe: Recipe) -> Taught:
     """Raises LapaError where they say nothing of the motion, are too few, or nothing would learn from them."""
     if not recipe.laq.encoder:
         raise LapaError(
@@ -362,11 +362,22 @@ def _train(
 def _fit_directions(laq: LAQ, look: Look, sampler: Sampler, seed: int, taught: Taught | None) -> Sampler:
     """Fit directions and codebook to the pairs that are not held out. Returns the sampler, its pairs with their codes
     where the frames are in a pack: the decoder is then trained without looking at any frame with the encoder."""
-    packed, pairs, directions = look.packed, look.pairs, laq.directions
-    assert directions is not None
+    packed, pairs = look.packed, look.pairs
     on_first_rank(lambda: len(features_of(laq, packed)))  # one process fills the cache, the others read it
-    seen = features_of(laq, packed)
-    pool = np.flatnonzero(~look.unseen)
+    said = fit_codes(laq, packed, pairs, np.flatnonzero(~look.unseen), seed, taught)
+    if rank() == 0:
+        print(f"LAQ: {said}", flush=True)
+    if look.excerpt:
+        return sampler
+    codes = encode_all(laq, packed, pairs, np.arange(len(pairs)))
+    return replace(sampler, load=lambda some: replace(sampler.load(some), codes=codes[some]))
+
+
+def fit_codes(laq: LAQ, packed: Packed, pairs: PairIndex, pool: Array, seed: int, taught: Taught | None = None) -> str:
+    """Fit the directions and the codebooks of a LAQ with a frozen encoder to the pairs `pool`, int64. Returns what was
+    fitted, in words. Raises LapaError where there are too few pairs."""
+    directions, seen = laq.directions, features_of(laq, packed)
+    assert directions is not None
     rows = np.sort(np.random.default_rng(seed).choice(pool, min(DIRECTED, len(pool)), replace=False))
     # A window of one frame has no middle: it and the next one are the halves, where the episode goes on so long.
     short = pairs.offset[rows] < 2
@@ -377,19 +388,15 @@ def _fit_directions(laq: LAQ, look: Look, sampler: Sampler, seed: int, taught: T
     middle = np.where(short, later, (start + later) // 2)
     end = np.where(short, later + pairs.offset[rows], later)
     correlations = directions.fit(seen[start], seen[middle], seen[end])
-    told_of = "" if taught is None else _stretch(laq, taught, seed)
+    stretched = "" if taught is None else _stretch(laq, taught, seed)
     where = places_of(laq, packed)
     laq.quantizer.fit(where[pairs.later[rows]] - where[pairs.now[rows]], seed)
-    if rank() == 0:
-        first, last = correlations[0], correlations[-1]
-        print(f"LAQ: {directions.dim} directions of {directions.name}, fitted to {len(rows):,} windows. The change in "
-              f"one half of a window tells that in the other with a correlation of {first:.2f} in the first direction "
-              f"and {last:.2f} in the last. {told_of}{laq.quantizer.positions} x {laq.quantizer.size} codes by "
-              "k-means.", flush=True)  # fmt: skip
-    if look.excerpt:
-        return sampler
-    codes = encode_all(laq, packed, pairs, np.arange(len(pairs)))
-    return replace(sampler, load=lambda some: replace(sampler.load(some), codes=codes[some]))
+    return (
+        f"{directions.dim} directions of {directions.name}, fitted to {len(rows):,} windows. The change in one half of "
+        f"a window tells that in the other with a correlation of {correlations[0]:.2f} in the first direction and "
+        f"{correlations[-1]:.2f} in the last. {stretched}{laq.quantizer.positions} x {laq.quantizer.size} codes by "
+        "k-means."
+    )
 
 
 def _stretch(laq: LAQ, taught: Taught, seed: int) -> str:
@@ -402,7 +409,10 @@ def _stretch(laq: LAQ, taught: Taught, seed: int) -> str:
     change = seen[pairs.later[rows]].astype(np.float32) - seen[pairs.now[rows]]
     share = laq.directions.stretch(change, taught.did.values[rows], pairs.episode[rows])
     episodes = len(np.unique(pairs.episode))
-    return f"Stretched along what tells the {taught.did.what} of {episodes} labelled episodes ({share:.0%} of it). "
+    return (
+        f"Stretched along what tells the {taught.did.what} of {episodes} labelled episodes ({share:.0%} of it in "
+        "episodes that are left out). "
+    )
 
 
 def features_of(laq: LAQ, packed: Packed) -> FrameFeatures:

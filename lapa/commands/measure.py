@@ -281,7 +281,7 @@ def _refuse_changed(given: dict[str, Any], owner: str, command: Any = None) -> N
 
 
 def study(
-    name: Annotated[Literal["quantizers", "options", "collapse"], tyro.conf.Positional],
+    name: Annotated[Literal["quantizers", "options", "collapse", "latents"], tyro.conf.Positional],
     out: Path,
     dataset: Datasets = (),
     preset: Preset = "laptop",
@@ -290,6 +290,7 @@ def study(
     workers: int = 0,
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     results: Path | None = None,
+    laq: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     set: Options = (),
 ) -> None:
     """Settings of stage 1 on your data: what do the codes tell?
@@ -301,13 +302,28 @@ def study(
 
     Args:
         name: quantizers: each quantizer with 8 and 16 codes; options: the paper's decoder, and frozen features if you
-            --set objectives.features_of=FOLDER, beside the preset; collapse: the preset itself with many seeds
+            --set objectives.features_of=FOLDER, beside the preset; collapse: the preset itself with many seeds;
+            latents: the codes of the preset video beside features that need no training, a table for each --dataset
+            ("all": those that lapa can make here), nothing is trained (docs/latents.md)
         out: folder of all runs, results.json, table.md and study.png
         seeds: seeds per setting (None: the study's)
         workers: runs side by side, one thread each (0: one per core)
         only: run only rows with this text in their name, given once or more; the table shows all that are done
         results: results.json of an earlier study; its cells are not run again
+        laq: latents: finished LAQs to judge beside the others, given once or more; they must not have been trained on
+            the episodes that are held out here, each fifth
     """
+    if name == "latents":
+        from lapa.experiments.latents import Asked, study_latents
+
+        if preset != "laptop" or steps is not None or workers or only or results or set:
+            raise LapaError("lapa study latents trains nothing: it takes --dataset, --seeds, --laq and --out alone.")
+        study_latents(Asked(dataset or ("all",), 3 if seeds is None else seeds, laq), out)
+        print((out / "table.md").read_text(), end="")
+        print(f"Tables and figures are in {out}.")
+        return
+    if laq:
+        raise LapaError("--laq is of lapa study latents; leave it out.")
     from lapa.experiments.study import STUDIES, TABLETOP, StudySettings, run_study
     from lapa.plugins import choose
 

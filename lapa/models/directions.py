@@ -29,7 +29,8 @@ from lapa.measures.linear import LinearFit
 COMPONENTS = 256  # principal components of the change that directions are looked for in, at most
 SHRINK = 1e-2  # of the mean variance of the components, added to each: little data cannot then invent directions
 LEAST = 0.01  # correlation that a direction counts with, at least
-OWN = 0.6  # of the length of a stretched difference that is not along the labelled motion, over that which is
+TAUGHT = 4.0  # how much the labelled motion counts against all that persists, if the directions tell the whole of it
+FOLDS = 5  # parts of the labelled episodes of which each is left out once
 
 
 class Directions(nn.Module):
@@ -104,18 +105,23 @@ def persistent(start: Array, middle: Array, end: Array, dim: int) -> tuple[Array
 
 
 def stretched(axes: Array, change: Array, moved: Array, episode: Array) -> tuple[Array, float]:
-    """The axes [F, dim] for another measure of distance: |d|^2 becomes OWN^2 |d|^2 + |motion that d tells|^2, each in
-    units of its mean. What d tells is a ridge regression on labelled pairs, its penalty chosen on episodes left out.
+    """The axes [F, dim] for another distance: |d|^2 becomes |d|^2 + TAUGHT * share * |motion that d tells|^2,
+    each in units of its mean. What d tells is a ridge regression on labelled pairs, its penalty chosen on episodes left
+    out; `share` is what it tells of the motion's variance in episodes that are left out of it, at least 0.
 
-    change float [M, F] of the features over the window, moved float [M, A], episode int64 [M]. Returns also what share
-    of the motion's variance the regression tells of the pairs it was fitted to.
+    change float [M, F] of the features over the window, moved float [M, A], episode int64 [M], of two or more. Returns
+    the axes and the share.
     """
-    d, scale = change.astype(np.float64) @ axes, np.sqrt(moved.var(0).sum()) + 1e-12
-    weights = LinearFit.fit(d, moved / scale, episode).weights
-    along, whole = np.square(d @ weights).sum(1).mean() + 1e-12, np.square(d).sum(1).mean() + 1e-12
-    values, vectors = np.linalg.eigh(OWN**2 * np.eye(len(weights)) + weights @ weights.T * (whole / along))
-    missed = np.square((d - d.mean(0)) @ weights - (moved - moved.mean(0)) / scale).sum(1).mean()
-    return (axes @ (vectors * np.sqrt(values)) @ vectors.T).astype(np.float32), float(1 - missed)
+    d, target = change.astype(np.float64) @ axes, moved / (np.sqrt(moved.var(0).sum()) + 1e-12)
+    left_out, fold = np.empty_like(target), np.unique(episode, return_inverse=True)[1] % FOLDS
+    for k in np.unique(fold):
+        rest = fold != k
+        left_out[~rest] = LinearFit.fit(d[rest], target[rest], episode[rest])(d[~rest])
+    share = max(0.0, 1 - float(np.square(target - left_out).sum() / np.square(target - target.mean(0)).sum()))
+    weights = LinearFit.fit(d, target, episode).weights
+    along, whole = np.square(d @ weights).sum(1).mean() + 1e-12, np.square(d).sum(1).mean()
+    values, vectors = np.linalg.eigh(np.eye(len(weights)) + TAUGHT * share * whole / along * weights @ weights.T)
+    return (axes @ (vectors * np.sqrt(values)) @ vectors.T).astype(np.float32), share
 
 
 def principal(x: Array, count: int) -> Array:

@@ -1,0 +1,237 @@
+"""`lapa study latents`: what codes tell of the motion on real video, beside features that need no training.
+
+    target     what the robot did over the window (measures/motion.py), and the coarse optical flow (measures/flow.py)
+    pairs      every so manyth frame; each fifth episode is held out whole
+    baselines  first picture, difference picture, k-means on it; of each frozen encoder: its difference, k-means on it,
+               and four principal components of eight levels each
+    codes      those of the preset `video` with each encoder (models/directions.py), without labels and with the actions
+               of a few training episodes; and of finished LAQs
+
+A row has several seeds where luck is in it. `results.json` and `table.md` are written after each dataset; one that is
+there already is not run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from lapa.artefacts.folder import read_json, replacing, write_json
+from lapa.contracts import Array, LapaError
+from lapa.data.pack import Packed, pack
+from lapa.data.pairs import PairIndex, window_pairs
+from lapa.experiments.sweep import markdown
+from lapa.measures.flow import flow_motion, installed
+from lapa.measures.motion import CLUSTERS, clustered, motion, small_pictures, told
+from lapa.measures.probes import EVERY, one_hot, perplexity
+from lapa.models.laq import LAQ, LAQConfig
+from lapa.recipe import preset
+from lapa.stage1_latent_actions import encode_all, features_of, fit_codes, taught_by
+
+ENCODERS = ("pixels", "efficientnet")
+LABELLED = (3, 10)  # training episodes whose actions stretch the directions
+PAIRS = 4000  # pairs that a table is made from, at most
+LEVELS, LEVELLED = 8, 4  # levels of a component; components
+COLUMNS = ("motion, mean", "motion", "position", "flow", "perplexity")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the tables of a study of latent actions share."""
+
+    datasets: tuple[str, ...]
+    seeds: int = 3
+    laqs: tuple[str, ...] = ()
+    encoders: tuple[str, ...] = ENCODERS
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise LapaError(f"A study needs at least one seed, got {self.seeds}.")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The pairs of one dataset that all rows are judged on.
+
+    rows  int64 [R] of the pairs; test bool [R]: of held-out episodes; episode int64 [R]
+    targets  float64 [R, D] by column: what features are to tell
+    """
+
+    packed: Packed
+    pairs: PairIndex
+    rows: Array
+    test: Array
+    episode: Array
+    targets: Mapping[str, Array]
+    what: str
+
+    @staticmethod
+    def of(packed: Packed, window: float) -> Judge:
+        """Raises LapaError where there are too few episodes, or nothing to tell."""
+        pairs = window_pairs(packed, window)
+        rows = np.arange(0, len(pairs), -(-len(pairs) // PAIRS))
+        episode = pairs.episode[rows]
+        test = episode % EVERY == 0
+        did = motion(packed, pairs, rows)
+        targets = {} if did is None else {"motion": did.values}
+        if packed.state is not None:
+            targets["position"] = packed.state[pairs.now[rows]].astype(np.float64)
+        if installed():
+            targets["flow"] = flow_motion(packed, pairs, rows).values
+        if not targets or test.all() or not test.any():
+            raise LapaError(
+                f"{packed.spec}: a table needs {EVERY} episodes or more, and a state, actions or the library for "
+                'optical flow (pip install "lapa[flow]").'
+            )
+        what = "optical flow alone" if did is None else did.what
+        return Judge(packed, pairs, rows, test, episode, targets, what)
+
+    @property
+    def fitting(self) -> Array:
+        """Pairs of training episodes, int64: what codes are fitted to."""
+        return np.flatnonzero(self.pairs.episode % EVERY > 0)
+
+    def figures(self, features: Array) -> dict[str, float]:
+        """R^2 of each target on held-out episodes, each dimension weighted by its variance."""
+        found: dict[str, float] = {}
+        for name, values in self.targets.items():
+            one = told(features, values, self.episode, self.test)
+            found[name] = one.weighted
+            if name == "motion":
+                found["motion, mean"] = one.mean
+        return found
+
+    def of_codes(self, codes: Array, size: int) -> dict[str, float]:
+        """The same of codes int64 [R, s], and the perplexity of the worst position on held-out episodes."""
+        return self.figures(one_hot(codes, size)) | {"perplexity": min(perplexity(codes[self.test], size))}
+
+
+def study_latents(asked: Asked, out: Path) -> dict[str, Any]:
+    """Make the tables of all datasets, one after another; returns what results.json holds."""
+    path = out / "results.json"
+    before = read_json(path, "results of a study")["tables"] if path.exists() else {}
+    results: dict[str, Any] = {"setting": asdict(asked), "tables": {}}
+    for spec in asked.datasets:
+        recipe = preset("video")
+        packed = pack([spec], recipe.laq.image_size)
+        key = {**asdict(replace(asked, datasets=())), "fingerprint": packed.fingerprint}
+        made = before.get(spec)
+        if made is None or made["key"] != _plain(key):
+            judge = Judge.of(packed, recipe.window)
+            rows: dict[str, Any] = {}
+            for name, figures in _rows(judge, asked):
+                rows[name] = over(figures)
+                print(f"{spec}: {name}: {_words(rows[name])}", flush=True)
+            made = {"key": _plain(key), "pairs": len(judge.rows), "held_out": int(judge.test.sum()),
+                    "what": judge.what, "rows": rows, "flow_ranks_as_motion": ranks_alike(rows)}  # fmt: skip
+        results["tables"][spec] = made
+        write_json(path, results)
+        with replacing(out / "table.md") as file:
+            file.write_text("\n\n".join(table(spec, one) for spec, one in results["tables"].items()) + "\n")
+    return results
+
+
+def _plain(key: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in key.items()}
+
+
+def _rows(judge: Judge, asked: Asked) -> Iterator[tuple[str, list[dict[str, float]]]]:
+    """Each row's name and its figures, one for each seed."""
+    first, difference = small_pictures(judge.packed, judge.pairs, judge.rows)
+    yield "first picture, 24 px", [judge.figures(first)]
+    yield "difference picture, 24 px", [judge.figures(difference)]
+    clusters = min(CLUSTERS, max(2, int((~judge.test).sum()) // 4))
+    yield f"k-means of {clusters} on it", [judge.figures(clustered(difference, ~judge.test, clusters))]
+    for name in asked.encoders:
+        config = _config(name)
+        seen = features_of(config.build(), judge.packed)
+        change = seen[judge.pairs.later[judge.rows]].astype(np.float32) - seen[judge.pairs.now[judge.rows]]
+        yield f"{name}: difference of its features", [judge.figures(change)]
+        yield f"{name}: k-means of {clusters} on it", [judge.figures(clustered(change, ~judge.test, clusters))]
+        yield f"{name}: {LEVELLED} components of {LEVELS} levels", [judge.figures(_levels(change, ~judge.test))]
+        for few in (0, *LABELLED):
+            if few and not ("motion" in judge.targets and few < len(np.unique(judge.episode[~judge.test]))):
+                continue
+            label = f"{name}: codes of the preset video" + (f", {few} labelled episodes" if few else "")
+            fitted = [_fitted(judge, config, seed, few) for seed in range(asked.seeds)]
+            if not few:
+                yield f"{name}: {config.quant_dim} directions that persist", [judge.figures(fitted[0][1])]
+            yield label, [judge.of_codes(codes, config.codebook_size) for codes, _ in fitted]
+    for path in asked.laqs:
+        laq = LAQ.from_pretrained(path)
+        codes = encode_all(laq, judge.packed, judge.pairs, judge.rows)
+        yield f"LAQ {path}", [judge.of_codes(codes, laq.config.codebook_size)]
+
+
+def _config(encoder: str) -> LAQConfig:
+    """The preset's codes with this encoder; the decoder, which is not trained here, as small as can be."""
+    return replace(preset("video").laq, encoder=encoder, encoder_options={}, unet_width=4)
+
+
+def _fitted(judge: Judge, config: LAQConfig, seed: int, few: int) -> tuple[Array, Array]:
+    """Codes int64 [R, s] and the differences in the directions, float32 [R, dim], fitted to training episodes, `few` of
+    them with their actions."""
+    laq, taught, packed = config.build(), None, judge.packed
+    if few:
+        some = np.random.default_rng(seed).choice(np.unique(judge.pairs.episode[judge.fitting]), few, replace=False)
+        taught = taught_by(packed.subset(np.sort(some)), replace(preset("video"), laq=config))
+    fit_codes(laq, packed, judge.pairs, judge.fitting, seed, taught)
+    seen = features_of(laq, packed)
+    change = seen[judge.pairs.later[judge.rows]].astype(np.float32) - seen[judge.pairs.now[judge.rows]]
+    assert laq.directions is not None
+    return encode_all(laq, packed, judge.pairs, judge.rows), change @ laq.directions.axes.numpy()
+
+
+def _levels(change: Array, fit: Array) -> Array:
+    """The first principal components, each cut into levels of equal share: one-hot float32 [R, components * levels]."""
+    centred = change - change[fit].mean(0)
+    _, _, axes = np.linalg.svd(centred[fit], full_matrices=False)
+    places = centred @ axes[:LEVELLED].T
+    edges = np.quantile(places[fit], np.arange(1, LEVELS) / LEVELS, axis=0)
+    return one_hot(np.stack([np.searchsorted(*pair) for pair in zip(edges.T, places.T, strict=True)], 1), LEVELS)
+
+
+def over(figures: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Of several seeds: mean, lowest and highest of each figure."""
+    return {
+        name: {"mean": fmean(values), "low": min(values), "high": max(values), "seeds": len(values)}
+        for name in figures[0]
+        for values in [[one[name] for one in figures]]
+    }
+
+
+def ranks_alike(rows: Mapping[str, Any]) -> float | None:
+    """Spearman's rank correlation, over the rows, of what they tell of the flow and of the motion. None without one of
+    them."""
+    both = [(row["flow"]["mean"], row["motion"]["mean"]) for row in rows.values() if {"flow", "motion"} <= set(row)]
+    return float(spearmanr(*zip(*both, strict=True)).statistic) if len(both) > 2 else None
+
+
+def table(spec: str, made: Mapping[str, Any]) -> str:
+    """One dataset as Markdown."""
+    there = [column for column in COLUMNS if any(column in row for row in made["rows"].values())]
+    lines = [[name, *(_cell(row.get(column)) for column in there)] for name, row in made["rows"].items()]
+    ranks = made["flow_ranks_as_motion"]
+    said = f"`{spec}`: {made['what']}; {made['pairs']:,} pairs, {made['held_out']:,} of them held out."
+    if ranks is not None:
+        said += f" Flow ranks the rows as the motion does with a correlation of {ranks:.2f}."
+    return f"{said}\n\n{markdown(['R^2 on held-out episodes', *there], lines)}"
+
+
+def _cell(figure: Mapping[str, float] | None) -> str:
+    if figure is None:
+        return ""
+    digits = 1 if figure["mean"] > 1 else 2
+    spread = f" ({figure['low']:.{digits}f} to {figure['high']:.{digits}f})" if figure["seeds"] > 1 else ""
+    return f"{figure['mean']:.{digits}f}{spread}"
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_cell(figure)}" for name, figure in row.items())

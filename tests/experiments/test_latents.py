@@ -1,0 +1,53 @@
+"""`lapa study latents`: a table for each dataset, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lapa.artefacts.folder import read_json
+from lapa.contracts import LapaError
+from lapa.experiments.latents import Asked, ranks_alike, study_latents
+
+DATA = "tabletop:sim,episodes=15,seed=3"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("latents")
+    study_latents(Asked((DATA,), seeds=2, encoders=("pixels",)), out)
+    return out
+
+
+def test_codes_stand_beside_what_needs_no_training(made: Path) -> None:
+    table = read_json(made / "results.json", "study")["tables"][DATA]
+    rows = table["rows"]
+    assert 0 < table["held_out"] < table["pairs"]
+    assert rows["difference picture, 24 px"]["motion"]["mean"] > rows["first picture, 24 px"]["motion"]["mean"]
+    [codes] = [row for name, row in rows.items() if "preset" in name and "labelled" not in name]
+    assert codes["motion"]["seeds"] == 2
+    assert codes["motion"]["low"] <= codes["motion"]["mean"] <= codes["motion"]["high"]
+    assert 1 <= codes["perplexity"]["mean"] <= 64
+    assert sum("labelled" in name for name in rows) == 2
+    assert -1 <= table["flow_ranks_as_motion"] <= 1
+    text = (made / "table.md").read_text()
+    assert all(name in text for name in rows)
+
+
+def test_what_is_made_is_not_made_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (made / "results.json").read_text()
+    monkeypatch.setattr("lapa.experiments.latents.Judge", None)
+    study_latents(Asked((DATA,), seeds=2, encoders=("pixels",)), made)
+    assert (made / "results.json").read_text() == before
+
+
+def test_rows_that_flow_ranks_the_other_way_round() -> None:
+    rows = {str(i): {"flow": {"mean": i}, "motion": {"mean": -i}} for i in range(4)}
+    assert ranks_alike(rows) == pytest.approx(-1)
+    assert ranks_alike({"a": {"flow": {"mean": 1}}}) is None
+
+
+def test_too_few_episodes_to_hold_one_out(tmp_path: Path) -> None:
+    with pytest.raises(LapaError, match="episodes=1"):
+        study_latents(Asked(("tabletop:sim,episodes=1,seed=3",), encoders=()), tmp_path)
