@@ -1,0 +1,125 @@
+"""A dry run: what the server would have done in recorded episodes, beside what was done. Nothing moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapa_client.client import Client
+
+
+@dataclass(frozen=True)
+class Episode:
+    """images: camera -> uint8 [T, H, W, 3]; actions [T, A]: action t is what was done at picture t; state [T, S] or
+    None; fps: 0 where it is not known."""
+
+    name: str
+    images: dict[str, np.ndarray]
+    actions: np.ndarray
+    state: np.ndarray | None = None
+    instruction: str = ""
+    fps: float = 0.0
+
+    def observation(self, step: int) -> dict[str, Any]:
+        """What a robot would have shown at this step."""
+        shown: dict[str, Any] = {"images": {name: frames[step] for name, frames in self.images.items()},
+                                 "prompt": self.instruction}  # fmt: skip
+        return shown if self.state is None else {**shown, "state": np.asarray(self.state[step], np.float32)}
+
+
+def read_episodes(source: str) -> Iterator[Episode]:
+    """A folder of .npz files or one of them; or NAME:PATH[,OPTION=VALUE] of lapa, where lapa is installed. Raises
+    ValueError, which names the file, for one that is no episode."""
+    path = Path(source)
+    if path.is_dir() or path.suffix == ".npz":
+        files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+        if not files:
+            raise ValueError(f"{source}: has no .npz files.")
+        yield from map(_of_file, files)
+        return
+    try:
+        from lapa.data.spec import open_dataset
+    except ImportError:
+        raise ValueError(f"{source}: is no folder of .npz files. To read NAME:PATH, install lapa.") from None
+    for episode in open_dataset(source).episodes():
+        if isinstance(episode, Exception):
+            print(f"passed over: {episode}")
+        elif episode.actions is None:
+            raise ValueError(f"{source}: {episode.id} has no actions to compare with.")
+        else:
+            state = None if episode.state is None else episode.state[: len(episode.actions)]
+            yield Episode(episode.id, {episode.camera or "image": episode.frames}, episode.actions, state,
+                          episode.instruction, episode.fps)  # fmt: skip
+
+
+def _of_file(path: Path) -> Episode:
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            told = {key: held[key] for key in held.files}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}).") from None
+    images = {key.partition("/")[2]: frames for key, frames in told.items() if key.startswith("images/")}
+    if not images or "actions" not in told:
+        raise ValueError(f"{path}: has no images/NAME and actions. It has {', '.join(told)}.")
+    actions, state = told["actions"], told.get("state")
+    lengths = {len(actions), *map(len, images.values()), *([] if state is None else [len(state)])}
+    if actions.ndim != 2 or not len(actions) or max(lengths) - len(actions) > 1 or min(lengths) < len(actions):
+        raise ValueError(f"{path}: images, state and actions go together, actions [T, A]; got {sorted(lengths)} steps.")
+    instruction, fps = str(told.get("instruction", "")), float(told.get("fps", 0))
+    return Episode(path.stem, images, actions, state, instruction, fps)
+
+
+def compare(client: Client, episodes: Iterable[Episode], execute: int | None = None) -> dict[str, Any]:
+    """Ask about every `execute`-th picture (None: as the server says) and compare. Figures, of all steps together:
+
+    error, mean_action  float [A]: mean absolute error of the actions, and of always doing the mean action
+    jump       float [A]: the largest change from one action to the next within and between answers
+    late       share of answers that came after the actions before them were done (0 where the rate is not known)
+    ms         of every answer. Raises ValueError where the actions have another number of dimensions.
+    """
+    count = int(execute or client.about.get("execute") or 1)
+    wanted, given, jumps, ms, late = [], [], [], [], []
+    names: list[str] = []
+    for episode in episodes:
+        client.new_episode()
+        names.append(episode.name)
+        actions = np.asarray(episode.actions, np.float64)
+        said: list[np.ndarray] = []
+        for step in range(0, len(actions), count):
+            answer = client.ask(episode.observation(step))
+            if answer.actions.shape[1] != actions.shape[1]:
+                raise ValueError(f"{episode.name}: has actions of {actions.shape[1]} numbers, the server gives "
+                                 f"{answer.actions.shape[1]}.")  # fmt: skip
+            said.append(answer.actions[: min(count, len(actions) - step)])
+            wanted.append(actions[step : step + len(said[-1])])
+            ms.append(answer.ms)
+            late.append(bool(episode.fps) and answer.ms > 1000 * count / episode.fps)
+        given.append(np.concatenate(said))
+        jumps.append(np.abs(np.diff(given[-1], axis=0)).max(0, initial=0))
+    if not names:
+        raise ValueError("There are no episodes.")
+    right, found = np.concatenate(wanted), np.concatenate(given)
+    return {
+        "episodes": len(names), "steps": len(right), "error": np.abs(found - right).mean(0),
+        "mean_action": np.abs(right - right.mean(0)).mean(0), "jump": np.max(jumps, 0), "late": float(np.mean(late)),
+        "ms": ms,
+    }  # fmt: skip
+
+
+def table(found: dict[str, Any], names: list[str]) -> str:
+    """The figures in words, a line for each number of an action."""
+    half, most = np.percentile(found["ms"], (50, 99))
+    lines = [
+        f"{found['episodes']} episodes, {found['steps']} steps. An answer took {half:.1f} ms (p99 {most:.1f}); "
+        f"{found['late']:.0%} came too late.",
+        f"{'':16} {'error':>9} {'mean action':>12} {'largest jump':>13}",
+    ]
+    for i in range(len(found["error"])):
+        name = names[i] if i < len(names) else f"action_{i}"
+        row = (found[key][i] for key in ("error", "mean_action", "jump"))
+        lines.append("{:16} {:>9.4g} {:>12.4g} {:>13.4g}".format(name, *row))
+    return "\n".join(lines)
