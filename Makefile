@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+WORLDS := $(VENV)/.worlds
 
 # A test of each kind: what is quick to run and breaks first. All the rest is in `make test`.
 QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/artefacts tests/commands/test_help.py \
@@ -11,10 +12,10 @@ QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/ar
 # A file a worker, in the order of tests/conftest.py: the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo quick test lint format clean
+.PHONY: help demo quick test test-worlds lint format clean
 
 help:  ## show these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'lapa needs Python 3.11 or newer; say which one: make demo PYTHON=python3.11'; exit 1; }
@@ -31,6 +32,14 @@ quick: $(READY)  ## a part of the tests, about a minute
 
 test: $(READY)  ## the test suite, at most eight minutes on 2 cores
 	@$(PYTEST) --durations 20
+
+$(WORLDS): $(READY)
+	@echo 'Installing the benchmarks that others wrote ...'
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[metaworld]'
+	@touch $(WORLDS)
+
+test-worlds: $(WORLDS)  ## install the benchmarks that others wrote and run their tests
+	@$(PYTEST) tests/worlds tests/benchmarks
 
 lint: $(READY)  ## ruff and mypy
 	@$(VENV)/bin/ruff check .

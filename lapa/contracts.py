@@ -198,6 +198,7 @@ class TaskSpec:
     families   kinds of task, for tables; max_steps: an episode without success after so many steps has failed
     state      names of the numbers of the state that it shows; (): none
     batch      episodes that it runs side by side at most; 0: any number
+    limits     the lowest and the highest value of each action: what is beyond is carried out as these; (): not known
     """
 
     action: ActionSpec
@@ -206,6 +207,7 @@ class TaskSpec:
     max_steps: int
     state: tuple[str, ...] = ()
     batch: int = 0
+    limits: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -348,7 +350,8 @@ class Benchmark(Protocol):
 
     Episodes run side by side: row i of what goes in and out is episode i of the last `reset`. It may have
     `picture(i, size)` -> uint8 [H, W, 3], about `size` pixels a side, for films of episode i; else those are of the
-    first camera.
+    first camera. Where a scene's seed alone tells its family, it may have `family(seed)` -> str: `lapa collect` then
+    takes equally many of each.
     """
 
     spec: TaskSpec

@@ -62,7 +62,7 @@ class Trial:
         choose(self.instruction, get_args(Told), "instruction")
 
     @property
-    def seeds(self) -> range:
+    def seeds(self) -> Sequence[int]:
         """Of the scenes, in order."""
         first = (VALIDATION_SEEDS if self.validation else TEST_SEEDS) + self.seed * EPISODES
         return range(first, first + self.episodes)
@@ -95,12 +95,12 @@ def roll_out(
     return outcomes, films
 
 
-def _side_by_side(seeds: range, most: int) -> Iterator[range]:
+def _side_by_side(seeds: Sequence[int], most: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(seeds), most or len(seeds)):
         yield seeds[start : start + (most or len(seeds))]
 
 
-def _told(benchmark: Benchmark, parts: Sequence[range], trial: Trial) -> list[str | None]:
+def _told(benchmark: Benchmark, parts: Sequence[Sequence[int]], trial: Trial) -> list[str | None]:
     """What the policy is told in each scene; None: what the scene says."""
     if trial.instruction != "shuffled":
         return [None if trial.instruction == "right" else ""] * trial.episodes

@@ -195,6 +195,23 @@ def _fits(value: Any, hint: Any) -> bool:
     return True
 
 
+def missing(kind: str, name: str) -> str:
+    """How to install what a plug-in needs, "" where all of it is there. Its file says it as NEEDS, {module: how its
+    package is installed}; read without being imported."""
+    tree = ast.parse(file_of(kind, name).read_bytes())
+    told = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NEEDS"
+    ]
+    needs: dict[str, str] = ast.literal_eval(told[0]) if told else {}
+    return "; ".join(dict.fromkeys(how for module, how in needs.items() if importlib.util.find_spec(module) is None))
+
+
+def require(kind: str, name: str) -> None:
+    """Raise LapaError, with what to install, where a plug-in needs what is not there."""
+    if how := missing(kind, name):
+        raise LapaError(f"{name} needs packages that are not installed: {how}")
+
+
 def describe(kind: str, name: str) -> str:
     """First line of the plug-in's docstring."""
     return (ast.get_docstring(ast.parse(file_of(kind, name).read_bytes())) or "").partition("\n")[0]

@@ -87,6 +87,7 @@ def collect(
     episodes: int | None = None,
     noise: float = 0.0,
     seed: Seed = 0,
+    workers: int = 1,
 ) -> None:
     """Write data, or episodes of a benchmark's expert, as LeRobot v3.0.
 
@@ -94,8 +95,8 @@ def collect(
     Examples: lapa collect --dataset tabletop:sim,episodes=200,seed=1 --out data/sim
     lapa collect --benchmark tabletop:sim --episodes 20 --noise 0.2 --out data/sim
 
-    --benchmark keeps the episodes in which its expert succeeds, with all cameras, state and actions. Policies are never
-    tried on their scenes.
+    --benchmark keeps the episodes in which its expert succeeds, with all cameras, state and actions, equally many of
+    each task where scenes have one. Policies are never tried on their scenes.
 
     Args:
         out: new folder
@@ -106,18 +107,22 @@ def collect(
         robot: the robot's name, for robot_type, where the dataset names none
         benchmark: NAME[:PATH][,OPTION=VALUE], such as tabletop:sim
         episodes: benchmark: how many
-        noise: benchmark: disturb the expert's motions by this share of their size, so that it shows how to recover
+        noise: benchmark: disturb the expert's motions by this share of their size, so that it shows how to recover; not
+            while its gripper holds something
         seed: benchmark: which scenes
+        workers: benchmark: processes that share the work; the result is the same
     """
     from lapa.data.index import counted
     from lapa.interop.collect import collect as write
 
     if benchmark is not None:
-        if dataset or without_actions or cameras:
-            raise LapaError("--dataset, --without-actions and --cameras do not go with --benchmark.")
-        made = _demonstrated(benchmark, episodes, seed, noise, out, quality, robot)
-    elif episodes is not None or noise or seed:
-        raise LapaError("--episodes, --noise and --seed belong to --benchmark; a dataset has options of its own.")
+        if dataset or cameras:
+            raise LapaError("--dataset and --cameras do not go with --benchmark.")
+        made = _demonstrated(benchmark, episodes, seed, noise, out, quality, robot, without_actions, workers)
+    elif episodes is not None or noise or seed or workers != 1:
+        raise LapaError(
+            "--episodes, --noise, --seed and --workers belong to --benchmark; a dataset has options of its own."
+        )
     else:
         made = write(at_least_one(dataset), out, skip_bad, without_actions, split_names(cameras), quality, robot)
     print(f"Wrote {counted(made['episodes'], 'episode')}, {made['frames']} frames, to {out} ({made['with']} actions; "
@@ -128,15 +133,18 @@ def collect(
 
 
 def _demonstrated(
-    benchmark: str, episodes: int | None, seed: int, noise: float, out: Path, quality: Quality, robot: str
-) -> dict[str, Any]:
+    benchmark: str, episodes: int | None, seed: int, noise: float, out: Path, quality: Quality, robot: str,
+    without_actions: bool, workers: int,
+) -> dict[str, Any]:  # fmt: skip
     from lapa.evaluate import open_benchmark
-    from lapa.interop.collect import write
+    from lapa.interop.collect import mere_video, write
     from lapa.interop.demonstrations import demonstrations
 
     if episodes is None:
         raise LapaError("Say how many --episodes of the benchmark's expert to collect.")
-    takes = demonstrations(open_benchmark(benchmark), episodes, seed, noise)
+    takes = demonstrations(open_benchmark(benchmark), episodes, seed, noise, benchmark, workers)
+    if without_actions:
+        takes = mere_video(takes)
     origin = {"sources": [f"{benchmark}, its expert"], "seed": seed, "noise": noise}
     robot = robot or re.sub(r"\W+", "_", benchmark.partition(",")[0])
     return write(takes, out, origin, episodes, quality, robot)

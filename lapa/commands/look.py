@@ -102,4 +102,5 @@ def show_list(preset: str | None = None) -> None:
     for kind in plugins.KINDS:
         print(kind)
         for name in plugins.names(kind):
-            print(f"  {name:<18}{plugins.describe(kind, name)}")
+            how = plugins.missing(kind, name)
+            print(f"  {name:<18}{plugins.describe(kind, name)}" + (f" Not installed: {how}" if how else ""))

@@ -40,9 +40,15 @@ def collect(
     datasets = [parse(spec) for spec in specs]
     takes = _readable(chain.from_iterable(_takes(spec, cameras) for spec in datasets), skip_bad)
     if without_actions:
-        takes = ((replace(e, actions=None, action_names=(), action_kinds=()), views) for e, views in takes)
+        takes = mere_video(takes)
     total = sum(length_hint(spec.build()) for spec in datasets)
     return write(takes, out, {"sources": list(specs)}, total, quality, robot)
+
+
+def mere_video(takes: Iterable[Take]) -> Iterator[Take]:
+    """The episodes without their actions."""
+    for episode, views in takes:
+        yield replace(episode, actions=None, action_names=(), action_kinds=()), views
 
 
 def write(

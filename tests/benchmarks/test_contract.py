@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,18 @@ from lapa import plugins
 from lapa.contracts import Benchmark, LapaError, Observation, Outcome
 from lapa.evaluate import Trial, open_benchmark, roll_out
 
-SPECS = {"gym": "gym:lapa/Tabletop-v0,max_steps=60,expert=info.expert_action"}  # where the name alone does not do
-EVERY = pytest.mark.parametrize("spec", [SPECS.get(name, name) for name in plugins.names("benchmarks")])
+SPECS = {  # where the name alone does not do, or takes long
+    "gym": "gym:lapa/Tabletop-v0,max_steps=60,expert=info.expert_action",
+    "metaworld": "metaworld:reach-v3+button-press-topdown-v3,size=24,repeat=4,batch=5",
+}
+
+
+def _each(name: str) -> Any:
+    how = plugins.missing("benchmarks", name)
+    return pytest.param(SPECS.get(name, name), marks=pytest.mark.skipif(bool(how), reason=f"{name} needs {how}"))
+
+
+EVERY = pytest.mark.parametrize("spec", [_each(name) for name in plugins.names("benchmarks")])
 
 
 class Still:

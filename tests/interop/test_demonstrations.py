@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lapa import cli
-from lapa.contracts import Episode, LapaError
+from lapa.contracts import Array, Episode, LapaError, Observation, Step
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
-from lapa.evaluate import TEST_SEEDS, open_benchmark
-from lapa.interop.demonstrations import demonstrations, motion
+from lapa.evaluate import TEST_SEEDS, Trial, open_benchmark
+from lapa.interop.demonstrations import _Noisy, demonstrations, motion
 
 ANOTHER_WORLD = Path(__file__).parents[1] / "another_world"
 
@@ -68,6 +70,77 @@ def test_noise_disturbs_motions_and_no_gripper(path: str) -> None:
         assert set(np.unique(other.actions[:, 6])) <= {0.0, 1.0}
 
 
+def test_no_noise_while_a_gripper_holds_something() -> None:
+    """Motions and gripper as at the beginning: disturbed; afterwards: those of the expert."""
+    arm = open_benchmark("arm")
+    trial = Trial(3)
+    shown = arm.reset(trial.seeds)
+    noisy = _Noisy(arm, np.array([0.02] * 6 + [0.0]), trial.seeds)
+    held = False
+    for _ in range(40):
+        told = arm.baselines()["expert"].act_batch(shown, [0, 1, 2])
+        made = noisy.act_batch(shown, [0, 1, 2])
+        for i in range(3):
+            closed = told[i, 0, 6] == 1
+            assert np.array_equal(told[i], made[i]) == closed
+            held |= closed
+        shown = [step.observation for step in arm.step(told[:, 0])]
+    assert held
+
+
+def test_workers_share_the_work_and_change_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    alone, shared = (list(demonstrations(open_benchmark("arm"), 9, 3, 3.0, "arm", n)) for n in (1, 2))
+    said = capsys.readouterr().err.splitlines()
+    assert [e.id for e, _ in alone] == [e.id for e, _ in shared]
+    for (one, views), (other, others) in zip(alone, shared, strict=True):
+        np.testing.assert_array_equal(one.actions, other.actions)
+        np.testing.assert_array_equal(one.frames, other.frames)
+        np.testing.assert_array_equal(views["wrist"], others["wrist"])
+    assert len(said) == 2, "the scenes that failed are counted"
+    assert said[0] == said[1]
+    assert all(name in said[0] for name in ("blue", "red")), "by task"
+
+
+class Rotating:
+    """The arm, with two families by turns; scenes whose number is 3 modulo 4 fail."""
+
+    def __init__(self) -> None:
+        self.arm = open_benchmark("arm")
+        self.spec = replace(self.arm.spec, families=("even", "odd"))
+        self.baselines = self.arm.baselines
+
+    def family(self, seed: int) -> str:
+        return ("even", "odd")[seed % 2]
+
+    def reset(self, seeds: Sequence[int]) -> list[Observation]:
+        self.seeds = list(seeds)
+        return self.arm.reset(seeds)
+
+    def step(self, actions: Array) -> list[Step]:
+        made = self.arm.step(actions)
+        fine = [seed % 4 != 3 for seed in self.seeds]
+        return [replace(step, success=step.success and good) for step, good in zip(made, fine, strict=True)]
+
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(map(self.family, self.seeds))
+
+
+def test_equally_many_of_each_family(capsys: pytest.CaptureFixture[str]) -> None:
+    seeds = [int(e.id.removeprefix("seed-")) for e, _ in demonstrations(Rotating(), 21)]
+    assert [s % 2 for s in seeds].count(0) == 11
+    assert [s for s in seeds if s % 2] == list(range(1, 41, 4))[:10]
+    assert seeds[:6] == [0, 1, 2, 4, 5, 6]
+    assert "odd 9" in capsys.readouterr().err
+
+
+def test_actions_are_those_that_can_be_carried_out() -> None:
+    arm = open_benchmark("arm")
+    arm.spec = replace(arm.spec, limits=((-0.05, 0.05),) * 6 + ((0.0, 1.0),))
+    for episode, _ in demonstrations(arm, 3, noise=1.0):
+        assert episode.actions is not None
+        assert np.abs(episode.actions[:, :6]).max() <= np.float32(0.05)
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "arm"
     cli.main(["collect", "--benchmark", "arm", "--episodes", "4", "--noise", "0.2", "--seed", "1", "--out", str(out)])
@@ -89,6 +162,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("--benchmark arm --episodes 2 --noise -1", "--noise"),
         ("--benchmark arm --episodes 2 --dataset tabletop:sim", "--benchmark"),
         ("--dataset tabletop:sim --episodes 2", "belong to --benchmark"),
+        ("--dataset tabletop:sim --workers 2", "belong to --benchmark"),
+        ("--benchmark arm --episodes 2 --workers 0", "--workers"),
         ("--benchmark gym:lapa/Tabletop-v0,max_steps=60 --episodes 2", "expert"),
     ],
 )  # fmt: skip

@@ -1,0 +1,89 @@
+"""What the benchmarks in MuJoCo share: drawing without a screen, and pictures that are drawn when they are looked at."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from ctypes.util import find_library
+from typing import Any
+
+import numpy as np
+
+from lapa.contracts import Array
+
+GL = "MUJOCO_GL"
+LEANS = 0.1  # cameras that look straight down have no upper side: their tops point up or down by less than this
+
+
+def without_a_screen() -> None:
+    """Choose how MuJoCo draws where neither the user nor a screen says it; says once what was chosen.
+
+    Call it before `mujoco` is imported: it chooses when it is loaded.
+    """
+    if os.environ.get(GL) or os.environ.get("DISPLAY") or "mujoco" in sys.modules:
+        return
+    found = next((way for way, library in (("egl", "EGL"), ("osmesa", "OSMesa")) if find_library(library)), None)
+    if found is None:
+        print(f"{GL} is not set, and there is neither EGL nor OSMesa to draw with and no screen: pictures will fail. "
+              "Install libegl1 and libgl1-mesa-dri, or libosmesa6.", file=sys.stderr)  # fmt: skip
+        return
+    os.environ[GL] = found
+    print(f"{GL} is not set and there is no screen: MuJoCo draws with {found}.", file=sys.stderr)
+
+
+class Drawer:
+    """Draws the cameras of one model at size x size pixels. Worlds of the same model may share it: it keeps meshes and
+    textures, and what stands where comes from the world that is drawn."""
+
+    def __init__(self, model: Any, size: int, shadows: bool) -> None:
+        import mujoco
+
+        model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
+        model.vis.global_.offheight = max(size, model.vis.global_.offheight)
+        if not shadows:  # without a GPU 10 to 20 times as fast; it must be set before the first picture
+            model.vis.quality.shadowsize = 0
+            model.vis.quality.offsamples = 0
+        self._mujoco, self._renderer = mujoco, mujoco.Renderer(model, size, size)
+        self._option = mujoco.MjvOption()
+
+    def draw(self, model: Any, data: Any, camera: str) -> Array:
+        """uint8 [size, size, 3], upright: a camera whose top points to the ground is turned by 180 degrees."""
+        lens = self._mujoco.MjvCamera()
+        lens.type, lens.fixedcamid = self._mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(camera).id
+        every = self._mujoco.mjtCatBit.mjCAT_ALL
+        self._mujoco.mjv_updateScene(model, data, self._option, None, lens, every, self._renderer.scene)
+        picture = np.asarray(self._renderer.render())
+        top = data.camera(camera).xmat.reshape(3, 3)[2, 1]  # how far the top of the picture points up
+        return np.ascontiguousarray(picture[::-1, ::-1]) if top < -LEANS else picture
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._renderer.close()
+
+
+class Pictures(Mapping[str, Array]):
+    """{camera: picture} of a world as it is now, drawn when looked at: a policy that answers with several actions does
+    not look at each step, and drawing takes most of the time.
+
+    clock: a number that changes when the world does. Looking later than that is an error of the program.
+    """
+
+    def __init__(self, cameras: tuple[str, ...], draw: Callable[[str], Array], clock: Callable[[], int]) -> None:
+        self._cameras, self._draw, self._clock, self._now = cameras, draw, clock, clock()
+        self._drawn: dict[str, Array] = {}
+
+    def __getitem__(self, camera: str) -> Array:
+        if camera not in self._cameras:
+            raise KeyError(camera)
+        if camera not in self._drawn:
+            if self._clock() != self._now:
+                raise RuntimeError(f"The picture of {camera} was not looked at before the world went on.")
+            self._drawn[camera] = self._draw(camera)
+        return self._drawn[camera]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cameras)
+
+    def __len__(self) -> int:
+        return len(self._cameras)

@@ -1,0 +1,282 @@
+"""Meta-World: an arm does 50 household tasks (MuJoCo): metaworld:mt10, mt50 or reach-v3+push-v3."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lapa.benchmarks._mujoco import Drawer, Pictures, without_a_screen
+from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, Step, TaskSpec
+from lapa.plugins import choose, require
+
+NEEDS = {"metaworld": 'pip install "lapa[metaworld]"'}
+
+HZ = 80.0  # steps of the simulator a second
+LIMIT = 500  # of them in an episode; it refuses more
+STATE = ("hand_x", "hand_y", "hand_z", "gripper_opening")  # metres; 0 closed to 1 open
+ACTION = ("dx", "dy", "dz", "gripper")  # centimetres; -1 open, 1 closed
+CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
+MT10 = (
+    *("reach-v3", "push-v3", "pick-place-v3", "door-open-v3", "drawer-open-v3", "drawer-close-v3"),
+    *("button-press-topdown-v3", "peg-insert-side-v3", "window-open-v3", "window-close-v3"),
+)
+SENTENCES = {  # Meta-World has names of tasks and no sentences; these are ours
+    "assembly-v3": "pick up the wrench and put its ring over the peg",
+    "basketball-v3": "put the basketball into the hoop",
+    "bin-picking-v3": "move the cube from the red bin to the blue bin",
+    "box-close-v3": "put the lid on the box",
+    "button-press-topdown-v3": "press the button from above",
+    "button-press-topdown-wall-v3": "press the button behind the wall from above",
+    "button-press-v3": "press the button from the front",
+    "button-press-wall-v3": "reach around the wall and press the button",
+    "coffee-button-v3": "press the button of the coffee machine",
+    "coffee-pull-v3": "pull the mug away from the coffee machine",
+    "coffee-push-v3": "push the mug under the coffee machine",
+    "dial-turn-v3": "turn the dial",
+    "disassemble-v3": "take the wrench off the peg",
+    "door-close-v3": "close the door",
+    "door-lock-v3": "lock the door",
+    "door-open-v3": "open the door",
+    "door-unlock-v3": "unlock the door",
+    "hand-insert-v3": "put the hand into the hole",
+    "drawer-close-v3": "close the drawer",
+    "drawer-open-v3": "open the drawer",
+    "faucet-open-v3": "open the faucet",
+    "faucet-close-v3": "close the faucet",
+    "hammer-v3": "hammer the nail into the wall",
+    "handle-press-side-v3": "press the handle down from the side",
+    "handle-press-v3": "press the handle down",
+    "handle-pull-side-v3": "pull the handle up from the side",
+    "handle-pull-v3": "pull the handle up",
+    "lever-pull-v3": "pull the lever up",
+    "pick-place-wall-v3": "lift the object over the wall to the goal",
+    "pick-out-of-hole-v3": "pick the object out of the hole and bring it to the goal",
+    "pick-place-v3": "pick up the object and bring it to the goal",
+    "plate-slide-v3": "slide the plate into the net",
+    "plate-slide-side-v3": "slide the plate sideways into the net",
+    "plate-slide-back-v3": "slide the plate back out of the net",
+    "plate-slide-back-side-v3": "slide the plate sideways out of the net",
+    "peg-insert-side-v3": "put the peg into the hole from the side",
+    "peg-unplug-side-v3": "pull the peg out of the hole sideways",
+    "soccer-v3": "push the ball into the goal",
+    "stick-push-v3": "take the stick and push the box with it",
+    "stick-pull-v3": "take the stick and pull the box with it",
+    "push-v3": "push the object to the goal",
+    "push-wall-v3": "push the object around the wall to the goal",
+    "push-back-v3": "push the object back to the goal",
+    "reach-v3": "reach the goal with the hand",
+    "reach-wall-v3": "reach over the wall to the goal with the hand",
+    "shelf-place-v3": "put the object on the shelf",
+    "sweep-into-v3": "sweep the object into the hole",
+    "sweep-v3": "sweep the object off the table",
+    "window-open-v3": "open the window",
+    "window-close-v3": "close the window",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which tasks, and how they are seen: `metaworld:reach-v3+push-v3,camera=corner2,size=128`."""
+
+    path: str = "mt10"
+    """mt10, mt50, or tasks by name, joined by +"""
+    camera: str = "corner2"
+    """a camera, or several, joined by +: corner, corner2, corner3, corner4, topview, behindGripper, gripperPOV"""
+    size: int = 128
+    """pixels a side of the pictures"""
+    repeat: int = 1
+    """steps of the simulator for one action: 80 / repeat actions a second, each with a motion up to repeat cm"""
+    max_steps: int | None = None
+    """actions of an episode (None: 500 / repeat, the simulator's own limit)"""
+    shadows: bool = False
+    """draw shadows and smooth edges, which takes 10 to 20 times as long without a GPU"""
+    batch: int = 10
+    """episodes side by side"""
+
+    def build(self) -> MetaWorld:
+        """The benchmark. Raises LapaError where the package is missing and for unknown tasks and cameras."""
+        require("benchmarks", "metaworld")
+        return MetaWorld(self)
+
+
+class MetaWorld:
+    """One world a running episode. Scene `seed` is of task seed modulo their number, so that each has as many."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.families = config, _tasks(config.path)
+        cameras = tuple(choose(name, CAMERAS, "camera of Meta-World") for name in config.camera.split("+"))
+        if len(set(cameras)) < len(cameras):
+            raise LapaError(f"metaworld: camera={config.camera} names a camera twice.")
+        most = LIMIT // max(config.repeat, 1)
+        steps = config.max_steps or most
+        for option, value, high in (("size", config.size, 4096), ("repeat", config.repeat, LIMIT),
+                                    ("max_steps", steps, most), ("batch", config.batch, 1000)):  # fmt: skip
+            if not 1 <= value <= high:
+                raise LapaError(f"metaworld: {option} is 1 to {high}, not {value}.")
+        reach = float(config.repeat)
+        self.spec = TaskSpec(
+            ActionSpec(ACTION, ("delta", "delta", "delta", "binary"), HZ / config.repeat), cameras, self.families,
+            steps, STATE, config.batch, limits=((-reach, reach),) * 3 + ((-1.0, 1.0),),
+        )  # fmt: skip
+        without_a_screen()
+        self._idle: dict[str, list[_World]] = {task: [] for task in self.families}
+        self._drawers: dict[str, Drawer] = {}
+        self._worlds: list[_World] = []
+        edges = "with" if config.shadows else "without"
+        print(f"metaworld: {len(self.families)} tasks; camera {', '.join(cameras)} at {config.size} pixels, {edges} "
+              f"shadows and smooth edges; {HZ / config.repeat:g} actions a second.", file=sys.stderr)  # fmt: skip
+
+    # --- the contract
+
+    def family(self, seed: int) -> str:
+        """The task of a scene."""
+        return self.families[int(seed) % len(self.families)]
+
+    def reset(self, seeds: Sequence[int]) -> list[Observation]:
+        """See Benchmark. Raises LapaError for more seeds than `batch`."""
+        if len(seeds) > self.config.batch:
+            raise LapaError(f"metaworld runs {self.config.batch} episodes side by side (batch=), not {len(seeds)}.")
+        for world in self._worlds:
+            self._idle[world.task].append(world)
+        self._worlds = []
+        for seed in seeds:
+            task = self.family(seed)
+            world = self._idle[task].pop() if self._idle[task] else _World(task)
+            world.begin(int(seed))
+            self._worlds.append(world)
+        self._done = [False] * len(seeds)
+        self._random = [np.random.default_rng([int(seed), 9]) for seed in seeds]
+        self._shown = [self._observation(world) for world in self._worlds]
+        return list(self._shown)
+
+    def step(self, actions: Array) -> list[Step]:
+        """See Benchmark."""
+        return [
+            Step(self._shown[i], world.success, True) if self._done[i] else self._step(i, actions[i])
+            for i, world in enumerate(self._worlds)
+        ]
+
+    def tasks(self) -> tuple[str, ...]:
+        """See Benchmark."""
+        return tuple(world.task for world in self._worlds)
+
+    def baselines(self) -> Mapping[str, Actor]:
+        """no_op: stays, with an open hand; random: from all actions; expert: Meta-World's own, within the limits."""
+        return {"no_op": _Row(self._stay), "random": _Row(self._anything), "expert": _Row(self._demonstrated)}
+
+    # --- acting
+
+    def _step(self, i: int, action: Array) -> Step:
+        world = self._worlds[i]
+        world.step(action, self.config.repeat)
+        self._shown[i], self._done[i] = self._observation(world), world.success or world.over
+        return Step(self._shown[i], world.success, self._done[i])
+
+    def _stay(self, i: int) -> Array:
+        return np.array([0, 0, 0, -1], np.float32)
+
+    def _anything(self, i: int) -> Array:
+        low, high = np.array(self.spec.limits).T
+        drawn = self._random[i].uniform(low, high)
+        return np.where(np.array(self.spec.action.kinds) == "binary", np.sign(drawn), drawn).astype(np.float32)
+
+    def _demonstrated(self, i: int) -> Array:
+        reach = self.config.repeat
+        return (self._worlds[i].expert() * [reach, reach, reach, 1]).astype(np.float32)
+
+    def _observation(self, world: _World) -> Observation:
+        def draw(camera: str) -> Array:
+            if world.task not in self._drawers:
+                self._drawers[world.task] = Drawer(world.env.model, self.config.size, self.config.shadows)
+            return self._drawers[world.task].draw(world.env.model, world.env.data, camera)
+
+        return Observation(
+            images=Pictures(self.spec.cameras, draw, lambda: world.clock), instruction=SENTENCES[world.task],
+            state=world.seen[: len(STATE)].astype(np.float32),
+        )  # fmt: skip
+
+
+class _World:
+    """The simulator of one task, with what is known of the running episode."""
+
+    def __init__(self, task: str) -> None:
+        from metaworld.env_dict import ENV_CLS_MAP
+        from metaworld.policies import ENV_POLICY_MAP
+
+        self.task, self._policy = task, ENV_POLICY_MAP[task]
+        with _numpy_state_kept():
+            self.env = env = ENV_CLS_MAP[task]()
+        env._partially_observable = False  # its expert needs the goal; a policy is not shown it
+        env.__dict__.pop("sawyer_observation_space", None)  # made for the goal unseen
+        env._freeze_rand_vec, env.seeded_rand_vec, env._set_task_called = False, True, True
+        self.clock = 0
+
+    def begin(self, seed: int) -> None:
+        """Scene `seed` of this task, which depends on nothing else."""
+        import mujoco
+
+        with _numpy_state_kept():
+            np.random.seed(0)  # noqa: NPY002  where a task draws past its own generator
+            self.env.seed(int(np.random.default_rng([seed, zlib.crc32(self.task.encode())]).integers(2**31)))
+            self.seen, _ = self.env.reset()
+        mujoco.mj_kinematics(self.env.model, self.env.data)  # it moves the goal after it has looked where things are
+        self.success = self.over = False
+        self.clock += 1
+        self._demonstrator = self._policy()
+
+    def step(self, action: Array, repeat: int) -> None:
+        """Carry out an action in `repeat` equal parts, until there is success."""
+        part = np.clip(np.append(action[:3] / repeat, 1.0 if action[3] > 0 else -1.0), -1, 1).astype(np.float32)
+        self.clock += 1
+        for _ in range(repeat):
+            self.seen, _, _, self.over, info = self.env.step(part)
+            self.success = bool(info["success"])
+            if self.success or self.over:
+                break
+
+    def expert(self) -> Array:
+        """float [4] in [-1, 1]: what Meta-World's policy does now."""
+        with warnings.catch_warnings():  # it asks for more than the limits, and says so
+            warnings.simplefilter("ignore")
+            told = np.clip(self._demonstrator.get_action(self.seen), -1, 1)
+        return np.append(told[:3], 1.0 if told[3] > 0 else -1.0)
+
+
+class _Row:
+    """An actor that gives the next action of each episode it is asked about."""
+
+    def __init__(self, act: Callable[[int], Array]) -> None:
+        self._act = act
+
+    def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
+        """float32 [B, 1, 4]; without `ids`, of the first B episodes."""
+        return np.stack([self._act(int(i)) for i in (range(len(observations)) if ids is None else ids)])[:, None]
+
+
+def _tasks(path: str) -> tuple[str, ...]:
+    """The tasks that PATH names. Raises LapaError with a suggestion for an unknown one."""
+    if path.lower() in ("mt10", "mt50"):
+        return MT10 if path.lower() == "mt10" else tuple(sorted(SENTENCES))
+    known = (*SENTENCES, "mt10", "mt50")
+    found = tuple(choose(name if name in known else f"{name}-v3" if f"{name}-v3" in known else name, known,
+                         "task of Meta-World") for name in path.split("+"))  # fmt: skip
+    if len(set(found)) < len(found) or set(found) & {"mt10", "mt50"}:
+        raise LapaError(f"metaworld:{path}: each task once, or mt10 or mt50 alone.")
+    return found
+
+
+@contextmanager
+def _numpy_state_kept() -> Iterator[None]:
+    """Whatever draws from numpy's global generator inside changes nothing outside."""
+    before = np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002

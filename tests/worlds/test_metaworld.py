@@ -1,0 +1,160 @@
+"""Meta-World as a benchmark: scenes, pictures, actions, experts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lapa import cli, plugins
+from lapa.contracts import Array, Benchmark, LapaError
+from lapa.data.pack import pack
+from lapa.evaluate import Trial, open_benchmark, roll_out
+
+if how := plugins.missing("benchmarks", "metaworld"):
+    pytest.skip(f"metaworld is not installed: {how}", allow_module_level=True)
+
+from lapa.benchmarks.metaworld import CAMERAS, SENTENCES
+
+TWO = "metaworld:reach-v3+push-v3,size=32"
+
+
+def looks(benchmark: Benchmark, seeds: list[int]) -> list[tuple[Array, Array]]:
+    """State and first picture of scenes."""
+    return [(o["state"], next(iter(o["images"].values()))) for o in benchmark.reset(seeds)]
+
+
+def alike(one: tuple[Array, Array], other: tuple[Array, Array]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.fixture(scope="module")
+def two() -> Benchmark:
+    return open_benchmark(TWO)
+
+
+def test_a_seed_gives_a_scene_whatever_was_before_and_whatever_numpy_draws(two: Benchmark) -> None:
+    np.random.seed(1)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    first = looks(two, [4, 5, 6])
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    for _ in range(20):
+        two.step(np.ones((3, 4)))
+    np.random.seed(2)  # noqa: NPY002
+    second = looks(two, [6, 5, 8, 4])
+    assert alike(first[0], second[3])
+    assert alike(first[1], second[1])
+    assert alike(first[2], second[0])
+    assert not alike(first[0], first[2])
+    assert two.tasks() == ("reach-v3", "push-v3", "reach-v3", "reach-v3")
+
+
+def test_scenes_of_several_tasks_differ_and_do_not_depend_on_the_list(two: Benchmark) -> None:
+    two.reset([6, 7])
+    places = [world.env._target_pos[:2] for world in two._worlds]  # type: ignore[attr-defined]
+    assert np.abs(places[0] - places[1]).max() > 0.001
+    alone = open_benchmark("metaworld:push-v3,size=32")
+    alone.reset([6, 7])
+    np.testing.assert_array_equal(alone._worlds[1].env._target_pos[:2], places[1])  # type: ignore[attr-defined]
+
+
+def test_the_first_picture_shows_the_goal_where_it_is(two: Benchmark) -> None:
+    """The simulator moves the goal after it has computed where things are."""
+    (first,) = two.reset([2])
+    drawn = first["images"]["corner2"]
+    (step,) = two.step(np.zeros((1, 4)))
+    changed = np.abs(step.observation["images"]["corner2"].astype(int) - drawn).max(-1) > 60
+    assert changed.mean() < 0.01
+
+
+@pytest.mark.parametrize("camera", [c for c in CAMERAS if c.startswith("corner")])
+def test_up_is_up(camera: str) -> None:
+    """The hand goes up: what was drawn where it was goes, and it appears above."""
+    bench = open_benchmark(f"metaworld:reach-v3,camera={camera},size=96")
+    (first,) = bench.reset([3])
+    frames = [first["images"][camera]]
+    for _ in range(15):
+        (step,) = bench.step(np.array([[0, 0, 1.0, -1]]))
+        frames.append(step.observation["images"][camera])
+    rows = []
+    still = np.median(frames, 0)
+    for frame in (frames[0], frames[-1]):
+        moved = np.abs(frame.astype(float) - still).max(-1) > 40
+        rows.append(np.nonzero(moved)[0].mean())
+    assert rows[1] < rows[0]
+
+
+def test_pictures_are_drawn_when_looked_at_and_not_later(two: Benchmark) -> None:
+    first, _ = two.reset([0, 1])
+    two.step(np.zeros((2, 4)))
+    with pytest.raises(RuntimeError, match="corner2"):
+        first["images"]["corner2"]
+
+
+def test_an_action_in_parts() -> None:
+    """repeat=2 at twice the motion is two steps of the simulator."""
+    slow, fast = open_benchmark(f"{TWO},repeat=2"), open_benchmark(TWO)
+    assert (slow.spec.action.hz, slow.spec.max_steps) == (40.0, 250)
+    slow.reset([1]), fast.reset([1])
+    action = np.array([[0.4, -0.6, 0.2, 1.0]])
+    for _ in range(3):
+        (one,) = slow.step(action * [2, 2, 2, 1])
+        fast.step(action)
+        (other,) = fast.step(action)
+        np.testing.assert_array_equal(one.observation["state"], other.observation["state"])
+    far, near = (slow.reset([1]) and slow.step(np.array([[x, 0, 0, 1]])) for x in (9.0, 2.0))
+    np.testing.assert_array_equal(far[0].observation["state"], near[0].observation["state"])
+
+
+def test_names_and_experts_are_meta_worlds() -> None:
+    from metaworld.env_dict import ENV_CLS_MAP, MT10_V3
+    from metaworld.policies import ENV_POLICY_MAP
+
+    assert set(SENTENCES) == set(ENV_CLS_MAP) == set(ENV_POLICY_MAP)
+    assert len(set(SENTENCES.values())) == 50
+    assert open_benchmark("metaworld").spec.families == tuple(MT10_V3)
+    assert set(open_benchmark("metaworld:mt50").spec.families) == set(ENV_CLS_MAP)
+
+
+def test_the_expert_succeeds_and_stays_within_the_limits() -> None:
+    bench = open_benchmark("metaworld:reach-v3+push-v3+pick-place+door-open+button-press-topdown,size=16")
+    outcomes, _ = roll_out(bench, bench.baselines()["expert"], Trial(10))
+    assert sum(o.success for o in outcomes) >= 9
+    assert all(o.instruction == SENTENCES[o.family] for o in outcomes)
+    shown = bench.reset([0, 1, 2])
+    asked = bench.baselines()["expert"].act_batch(shown)
+    assert np.abs(asked).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("metaworld:reach-v4", "reach-v3"),
+        ("metaworld:reach-v3+reach-v3", "once"),
+        ("metaworld:mt10+push-v3", "mt10"),
+        ("metaworld,camera=corner9", "corner"),
+        ("metaworld,camera=corner+corner", "corner"),
+        ("metaworld,size=0", "size"),
+        ("metaworld,repeat=2,max_steps=251", "250"),
+        ("metaworld,batch=0", "batch"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(spec: str, says: str) -> None:
+    with pytest.raises(LapaError, match=says):
+        open_benchmark(spec)
+
+
+def test_demonstrations_as_equally_many_of_each_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "shown"
+    words = f"collect --benchmark {TWO},repeat=2,camera=corner2+gripperPOV --episodes 4 --noise 0.2 --workers 2"
+    cli.main([*words.split(), "--out", str(out)])
+    assert "corner2, gripperPOV" in capsys.readouterr().out
+    packed = pack([f"lerobot:{out},camera=corner2"], 32, quiet=True)
+    assert sorted(packed.instructions) == sorted(2 * [SENTENCES["reach-v3"], SENTENCES["push-v3"]])
+    bench = open_benchmark(f"{TWO},repeat=2")
+    assert packed.action_spec == bench.spec.action
+    assert packed.state_names == bench.spec.state
+    assert packed.actions is not None
+    assert np.abs(packed.actions[:, :3]).max() <= 2
+    assert set(np.unique(packed.actions[:, 3])) <= {-1.0, 1.0}
