@@ -20,6 +20,7 @@ import lapa
 from lapa import plugins
 from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.artefacts.folder import save_artefact
+from lapa.commands.look import show_list
 from lapa.commands.options import note_on_policy
 from lapa.contracts import BadVideo, Episode, FramePairs, LapaError, Observation
 from lapa.data import observations
@@ -423,3 +424,23 @@ def test_an_option_of_another_type(tiny: Recipe, options: dict[str, Any], messag
     with pytest.raises(LapaError, match=message):
         replace(tiny.laq, quantizer_options=options).build()
     replace(tiny.laq, quantizer_options={"threshold": 1, "schedule": [[1, 4, 1]]}).build()
+
+
+# --- what is not installed ------------------------------------------------------------------------
+
+
+def test_what_a_plugin_needs_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    text = '"""A far world."""\n\nNEEDS = {"json": "no", "far_away": "pip install far", "farer": "pip install far"}\n'
+    (tmp_path / "benchmarks/far.py").write_text(text + "import far_away\n\nclass Config:\n    pass\n")
+    monkeypatch.setenv(plugins.OWN, str(tmp_path))
+    assert plugins.missing("benchmarks", "far") == "pip install far", "once, and read without being imported"
+    assert plugins.missing("benchmarks", "tabletop") == ""
+    with pytest.raises(LapaError, match=r"far .*pip install far$"):
+        plugins.require("benchmarks", "far")
+    plugins.require("benchmarks", "tabletop")
+    show_list()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith("pip install far") for line in lines if line.startswith("  far ")] == [True]

@@ -1,4 +1,4 @@
-"""What the benchmarks in MuJoCo share: drawing without a screen, and pictures that are drawn when they are looked at."""
+"""What the benchmarks in MuJoCo share: drawing without a screen, pictures drawn when they are looked at."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ NEEDS = {"metaworld": 'pip install "lapa[metaworld]"'}
 HZ = 80.0  # steps of the simulator a second
 LIMIT = 500  # of them in an episode; it refuses more
 STATE = ("hand_x", "hand_y", "hand_z", "gripper_opening")  # metres; 0 closed to 1 open
-ACTION = ("dx", "dy", "dz", "gripper")  # centimetres; -1 open, 1 closed
+ACTION = ("dx", "dy", "dz", "gripper")  # centimetres; from -1, opens, to 1, closes with full force
 CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 MT10 = (
     *("reach-v3", "push-v3", "pick-place-v3", "door-open-v3", "drawer-open-v3", "drawer-close-v3"),
@@ -58,7 +57,7 @@ SENTENCES = {  # Meta-World has names of tasks and no sentences; these are ours
     "lever-pull-v3": "pull the lever up",
     "pick-place-wall-v3": "lift the object over the wall to the goal",
     "pick-out-of-hole-v3": "pick the object out of the hole and bring it to the goal",
-    "pick-place-v3": "pick up the object and bring it to the goal",
+    "pick-place-v3": "pick up the puck and bring it to the blue dot",
     "plate-slide-v3": "slide the plate into the net",
     "plate-slide-side-v3": "slide the plate sideways into the net",
     "plate-slide-back-v3": "slide the plate back out of the net",
@@ -68,10 +67,10 @@ SENTENCES = {  # Meta-World has names of tasks and no sentences; these are ours
     "soccer-v3": "push the ball into the goal",
     "stick-push-v3": "take the stick and push the box with it",
     "stick-pull-v3": "take the stick and pull the box with it",
-    "push-v3": "push the object to the goal",
+    "push-v3": "push the puck to the green dot",
     "push-wall-v3": "push the object around the wall to the goal",
     "push-back-v3": "push the object back to the goal",
-    "reach-v3": "reach the goal with the hand",
+    "reach-v3": "move the hand to the red dot",
     "reach-wall-v3": "reach over the wall to the goal with the hand",
     "shelf-place-v3": "put the object on the shelf",
     "sweep-into-v3": "sweep the object into the hole",
@@ -83,11 +82,11 @@ SENTENCES = {  # Meta-World has names of tasks and no sentences; these are ours
 
 @dataclass(frozen=True)
 class Config:
-    """Which tasks, and how they are seen: `metaworld:reach-v3+push-v3,camera=corner2,size=128`."""
+    """Which tasks, and how they are seen: `metaworld:reach-v3+push-v3,camera=corner4,size=128`."""
 
     path: str = "mt10"
     """mt10, mt50, or tasks by name, joined by +"""
-    camera: str = "corner2"
+    camera: str = "corner4"
     """a camera, or several, joined by +: corner, corner2, corner3, corner4, topview, behindGripper, gripperPOV"""
     size: int = 128
     """pixels a side of the pictures"""
@@ -233,7 +232,7 @@ class _World:
 
     def step(self, action: Array, repeat: int) -> None:
         """Carry out an action in `repeat` equal parts, until there is success."""
-        part = np.clip(np.append(action[:3] / repeat, 1.0 if action[3] > 0 else -1.0), -1, 1).astype(np.float32)
+        part = np.clip(np.append(action[:3] / repeat, action[3]), -1, 1).astype(np.float32)
         self.clock += 1
         for _ in range(repeat):
             self.seen, _, _, self.over, info = self.env.step(part)
@@ -245,8 +244,8 @@ class _World:
         """float [4] in [-1, 1]: what Meta-World's policy does now."""
         with warnings.catch_warnings():  # it asks for more than the limits, and says so
             warnings.simplefilter("ignore")
-            told = np.clip(self._demonstrator.get_action(self.seen), -1, 1)
-        return np.append(told[:3], 1.0 if told[3] > 0 else -1.0)
+            told: Array = np.clip(self._demonstrator.get_action(self.seen), -1, 1)
+        return told
 
 
 class _Row:

@@ -6,11 +6,12 @@ import multiprocessing
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
+from itertools import count
 
 import numpy as np
 
@@ -23,14 +24,16 @@ SIDE_BY_SIDE = 50  # scenes, where the benchmark takes as many as one likes
 REHEARSED = 8  # scenes that tell how large the expert's motions are
 TRIES = 5  # scenes for each demonstration, at most: an expert that fails more often is none
 
-Shown = list[tuple[Outcome, Take | None]]  # each scene, and its episode where there was success
+Shown = tuple[int, Outcome, Take | None]  # a scene's number, how it ended, and its episode where there was success
 
 
 @dataclass(frozen=True)
 class _Training(Trial):
-    """Scenes below those of test and validation, by number."""
+    """Scenes below those of test and validation, by number; `noise` is the size of what is added to each number of an
+    action, (): none."""
 
     scenes: tuple[int, ...] = ()
+    noise: tuple[float, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -58,80 +61,57 @@ def demonstrations(
     rows = benchmark.baselines()
     if "expert" not in rows:
         raise LapaError(f"This benchmark has no expert to collect from; its rows: {', '.join(rows) or 'none'}.")
-    sizes = noise * motion(benchmark, rows["expert"], seed) if noise else np.zeros(len(benchmark.spec.action))
+    sizes = tuple((noise * motion(benchmark, rows["expert"], seed)).tolist()) if noise else ()
     wanted = _Wanted(benchmark, episodes, seed)
-    running: deque[Future[Shown]] = deque()
-    with _at_work(benchmark, spec, workers) as begin:
-        while wanted.any():
-            while len(running) < (workers + 1 if workers > 1 else 1) and (scenes := wanted.next_scenes()):
-                running.append(begin(_Training(len(scenes), seed, scenes=scenes), sizes))
-            for outcome, take in running.popleft().result():
-                if wanted.take(outcome):
-                    assert take is not None
+    most = benchmark.spec.batch or SIDE_BY_SIDE
+    with _at_work(benchmark, spec, workers) as show:
+        while scenes := wanted.round():
+            size = min(most, -(-len(scenes) // workers))
+            parts = (tuple(scenes[start : start + size]) for start in range(0, len(scenes), size))
+            for scene, outcome, take in show(_Training(len(p), seed, scenes=p, noise=sizes) for p in parts):
+                wanted.count(scene, outcome)
+                if take is not None:
                     yield take
-        for left in running:
-            left.cancel()
     if told := wanted.failures():
         print(told, file=sys.stderr)
 
 
 class _Wanted:
-    """Which scenes to run next, and which of the results to keep: the first successes in order of seed."""
+    """Which scenes to run next, and how it went: of each family the first successes in order of seed."""
 
     def __init__(self, benchmark: Benchmark, episodes: int, seed: int) -> None:
-        self.family: Callable[[int], str] | None = getattr(benchmark, "family", None)
-        self.block, self.first, self.number = benchmark.spec.batch or SIDE_BY_SIDE, seed * EPISODES, 0
-        self.quota = {"": episodes}
-        if self.family is not None:
-            each, more = divmod(episodes, len(benchmark.spec.families))
-            self.quota = {name: each + (i < more) for i, name in enumerate(benchmark.spec.families)}
-        self.made, self.tried, self.failed, self.begun = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+        family: Callable[[int], str] = getattr(benchmark, "family", lambda seed: "")
+        self.kind = lambda scene: family(seed * EPISODES + scene)
+        kinds = benchmark.spec.families if hasattr(benchmark, "family") else ("",)
+        each, more = divmod(episodes, len(kinds))
+        self.missing = {kind: each + (i < more) for i, kind in enumerate(kinds)}
+        self.left = {kind: TRIES * count for kind, count in self.missing.items()}
+        self.scenes = {kind: filter(lambda scene, kind=kind: self.kind(scene) == kind, count()) for kind in kinds}
+        self.tried, self.failed = Counter[str](), Counter[str]()
 
-    def _kind(self, seed: int) -> str:
-        return self.family(seed) if self.family else ""
+    def round(self) -> list[int]:
+        """Scenes that may bring all that is missing, in order; [] at the end. Raises LapaError when an expert had all
+        its tries."""
+        for kind, missing in self.missing.items():
+            if missing and not self.left[kind]:
+                tried, of = self.tried[kind], f" of {kind}" if kind else ""
+                raise LapaError(f"The expert succeeded {tried // TRIES - missing} times in {tried} scenes{of}; "
+                                f"{tried // TRIES} were asked for. Ask for fewer, or for less --noise.")  # fmt: skip
+        again = {kind: min(missing, self.left[kind]) for kind, missing in self.missing.items()}
+        self.left = {kind: left - again[kind] for kind, left in self.left.items()}
+        return sorted(next(self.scenes[kind]) for kind, some in again.items() for _ in range(some))
 
-    def _open(self, kind: str) -> bool:
-        return self.made[kind] < self.quota[kind]
-
-    def any(self) -> bool:
-        """Is anything missing? Raises LapaError when an expert had all its tries."""
-        for kind in filter(self._open, self.quota):
-            if self.tried[kind] >= TRIES * self.quota[kind]:
-                of = f" of {kind}" if kind else ""
-                raise LapaError(f"The expert succeeded {self.made[kind]} times in {self.tried[kind]} scenes{of}; "
-                                f"{self.quota[kind]} were asked for. Ask for fewer, or for less --noise.")  # fmt: skip
-        return any(map(self._open, self.quota))
-
-    def next_scenes(self) -> tuple[int, ...]:
-        """As many scenes as run side by side, of the kinds that something is missing of; (): all tries are begun."""
-        scenes: list[int] = []
-        open_kinds = [k for k in self.quota if self._open(k) and self.begun[k] < TRIES * self.quota[k]]
-        while open_kinds and len(scenes) < self.block:
-            kind = self._kind(self.first + self.number)
-            if kind in open_kinds:
-                scenes.append(self.number)
-                self.begun[kind] += 1
-                if self.begun[kind] == TRIES * self.quota[kind]:
-                    open_kinds.remove(kind)
-            self.number += 1
-        return tuple(scenes)
-
-    def take(self, outcome: Outcome) -> bool:
-        """Is it wanted? Counts."""
-        kind = self._kind(outcome.seed)
-        if not self._open(kind):
-            return False
-        self.tried[kind] += 1
-        self.made[kind] += outcome.success
-        if not outcome.success:
-            self.failed[outcome.family] += 1
-        return outcome.success
+    def count(self, scene: int, outcome: Outcome) -> None:
+        """Take note of how a scene ended."""
+        self.tried[self.kind(scene)] += 1
+        self.missing[self.kind(scene)] -= outcome.success
+        self.failed[outcome.family] += not outcome.success
 
     def failures(self) -> str:
         """A sentence on the scenes that failed and were left out, "" where none did."""
-        if not self.failed:
+        if not self.failed.total():
             return ""
-        each = ", ".join(f"{family} {count}" for family, count in self.failed.most_common())
+        each = ", ".join(f"{family} {some}" for family, some in self.failed.most_common() if some)
         return f"Of {self.tried.total()} scenes the expert failed in {self.failed.total()}, left out: {each}."
 
 
@@ -139,25 +119,32 @@ class _Wanted:
 
 
 @contextmanager
-def _at_work(benchmark: Benchmark, spec: str, workers: int) -> Iterator[Callable[[_Training, Array], Future[Shown]]]:
-    """What begins some scenes, here or in other processes."""
+def _at_work(
+    benchmark: Benchmark, spec: str, workers: int
+) -> Iterator[Callable[[Iterable[_Training]], Iterator[Shown]]]:
+    """What shows scenes, here or in other processes, in their order."""
     if workers == 1:
-        yield lambda trial, sizes: _done(_show(benchmark, trial, sizes))
+        yield lambda trials: (shown for trial in trials for shown in _show(benchmark, trial))
         return
     if not spec:
         raise LapaError("Several workers need the benchmark's name.")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _open_in_worker, (spec, os.getpid())) as pool:
         try:
-            yield lambda trial, sizes: pool.submit(_show_in_worker, trial, sizes)
+            yield lambda trials: _in_turn(pool, trials, workers + 1)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _done(shown: Shown) -> Future[Shown]:
-    future: Future[Shown] = Future()
-    future.set_result(shown)
-    return future
+def _in_turn(pool: ProcessPoolExecutor, trials: Iterable[_Training], ahead: int) -> Iterator[Shown]:
+    """The scenes of all trials, of which `ahead` are begun before the first is read: their pictures fill memory."""
+    running: deque[Future[list[Shown]]] = deque()
+    for trial in trials:
+        running.append(pool.submit(_show_in_worker, trial))
+        if len(running) > ahead:
+            yield from running.popleft().result()
+    while running:
+        yield from running.popleft().result()
 
 
 _OPEN: list[Benchmark] = []  # a worker's
@@ -170,32 +157,29 @@ def _open_in_worker(spec: str, parent: int) -> None:
         _OPEN.append(open_benchmark(spec))
 
 
-def _show_in_worker(trial: _Training, sizes: Array) -> Shown:
-    return _show(_OPEN[0], trial, sizes)
+def _show_in_worker(trial: _Training) -> list[Shown]:
+    return _show(_OPEN[0], trial)
 
 
-def _show(benchmark: Benchmark, trial: _Training, sizes: Array) -> Shown:
-    """The scenes of a trial, with noise of these `sizes`, float [A]."""
+def _show(benchmark: Benchmark, trial: _Training) -> list[Shown]:
     recorder = _Recorder(benchmark)
-    outcomes, _ = roll_out(recorder, _Noisy(benchmark, sizes, trial.seeds), trial)
+    outcomes, _ = roll_out(recorder, _Noisy(benchmark, np.array(trial.noise), trial.seeds), trial)
     return [
-        (outcome, recorder.episode(i, f"seed-{outcome.seed}", outcome.steps) if outcome.success else None)
-        for i, outcome in enumerate(outcomes)
+        (scene, outcome, recorder.episode(i, f"seed-{outcome.seed}", outcome.steps) if outcome.success else None)
+        for i, (scene, outcome) in enumerate(zip(trial.scenes, outcomes, strict=True))
     ]
 
 
 def motion(benchmark: Benchmark, expert: Actor, seed: int) -> Array:
     """How large the expert's motions are, float [A]: the root mean square of deltas, of absolute targets less the state
     (or the target before, where the state has other numbers); 0 where an action is binary."""
-    trial = _Training(count := min(REHEARSED, benchmark.spec.batch or REHEARSED), seed, scenes=tuple(range(count)))
-    recorder = _Recorder(benchmark)
-    outcomes, _ = roll_out(recorder, expert, trial)
+    some = min(REHEARSED, benchmark.spec.batch or REHEARSED)
+    recorder = _Recorder(benchmark, pictures=False)
+    outcomes, _ = roll_out(recorder, expert, _Training(some, seed, scenes=tuple(range(some))))
     kinds = np.array(benchmark.spec.action.kinds)
     moved = []
     for i, outcome in enumerate(outcomes):
-        episode, _ = recorder.episode(i, "", outcome.steps)
-        actions, state = episode.actions, episode.state
-        assert actions is not None
+        actions, state = recorder.numbers(i, outcome.steps)
         told = state is not None and state.shape == actions.shape
         from_here = actions - state if told else np.diff(actions, axis=0, prepend=actions[:1])
         moved.append(np.where(kinds == "absolute", from_here, actions)[:-1])
@@ -228,14 +212,14 @@ class _Noisy:
 
 
 class _Recorder:
-    """A benchmark that keeps what it shows and what it is told."""
+    """A benchmark that keeps what it shows, with or without its pictures, and what it is told."""
 
-    def __init__(self, benchmark: Benchmark) -> None:
-        self.benchmark, self.spec = benchmark, benchmark.spec
+    def __init__(self, benchmark: Benchmark, pictures: bool = True) -> None:
+        self.benchmark, self.spec, self.pictures = benchmark, benchmark.spec, pictures
 
     def reset(self, seeds: Sequence[int]) -> list[Observation]:
         first = self.benchmark.reset(seeds)
-        self.shown = [[_looked_at(shown)] for shown in first]
+        self.shown = [[self._looked_at(shown)] for shown in first]
         self.done: list[list[Array]] = [[] for _ in seeds]
         self.over = [False] * len(seeds)
         return first
@@ -244,7 +228,7 @@ class _Recorder:
         made = self.benchmark.step(actions)
         for i, step in enumerate(made):
             if not self.over[i]:
-                self.shown[i].append(_looked_at(step.observation))
+                self.shown[i].append(self._looked_at(step.observation))
                 self.done[i].append(np.asarray(actions[i], np.float32))
                 self.over[i] = step.done or step.success
         return made
@@ -258,8 +242,7 @@ class _Recorder:
     def episode(self, i: int, name: str, steps: int) -> Take:
         """Scene i until it was over."""
         shown, spec = self.shown[i][: steps + 1], self.spec
-        actions = np.stack([*self.done[i][:steps], _last(spec.action, self.done[i][steps - 1])])
-        state = np.stack([s["state"] for s in shown]).astype(np.float32) if spec.state else None
+        actions, state = self.numbers(i, steps)
         films = {camera: np.stack([s["images"][camera] for s in shown]) for camera in spec.cameras}
         main = spec.cameras[0]
         episode = Episode(
@@ -269,13 +252,19 @@ class _Recorder:
         )  # fmt: skip
         return episode, films
 
+    def numbers(self, i: int, steps: int) -> tuple[Array, Array | None]:
+        """Actions float32 [T, A] and state float32 [T, S] of scene i until it was over."""
+        actions = np.stack([*self.done[i][:steps], _last(self.spec.action, self.done[i][steps - 1])])
+        told = self.shown[i][: steps + 1]
+        return actions, np.stack([s["state"] for s in told]).astype(np.float32) if self.spec.state else None
 
-def _looked_at(shown: Observation) -> Observation:
-    """An observation with its pictures and numbers as they are now."""
-    kept = {**shown, "images": {camera: np.array(picture) for camera, picture in shown["images"].items()}}
-    if "state" in shown:
-        kept["state"] = np.array(shown["state"])
-    return kept  # type: ignore[return-value]
+    def _looked_at(self, shown: Observation) -> Observation:
+        """An observation with its pictures and numbers as they are now."""
+        images = {name: np.array(picture) for name, picture in shown["images"].items()} if self.pictures else {}
+        kept = {**shown, "images": images}
+        if "state" in shown:
+            kept["state"] = np.array(shown["state"])
+        return kept  # type: ignore[return-value]
 
 
 def _last(spec: ActionSpec, before: Array) -> Array:

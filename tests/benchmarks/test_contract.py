@@ -14,7 +14,7 @@ from lapa.evaluate import Trial, open_benchmark, roll_out
 
 SPECS = {  # where the name alone does not do, or takes long
     "gym": "gym:lapa/Tabletop-v0,max_steps=60,expert=info.expert_action",
-    "metaworld": "metaworld:reach-v3+button-press-topdown-v3,size=24,repeat=4,batch=5",
+    "metaworld": "metaworld:reach-v3,size=24,repeat=4,max_steps=30,batch=6",
 }
 
 
