@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -209,9 +210,11 @@ class _World:
         from metaworld.env_dict import ENV_CLS_MAP
         from metaworld.policies import ENV_POLICY_MAP
 
-        self.task, self._policy = task, ENV_POLICY_MAP[task]
+        self.task = task
+        self._policy: Any = ENV_POLICY_MAP[task]
         with _numpy_state_kept():
-            self.env = env = ENV_CLS_MAP[task]()
+            self.env: Any = ENV_CLS_MAP[task]()
+        env = self.env
         env._partially_observable = False  # its expert needs the goal; a policy is not shown it
         env.__dict__.pop("sawyer_observation_space", None)  # made for the goal unseen
         env._freeze_rand_vec, env.seeded_rand_vec, env._set_task_called = False, True, True

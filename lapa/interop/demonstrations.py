@@ -86,8 +86,11 @@ class _Wanted:
         each, more = divmod(episodes, len(kinds))
         self.missing = {kind: each + (i < more) for i, kind in enumerate(kinds)}
         self.left = {kind: TRIES * count for kind, count in self.missing.items()}
-        self.scenes = {kind: filter(lambda scene, kind=kind: self.kind(scene) == kind, count()) for kind in kinds}
+        self.scenes = {kind: self._scenes(kind) for kind in kinds}
         self.tried, self.failed = Counter[str](), Counter[str]()
+
+    def _scenes(self, kind: str) -> Iterator[int]:
+        return (scene for scene in count() if self.kind(scene) == kind)
 
     def round(self) -> list[int]:
         """Scenes that may bring all that is missing, in order; [] at the end. Raises LapaError when an expert had all
