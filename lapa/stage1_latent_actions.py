@@ -30,7 +30,7 @@ from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex, pair_counts, tell_of_window, window_offsets, window_pairs
 from lapa.data.pixels import as_pixels
 from lapa.data.stream import Stream
-from lapa.measures.flow import flow_motion, installed
+from lapa.measures.flow import coarse_flow, flow_motion, installed, main_motion
 from lapa.measures.motion import Motion, Told, baselines, behind, motion, told, verdict
 from lapa.measures.probes import LEAST, effector_columns, of_each_fifth, one_hot, perplexity, probe, r2
 from lapa.models.idm import InverseDynamics
@@ -49,6 +49,7 @@ from lapa.training.starts import forget, furthest
 BLOCK = 4096  # frames at a time
 DIRECTED = 6000  # pairs that the directions of a frozen encoder are fitted to, at most
 FEWEST_TAUGHT = 3  # labelled episodes
+FLOWED = 1000  # pairs whose optical flow is drawn by code, at most
 CHOICE, WATCHED, FITTED = 1024, 3000, 2500  # pairs, fixed for the run: see Look
 LOWEST = "watched/choice_error"  # of checkpoints and of starts, the best
 FEWEST = 8  # episodes of which segments are looked at, at least, to fit probes on
@@ -274,16 +275,10 @@ def _fit(
         scenes = packed.gather(
             pairs.now[np.random.default_rng(seed + 1).choice(len(pairs), min(6, len(pairs)), replace=False)]
         )
-        codes, moved = code_table(laq, packed, pairs, look.rows)
-        gallery(
-            laq,
-            scenes,
-            out / "pictures" / "gallery.png",
-            "What each code does to the same scenes",
-            codes=codes,
-            motion=None if moved is None else np.nanmean(moved, 1),
-        )
-        code_map(laq, codes, out / "pictures" / "map.png", "Where the codes lie", moved)
+        said = code_table(laq, packed, pairs, look.rows)
+        title = "What each code does to the same scenes"
+        gallery(laq, scenes, out / "pictures" / "gallery.png", title, said.codes, over_datasets(said.motion), said.flow)
+        code_map(laq, said.codes, out / "pictures" / "map.png", "Where the codes lie", said.motion, said.first)
         made = {"model": asdict(recipe.laq), "recipe": recipe.to_json(), "results": results,
                 "provenance": provenance(seed, data, {})}  # fmt: skip
         save_artefact(out, "laq", {**made, **starts}, laq.state_dict())
@@ -552,24 +547,66 @@ def _compare(laq: LAQ, look: Look, results: Mapping[str, Any], step: int, title:
             for name, row in others.items()}  # fmt: skip
 
 
-def code_table(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, most: int = 16) -> tuple[Array, Array | None]:
-    """The most used full codes int64 [K, s] and, where the state says where the effector is, the mean motion of each in
-    each of the datasets that were packed together, float [K, datasets, 2]: NaN where it never happened."""
+@dataclass(frozen=True)
+class CodeTable:
+    """The most used full codes, and what moves when they occur. NaN where a code never occurs.
+
+    codes   int64 [K, s]
+    motion  float [K, datasets, 2], to the right and down: how the effector moves on average, where the state says where
+            it is; else how the picture does, by its optical flow; None where neither is known
+    first   the same of each code of the first position, float [|C|, datasets, 2]
+    flow    float [K, 2, rows, columns]: the mean optical flow, where it is what tells the motion
+    """
+
+    codes: Array
+    motion: Array | None
+    first: Array | None
+    flow: Array | None = None
+
+
+def code_table(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, most: int = 16) -> CodeTable:
+    """Of the pairs `rows`; `most` full codes at most."""
     codes = encode_all(laq, packed, pairs, rows)
     kinds, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
     order = np.argsort(-counts)[:most]
+    place = np.full(len(kinds), -1)
+    place[order] = np.arange(len(order))
+    row, flow = place[inverse.ravel()], None
     columns = effector_columns(packed.state_names)[:2]
-    if packed.state is None or len(columns) < 2:
-        return kinds[order], None
-    where = packed.state[:, columns]
-    moved = where[pairs.later[rows]] - where[pairs.now[rows]]
-    source = packed.source[pairs.episode[rows]]
-    motion = np.full((len(order), int(packed.source.max()) + 1, 2), np.nan, moved.dtype)
-    for i, j in np.ndindex(motion.shape[:2]):
-        here = (inverse.ravel() == order[i]) & (source == j)
-        if here.any():
-            motion[i, j] = moved[here].mean(0)
-    return kinds[order], motion
+    if packed.state is not None and len(columns) == 2:
+        where = packed.state[:, columns]
+        moved = where[pairs.later[rows]] - where[pairs.now[rows]]
+    elif installed():
+        some = np.sort(np.random.default_rng(0).permutation(len(rows))[:FLOWED])
+        row, codes, rows = row[some], codes[some], rows[some]
+        each = coarse_flow(packed, pairs, rows)
+        moved, flow = main_motion(each), _means(each, row, len(order))
+    else:
+        return CodeTable(kinds[order], None, None)
+    source, sources = packed.source[pairs.episode[rows]], int(packed.source.max()) + 1
+    motion, first = (
+        np.stack([_means(moved[source == j], group[source == j], count) for j in range(sources)], 1)
+        for group, count in ((row, len(order)), (codes[:, 0], laq.config.codebook_size))
+    )
+    return CodeTable(kinds[order], motion, first, flow)
+
+
+def over_datasets(motion: Array | None) -> Array | None:
+    """Motion [K, datasets, 2] -> [K, 2], the mean of the datasets where it is known."""
+    if motion is None:
+        return None
+    known = np.isfinite(motion)
+    total = np.where(known, motion, 0).sum(1)
+    return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
+
+
+def _means(values: Array, group: Array, count: int) -> Array:
+    """The mean of the rows of each group 0 .. count - 1, float [count, ...]; NaN for one without rows. Rows of group -1
+    are passed over."""
+    made = np.full((count, *values.shape[1:]), np.nan, values.dtype)
+    for g in np.unique(group[group >= 0]):
+        made[g] = values[group == g].mean(0)
+    return made
 
 
 def _picture(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, path: Path, title: str) -> None:

@@ -13,8 +13,9 @@ from lapa.contracts import LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.data.stream import stream
+from lapa.measures.flow import COLUMNS, ROWS
 from lapa.recipe import Recipe
-from lapa.stage1_latent_actions import code_table, fit_laq
+from lapa.stage1_latent_actions import code_table, encode_all, fit_laq
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -24,17 +25,29 @@ def test_something_is_left_to_train_on(robot: Path, tiny: Recipe, tmp_path: Path
         fit_laq(data, replace(tiny, hold_out=1), tmp_path / "laq", 0)
 
 
-def test_motion_is_the_effectors_or_nothing(chain: Path, packed: Packed) -> None:
+def test_motion_is_the_effectors_or_that_of_the_picture(
+    chain: Path, packed: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever column it lies in; joints are no motion in the picture."""
     laq, pairs = lapa.LAQ.from_pretrained(chain / "laq"), window_pairs(packed, 0.2)
     assert packed.state is not None
     assert packed.state_names[:2] == ("effector_x", "effector_y")
     rows = np.arange(64)
-    codes, motion = code_table(laq, packed, pairs, rows)
+    table = code_table(laq, packed, pairs, rows)
+    motion = table.motion
     turned = replace(packed, state=packed.state[:, ::-1], state_names=packed.state_names[::-1])
     assert motion is not None
-    np.testing.assert_allclose(code_table(laq, turned, pairs, rows)[1], motion[..., ::-1])  # type: ignore[arg-type]
+    np.testing.assert_allclose(code_table(laq, turned, pairs, rows).motion, motion[..., ::-1])  # type: ignore[arg-type]
+    assert table.flow is None
+    assert table.first is not None
+    seen = np.unique(encode_all(laq, packed, pairs, rows)[:, 0])
+    assert np.array_equal(np.flatnonzero(np.isfinite(table.first).all((1, 2))), seen)
     for names in (("joint_0", "joint_1"), ()):
         joints = replace(packed, state=packed.state[:, :2], state_names=names)
-        assert code_table(laq, joints, pairs, rows)[1] is None
-        np.testing.assert_array_equal(code_table(laq, joints, pairs, rows)[0], codes)
+        by_flow = code_table(laq, joints, pairs, rows)
+        assert by_flow.flow is not None
+        assert by_flow.flow.shape == (len(table.codes), 2, ROWS, COLUMNS)
+        np.testing.assert_array_equal(by_flow.codes, table.codes)
+        monkeypatch.setattr("lapa.stage1_latent_actions.installed", lambda: False)
+        assert code_table(laq, joints, pairs, rows).motion is None
+        monkeypatch.undo()

@@ -38,7 +38,7 @@ from lapa.plots.code_map import code_map
 from lapa.plots.codes import contact_sheet, describe, gallery, reconstructions
 from lapa.plots.curves import Curves, curves
 from lapa.policies import config_class
-from lapa.stage1_latent_actions import Look, code_table, encode_all, judge, look_at
+from lapa.stage1_latent_actions import CodeTable, Look, code_table, encode_all, judge, look_at
 from lapa.training.held_out import is_held_out
 from lapa.training.logbook import FILE, read_metrics
 
@@ -192,10 +192,10 @@ def _look(
     rng, rows = np.random.default_rng(seed), look.rows
     results = {"window_seconds": seconds, "pairs": len(rows), **judge(laq, look)}
     results["codes_in_use"] = [len(np.unique(column)) for column in encode_all(laq, packed, pairs, rows).T]
-    codes, motion = code_table(laq, packed, pairs, rows)
-    _gallery(laq, packed, pairs, rng, specs, out / f"gallery{of}.png", run.path, codes, motion)
+    table = code_table(laq, packed, pairs, rows)
+    _gallery(laq, packed, pairs, rng, specs, out / f"gallery{of}.png", run.path, table)
     domains, title = [short(spec) for spec in specs], f"Where the codes lie: {run.path}"
-    results["dimensions"] = code_map(laq, codes, out / f"map{of}.png", title, motion, domains)
+    results["dimensions"] = code_map(laq, table.codes, out / f"map{of}.png", title, table.motion, table.first, domains)
     _print_laq(run.path, packed, results, laq.config.codebook_size)
     some = pairs.batch(packed, _moving(packed, pairs, rows))
     reconstructions(laq, some.now, some.later, out / f"reconstructions{of}.png", f"Reconstructions: {run.path}")
@@ -221,8 +221,7 @@ def _gallery(
     specs: Sequence[str],
     path: Path,
     of: Path,
-    codes: Array,
-    motion: Array | None,
+    table: CodeTable,
 ) -> None:
     """Each code on scenes of the dataset. With several datasets: on the first frames of episodes, the same numbers in
     each. If Tabletop's domains have the same seed, these show the same scenes."""
@@ -234,7 +233,7 @@ def _gallery(
         chosen = np.unique(np.linspace(0, common - 1, min(SHOWN // 2, common)).round().astype(int))
         episodes = np.concatenate([np.flatnonzero(packed.source == i)[chosen] for i in range(len(specs))])
         scenes, domains = packed.gather(packed.starts[episodes]), [short(spec) for spec in specs]
-    gallery(laq, scenes, path, title, codes=codes, motion=motion, domains=domains)
+    gallery(laq, scenes, path, title, table.codes, table.motion, table.flow, domains)
 
 
 def _plans(

@@ -43,6 +43,13 @@ def coarse_flow(packed: Packed, pairs: PairIndex, rows: Array) -> Array:
     return made
 
 
+def main_motion(flow: Array) -> Array:
+    """float [N, 2, ROWS, COLUMNS] -> [N, 2]: the mean over the cells, each counted by how much it moves."""
+    speed = np.linalg.norm(flow, axis=1, keepdims=True)
+    made: Array = (flow * speed).sum((2, 3)) / (speed.sum((2, 3)) + 1e-9)
+    return made
+
+
 def flow_between(now: Array, later: Array) -> Array:
     """uint8 [H, W, 3] each -> float32 [2, ROWS, COLUMNS], in sides of the picture."""
     import cv2

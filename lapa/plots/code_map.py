@@ -22,21 +22,27 @@ ARROW = 0.16  # of the map's width: the longest
 
 
 def code_map(
-    laq: LAQ, codes: Array, path: Path, title: str, motion: Array | None = None, domains: Sequence[str] = ()
+    laq: LAQ,
+    codes: Array,
+    path: Path,
+    title: str,
+    motion: Array | None = None,
+    first: Array | None = None,
+    domains: Sequence[str] = (),
 ) -> int:
     """Draw codes int64 [K, s] where they lie in the codebook, along its first two principal directions, as a PNG.
 
     motion float [K, domains, 2], to the right and down: the mean motion of each code in each dataset of `domains`, NaN
-    where no pair has the code. If a pair has several codes (s > 1), all |C| codes of the first position are drawn,
-    without motion: it belongs to all s codes together. Returns the number of directions.
+    where no pair has the code. If a pair has several codes (s > 1), all |C| codes of the first position are drawn, with
+    their motion `first`, [|C|, domains, 2]. Returns the number of directions.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    first = laq.code_embeddings()[: laq.config.codebook_size]
+    entries = laq.code_embeddings()[: laq.config.codebook_size]
     if codes.shape[1] > 1:
-        codes, motion = np.arange(len(first))[:, None], None
-    left, spread, _ = np.linalg.svd(first, full_matrices=False)
+        codes, motion = np.arange(len(entries))[:, None], first
+    left, spread, _ = np.linalg.svd(entries, full_matrices=False)
     places = (left * spread)[codes[:, 0]][:, spread > FLAT * spread.max(initial=0.0)]
     where = np.pad(places, ((0, 0), (0, max(0, 2 - places.shape[1]))))[:, :2]
     figure = Figure(figsize=(5.6, 6.0), dpi=130)

@@ -20,6 +20,7 @@ from lapa.contracts import Array, LapaError
 from lapa.data.pack import Packed
 from lapa.data.pixels import Images, as_pixels
 from lapa.models.laq import LAQ
+from lapa.plots.flow import flow_tiles
 
 PAPER, INK, MUTED, LINE = (255, 255, 255), (28, 30, 34), (104, 108, 116), (214, 217, 222)
 ACCENT, PLAIN, REFERENCE = "#1f6feb", "#8a94a3", "#d3d8df"  # LAPA; the other methods; rows that learn nothing
@@ -83,6 +84,7 @@ def gallery(
     title: str,
     codes: Array | None = None,
     motion: Array | None = None,
+    flow: Array | None = None,
     domains: Sequence[str] = ("",),
 ) -> None:
     """Each code applied by the decoder to the same scenes: a code with a meaning does the same in all of them.
@@ -99,13 +101,14 @@ def gallery(
         raise LapaError(f"The gallery has {len(table)} codes and {len(motion)} motions; give one motion a code.")
     pixels, each = as_pixels(scenes, size, device), len(scenes) // len(domains)
     drawn = None if motion is None else _arrows(np.reshape(motion, (-1, 2)))
+    fields = None if flow is None else flow_tiles(flow, 96)
 
     def row(name: str, tiles: list[Array], k: int | None, change: Cell) -> list[Cell]:
         cells: list[Cell] = [name]
         for i in range(len(domains)):
             cells += [] if drawn is None else [""] if k is None else [drawn[k * len(domains) + i]]
             cells += tiles[i * each : (i + 1) * each]
-        return [*cells, change]
+        return [*cells, change, *([] if fields is None else [""] if k is None else [fields[k]])]
 
     rows = [row("scene", _tiles(_frames(pixels), 96), None, "")]
     for k, code in enumerate(table):
@@ -116,11 +119,13 @@ def gallery(
     for domain in domains:
         heads += [] if drawn is None else [f"in {domain}" if domain else "motion"]
         heads += [f"{domain} {j + 1}".strip() for j in range(each)]
-    heads.append("change in 1")
+    heads += ["change in 1", *([] if fields is None else ["flow"])]
+    whose = "the effector" if fields is None else "the picture"
     note = (
         "First row: the scenes. Each further row: what the decoder expects to see next if that code happens. "
-        + ("" if drawn is None else "Arrow: how the effector moved on average when the code was seen. ")
+        + ("" if drawn is None else f"Arrow: how {whose} moved on average when the code was seen. ")
         + f"Change: {AMPLIFY} times as strong; grey is none."
+        + ("" if fields is None else " Flow: which way each part of the picture moved on average, on one scale.")
     )
     _save(_sheet(title, note, heads, rows), path)
 

@@ -22,6 +22,7 @@ from lapa.measures.intervals import wilson
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.plots import codes as explorer
 from lapa.plots.code_map import code_map
+from lapa.plots.flow import flow_tiles
 
 TINY = LAQConfig(
     image_size=32, patch_size=8, dim=16, spatial_depth=1, temporal_depth=1, heads=2, dim_head=8,
@@ -111,7 +112,7 @@ def test_code_map_draws_motion_where_it_is_known(dimensions: int, laq: LAQ, tmp_
     codes, motion = np.array([[0], [1]]), np.full((2, 1, 2), np.nan)
     assert code_map(laq, codes, tmp_path / "still.png", "Map", motion) == dimensions
     motion[0, 0] = [0, -0.1]  # in pictures down is positive
-    code_map(laq, codes, tmp_path / "moving.png", "Map", motion, ["sim"])
+    code_map(laq, codes, tmp_path / "moving.png", "Map", motion, None, ["sim"])
     blue = []
     for name in ("still", "moving"):
         with Image.open(tmp_path / f"{name}.png") as image:
@@ -286,3 +287,15 @@ def test_r2_is_one_for_the_truth_and_zero_for_the_mean() -> None:
     assert metrics.r2(true, true) == 1
     assert metrics.r2(np.broadcast_to(true.mean(0), true.shape), true) == pytest.approx(0)
     assert metrics.r2(true + 1, true) == pytest.approx(1 - 100 / np.square(true - true.mean(0)).sum())
+
+
+def test_flow_is_drawn_where_it_is() -> None:
+    flow = np.zeros((3, 2, 6, 8))
+    flow[0, 0, :, 4:] = 1.0  # the right half moves to the right
+    flow[1] = np.nan
+    moving, unknown, still = flow_tiles(flow, 96)
+    ink = (moving < 100).all(-1)
+    assert ink[:, 56:].sum() > 20 * max(1, ink[:, :40].sum())
+    assert (unknown == 255).all()
+    assert (still > 150).all()
+    assert (still < 255).any()
