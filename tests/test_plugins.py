@@ -15,6 +15,7 @@ import made_robots
 import numpy as np
 import pytest
 import torch
+from released_lapa import backbone_options
 
 import lapa
 from lapa import plugins
@@ -191,10 +192,11 @@ def test_quantizers_meet_their_protocol(name: str) -> None:
 
 
 @every("backbones")
-def test_backbones_read_images_and_text(name: str) -> None:
+def test_backbones_read_images_and_text(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = plugins.find("backbones", name)
     small = {"grounded": False} if "grounded" in {f.name for f in fields(config)} else {}
+    small = backbone_options(tmp_path) if name == "lwm" else small
     backbone = config(**small).build().eval()
     images = torch.rand(3, 3, config().image_size, config().image_size)
     assert backbone.image_spec.size == config().image_size

@@ -53,6 +53,7 @@ def _bins(space: ActionSpace) -> dict[str, bool]:
         "edges": min(lengths, default=0) > 0 and all((np.diff(edges) > 0).all() for edges in space.edges),
         "values": not space.values or [len(values) for values in space.values] == lengths,
         "chunk": space.chunk > 0,
+        "width": space.width >= 0,
     }
 
 

@@ -47,6 +47,8 @@ class ActionSpace:
     values    for each dimension what its bins decode to, the mean of the data in them; (): the middle of the edges, as
               older policies have it
     switches  [A]: whether a dimension has two values in the data, such as a gripper's: nothing lies between them
+    width     classes of the head, where there are more than bins, as in the released policies; 0: as many as bins
+    outside   what a class without a bin means, as in the released policies (1); None: such classes are never predicted
     """
 
     edges: Rows
@@ -55,6 +57,8 @@ class ActionSpace:
     kind: str = "actions"
     values: Rows = ()
     switches: tuple[bool, ...] = ()
+    width: int = 0
+    outside: float | None = None
 
     @staticmethod
     def fit(actions: Array, bins: int, chunk: int = 1, names: tuple[str, ...] = ()) -> ActionSpace:
@@ -75,8 +79,8 @@ class ActionSpace:
 
     @property
     def classes(self) -> int:
-        """The largest number of bins of any dimension."""
-        return max(len(e) for e in self.edges) - 1
+        """The largest number of bins of any dimension, or what the head has."""
+        return max(max(len(e) for e in self.edges) - 1, self.width)
 
     @property
     def _switches(self) -> Array:
@@ -84,9 +88,9 @@ class ActionSpace:
         return np.array(self.switches or [len(edges) == 3 for edges in self.edges])
 
     def centres(self) -> Array:
-        """What each bin decodes to, float64 [A, classes]; NaN where a dimension has fewer bins."""
+        """What each class decodes to, float64 [A, classes]; NaN where a dimension has fewer bins, unless `outside`."""
         values = self.values or [(np.array(edges[:-1]) + np.array(edges[1:])) / 2 for edges in self.edges]
-        table = np.full((self.dimensions, self.classes), np.nan)
+        table = np.full((self.dimensions, self.classes), np.nan if self.outside is None else self.outside)
         for row, some in zip(table, values, strict=True):
             row[: len(some)] = some
         return table

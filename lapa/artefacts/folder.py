@@ -233,12 +233,18 @@ def save_artefact(
 ) -> str:
     """Write an artefact and return its content hash (of the weights). Of the tensors `lent` those that `lender` has are
     not written, but referred to (artefacts/borrowed.py). That of a run which was ended early says so."""
-    config = {key: value for key, value in config.items() if key not in ("kind", "format", "hash", "borrowed")}
+    config = {key: value for key, value in config.items() if key != "borrowed"}
     if lender:
         file = SHIPPED[lender]
         tensors, reference = parted(tensors, lender, file_hash(file), read_tensors(file)[0], lent)
         config |= {"borrowed": reference} if reference else {}
     write_tensors(path / "model.safetensors", tensors)
+    return seal(path, kind, config)
+
+
+def seal(path: Path, kind: str, config: Mapping[str, Any]) -> str:
+    """Make an artefact of a folder whose weights are written: its config.json, the last file. Returns their hash."""
+    config = {key: value for key, value in config.items() if key not in ("kind", "format", "hash")}
     content = file_hash(path / "model.safetensors")
     early = {"ended_early": ended} if (ended := ended_early(path)) else {}
     write_json(path / "config.json", with_sums({"kind": kind, "format": FORMAT, "hash": content, **config, **early}))

@@ -151,7 +151,7 @@ def _demonstrated(
 
 
 def convert(
-    form: tyro.conf.Positional[Literal["laq-official"]],
+    form: tyro.conf.Positional[Literal["laq-official", "lapa-official"]],
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     image_size: int | None = None,
@@ -160,27 +160,60 @@ def convert(
     dim_head: int | None = None,
     codes: int | None = None,
     window: float | None = None,
+    vqgan: Path | None = None,
+    tokenizer: Path | None = None,
+    bins: Path | None = None,
+    crop: bool | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    rope: Literal["auto", "float32", "bfloat16"] = "auto",
+    theta: float | None = None,
+    hz: float = 5.0,
+    released_sampling: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     reverse: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Open a LAQ checkpoint of the authors' released code, or write one.
+    """Open or write checkpoints of the authors' released code.
 
     The checkpoint becomes an artefact; with --reverse the artefact becomes a checkpoint.
-    Example: lapa convert laq-official vae.100000.pt runs/laq --image-size 256
+    Examples: lapa convert laq-official vae.100000.pt runs/laq --image-size 256; lapa convert lapa-official params
+    runs/lapa7b --vqgan vqgan --tokenizer tokenizer.model --rope bfloat16
 
     Args:
-        form: laq-official: the state dict that the released LAQ trainer saves
-        source: checkpoint file (with --reverse: folder of the artefact)
+        form: laq-official: the state dict that the released LAQ trainer saves; lapa-official: LAPA-7B, LWM-Chat-1M and
+            policies finetuned from them (docs/lapa_7b.md)
+        source: checkpoint file, for lapa-official `params` (with --reverse: folder of the artefact)
         out: new folder of the artefact (with --reverse: new checkpoint file)
-        image_size: pixels a side of the images it was trained on; the weights do not tell it
-        patch_size: pixels a side of a patch (None: found from the weights; if given, it is checked, as the next three)
-        heads: attention heads
-        dim_head: width of a head
-        codes: s; weights for 4 and for 16 codes differ only in the image size
-        window: seconds between the two frames it was trained on (None: the paper preset's)
-        reverse: write a state dict that the released code loads
+        image_size: laq: pixels a side of the images it was trained on; the weights do not tell it
+        patch_size: laq: pixels a side of a patch (None: found from the weights; if given, it is checked, as the
+            next three)
+        heads: attention heads (lapa: None: from a settings.json beside params, else of 128 numbers each)
+        dim_head: laq: width of a head
+        codes: s. laq: weights for 4 and for 16 codes differ only in the image size. lapa: 4, unless given
+        window: laq: seconds between the two frames it was trained on (None: the paper preset's)
+        vqgan: lapa: the released file `vqgan` (with --reverse: write it here as well, as the next two)
+        tokenizer: lapa: tokenizer.model
+        bins: lapa: csv of action bins, for a policy with an action head
+        crop: lapa: cut a tenth off the height of pictures, as the released robot server does (None: where there is an
+            action head)
+        dtype: lapa: of the weights, and the arithmetic in which it runs
+        rope: lapa: arithmetic of the table of positions (auto: as dtype). The released training had bfloat16
+        theta: lapa: base of the positions' frequencies (None: from settings.json, else 5e7)
+        hz: lapa: actions a second
+        released_sampling: lapa: as the released code, stop at code 2; draw actions at random instead of taking the
+            likeliest
+        reverse: write what the released code loads
     """
     from lapa.interop.convert import from_released, to_released
 
+    if form == "lapa-official":
+        others = {"--image-size": image_size, "--patch-size": patch_size, "--dim-head": dim_head, "--window": window}
+        if given := [name for name, value in others.items() if value is not None]:
+            raise LapaError(f"{given[0]} belongs to laq-official. Leave it out.")
+        _convert_lapa(source, out, vqgan, tokenizer, bins, reverse, heads=heads, codes=4 if codes is None else codes,
+                      crop=crop, dtype=dtype, rope="" if rope == "auto" else rope, theta=theta, hz=hz,
+                      released_sampling=released_sampling)  # fmt: skip
+        return
+    if any(path is not None for path in (vqgan, tokenizer, bins)):
+        raise LapaError("--vqgan, --tokenizer and --bins belong to lapa-official. Leave them out.")
     if reverse:
         config = to_released(source, out)
     elif image_size is None:
@@ -195,6 +228,28 @@ def convert(
     print(f"{'The released checkpoint' if reverse else 'LAQ'} is in {out}.")
     if not reverse:
         print_next(f"lapa label --dataset VIDEOS --source {quoted(out)} --out runs/labels")
+
+
+def _convert_lapa(
+    source: Path,
+    out: Path,
+    vqgan: Path | None,
+    tokenizer: Path | None,
+    bins: Path | None,
+    reverse: bool,
+    **choices: Any,
+) -> None:
+    from lapa.interop.convert_lapa import Choices, from_lapa
+    from lapa.interop.convert_lapa_back import to_lapa
+
+    if reverse:
+        print(to_lapa(source, out, vqgan, tokenizer, bins))
+        return
+    if vqgan is None or tokenizer is None:
+        raise LapaError("Give --vqgan and --tokenizer, the files that were published beside `params`.")
+    print(from_lapa(source, out, vqgan, tokenizer, bins, Choices(**choices)))
+    print(f"The model is in {out}.")
+    print_next("in Python, policy = lapa.Policy.from_pretrained(..); what else it is for: docs/lapa_7b.md")
 
 
 def export(

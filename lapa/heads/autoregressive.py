@@ -1,0 +1,218 @@
+"""One class after another, each given those before it: the paper's way to predict codes and actions (section 3.2).
+
+The classes become tokens: each has an embedding, and one linear layer reads the next class off a hidden state. With
+`in_backbone` the backbone's language model reads these tokens behind its prompt (LWM); else a small decoder does, which
+looks at the backbone's hidden states. Training gives it the right classes before each position (teacher forcing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lapa.actions.saved import Space
+from lapa.contracts import Context, Continuation, LapaError, Logs
+from lapa.heads import Head
+
+Choose = Callable[[Tensor, int], Tensor]  # float32 logits [B, classes] at a position -> int64 [B]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where it generates and how it chooses."""
+
+    in_backbone: bool = False
+    """generate in the backbone itself, as LWM and LAPA-7B do; else in a decoder of its own"""
+    layers: int = 2
+    """of the decoder"""
+    heads: int = 4
+    """attention heads of the decoder, whose width is the backbone's, but at most `width`"""
+    width: int = 256
+    """largest width of the decoder"""
+    stop: int = -1
+    """a class after which all others are 0, as in the released code, where 2, a latent code, means the end; -1: none"""
+    sample: bool = False
+    """draw each class instead of taking the likeliest, as the released robot server does"""
+    top: int = 50
+    """of so many likeliest classes"""
+    temperature: float = 1.0
+    """of the draw"""
+    seed: int = 1234
+    """of the draws of a process"""
+
+    def build(self, width: int, space: Space) -> Autoregressive:
+        """A new head for readouts of this width. Raises LapaError on settings that cannot be."""
+        if min(self.layers, self.heads, self.width, self.top) < 1 or self.temperature <= 0:
+            raise LapaError("autoregressive: layers, heads, width and top are at least 1, temperature above 0.")
+        return Autoregressive(width, self, space)
+
+
+class Autoregressive(Head):
+    """See the module's docstring."""
+
+    def __init__(self, width: int, config: Config, space: Space) -> None:
+        super().__init__()
+        self.space, self.config = space, config
+        inner = width if config.in_backbone else _inner(width, config)
+        self.decoder = None if config.in_backbone else Decoder(width, inner, config, space.positions)
+        self.embedding = nn.Embedding(space.classes, inner)
+        self.output = nn.Linear(inner, space.classes, bias=False)
+        for table in (self.embedding, self.output):
+            nn.init.normal_(table.weight, std=inner**-0.5)
+        self._draws: torch.Generator | None = None
+
+    # --- learning
+
+    def loss(self, context: Context, target: Tensor) -> tuple[Tensor, Logs]:
+        """Cross-entropy of each class, given those before it. Logs: accuracy, given the right ones before, and the
+        perplexity of the mean prediction."""
+        first, further = self._begin(context)
+        before = further(self.embedding(target[:, :-1].clamp(min=0))) if target.shape[1] > 1 else first[:, None][:, :0]
+        logits = self._classes(torch.cat([first[:, None].to(before.dtype), before], 1))
+        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100)
+        with torch.no_grad():
+            accuracy = (logits.argmax(-1) == target)[target >= 0].float().mean()
+            used = torch.special.entr(logits.softmax(-1).mean(0)).sum(-1).exp().mean()
+        return loss, {"accuracy": float(accuracy), "prediction_perplexity": float(used)}
+
+    # --- generating
+
+    def generate(self, context: Context, choose: Choose) -> tuple[Tensor, Tensor]:
+        """Classes int64 [B, positions], each `choose`n by its logits, and those logits, float32 [B, positions,
+        classes]."""
+        state, further = self._begin(context)
+        chosen, logits = list[Tensor](), list[Tensor]()
+        for position in range(self.space.positions):
+            if position:
+                state = further(self.embedding(chosen[-1])[:, None])[:, 0]
+            logits.append(self._classes(state[:, None], position)[:, 0])
+            chosen.append(choose(logits[-1], position))
+        return torch.stack(chosen, 1), torch.stack(logits, 1)
+
+    def logits(self, context: Context) -> Tensor:
+        """-> float32 [B, positions, classes], each position given the likeliest classes before it; -inf for classes
+        that do not exist."""
+        return self.generate(context, lambda logits, _: logits.argmax(-1))[1]
+
+    def predict(self, context: Context) -> Tensor:
+        """The classes that it generates, int64 [B, positions]: the likeliest, or drawn ones; after `stop`, zeros."""
+        if not self.config.sample:
+            classes = self.generate(context, lambda logits, _: logits.argmax(-1))[0]
+        else:
+            classes = self.generate(context, lambda logits, _: self._drawn(logits))[0]
+        if self.config.stop >= 0:
+            ended = (classes == self.config.stop).cumsum(1)
+            classes = classes.masked_fill(ended - (classes == self.config.stop).long() > 0, 0)
+        return classes
+
+    def probabilities(self, context: Context) -> Tensor:
+        """-> float32 [B, positions, classes], given the likeliest classes before; all on one class where classes are
+        drawn, or may stop."""
+        if not self.config.sample and self.config.stop < 0:
+            return super().probabilities(context)
+        return F.one_hot(self.predict(context), self.space.classes).float()
+
+    def _drawn(self, logits: Tensor) -> Tensor:
+        if self._draws is None:
+            self._draws = torch.Generator().manual_seed(self.config.seed)
+        scaled = logits.cpu() / self.config.temperature
+        least = scaled.topk(min(self.config.top, scaled.shape[-1])).values[:, -1:]
+        likely = scaled.masked_fill(scaled < least, -torch.inf).softmax(-1)
+        return torch.multinomial(likely, 1, generator=self._draws)[:, 0].to(logits.device)
+
+    def _begin(self, context: Context) -> tuple[Tensor, Continuation]:
+        """The hidden state [B, D] that tells the first class, and what reads the classes after it."""
+        if self.decoder is not None:
+            reads = self.decoder.reading(context)
+            return reads.start(), reads
+        if context.further is None:
+            raise LapaError(
+                'This backbone cannot go on after its prompt: leave "in_backbone" out of policy.head_options, or '
+                "choose the backbone lwm."
+            )
+        return context.readout, context.further
+
+    def _classes(self, states: Tensor, first: int = 0) -> Tensor:
+        """Hidden states [B, n, D] at positions from `first` on -> float32 [B, n, classes]."""
+        logits = self.output(states.to(self.output.weight.dtype)).float()
+        absent = torch.from_numpy(self.space.absent()[first : first + states.shape[1]]).to(logits.device)
+        return logits.masked_fill(absent, -torch.inf) if absent.any() else logits
+
+
+def _inner(width: int, config: Config) -> int:
+    """The decoder's width: a multiple of its heads."""
+    return max(min(width, config.width) // config.heads, 1) * config.heads
+
+
+class Decoder(nn.Module):
+    """A small transformer over the classes so far, which looks at the backbone's hidden states."""
+
+    def __init__(self, width: int, inner: int, config: Config, positions: int) -> None:
+        super().__init__()
+        self.start = nn.Parameter(torch.randn(inner) * 0.02)
+        self.position = nn.Parameter(torch.randn(positions, inner) * 0.02)
+        self.read = nn.Linear(width, inner)
+        self.sum_up = nn.Linear(width, inner)
+        self.layers = nn.ModuleList(DecoderLayer(inner, config.heads) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(inner)
+
+    def reading(self, context: Context) -> Reading:
+        """It, with this context before its eyes."""
+        return Reading(self, self.read(context.hidden), context.mask, self.sum_up(context.readout))
+
+    def forward(self, x: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
+        """x [B, n, inner], the start and the classes so far; seen [B, L, inner], mask bool [B, L] -> [B, n, inner]."""
+        x = x + self.position[: x.shape[1]]
+        for layer in self.layers:
+            x = layer(x, seen, mask)
+        return self.norm(x)
+
+
+class Reading:
+    """A contracts.Continuation: the decoder reads all classes again with each new one; there are few."""
+
+    def __init__(self, decoder: Decoder, seen: Tensor, mask: Tensor, readout: Tensor) -> None:
+        self.decoder, self.seen, self.mask = decoder, seen, mask
+        self.said = (decoder.start + readout)[:, None]
+
+    def start(self) -> Tensor:
+        """The hidden state [B, inner] before any class."""
+        return self.decoder(self.said, self.seen, self.mask)[:, -1]
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """See contracts.Continuation."""
+        self.said = torch.cat([self.said, embeddings.to(self.said.dtype)], 1)
+        found: Tensor = self.decoder(self.said, self.seen, self.mask)[:, -embeddings.shape[1] :]
+        return found
+
+
+class DecoderLayer(nn.Module):
+    """Classes read each other, those before them only, then the context, then think."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.own, self.own_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.query, self.keys_values = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.other_out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
+        """x [B, n, width]; seen [B, L, width]; mask bool [B, L] -> [B, n, width]."""
+        q, k, v = map(self._heads, self.own(self.norms[0](x)).chunk(3, -1))
+        x = x + self.own_out(_joined(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+        q, (k, v) = self._heads(self.query(self.norms[1](x))), map(self._heads, self.keys_values(seen).chunk(2, -1))
+        x = x + self.other_out(_joined(F.scaled_dot_product_attention(q, k, v, mask[:, None, None])))
+        return x + self.mlp(self.norms[2](x))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _joined(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
