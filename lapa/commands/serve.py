@@ -185,7 +185,7 @@ def made_server(served: Served, asked: Asked, where: Any, token: str = "", log: 
     from lapa.serving.sockets import hello
 
     log, spec, action = log or Log(), served.spec, served.action
-    keys = keys_of(spec, asked.keys, usual=asked.instruction, embodiment=asked.embodiment, say=log.say)
+    keys = keys_of(spec, asked.keys, usual=asked.instruction, embodiment=asked.embodiment, say=log.once)
     limits = limits_of(spec, action, asked.limit, asked.max_step)
     manner = Manner(action, limits, spec.chunk, spec.execute, asked.execute, asked.ensemble)
     about = {

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Protocol
@@ -74,7 +75,8 @@ class Asked:
     def forget(self, episodes: list[int]) -> None:
         """Tell a policy that remembers that these are over."""
         if self._forget is not None and episodes:
-            self._thread.submit(self._forget, episodes)
+            with suppress(RuntimeError):  # the server has been stopped
+                self._thread.submit(self._forget, episodes)
 
     def close(self) -> None:
         """Answer what waits, then end."""

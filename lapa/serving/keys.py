@@ -136,9 +136,11 @@ class Keys:
         if not self.cameras:
             there = [key for key, value in flat.items() if is_picture(value) or _like_picture(value)]
             found = matched(self.spec.cameras, there)
+            if not there:
+                raise Fault(f"The observation has no picture. There is {_few(list(flat)) or 'nothing'}.")
             if found is None:
                 raise Fault(f"The policy looks at the cameras {_few(self.spec.cameras)}; which of the pictures "
-                            f"{_few(there) or '(there are none)'} they are, the names do not say. Name them alike, or "
+                            f"{_few(there)} they are, the names do not say. Name them alike, or "
                             "start the server with --keys.")  # fmt: skip
             for camera, key in found.items():
                 if camera not in key:
@@ -225,9 +227,9 @@ def notes_on(preset: str, spec: PolicySpec) -> list[str]:
 def matched(cameras: Sequence[str], keys: Sequence[str], first: bool = False) -> dict[str, str] | None:
     """Camera of the policy -> key of the client, each key once; None where the names do not say.
 
-    By the end of the name, "observation.images.top" and "images/top"; else by who is on a hand and who is not. A policy
-    of one camera takes the only picture, or the first that is not on a hand and no depth map. `first`: so does the only
-    camera of a policy that is not on a hand, for the keys are in the order of their importance.
+    By the end of the name, "observation.images.top" and "images/top"; else the only camera that is not on a hand takes
+    the only such picture, and that on a hand likewise. A policy of one camera takes the only picture, whatever it is.
+    `first`: of several pictures that are on no hand the first, for the keys stand in the order of their importance.
     """
     found: dict[str, str] = {}
     for camera in cameras:
@@ -242,7 +244,7 @@ def matched(cameras: Sequence[str], keys: Sequence[str], first: bool = False) ->
     for hand in (True, False):
         ours = [camera for camera in rest if is_on_hand(_end(camera)) == hand]
         theirs = [key for key in free if is_on_hand(_end(key)) == hand and not fault_by_name(_end(key))]
-        if len(ours) == 1 and theirs and (len(theirs) == 1 or len(cameras) == 1 or (first and not hand)):
+        if len(ours) == 1 and theirs and (len(theirs) == 1 or (first and not hand)):
             found[ours[0]] = theirs[0]
     if len(cameras) == len(keys) == 1:
         found = {cameras[0]: keys[0]}

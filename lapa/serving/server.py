@@ -39,6 +39,11 @@ class Where:
     port: int = 8000
     http_port: int = 8001
 
+    def __post_init__(self) -> None:
+        for option, port in (("--port", self.port), ("--http-port", self.http_port)):
+            if not 0 <= port <= 65535:
+                raise LapaError(f"{option} is a number from 0 to 65535, not {port}.")
+
 
 def require_safe(where: Where, token: str) -> None:
     """Raise LapaError for a host beyond this machine without a token, and for a token that is easily guessed."""
@@ -103,8 +108,10 @@ class Server:
             async with asyncio.timeout(PATIENCE):
                 while self._sockets.busy or self._http.busy or self._sockets.open:
                     await asyncio.sleep(0.02)
-        for task in self._http.open:
+        idle = list(self._http.open)
+        for task in idle:
             task.cancel()
+        await asyncio.gather(*idle, return_exceptions=True)
         sockets.close()
         await sockets.wait_closed()
         self.service.readers.shutdown(wait=False)
@@ -129,8 +136,6 @@ def _listening(host: str, port: int, option: str) -> socket.socket:
         taken = error.errno == errno.EADDRINUSE
         what = "is in use; choose another" if taken else f"cannot be used ({error.strerror or error})"
         raise LapaError(f"{option} {port} of {host} {what}.") from None
-    except OverflowError:
-        raise LapaError(f"{option} is a number from 0 to 65535, not {port}.") from None
 
 
 def run(server: Server) -> None:
@@ -138,11 +143,14 @@ def run(server: Server) -> None:
 
     async def serving() -> None:
         stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(each, stopped.set)
+            loop.add_signal_handler(each, stopped.set)
         await server.start()
-        server.service.log.say("\n".join(addresses(server)))
+        server.service.log.say("\n  ".join(["Ready.", *addresses(server)]))
         await stopped.wait()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)  # the second time it ends at once
         server.service.log.say("Stopping: no more requests are taken; what is being asked is answered.")
         await server.stop()
         service = server.service

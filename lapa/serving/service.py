@@ -31,6 +31,7 @@ class Log:
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
         self._write = write or _to_stderr
         self._last: dict[str, tuple[float, int]] = {}
+        self._said: set[str] = set()
 
     def say(self, sentence: str, kind: str = "") -> None:
         """Log a sentence; lines of one `kind` ("": the sentence itself) are alike."""
@@ -43,6 +44,12 @@ class Log:
             self._last.clear()
         self._last[kind] = (now, 0)
         self._write(sentence + (f" ({left_out} more like this)" if left_out else ""))
+
+    def once(self, sentence: str) -> None:
+        """Log a sentence the first time that it is said."""
+        if sentence not in self._said and len(self._said) < KINDS:
+            self._said.add(sentence)
+            self._write(sentence)
 
 
 def _to_stderr(line: str) -> None:

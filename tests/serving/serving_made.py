@@ -67,7 +67,7 @@ def made(
     spec, said = policy.spec, [] if lines is None else lines
     assert spec.action is not None
     log = Log(partial(print, flush=True) if echo else said.append)
-    known = keys_of(spec, keys, say=log.say) if isinstance(keys, str) else keys
+    known = keys_of(spec, keys, say=log.once) if isinstance(keys, str) else keys
     how = Manner(spec.action, limits_of(spec, spec.action, limits, steps), spec.chunk, spec.execute, execute, ensemble)
     expects = {
         "cameras": {name: f"images/{name}" for name in spec.cameras},

@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,8 @@ from websockets.sync.server import serve
 
 from lapa import cli
 from lapa.contracts import ActionSpec, Array, LapaError, Observation, TaskSpec
-from lapa.data.pack import Packed
 from lapa.evaluate import Trial, open_benchmark, require_fit, roll_out
-from lapa.recipe import Recipe
 from lapa.serving.remote import Address, remote
-from lapa.stage3_finetune import finetune
 
 TASK = TaskSpec(ACTION, ("top", "wrist"), ("lift",), 10, state=SPEC.state)
 SEVEN = ActionSpec(tuple("abcdefg"), ("delta",) * 7, 20.0)
@@ -76,14 +72,6 @@ def test_a_server_with_keys_of_its_own(keys: str) -> None:
         actor = remote(f"openpi://127.0.0.1:{server.where.port}", task, "any")
         np.testing.assert_array_equal(actor.act_batch([shown(task)])[0], answer(shown(task), spec))
         actor.close()
-
-
-@pytest.fixture(scope="module")
-def artefact(packed: Packed, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy with chunks of three actions, after four steps."""
-    path = tmp_path_factory.mktemp("policy") / "arm"
-    finetune(packed, None, replace(tiny, chunk=3), path, 0)
-    return path
 
 
 def test_episodes_of_tabletop_through_the_wire_are_those_in_process(

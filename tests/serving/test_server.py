@@ -513,6 +513,7 @@ def test_sigterm_ends_the_process_well() -> None:
     command = [sys.executable, "-c", SERVER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
+        assert "Ready" in process.stdout.readline()
         port = int(process.stdout.readline().rpartition(":")[2])
         with connect(f"ws://127.0.0.1:{port}", compression=None, proxy=None) as connection:
             connection.recv(timeout=20)

@@ -144,7 +144,7 @@ def test_what_is_refused_takes_no_memory(name: str) -> None:
         tracemalloc.stop()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     try:
@@ -162,7 +162,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(VALUES)
 def test_what_msgpack_writes_is_read(value: Any) -> None:
     try:
