@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -93,6 +94,22 @@ def of_model(name: str, revision: str, what: str) -> Source:
         )
     beside = [file for pattern in BESIDE for file in sorted(folder.glob(pattern))]
     return Source(name, version, folder, (*weights, *beside))
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """transformers shows neither progress bars nor warnings inside: what goes wrong is raised."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def require_same(saved: Any, here: Mapping[str, Reference], where: str) -> None:

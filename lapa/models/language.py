@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapa.artefacts.limits import uncounted
-from lapa.artefacts.pretrained import Source, of_model, of_package
+from lapa.artefacts.pretrained import Source, of_model, of_package, quietly
 from lapa.contracts import LapaError
 
 PACKAGES = {  # name -> package, its name in Python, the file, what pip is to be told
@@ -112,15 +112,8 @@ class Language:
     @contextmanager
     def _opened(self) -> Iterator[dict[str, Any]]:
         """What the Auto classes of transformers are told, for the length of a with-block."""
-        from transformers.utils import logging
-
         with ExitStack() as stack:
-            verbosity = logging.get_verbosity()
-            logging.set_verbosity_error()
-            stack.callback(logging.set_verbosity, verbosity)
-            if logging.is_progress_bar_enabled():
-                logging.disable_progress_bar()
-                stack.callback(logging.enable_progress_bar)
+            stack.enter_context(quietly())
             path = self.source.path
             if path.suffix == ".zip":
                 folder = stack.enter_context(tempfile.TemporaryDirectory())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,32 @@ from lapa import plugins
 from lapa.contracts import LapaError
 
 OPTIONS: dict[str, dict[str, Any]] = {"pixels": {"side": 6}, "efficientnet": {"pool": 1}}
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8,
+         "image_size": 32}  # fmt: skip
+OF_TRANSFORMERS = ("Dinov2", "CLIPVision", "SiglipVision", "ConvNext")
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small vision encoders of transformers, of random weights, a folder each."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("hub")
+    for name in OF_TRANSFORMERS:
+        small = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4} if name == "ConvNext" else SMALL
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{name}Config")(**small)
+        getattr(transformers, f"{name}Model")(config).save_pretrained(folder / name)
+    return folder
+
+
+def configured(name: str, hub: Path) -> Any:
+    return plugins.configure("encoders", name, {"model": str(hub / "Dinov2")} if name == "hub" else OPTIONS[name])
 
 
 @pytest.mark.parametrize("name", plugins.names("encoders"))
-def test_an_encoder_keeps_its_word(name: str) -> None:
-    config = plugins.configure("encoders", name, OPTIONS[name])
+def test_an_encoder_keeps_its_word(name: str, hub: Path) -> None:
+    config = configured(name, hub)
     encoder = config.build().eval()
     images = torch.rand(5, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -30,9 +52,9 @@ def test_an_encoder_keeps_its_word(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", plugins.names("encoders"))
-def test_the_grid_of_an_encoder(name: str) -> None:
+def test_the_grid_of_an_encoder(name: str, hub: Path) -> None:
     """It has the shape that is told beforehand, and what is at its left was at the left of the picture."""
-    config = plugins.configure("encoders", name, OPTIONS[name])
+    config = configured(name, hub)
     encoder = config.build().eval()
     images = torch.full((2, 3, 96, 96), 0.5)
     images[1, :, 32:64, 8:24] = torch.rand(3, 32, 16, generator=torch.Generator().manual_seed(0))
@@ -59,11 +81,43 @@ def test_efficientnet_sees_where_things_are() -> None:
     assert corner + middle > 2 * (change.sum() - corner - middle)
 
 
-def test_pictures_too_small_are_refused() -> None:
+@pytest.mark.parametrize("name", OF_TRANSFORMERS)
+@pytest.mark.parametrize("size", [64, 96])
+def test_encoders_of_transformers(name: str, size: int, hub: Path) -> None:
+    """Of pictures of other sizes than their own, too; the tokens are those of the patches."""
+    config = plugins.configure("encoders", "hub", {"model": str(hub / name), "pool": 1})
+    cells = size // (32 if name == "ConvNext" else 8)
+    assert config.grid(size) == (16, cells, cells)
+    assert config.features(size) == 16 * cells * cells
+    encoder, images = config.build().eval(), torch.rand(3, 3, size, size)
+    with torch.no_grad():
+        grid = encoder.grid(images)
+        assert torch.equal(encoder(images), grid.flatten(1))
+        torch.testing.assert_close(encoder.grid(images[1:2]), grid[1:2], rtol=1e-4, atol=1e-4)
+    assert grid.shape == (3, 16, cells, cells)
+    if name == "Dinov2":
+        hidden = encoder.net(pixel_values=(images - encoder.mean) / encoder.deviation).last_hidden_state
+        torch.testing.assert_close(grid.flatten(2).transpose(1, 2), hidden[:, 1:])
+
+
+def test_an_encoder_that_changed_is_another(hub: Path) -> None:
+    config = plugins.configure("encoders", "hub", {"model": str(hub / "ConvNext")})
+    before, reference = config.weights(), config.borrowed()
+    (hub / "ConvNext/preprocessor_config.json").write_text('{"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}')
+    assert config.weights() != before
+    assert reference == {"name": str(hub / "ConvNext"), "version": "", "hash": before}
+    for model, message in (("", "model"), ("someone/model", "revision")):
+        with pytest.raises(LapaError, match=message):
+            plugins.configure("encoders", "hub", {"model": model}).grid(32)
+
+
+def test_pictures_too_small_are_refused(hub: Path) -> None:
     with pytest.raises(LapaError, match="32"):
         plugins.configure("encoders", "efficientnet", {}).features(16)
     with pytest.raises(LapaError, match=r"16\b.* 100"):
         plugins.configure("encoders", "efficientnet", {}).grid(100)
+    with pytest.raises(LapaError, match=r"ConvNext.* 16\b"):
+        plugins.configure("encoders", "hub", {"model": str(hub / "ConvNext")}).grid(16)
 
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
