@@ -117,6 +117,7 @@ class Pieces(Backbone):
         by_words = config.reads == "words" or (config.reads == "auto" and self.language.generates)
         if by_words:  # with layers of its own
             self.language = Language(config.language, config.revision, config.layers)
+            self.acts_in = torch.float32  # one observation: rounding all weights would take longer than reading them
         self.width = self.language.width if by_words else config.width
         self.reader: SentenceReader | WordReader = (WordReader if by_words else SentenceReader)(config, self.language)
         shape = config.eyes.grid(config.image_size)
