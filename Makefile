@@ -10,9 +10,9 @@ QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/ar
   tests/tabletop tests/training/test_logbook.py
 
 # A file a worker, in the order of tests/conftest.py: the longest first.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-.PHONY: help demo quick test test-worlds lint format clean
+.PHONY: help demo quick test test-slow test-worlds lint format clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ quick: $(READY)  ## a part of the tests, about a minute
 
 test: $(READY)  ## the test suite, at most eight minutes on 2 cores
 	@$(PYTEST) --durations 20
+
+test-slow: $(READY)  ## what `make test` leaves out: torch.compile and the benchmark of LAQ, about a minute
+	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m slow
 
 $(WORLDS): $(READY)
 	@echo 'Installing the benchmarks that others wrote ...'

@@ -6,27 +6,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the same order of sums, however many cores
 os.environ["MPLBACKEND"] = "agg"
 
 import pytest
 
-from lapa.data.labelled import read_labels
-from lapa.data.pack import Packed, pack
-from lapa.data.spec import open_dataset
-from lapa.data.video import VideoFile
-from lapa.interop.collect import collect
-from lapa.measures import probes
-from lapa.models.idm import IDMConfig
-from lapa.models.laq import LAQConfig
-from lapa.models.video_diffusion import VideoDiffusionConfig
-from lapa.recipe import PolicySettings, Recipe
-from lapa.stage1_latent_actions import fit_laq
-from lapa.stage2_label import label
-from lapa.stage2_pretrain import pretrain
-from lapa.stage3_finetune import finetune
-from lapa.training.loop import Optimisation
+if TYPE_CHECKING:  # they import torch, which the process of xdist that hands out the tests does without
+    from lapa.data.pack import Packed
+    from lapa.recipe import Recipe
 
 # Files that take longest, in this order. A worker of xdist takes a whole file: with these first, no core is left with a
 # long one when the others are done.
@@ -56,16 +45,21 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _short_probes() -> Iterator[None]:
-    """The small networks that judge codes learn for a few steps; tests/measures tests them at full length."""
+def _short_probes() -> Iterator[int]:
+    """The small networks that judge codes learn for a few steps. Gives the full length, as tests/measures needs it."""
+    from lapa.measures import probes
+
+    whole = probes.MLP_STEPS
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probes, "MLP_STEPS", 10)
-        yield
+        yield whole
 
 
 @pytest.fixture(scope="session")
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LeRobot dataset with actions: twelve Tabletop demonstrations."""
+    from lapa.interop.collect import collect
+
     path = tmp_path_factory.mktemp("data") / "robot"
     collect(["tabletop:sim,episodes=12,seed=3"], path)
     return path
@@ -74,12 +68,17 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def packed(robot: Path) -> Packed:
     """The same at 24 x 24 pixels."""
+    from lapa.data.pack import pack
+
     return pack([f"lerobot:{robot}"], 24, quiet=True)
 
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of six small videos with captions.csv, and no actions."""
+    from lapa.data.spec import open_dataset
+    from lapa.data.video import VideoFile
+
     folder = tmp_path_factory.mktemp("data") / "clips"
     rows = ["file,instruction"]
     for i, episode in enumerate(open_dataset("tabletop:sim,episodes=6,seed=4").episodes()):
@@ -111,6 +110,12 @@ def small() -> list[str]:
 @pytest.fixture(scope="session")
 def tiny() -> Recipe:
     """All three stages at the smallest size that still has every part, four steps each."""
+    from lapa.models.idm import IDMConfig
+    from lapa.models.laq import LAQConfig
+    from lapa.models.video_diffusion import VideoDiffusionConfig
+    from lapa.recipe import PolicySettings, Recipe
+    from lapa.training.loop import Optimisation
+
     how = Optimisation(steps=4, batch_size=8, learning_rate=1e-3, warmup=2, precision="float32")
     return Recipe(
         laq=LAQConfig(
@@ -132,6 +137,12 @@ def tiny() -> Recipe:
 @pytest.fixture(scope="session")
 def chain(packed: Packed, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """laq, labels, latent, policy: LAPA's chain after four steps a stage. The policy has chunks of three actions."""
+    from lapa.data.labelled import read_labels
+    from lapa.stage1_latent_actions import fit_laq
+    from lapa.stage2_label import label
+    from lapa.stage2_pretrain import pretrain
+    from lapa.stage3_finetune import finetune
+
     folder = tmp_path_factory.mktemp("chain")
     fit_laq(packed, tiny, folder / "laq", 0)
     manifest = label(packed, str(folder / "laq"), folder / "labels")

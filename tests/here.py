@@ -1,15 +1,18 @@
 """Plans of commands in this process, one step after another: a process of its own imports torch anew for every step.
 
-Steps as processes are tested in tests/experiments/test_schedule.py and tests/runtime/test_workers.py.
+Steps as processes are tested in tests/experiments/test_schedule.py and tests/runtime/test_workers.py. Where only their
+order and their ends matter, `light` starts processes that do not import torch.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -60,3 +63,29 @@ def here(patch: pytest.MonkeyPatch) -> Here:
     for module in (schedule, demo, paper_table, sweep):
         patch.setattr(module, "run", found.run)
     return found
+
+
+LIGHT = """
+import sys
+from pathlib import Path
+command, *options = sys.argv[1:]
+if any(":nosuch" in option for option in options):
+    sys.exit("there is no such domain")
+if command == "collect":
+    marker = Path(options[options.index("--out") + 1]) / "meta/info.json"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    print("Wrote 2 episodes")
+"""
+
+
+def light(patch: pytest.MonkeyPatch) -> None:
+    """The steps of a plan are processes that look like `lapa collect`: they write a line and their result. Those of
+    `:nosuch` fail, and other commands do nothing."""
+
+    def start(module: str, *command: str, environment: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        assert module == "lapa"
+        words = [sys.executable, "-S", "-c", LIGHT, *command]
+        return subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+    patch.setattr(schedule, "start", start)

@@ -253,6 +253,7 @@ def test_another_plan(packed: Packed, laq: str, tmp_path: Path, monkeypatch: pyt
         label(packed, laq, out, "clip", shard=SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
 def test_compiled(packed: Packed, laq: str, whole: dict[str, bytes], tmp_path: Path) -> None:
     """The same codes, whatever the length of a shard's last batch, in one compilation."""
@@ -262,6 +263,9 @@ def test_compiled(packed: Packed, laq: str, whole: dict[str, bytes], tmp_path: P
     made = {name: content for name, content in files(tmp_path / "labels").items() if name != MANIFEST}
     assert made == {name: content for name, content in whole.items() if name != MANIFEST}
     assert read_json(tmp_path / "labels" / MANIFEST, "manifest")["compiled"]
+
+
+def test_a_source_that_cannot_be_compiled(packed: Packed, tmp_path: Path) -> None:
     with pytest.raises(LapaError, match=r"--compile: .*ground_truth"):
         label(packed, "ground_truth", tmp_path / "more", compile=True)
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from lapa.contracts import Array, LapaError
 
@@ -75,7 +75,7 @@ def _widening(of_seeds: Array, noise: Array) -> Array:
         return np.zeros(len(noise))
     found = of_seeds.var(0, ddof=1)
     own = np.sqrt(np.clip(1 - noise / np.maximum(found, 1e-12), 0, None))
-    return own * t.ppf(LEVEL, seeds - 1) / norm.ppf(LEVEL) * np.sqrt(seeds / (seeds - 1))
+    return own * stdtrit(seeds - 1, LEVEL) / ndtri(LEVEL) * np.sqrt(seeds / (seeds - 1))
 
 
 def success(wins: Array) -> Interval:

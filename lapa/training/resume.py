@@ -3,13 +3,12 @@
 `out/checkpoints/step_000120/` holds one safetensors file for each process that wrote it (weights, optimizer, EMA) and
 `state.json` (step, seed, what was watched). The step is the position in the data and in every schedule, and all
 random states are functions of (seed, step). A checkpoint is written into a hidden folder and then renamed, so every
-checkpoint is complete. torch.distributed.checkpoint splits and joins the tensors; its own format is a pickle, hence the
-safetensors.
+checkpoint is complete. torch.distributed.checkpoint splits and joins the tensors (shards.py); its own format is a
+pickle, hence the safetensors. It takes a second to import, so only a run that saves or goes on does.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -20,15 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.storage import WriteResult
-from torch.futures import Future
 
-from lapa.artefacts.folder import read_json, replacing, require_fit, write_json, write_tensors
+from lapa.artefacts.folder import read_json, replacing, require_fit, write_json
 from lapa.artefacts.older import upgraded_weights
 from lapa.contracts import LapaError, Logs
 from lapa.runtime.distributed import on_first_rank
@@ -84,6 +78,8 @@ class Checkpoints:
         `flush` waits until the disk has it, so that it is whole even if the power goes; a slow disk takes its time.
         Raises OSError (a full disk, say); the checkpoints before stay.
         """
+        from lapa.training.shards import CheckpointException, write_shards
+
         path, work = self.path(step), self.folder / f".step_{step:06d}.tmp"
 
         def begin() -> None:
@@ -106,7 +102,7 @@ class Checkpoints:
         try:
             on_first_rank(begin)
             with _alone_is_fine():
-                dcp.save(dict(state), storage_writer=_Writer(str(work), flush))
+                write_shards(state, work, flush)
             on_first_rank(end)
         except CheckpointException as error:
             shutil.rmtree(work, ignore_errors=True)
@@ -130,6 +126,8 @@ class Checkpoints:
         steps = self.steps()
         if not steps:
             return 0, {}
+        from lapa.training.shards import CheckpointException, HuggingFaceStorageReader, read_shards
+
         path = self.path(steps[-1] if step is None else step)
         about = read_json(path / STATE, "whole checkpoint")
         if about.get("seed") != self.seed:
@@ -152,7 +150,7 @@ class Checkpoints:
             target |= {name: tensor for name, tensor in made.items() if tensor is not None}
             require_fit(target, shapes, path)
             with _alone_is_fine():
-                dcp.load({stored[name]: tensor for name, tensor in target.items()}, storage_reader=reader)
+                read_shards({stored[name]: tensor for name, tensor in target.items()}, reader)
         except (CheckpointException, *DAMAGE) as error:
             for reason in _reasons(error):
                 if not isinstance(reason, DAMAGE):  # no memory, no connection: the checkpoint may well be good
@@ -191,29 +189,11 @@ def _alone_is_fine() -> Iterator[None]:
 
 def _reasons(error: BaseException) -> list[BaseException]:
     """What was raised on the ranks; torch wraps what comes up while tensors are read."""
+    from lapa.training.shards import CheckpointException
+
     return [each for each, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
 
 
 def _first_line(error: BaseException) -> str:
     error = _reasons(error)[0]
     return str(error).partition("\n")[0] or type(error).__name__
-
-
-class _Writer(HuggingFaceStorageWriter):
-    """One safetensors file a process, written straight from the tensors: the library's own holds a second and a third
-    copy of them in memory."""
-
-    def __init__(self, path: str, flush: bool) -> None:
-        super().__init__(path, save_distributed=True)
-        self.flush = flush
-
-    def write_data(self, plan: Any, planner: Any) -> Future[list[WriteResult]]:
-        tensors = {item.index.fqn: planner.resolve_data(item) for item in plan.items}
-        done: Future[list[WriteResult]] = Future()
-        if tensors:
-            number = plan.storage_data["shard_index"]
-            offsets = {i.index.fqn: {"saved_offsets": list(i.tensor_data.chunk.offsets)} for i in plan.items}
-            file = Path(self.path) / f"shard-{number:05d}.safetensors"
-            write_tensors(file, tensors, {"DCP_SHARDING_INFO": json.dumps(offsets, sort_keys=True)}, self.flush)
-        done.set_result([WriteResult(i.index, 0, None) for i in plan.items])
-        return done

@@ -10,16 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
-from here import here
+from here import here, light
 
 from lapa import cli
 from lapa.contracts import LapaError
-from lapa.experiments import schedule
+from lapa.experiments import demo, schedule
 from lapa.experiments.schedule import PlanStep, run
 
 
 def collecting(name: str, folder: Path, needs: tuple[str, ...] = (), domain: str = "sim") -> PlanStep:
-    """A step that takes a second: two demonstrations to disk."""
+    """Two demonstrations to disk: a few seconds, or none where it is `light`."""
     out = folder / name
     command = ("collect", "--dataset", f"tabletop:{domain},episodes=2", "--out", str(out))
     return PlanStep(name, command, out, out / "meta/info.json", needs)
@@ -45,7 +45,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[schedule._Running]:
     return kept
 
 
-def test_steps_wait_for_what_they_need_and_are_done_once(tmp_path: Path, started: list[schedule._Running]) -> None:
+def test_steps_wait_for_what_they_need_and_are_done_once(
+    tmp_path: Path, started: list[schedule._Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    light(monkeypatch)
     steps = [collecting("last", tmp_path, ("first", "second")), collecting("first", tmp_path),
              collecting("second", tmp_path)]  # fmt: skip
     times = run(steps, tmp_path, workers=2)
@@ -59,7 +62,10 @@ def test_steps_wait_for_what_they_need_and_are_done_once(tmp_path: Path, started
     assert not started, "what is done is not done again"
 
 
-def test_a_missing_result_is_made_again(tmp_path: Path, started: list[schedule._Running]) -> None:
+def test_a_missing_result_is_made_again(
+    tmp_path: Path, started: list[schedule._Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    light(monkeypatch)
     steps = [collecting("one", tmp_path), collecting("two", tmp_path)]
     run(steps[:1], tmp_path)
     run(steps, tmp_path)
@@ -79,7 +85,8 @@ def test_a_failing_step_is_shown_and_stops_the_others(tmp_path: Path, started: l
     assert set(json.loads((tmp_path / "seconds.json").read_text())) == {"endless", "typo"}
 
 
-def test_a_step_that_leaves_no_result_has_failed(tmp_path: Path) -> None:
+def test_a_step_that_leaves_no_result_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    light(monkeypatch)
     step = PlanStep("idle", ("list",), tmp_path / "idle", tmp_path / "idle/config.json")
     with pytest.raises(LapaError, match="Step idle "):
         run([step], tmp_path)
@@ -116,9 +123,10 @@ SMALL = ["--quick", "--videos", "12", "--labels", "4", "--episodes", "3", "--wor
 
 
 def test_demo_interrupted_and_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl-C after the first step is done; the same command again goes on to results and report."""
+    """Ctrl-C after the first step is done; the same command again, with small models, goes on to results and report."""
+    monkeypatch.setattr(demo, "QUICK", (*demo.QUICK, *small))
     out = tmp_path / "demo"
     command = ["demo", *SMALL, "--out", str(out)]
     code = (

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from here import Here, here
+from here import Here, here, light
 from PIL import Image
 
 from lapa import cli
@@ -25,7 +25,7 @@ ROWS = (Row("NSVQ, |C| 4", ("laq.codebook_size=4",)), Row("NSVQ, |C| 8", ("laq.c
 def little(small: list[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`lapa study quantizers` with two rows, two seeds and one step."""
     monkeypatch.setitem(STUDIES, "quantizers", Study("two rows", ROWS, seeds=2, steps=1))
-    data = ("--dataset", "tabletop:sim,episodes=24,seed=8")
+    data = ("--dataset", "tabletop:sim,episodes=8,seed=8", "--set", "hold_out=4")
     options = [o for o in small if o != "--set" and o.startswith(("laq.", "quantize.")) and "codebook" not in o]
 
     def command(out: Path, *more: str) -> None:
@@ -97,7 +97,9 @@ def test_a_study_runs_resumes_and_tells_what_its_cells_say(
     assert not started
 
 
-def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_a_failed_cell_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    light(monkeypatch)
+
     def step(name: str, domain: str, needs: tuple[str, ...] = ()) -> PlanStep:
         out = tmp_path / name
         data = ("collect", "--dataset", f"tabletop:{domain},episodes=1", "--out", str(out))

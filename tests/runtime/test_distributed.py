@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +93,8 @@ def worker(out: Path) -> None:
                 save_file(gradients(config, how), out / f"case_{number}_{me}.safetensors")
         for parallel in PARALLEL:
             save(train(parallel, out / parallel), out / f"{parallel}_{me}.safetensors")
-            for folder in ("half", "broken"):
-                first_half(parallel, out / f"{folder}_{parallel}")
+            first_half(parallel, out / f"half_{parallel}")
+            distributed.on_first_rank(partial(copied, out / f"half_{parallel}", out / f"broken_{parallel}"))
             save(train(parallel, out / f"broken_{parallel}"), out / f"{parallel}_{me}_resumed.safetensors")
         packed, starts = pack([DATA], 24, quiet=True), ({}, {"warmup": 2})
         recipe = Recipe(laq=UNET, starts=starts, quantize=replace(HOW, steps=2), pretrain=HOW)
@@ -146,6 +148,10 @@ def first_half(parallel: distributed.Parallel, out: Path) -> None:
         patch.setitem(loop.fit.__kwdefaults__, "save_every", -1.0)
         with pytest.raises(KeyboardInterrupt):
             train(parallel, out)
+
+
+def copied(folder: Path, to: Path) -> None:
+    shutil.copytree(folder, to, symlinks=True)
 
 
 def torchrun(*arguments: str, count: int = 2, **more: Any) -> subprocess.CompletedProcess[str]:

@@ -168,6 +168,7 @@ def test_recomputed_gradients_are_the_same() -> None:
         torch.testing.assert_close(again[name], kept[name], msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.slow
 def test_compiled_training_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and differentiated as for the compiler, which itself is spared: it takes minutes."""
     compiles = nn.Module.compile
@@ -252,6 +253,7 @@ def make(dim):
 """
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,12 +134,13 @@ def test_a_stream_is_watched_on_the_same_episodes(
         return read(self, episode, *args)
 
     monkeypatch.setattr(Segments, "read", spy)
-    results = stage2.pretrain(opened, labels_of(packed), about(opened), recipe, tmp_path, 0, megabytes=64)
+    short = replace(recipe, pretrain=replace(recipe.pretrain, steps=4))
+    results = stage2.pretrain(opened, labels_of(packed), about(opened), short, tmp_path, 0, megabytes=64)
     assert "3 held-out episodes" in results["watched_on"]
     assert set(seen) <= {3, 7, 11}
     assert len(seen) == 3, "40 frames are three segments of 16"
     assert 0 <= results["watched/accuracy"] <= 1
-    assert results["best_step"] >= 2
+    assert results["best_step"] >= 1
 
 
 def test_the_most_frequent_class_is_counted_where_it_is_trained() -> None:
