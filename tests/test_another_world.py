@@ -21,7 +21,7 @@ from lapa.evaluate import Trial, open_benchmark, roll_out
 from lapa.policies import Policy
 
 ANOTHER_WORLD = Path(__file__).parent / "another_world"
-LONG = ("--set", "finetune.steps=400", "--set", "finetune.batch_size=64")
+LONG = ("--set", "finetune.steps=800", "--set", "finetune.batch_size=64")
 FEW = ("--set", "quantize.steps=6", "--set", "fit_idm.steps=4", "--set", "pretrain.steps=30")
 
 
@@ -84,7 +84,7 @@ def test_it_is_evaluated_and_better_than_standing_still(world: Any, tmp_path: Pa
 def test_tune_and_compare(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here(monkeypatch)
     folder, arm, own = world
-    few = [word.replace("finetune.steps=400", "finetune.steps=5") for word in own]
+    few = [word.replace("finetune.steps=800", "finetune.steps=5") for word in own]
     videos, labelled = f"lerobot:{folder / 'videos'}", f"lerobot:{folder / 'labelled'}"
     run("tune", "--dataset", labelled, "--policy", folder / "latent", "--benchmark", arm, "--episodes", 3, "--only",
         "head", "--only", "all", *few, "--out", tmp_path / "tuned")  # fmt: skip
@@ -104,7 +104,7 @@ def test_compare_without_a_benchmark(
     folder, arm, own = world
     if arm == "arm:steps":
         return
-    few = [word.replace("finetune.steps=400", "finetune.steps=5") for word in own]
+    few = [word.replace("finetune.steps=800", "finetune.steps=5") for word in own]
     videos, labelled = f"lerobot:{folder / 'videos'}", f"lerobot:{folder / 'labelled'},episodes="
     run("compare", "--dataset", videos, "--labelled", f"{labelled}0-11", "--methods", "scratch,lapa", *few, "--out",
         tmp_path / "compared")  # fmt: skip
