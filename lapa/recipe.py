@@ -161,7 +161,9 @@ PRESETS: dict[str, Recipe] = {
         quantize=Optimisation(
             steps=100_005, batch_size=64, learning_rate=1e-4, clip=0.5, warmup=1, schedule="constant"
         ),
-        policy=PolicySettings(),
+        policy=PolicySettings(
+            backbone="lwm", head="autoregressive", head_options={"in_backbone": True}, decoding="centre"
+        ),
         pretrain=Optimisation(
             steps=70_000, batch_size=128, learning_rate=2e-5, betas=(0.9, 0.999), warmup=1, schedule="constant"
         ),
@@ -169,7 +171,6 @@ PRESETS: dict[str, Recipe] = {
             steps=2000, batch_size=128, learning_rate=2e-5, betas=(0.9, 0.999), warmup=1, schedule="constant"
         ),
         trainable="all",
-        choose_decoding=True,
         head="own",
         clusters=0,
         bins=256,
@@ -179,15 +180,15 @@ PRESETS: dict[str, Recipe] = {
 ABOUT = {
     "laptop": "tuned on Tabletop, 48 pixels: minutes on two cores",
     "video": "real clips and robots, 96 pixels: 2 codes of 64 kinds, 0.6 s apart, of what a frozen EfficientNet sees",
-    "paper": "the released settings, 256 pixels, 343.8M weights in LAQ, but not the paper's 7B policy: for GPUs",
+    "paper": "the released settings: 343.8M weights in LAQ, a policy of 7B on LWM-Chat-1M (docs/lapa_7b.md): for GPUs",
 }
 
-NOT_THE_PAPERS = (
-    "The preset paper has the paper's LAQ and optimisation, but not its policy. The paper finetunes a model of 7B "
-    "weights; here the backbone is {backbone} ({pixels} pixels). The paper generates the codes one after another; "
-    "here all are predicted at once, each by itself, from one readout."
+THE_PAPERS = (
+    "The paper's policy is LWM-Chat-1M, 7B weights, in which codes and actions are generated one after another; "
+    "convert its weights first (docs/lapa_7b.md). The published files were never seen by those who tested this. "
+    "Here the backbone is {backbone} ({pixels} pixels)."
 )
-NOTES = {"paper": NOT_THE_PAPERS}  # preset -> what must be known of its policy
+NOTES = {"paper": THE_PAPERS}  # preset -> what must be known of its policy
 
 
 def preset(name: str) -> Recipe:

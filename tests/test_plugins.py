@@ -196,10 +196,10 @@ def test_backbones_read_images_and_text(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = plugins.find("backbones", name)
     small = {"grounded": False} if "grounded" in {f.name for f in fields(config)} else {}
-    small = backbone_options(tmp_path) if name == "lwm" else small
+    small = {**backbone_options(tmp_path), "image_size": 128} if name == "lwm" else small
     backbone = config(**small).build().eval()
-    images = torch.rand(3, 3, config().image_size, config().image_size)
-    assert backbone.image_spec.size == config().image_size
+    images = torch.rand(3, 3, backbone.image_spec.size, backbone.image_spec.size)
+    assert config(**small).image_size == backbone.image_spec.size
     texts = ["push the red disc to the blue star", "push", ""]
     with torch.no_grad():
 
@@ -398,12 +398,12 @@ def test_label_sources_label(name: str, tiny: Recipe, tmp_path: Path) -> None:
             source.label(FramePairs(frames[0], frames[1], rows, rows, rows + 1))
 
 
-def test_the_preset_paper_says_that_its_policy_is_not_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_preset_paper_says_what_its_policy_is(capsys: pytest.CaptureFixture[str]) -> None:
     for name in PRESETS:
         observations._SAID.clear()
         note_on_policy(name, preset(name))
         said = capsys.readouterr().err
-        assert ("7B" in said and "48 pixels" in said) == (name == "paper")
+        assert ("7B" in said and "lwm" in said and "256 pixels" in said) == (name == "paper")
 
 
 def test_an_option_that_a_plugin_lacks_is_corrected(tiny: Recipe) -> None:

@@ -25,7 +25,7 @@ from lapa.models.lwm_prompt import AFTER, END_OF_VISION, VISION_IDS, Prompt
 from lapa.models.vqgan import VQGAN, VQGANConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-NOT_OF_THE_WEIGHTS = ("weights", "grounded", "fit", "crop", "dtype", "rope", "kept_latent")
+NOT_OF_THE_WEIGHTS = ("weights", "grounded", "image_size", "words", "fit", "crop", "dtype", "rope", "kept_latent")
 
 
 @dataclass(frozen=True)

@@ -139,8 +139,8 @@ class Autoregressive(Head):
     def _classes(self, states: Tensor, first: int = 0) -> Tensor:
         """Hidden states [B, n, D] at positions from `first` on -> float32 [B, n, classes]."""
         logits = self.output(states.to(self.output.weight.dtype)).float()
-        absent = torch.from_numpy(self.space.absent()[first : first + states.shape[1]]).to(logits.device)
-        return logits.masked_fill(absent, -torch.inf) if absent.any() else logits
+        absent = self.space.absent()[first : first + states.shape[1]]
+        return logits.masked_fill(torch.from_numpy(absent).to(logits.device), -torch.inf) if absent.any() else logits
 
 
 def _inner(width: int, config: Config) -> int:

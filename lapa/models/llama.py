@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapa.contracts import LapaError
+from lapa.runtime.precision import without_autocast
 
 Cache = list[tuple[Tensor, Tensor]]  # keys and values [B, heads, n, head size] of each layer
 
@@ -72,7 +73,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """float [.., width] -> the same shape."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             x = x.float()
             return (x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()).to(self.weight.dtype) * self.weight
 

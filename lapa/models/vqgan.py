@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapa.contracts import LapaError
+from lapa.runtime.precision import without_autocast
 
 GROUPS, EPS = 32, 1e-6
 
@@ -131,13 +132,13 @@ class VQGAN(nn.Module):
 
     def z(self, pixels: Tensor) -> Tensor:
         """float32 [B, 3, H, W] in [-1, 1] -> float32 [B, H / stride, W / stride, embedding], before quantising."""
-        with torch.autocast(pixels.device.type, enabled=False):
+        with without_autocast(pixels):
             found: Tensor = self.before(self.encoder(pixels.float())).permute(0, 2, 3, 1)
         return found
 
     def encode(self, pixels: Tensor) -> Tensor:
         """float32 [B, 3, H, W] in [-1, 1] -> int64 [B, H / stride, W / stride], the nearest code of each place."""
-        with torch.autocast(pixels.device.type, enabled=False):
+        with without_autocast(pixels):
             z, book = self.z(pixels), self.codebook.float()
             flat = z.reshape(-1, z.shape[-1])
             distance = (flat**2).sum(1, keepdim=True) + (book**2).sum(1) - 2 * flat @ book.T
@@ -145,6 +146,6 @@ class VQGAN(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """int64 [B, h, w] -> float32 [B, 3, h * stride, w * stride] in [-1, 1]."""
-        with torch.autocast(codes.device.type, enabled=False):
+        with without_autocast(codes):
             vectors = self.codebook.float()[codes].permute(0, 3, 1, 2)
             return self.decoder(self.after(vectors)).clamp(-1, 1)

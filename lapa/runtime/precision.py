@@ -13,7 +13,7 @@ that of autocast, which stays on for the activations; norms, distances in the qu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +31,11 @@ def fast_dtype() -> torch.dtype:
     else:
         fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """The arithmetic of the tensors themselves, for the length of a with-block."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 class ShadowWeights:
