@@ -20,9 +20,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lapa.analysis.plans import TITLES, plans
 from lapa.analysis.reading import note_if_trained_on, open_laq, open_policy, read, short
-from lapa.analysis.tabletop.plans import TITLES, plans
-from lapa.analysis.tabletop.states import in_picture
 from lapa.artefacts.folder import finished, read_config, read_json, write_json
 from lapa.contracts import Array, LapaError
 from lapa.data.labelled import MANIFEST, TABLE, read_manifest
@@ -240,7 +239,7 @@ def _plans(
     runs: Mapping[str, Run], laqs: Mapping[str, Run], specs: Sequence[str], out: Path, skip_bad: bool
 ) -> dict[str, Any]:
     """The ways that policies of stage 2 predict on the first dataset, {policy's name: figures}. A policy is left out if
-    its LAQ is not among the runs. All are, if the dataset's state does not say where the effector is."""
+    its LAQ is not among the runs, or if nothing tells what moves."""
     made: dict[str, Any] = {}
     sources = [open_laq(run.path) for run in laqs.values()]
     latent = {n: r for n, r in runs.items() if r.finished and (r.about.get("space") or {}).get("kind") == "codes"}
@@ -248,12 +247,13 @@ def _plans(
         parents = run.about.get("provenance", {}).get("parents", {}).values()
         for source in (s for s in sources if s.hash in parents):
             reading = read(source, specs[0], PLANNED, skip_bad=skip_bad, note=False)  # _look has printed the note
-            if not in_picture(reading.packed):
-                print(f"No plans of {run.path}: {specs[0]} has no states effector_x, effector_y in the picture.")
-                continue
             of = f"_{name.replace('/', '_')}" if len(latent) > 1 else ""
             title = f"Where the policy means to go: {run.path}"
-            made[name] = plans(source.laq, open_policy(run.path, source), reading, out / f"plans{of}.png", title)
+            try:
+                made[name] = plans(source.laq, open_policy(run.path, source), reading, out / f"plans{of}.png", title)
+            except LapaError as error:  # the rest can be shown
+                print(f"No plans of {run.path}: {error}")
+                continue
             _print_plans(run.path, made[name])
         if not any(s.hash in parents for s in sources):
             print(f"No plans of {run.path}: the LAQ that labelled its videos is not among the runs.")
@@ -266,7 +266,7 @@ def _print_plans(path: Path, figures: Mapping[str, Any]) -> None:
         for kind, values in figures.items()
         if isinstance(values, dict)
     }
-    title = f"{path}: {figures['plans']} plans of {figures['steps']} windows"
+    title = f"{path}: {figures['plans']} plans of {figures['steps']} windows, of {figures['what']}"
     _print_table(title, rows, ("", "sets off within 45 degrees", "miss of the end / way gone"))
 
 

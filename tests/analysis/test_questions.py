@@ -151,7 +151,7 @@ def test_inspect_draws_plans_and_the_codes_of_several_looks(made: Path, tmp_path
     cli.main([*words, *(word for spec in SMALL for word in ("--dataset", spec))])
     assert {"plans.png", "gallery.png"} <= {p.name for p in (tmp_path / "both").iterdir()}
     written = json.loads((tmp_path / "both" / "inspect.json").read_text())
-    assert set(written["plans"]["latent"]) == {"plans", "steps", "plan", "each_frame", "codes"}
+    assert set(written["plans"]["latent"]) == {"plans", "steps", "what", "plan", "each_frame", "codes"}
     cli.main(["inspect", str(made / "laq"), "--dataset", SMALL[0], "--out", str(tmp_path / "one")])
     sizes = []
     for folder in ("both", "one"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +14,13 @@ import torch
 from hand_coded import SECTORS, recoded
 from PIL import Image
 
+from lapa.analysis.plans import OfEffector, OfPoint, follow, plans
 from lapa.analysis.reading import Reading, motion_probe
 from lapa.analysis.tabletop.information import OBJECT, entropy, mutual, polar, told, variables
-from lapa.analysis.tabletop.plans import follow, plans
 from lapa.analysis.tabletop.transplant import cell, per_frame
 from lapa.contracts import LapaError, Observation
+from lapa.data.pack import pack
+from lapa.data.pairs import window_pairs
 from lapa.evaluate import Trial, open_benchmark, roll_out
 from lapa.measures.linear import LinearFit
 
@@ -120,12 +123,42 @@ def test_plans_of_who_knows_and_of_who_stays(sim: Reading, tmp_path: Path) -> No
     idle = plans(seer, stays, sim, tmp_path / "idle.png", "Plans")
     assert idle["each_frame"]["miss"] > 0.6
     starts = np.flatnonzero((sim.pairs.frame == 0) & (np.diff(sim.packed.starts)[sim.pairs.episode] > 13))[:3]
-    ways, images, texts = follow(seer, seer, sim, starts, motion_probe(sim))
+    ways, images, texts = follow(seer, seer, sim, starts, OfEffector(motion_probe(sim)))
     assert len(images) == len(texts) == 3
     true = ways["true"]
     assert np.array_equal(ways["plan"][:, 0], true[:, 0]), "a plan starts where the effector is"
     first = ways["plan"][:, 1:] - ways["plan"][:, :1]
     assert np.allclose(first, first[:, :1] * np.arange(1, 13)[:, None]), "drawn frames do not change here: one code"
+
+
+def test_a_way_on_video_without_states_is_that_of_the_point_that_moves_most() -> None:
+    """A bright square goes right in each of eight films, and down in the others; the codes say which."""
+    square = np.kron(np.eye(7, dtype=np.uint8) * 195 + 60, np.ones((2, 2), np.uint8))[..., None]
+    films = []
+    for number in range(16):
+        base = np.kron(
+            np.random.default_rng(number).integers(60, 120, (12, 12, 3), np.uint8), np.ones((4, 4, 1), np.uint8)
+        )
+        for t in range(5):
+            frame, down = base.copy(), number % 2
+            y, x = 12 + 3 * t * down, 12 + 3 * t * (1 - down)
+            frame[y : y + 14, x : x + 14] = square
+            films.append(frame)
+    packed = replace(
+        pack(["tabletop:sim,episodes=16,seed=5"], 48, quiet=True).subset(np.arange(16)),
+        _maps=(np.stack(films),), _rows=np.arange(80), starts=np.arange(0, 81, 5), fps=np.full(16, 10.0),
+        actions=None, state=None, state_names=(),
+    )  # fmt: skip
+    pairs = window_pairs(packed, 0.1)
+    reading = Reading("films", packed, pairs, np.arange(len(pairs)), (pairs.episode % 2)[:, None], 2)
+    moves = OfPoint.fit(reading)
+    true = moves.true(reading, packed.starts[:2, None] + np.arange(5))
+    assert np.abs(true[:, 0] - 0.4).max() < 0.15, "it starts on the square"
+    gone = true[:, -1] - true[:, 0]
+    assert gone[0, 0] > 3 * abs(gone[0, 1])
+    assert gone[1, 1] > 3 * abs(gone[1, 0])
+    told = moves.step(np.eye(2), true[:, 0])
+    assert np.abs(told - 3 / 48 * np.eye(2)).max() < 0.03
 
 
 # Language
