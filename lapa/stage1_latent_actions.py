@@ -340,7 +340,7 @@ def _train(
 
     def monitor(step: int, book: Logbook) -> Logs:
         results = watch(laq, look) | {"choice_error": error_over_copy(laq, look, look.choice)}
-        results |= _compare(laq, look, results, step, title)
+        results |= _compare(laq, look, results, step, title, recipe)
         picture = out / "pictures" / f"reconstructions_{step:06d}.png"
         _picture(laq, look.packed, look.pairs, look.rows, picture, f"step {step}")
         book.picture("reconstructions", picture)
@@ -529,7 +529,7 @@ def full_codes(laq: LAQ) -> int:
     return int(laq.quantizer.size**laq.quantizer.positions)
 
 
-def _compare(laq: LAQ, look: Look, results: Mapping[str, Any], step: int, title: str) -> Logs:
+def _compare(laq: LAQ, look: Look, results: Mapping[str, Any], step: int, title: str, recipe: Recipe) -> Logs:
     """Figures of features that need no training, to log beside those of the codes. Says so, in words, when the codes
     tell no more."""
     compared = look.comparison(full_codes(laq))
@@ -541,7 +541,8 @@ def _compare(laq: LAQ, look: Look, results: Mapping[str, Any], step: int, title:
         features = one_hot(encode_all(laq, look.packed, look.pairs, rows), laq.config.codebook_size)
         known = told(features, did.values, look.episode[rows], test).weighted
     codes = float(known)
-    if behind(codes, others):
+    fitted_before = laq.directions is not None and step > _first_look(recipe)  # its codes do not change any more
+    if behind(codes, others) and not fitted_before:
         print(f"{title}, step {step:,}: {verdict(codes, others, did.what, look.judged)}", flush=True)
     return {f"{name.replace(' ', '_').partition('_of_')[0].replace('-', '_')}_r2": row.weighted
             for name, row in others.items()}  # fmt: skip

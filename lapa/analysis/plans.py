@@ -19,8 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lapa.analysis.reading import Reading, angles
-from lapa.analysis.tabletop.states import effector, in_picture
+from lapa.analysis.reading import Reading, angles, effector, in_picture
 from lapa.contracts import Array, LapaError
 from lapa.data.pixels import as_pixels
 from lapa.measures.flow import COLUMNS, ROWS, coarse_flow, flow_between, installed

@@ -21,6 +21,8 @@ from lapa.plugins import find
 from lapa.policies import Policy
 from lapa.stage1_latent_actions import encode_all
 
+EFFECTOR = ("effector_x", "effector_y")  # names of a state that says where the effector is in the picture
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -161,6 +163,20 @@ def short(spec: str) -> str:
 def motion_probe(reading: Reading) -> LinearFit:
     """Codes as features -> displacement of the effector, or the change of the whole state (`Reading.changed`)."""
     return LinearFit.fit(reading.features, reading.changed)
+
+
+def in_picture(packed: Packed) -> bool:
+    """Does the state say where the effector is as a share of the picture, x to the right and y down?"""
+    if packed.state is None or not set(EFFECTOR) <= set(packed.state_names):
+        return False
+    where = effector(packed)
+    return bool(where.min() >= 0 and where.max() <= 1)
+
+
+def effector(packed: Packed) -> Array:
+    """float64 [N, 2] of every frame, as `in_picture` has it."""
+    assert packed.state is not None
+    return packed.state[:, [packed.state_names.index(name) for name in EFFECTOR]].astype(np.float64)
 
 
 def angles(a: Array, b: Array) -> Array:

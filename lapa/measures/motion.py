@@ -173,10 +173,16 @@ def lines(about: Mapping[str, Any]) -> list[str]:
     wide = max(map(len, about["rows"]))
     each = list(zip(about["names"], about["rows"]["codes"]["each"], strict=True))
     by_dimension = ", ".join(f"{name} {'-' if value is None else f'{value:.2f}'}" for name, value in each)
+    few = len(each) <= LISTED  # else their mean says little: many of them hardly vary
+    rows = [
+        f"  {name:<{wide}}  " + (f"{row['mean']:5.2f}  " if few else "") + f"{row['weighted']:5.2f}"
+        for name, row in about["rows"].items()
+    ]
+    kinds = "mean of the dimensions, by variance" if few else "by variance"
     return [
-        f"R^2 of the {about['what']}, {about['episodes']} held-out episodes: mean of the dimensions, by variance",
-        *(f"  {name:<{wide}}  {row['mean']:5.2f}  {row['weighted']:5.2f}" for name, row in about["rows"].items()),
-        *([f"  codes, by dimension: {by_dimension}"] if len(each) <= LISTED else []),
+        f"R^2 of the {about['what']}, {about['episodes']} held-out episodes: {kinds}",
+        *rows,
+        *([f"  codes, by dimension: {by_dimension}"] if few else []),
         about["verdict"],
     ]
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from lapa.analysis.reading import Reading, Source, read
-from lapa.analysis.tabletop.states import domains_of, effector
+from lapa.analysis.reading import Reading, Source, effector, read
+from lapa.analysis.tabletop.states import domains_of
 from lapa.contracts import Array, LapaError
 from lapa.data.spec import parse
 from lapa.plots.figure import COLOURS, INK, MISS, figure, plain, save, whiskers

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from lapa.analysis.reading import Reading, Source, angles, read
-from lapa.analysis.tabletop.states import domains_of, effector
+from lapa.analysis.reading import Reading, Source, angles, effector, read
+from lapa.analysis.tabletop.states import domains_of
 from lapa.contracts import Array
 from lapa.measures.intervals import share_by_episode
 from lapa.measures.linear import LinearFit
