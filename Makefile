@@ -12,7 +12,7 @@ QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/ar
 # A file a worker, in the order of tests/conftest.py: the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-.PHONY: help demo quick test test-slow test-worlds lint format clean
+.PHONY: help demo quick test test-slow worlds test-worlds lint format clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,8 +42,10 @@ $(WORLDS): $(READY)
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[metaworld]'
 	@touch $(WORLDS)
 
-test-worlds: $(WORLDS)  ## install the benchmarks that others wrote and run their tests
-	@$(PYTEST) tests/worlds tests/benchmarks
+worlds: $(WORLDS)  ## install the benchmarks that others wrote
+
+test-worlds: $(WORLDS)  ## install them and run their tests
+	@$(PYTEST) tests/worlds tests/benchmarks/test_contract.py
 
 lint: $(READY)  ## ruff and mypy
 	@$(VENV)/bin/ruff check .
