@@ -32,20 +32,20 @@ quick: $(READY)  ## a part of the tests, about a minute
 	@$(PYTEST) $(QUICK)
 
 test: $(READY)  ## the test suite, at most eight minutes on 2 cores
-	@$(PYTEST) --durations 20
+	@$(PYTEST) --durations 20 --ignore tests/worlds
 
 test-slow: $(READY)  ## what `make test` leaves out: torch.compile and the benchmark of LAQ, about a minute
 	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m slow
 
 $(WORLDS): $(READY)
 	@echo 'Installing the benchmarks that others wrote ...'
-	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[metaworld]'
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[metaworld,so101,aloha]'
 	@touch $(WORLDS)
 
 worlds: $(WORLDS)  ## install the benchmarks that others wrote
 
 test-worlds: $(WORLDS)  ## install them and run their tests
-	@$(PYTEST) tests/worlds tests/benchmarks/test_contract.py
+	@$(PYTEST) --durations 10 tests/worlds tests/benchmarks/test_contract.py
 
 lint: $(READY)  ## ruff and mypy
 	@$(VENV)/bin/ruff check .

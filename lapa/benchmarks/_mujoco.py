@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ctypes.util import find_library
 from typing import Any
 
@@ -32,6 +34,16 @@ def without_a_screen() -> None:
     print(f"{GL} is not set and there is no screen: MuJoCo draws with {found}.", file=sys.stderr)
 
 
+_OPEN: list[weakref.ref[Drawer]] = []
+
+
+def _close_all() -> None:
+    """At the end of the process, before MuJoCo ends EGL: it complains of each drawer that is still open."""
+    for each in _OPEN:
+        if (drawer := each()) is not None:
+            drawer.close()
+
+
 class Drawer:
     """Draws the cameras of one model at size x size pixels. Worlds of the same model may share it: it keeps meshes and
     textures, and what stands where comes from the world that is drawn."""
@@ -45,17 +57,31 @@ class Drawer:
             model.vis.quality.shadowsize = 0
             model.vis.quality.offsamples = 0
         self._mujoco, self._renderer = mujoco, mujoco.Renderer(model, size, size)
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)  # what is registered last comes first: before MuJoCo's end, and dm_control's
+        _OPEN.append(weakref.ref(self))
         self._option = mujoco.MjvOption()
 
-    def draw(self, model: Any, data: Any, camera: str) -> Array:
-        """uint8 [size, size, 3], upright: a camera whose top points to the ground is turned by 180 degrees."""
+    def draw(self, model: Any, data: Any, camera: str, spots: Sequence[tuple[Array, Array]] = ()) -> Array:
+        """uint8 [size, size, 3], upright: a camera whose top points to the ground is turned by 180 degrees.
+
+        spots: flat discs of 2 cm to draw beside the model: the place [3] and the colour [4] of each.
+        """
         lens = self._mujoco.MjvCamera()
         lens.type, lens.fixedcamid = self._mujoco.mjtCamera.mjCAMERA_FIXED, model.camera(camera).id
         every = self._mujoco.mjtCatBit.mjCAT_ALL
         self._mujoco.mjv_updateScene(model, data, self._option, None, lens, every, self._renderer.scene)
+        for place, colour in spots:
+            self._add(place, colour)
         picture = np.asarray(self._renderer.render())
         top = data.camera(camera).xmat.reshape(3, 3)[2, 1]  # how far the top of the picture points up
         return np.ascontiguousarray(picture[::-1, ::-1]) if top < -LEANS else picture
+
+    def _add(self, place: Array, colour: Array) -> None:
+        scene, disc = self._renderer.scene, self._mujoco.mjtGeom.mjGEOM_CYLINDER
+        flat = np.array([0.02, 0.001, 0.0])  # radius, half its height
+        self._mujoco.mjv_initGeom(scene.geoms[scene.ngeom], disc, flat, place, np.eye(3).ravel(), colour)
+        scene.ngeom += 1
 
     def close(self) -> None:
         """Give the memory back."""
