@@ -77,7 +77,7 @@ def _wrapped(config: Config, drawers: list[Drawer]) -> gymnasium.Env[Any, Any]:
 
     cameras = config.camera.split("+")
 
-    class Seen(gymnasium.Wrapper):  # type: ignore[type-arg]
+    class Seen(gymnasium.Wrapper):
         def __init__(self) -> None:
             super().__init__(AlohaEnv(TASKS[config.path][0], obs_type="pixels_agent_pos"))
             world: Any = self.env

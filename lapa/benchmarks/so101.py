@@ -79,7 +79,7 @@ def _wrapped(config: Config, drawers: list[Drawer]) -> gymnasium.Env[Any, Any]:
     placing = config.path == "pick-place"
     made = package.SO101PickPlaceGymEnv if placing else package.SO101PickCubeGymEnv
 
-    class Seen(gymnasium.Wrapper):  # type: ignore[type-arg]
+    class Seen(gymnasium.Wrapper):
         def __init__(self) -> None:
             super().__init__(made(random_block_position=True, action_scale=DEFAULT_ACTION_SCALE))
             self.controller = PickPlaceController()
