@@ -1,7 +1,7 @@
 """The robot's side of a policy server: numpy, msgpack and websockets, no torch.
 
-client.py    one connection: ask about an observation, get a chunk of actions
-loop.py      a loop that keeps the rate: a queue of actions, late answers, smoothing
+client.py    a connection: send an observation, get a chunk of actions
+loop.py      a loop at an even rate: a queue of actions, late answers, smoothing
 recorded.py  a dry run on recorded episodes
 """
 

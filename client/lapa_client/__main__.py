@@ -11,7 +11,7 @@ from lapa_client.recorded import compare, read_episodes, table
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Say what a server is, or try it on recorded episodes. Exit code 1 with one line where it does not work."""
+    """Describe a server, or compare it with recorded episodes. Exit code 1 and one line on errors."""
     parser = argparse.ArgumentParser(prog="lapa-client", description="The robot's side of a policy server.")
     parser.add_argument("address", help="ws://HOST:PORT")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds that an answer may take")

@@ -19,16 +19,16 @@ KINDS = "biuf"  # of arrays that are taken: bool, whole numbers, floats
 
 
 class Refused(RuntimeError):
-    """The server refuses an observation; the message is its sentence. The connection is closed."""
+    """The server refuses an observation; the message is the server's. The connection is closed."""
 
 
 class Gone(ConnectionError):
-    """No server answers, or it has gone, or it did not answer in time."""
+    """There is no server, the connection is lost, or the answer did not come in time."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A chunk of actions float32 [n, A]; milliseconds of the whole way, and of the policy as the server says."""
+    """A chunk of actions float32 [n, A]; milliseconds from request to answer, and those of the policy alone."""
 
     actions: np.ndarray
     ms: float
@@ -36,11 +36,11 @@ class Answer:
 
 
 class Client:
-    """A server at ws://HOST:PORT. `about` is what it says of itself: of lapa cameras, state, chunk, rate; of others {}.
+    """A connection to ws://HOST:PORT. `about`: the server's metadata; for lapa cameras, state, chunk, rate.
 
-    token    None: from the environment variable LAPA_SERVE_TOKEN, if it is set
-    timeout  seconds that an answer may take
-    wait     seconds that the server may take to be there
+    token    None: the environment variable LAPA_SERVE_TOKEN, if it is set
+    timeout  maximum time of an answer, in seconds
+    wait     seconds to wait for a server that is not up yet
     """
 
     def __init__(self, address: str, token: str | None = None, timeout: float = 5.0, wait: float = 10.0) -> None:
@@ -59,7 +59,7 @@ class Client:
         self.close()
 
     def connect(self) -> None:
-        """Connect, again after `Gone` or `Refused`: a new episode for the server."""
+        """Connect, also again after `Gone` or `Refused`. For the server a new episode begins."""
         self.close()
         headers = {"Authorization": f"Api-Key {self._token}"} if self._token else {}
         until = time.monotonic() + self.wait
@@ -81,31 +81,31 @@ class Client:
                 time.sleep(0.2)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._open.close()
 
     def new_episode(self) -> None:
-        """The next observation begins a new episode (a server of lapa forgets what it averaged)."""
+        """The next observation begins a new episode; a server of lapa then drops the predictions that it averages."""
         self._new = True
 
     def ask(self, observation: dict[str, Any]) -> Answer:
-        """What to do now. Raises Refused and Gone."""
+        """The actions for an observation. Raises Refused and Gone."""
         sent = {**observation, "reset": True} if self._new and "lapa" in self.about else observation
         start = time.perf_counter()
         try:
             self._connection.send(pack(sent))
             reply = self._connection.recv(timeout=self.timeout)
         except TimeoutError:
-            self.close()  # its answer would be taken for that to the next question
+            self.close()  # a late answer must not be read as the next one
             raise Gone(f"{self.address} did not answer in {self.timeout:g} s.") from None
         except (OSError, WebSocketException) as error:
-            raise Gone(f"{self.address} has gone ({error}).") from None
+            raise Gone(f"{self.address} closed the connection ({error}).") from None
         ms = 1000 * (time.perf_counter() - start)
         if isinstance(reply, str):
             raise Refused((reply.strip().splitlines() or [""])[-1])
         told = unpack(reply)
         if not isinstance(told, dict) or np.ndim(told.get("actions")) != 2 or not np.isfinite(told["actions"]).all():
-            raise Refused("The server has answered no actions [n, A] of finite numbers.")
+            raise Refused("The server answered without actions [n, A] of finite numbers.")
         self._new = False
         timing = told.get("server_timing") or {}
         return Answer(np.asarray(told["actions"], np.float32), ms, float(timing.get("infer_ms", np.nan)))
@@ -140,4 +140,4 @@ def unpack(message: bytes | str) -> Any:
     try:
         return msgpack.unpackb(message, object_hook=made)
     except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
-        raise Gone(f"What the server has sent cannot be read ({error}).") from None
+        raise Gone(f"The server's answer cannot be read ({error}).") from None

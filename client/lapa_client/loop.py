@@ -1,7 +1,7 @@
-"""A loop that sends the robot an action at an even rate while the next answer is asked for.
+"""A loop that sends actions to the robot at an even rate and requests the next answer at the same time.
 
-An answer belongs to the moment when its picture was taken. By the time it is here, the first of its actions are of the
-past, and are dropped. Where an old answer still has actions for the same moments, the two may pass into each other.
+The first action of an answer is for the step of its observation. When the answer arrives, some of its first steps are
+over; their actions are dropped. If the previous answer has actions for the same steps, the two can be blended.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import numpy as np
 
 from lapa_client.client import Client
 
-LAST = 0.8  # of a step: until then an action is waited for
+LAST = 0.8  # share of a step during which an action can still arrive
 
 
 class Queue:
-    """Actions by the step in which they are to be sent.
+    """Actions by step.
 
-    smooth  steps over which an old answer passes into a new one; 0: the new one holds at once
-    binary  which numbers of an action change at once all the same
+    smooth  number of steps during which an old answer changes linearly into a new one; 0: at once
+    binary  which numbers of an action always change at once
     """
 
     def __init__(self, smooth: int = 0, binary: Sequence[bool] = ()) -> None:
         self.smooth, self.binary = smooth, np.array(binary, bool)
         self._actions: dict[int, np.ndarray] = {}
-        self.dropped = 0  # actions whose time had passed when they came
+        self.dropped = 0  # number of actions that came too late
 
     def put(self, actions: np.ndarray, asked: int, now: int) -> None:
-        """An answer float32 [n, A] to a question of step `asked`, at step `now`: from here on it holds."""
+        """Add an answer, float32 [n, A], to a request of step `asked`, at step `now`. It replaces the previous one."""
         late = min(now - asked, len(actions))
         self.dropped += late
         old, self._actions = self._actions, {}
@@ -46,12 +46,12 @@ class Queue:
             self._actions[step] = np.asarray(action, np.float32)
 
     def get(self, step: int) -> np.ndarray | None:
-        """The action of a step, once; None where there is none."""
+        """Remove and return the action of a step; None if there is none."""
         self._actions = {at: action for at, action in self._actions.items() if at >= step}
         return self._actions.pop(step, None)
 
     def left(self, step: int) -> int:
-        """Actions from `step` on without a gap."""
+        """Number of actions from `step` on, up to the first gap."""
         count = 0
         while step + count in self._actions:
             count += 1
@@ -60,8 +60,8 @@ class Queue:
 
 @dataclass
 class Report:
-    """What a run was like. sent, missed: steps with and without an action; dropped: actions that came too late; ms: of
-    every answer; off: the longest time in ms by which a step came late."""
+    """Statistics of a run. sent, missed: steps with and without an action; dropped: actions that came too late; ms: of
+    every answer; off: the largest delay of a step in ms."""
 
     sent: int = 0
     missed: int = 0
@@ -77,12 +77,12 @@ class Report:
 
 
 class Loop:
-    """Ask a server, move a robot.
+    """Moves a robot by a server's answers.
 
-    observe  gives an observation; send is given an action float32 [A]. Both are called in the thread of `run`
-    hz       actions a second (None: as the server says)
-    execute  steps after which it asks again (None: as the server says)
-    ahead    it asks earlier where no more than so many actions are left (None: the steps of the last answer, and one)
+    observe  returns an observation; send gets an action float32 [A]. Both are called in the thread of `run`
+    hz       actions a second (None: the server's)
+    execute  steps between two requests (None: the server's)
+    ahead    request earlier if at most so many actions are left (None: the steps that the last answer took, plus 1)
     smooth   see Queue
     """
 
@@ -106,11 +106,11 @@ class Loop:
         self.queue = Queue(smooth, [kind == "binary" for kind in told.get("kinds", ())])
 
     def run(self, seconds: float = math.inf, stop: Callable[[], bool] = lambda: False) -> Report:
-        """Run until the time is over or `stop()` says so. Raises what `ask`, `observe` or `send` raise."""
+        """Run until the time is over or `stop()` is true. Raises the errors of `ask`, `observe` and `send`."""
         report, asking, asked = Report(), _Asking(self.client), 0
         self.client.new_episode()
         asking.put(self.observe(), 0)
-        asking.wait()  # the first answer: until it is here the robot stands still, and step 0 is now
+        asking.wait()  # the robot does not move before the first answer; then step 0 begins
         start, step = time.perf_counter(), 0
         while step < seconds * self.hz and not stop():
             self._take(asking, step, report)
@@ -118,7 +118,7 @@ class Loop:
                 asking.put(self.observe(), step)
                 asked = step
             action = self.queue.get(step)
-            if action is None and not asking.free:  # it may still come within this step
+            if action is None and not asking.free:  # it can still arrive in this step
                 asking.wait(max(0.0, start + (step + LAST) / self.hz - time.perf_counter()))
                 self._take(asking, step, report)
                 action = self.queue.get(step)
@@ -135,7 +135,7 @@ class Loop:
         return report
 
     def _take(self, asking: _Asking, step: int, report: Report) -> None:
-        """Put the answer into the queue, if there is one."""
+        """Put the answer into the queue, if it has arrived."""
         if (found := asking.take()) is not None:
             answer, asked = found
             self.queue.put(answer.actions, asked, step)
@@ -148,7 +148,7 @@ class Loop:
 
 
 class _Asking:
-    """A thread that asks one question at a time."""
+    """Sends one request at a time, in a thread."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -157,16 +157,16 @@ class _Asking:
 
     @property
     def free(self) -> bool:
-        """Is no question open?"""
+        """Is no request open?"""
         return self._thread is None
 
     def put(self, observation: dict[str, Any], step: int) -> None:
-        """Ask about an observation of this step."""
+        """Send the observation of this step."""
         self._thread = threading.Thread(target=self._ask, args=(observation, step), daemon=True)
         self._thread.start()
 
     def take(self) -> Any:
-        """(answer, step) if it is here, else None. Raises what went wrong."""
+        """(answer, step) if it has arrived, else None. Raises the error of the request."""
         if self._thread is None or self._thread.is_alive():
             return None
         self._thread, found = None, self._found
@@ -175,17 +175,17 @@ class _Asking:
         return found
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until the answer is here, or so long."""
+        """Wait for the answer, at most so long."""
         if self._thread is not None:
             self._thread.join(seconds)
 
     def finish(self) -> None:
-        """Wait for an open question and forget its answer, so that the connection can be used again."""
+        """Wait for an open request and drop its answer. Then the connection can be used again."""
         self.wait()
         self._thread = None
 
     def _ask(self, observation: dict[str, Any], step: int) -> None:
         try:
             self._found = self._client.ask(observation), step
-        except Exception as error:  # it is raised in the loop's own thread
+        except Exception as error:  # raised in the thread of the loop
             self._found = error

@@ -1,4 +1,4 @@
-"""A dry run: what the server would have done in recorded episodes, beside what was done. Nothing moves."""
+"""A dry run: the server's actions for recorded episodes, compared with the recorded actions. Nothing moves."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lapa_client.client import Client
 
 @dataclass(frozen=True)
 class Episode:
-    """images: camera -> uint8 [T, H, W, 3]; actions [T, A]: action t is what was done at picture t; state [T, S] or
-    None; fps: 0 where it is not known."""
+    """images: camera -> uint8 [T, H, W, 3]; actions [T, A]: action t follows picture t; state [T, S] or None; fps: 0 if
+    it is not known."""
 
     name: str
     images: dict[str, np.ndarray]
@@ -25,15 +25,15 @@ class Episode:
     fps: float = 0.0
 
     def observation(self, step: int) -> dict[str, Any]:
-        """What a robot would have shown at this step."""
+        """The observation of this step."""
         shown: dict[str, Any] = {"images": {name: frames[step] for name, frames in self.images.items()},
                                  "prompt": self.instruction}  # fmt: skip
         return shown if self.state is None else {**shown, "state": np.asarray(self.state[step], np.float32)}
 
 
 def read_episodes(source: str) -> Iterator[Episode]:
-    """A folder of .npz files or one of them; or NAME:PATH[,OPTION=VALUE] of lapa, where lapa is installed. Raises
-    ValueError, which names the file, for one that is no episode."""
+    """The episodes of a folder of .npz files, of one file, or of NAME:PATH[,OPTION=VALUE] if lapa is installed. Raises
+    ValueError, which names the file, if it is not an episode."""
     path = Path(source)
     if path.is_dir() or path.suffix == ".npz":
         files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
@@ -74,12 +74,12 @@ def _of_file(path: Path) -> Episode:
 
 
 def compare(client: Client, episodes: Iterable[Episode], execute: int | None = None) -> dict[str, Any]:
-    """Ask about every `execute`-th picture (None: as the server says) and compare. Figures, of all steps together:
+    """Send every `execute`-th observation (None: the server's number) and compare. Results over all steps:
 
-    error, mean_action  float [A]: mean absolute error of the actions, and of always doing the mean action
-    jump       float [A]: the largest change from one action to the next within and between answers
-    late       share of answers that came after the actions before them were done (0 where the rate is not known)
-    ms         of every answer. Raises ValueError where the actions have another number of dimensions.
+    error, mean_action  float [A]: mean absolute error of the actions, and of the constant mean action
+    jump       float [A]: the largest change between two successive actions
+    late       share of answers that take longer than the actions before them (0 if the rate is not known)
+    ms         of every answer. Raises ValueError if the actions have another number of dimensions.
     """
     count = int(execute or client.about.get("execute") or 1)
     wanted, given, jumps, ms, late = [], [], [], [], []
@@ -111,7 +111,7 @@ def compare(client: Client, episodes: Iterable[Episode], execute: int | None = N
 
 
 def table(found: dict[str, Any], names: list[str]) -> str:
-    """The figures in words, a line for each number of an action."""
+    """The results as text, one line for each number of the action."""
     half, most = np.percentile(found["ms"], (50, 99))
     lines = [
         f"{found['episodes']} episodes, {found['steps']} steps. An answer took {half:.1f} ms (p99 {most:.1f}); "

@@ -1,4 +1,4 @@
-"""`lapa serve`: a policy for robot clients, over the network."""
+"""`lapa serve`: the policy server."""
 
 from __future__ import annotations
 
@@ -42,33 +42,33 @@ def serve(
     benchmark: str | None = None,
     episodes: int = 20,
 ) -> None:
-    """Serve a policy to robots: openpi, OpenVLA, vla-eval.
+    """Serve a policy to robot clients: openpi, OpenVLA, vla-eval.
 
-    Clients of openpi and vla-eval connect to ws://HOST:PORT, those of OpenVLA post to http://HOST:HTTP_PORT/act. Stop
-    it with Ctrl-C. With --benchmark nothing stays open: the policy is tried there through the wire and in this process,
-    step for step. docs/serving.md has more.
+    Clients of openpi and vla-eval connect to ws://HOST:PORT, clients of OpenVLA post to http://HOST:HTTP_PORT/act.
+    Ctrl-C stops the server. With --benchmark the server runs for one test: the same episodes are run through the
+    network and in this process, and all actions are compared. More: docs/serving.md.
 
     Args:
         policy: folder made by `lapa finetune`, or user/name on the hub
-        keys: what clients call cameras, state and instruction: libero, droid, aloha, widowx, or a file of JSON or YAML
-            ("": names are compared)
-        instruction: what the policy is told where a client says nothing
-        embodiment: of a policy of several robots, whose actions are wanted where a client does not say
-        execute: actions of an answer that are sent (None: the whole chunk; with --ensemble 1)
-        ensemble: average all answers that speak of the same moment with weights exp(-m i), i = 0 the oldest; m is such
-            as 0.01 (None: take the newest)
-        limit: keep a number of an action, or every one, between two values; given once or more
-        max_step: let a number, or all, change by no more in a step; given once or more
-        host: the address to listen at; beyond this machine a token is needed
-        port: port for openpi and vla-eval (0: any)
-        http_port: port for OpenVLA (0: any)
-        token_file: file with the token that clients must show; also the environment variable LAPA_SERVE_TOKEN
-        threads: CPU threads of the policy (None: as torch has them)
-        clients: connections at once
-        queue: requests that may wait; one more is refused
-        largest: a message at most, in MB
-        benchmark: NAME[:PATH][,OPTION=VALUE]: try the server on it, in a loop on this machine
-        episodes: with --benchmark: so many episodes
+        keys: the clients' names for cameras, state and instruction: libero, droid, aloha, widowx, or a JSON or YAML
+            file ("": names are compared)
+        instruction: the instruction for clients that send none
+        embodiment: for a policy of several robots, the robot of clients that do not name one
+        execute: number of actions of each answer that are sent (None: the whole chunk, or 1 with --ensemble)
+        ensemble: send the mean of all predictions for the same moment, with weights exp(-m i) and i = 0 for the oldest;
+            a usual m is 0.01 (None: send the newest prediction)
+        limit: keep a number of the action between two values; NAME "every" stands for all; repeatable
+        max_step: limit the change of a number of the action in one step, of all numbers without NAME; repeatable
+        host: address to listen on; all but this machine's own (loopback) need a token
+        port: port for openpi and vla-eval (0: any free port)
+        http_port: port for OpenVLA (0: any free port)
+        token_file: file with the token that clients must send; also the environment variable LAPA_SERVE_TOKEN
+        threads: CPU threads of the policy (None: torch's number)
+        clients: maximum number of connections
+        queue: maximum number of waiting requests; further ones are refused
+        largest: maximum size of a message in MB
+        benchmark: NAME[:PATH][,OPTION=VALUE]: test the server on it
+        episodes: number of episodes of that test
     """
     require_packages()
     for name, value in {"execute": execute, "threads": threads, "clients": clients, "queue": queue, "largest": largest,
@@ -91,7 +91,7 @@ def serve(
 
 @dataclass(frozen=True)
 class Asked:
-    """The options that say how a policy is served."""
+    """The options of a served policy."""
 
     keys: str = ""
     instruction: str | None = None
@@ -107,7 +107,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Served:
-    """A policy that is ready: how it is asked, what it is, and what it says of itself."""
+    """An opened policy with its spec, the meaning of its actions, its name and its hash."""
 
     policy: Policy
     spec: PolicySpec
@@ -137,7 +137,7 @@ def require_packages() -> None:
 
 
 def read_token(file: Path | None) -> str:
-    """What clients must show; "": nothing. Raises LapaError."""
+    """The token that clients must send; "": none. Raises LapaError."""
     from lapa.serving.remote import TOKEN
 
     if file is None:
@@ -173,8 +173,8 @@ def opened_policy(path: str, threads: int | None = None) -> Served:
 
 
 def made_server(served: Served, asked: Asked, where: Any, token: str = "", log: Any = None) -> Server:
-    """The server of a policy, not started yet; says what it will serve. Raises LapaError where something does not fit,
-    and what the policy raises on a black picture."""
+    """The server of a policy, not started yet. Prints what it serves. Raises LapaError if an option does not fit the
+    policy, and the errors of the policy on a black picture."""
     from lapa import __version__
     from lapa.serving.answers import Asked as Policies
     from lapa.serving.answers import Manner
@@ -190,7 +190,7 @@ def made_server(served: Served, asked: Asked, where: Any, token: str = "", log: 
     manner = Manner(action, limits, spec.chunk, spec.execute, asked.execute, asked.ensemble)
     about = {
         "lapa": __version__, "policy": served.name, "hash": served.hash, "cameras": list(spec.cameras),
-        "state": list(spec.state), "chunk": manner.sent, "execute": manner.carried_out,
+        "state": list(spec.state), "chunk": manner.sent, "execute": manner.executed,
         "action": {"names": list(action.names), "kinds": list(action.kinds), "hz": action.hz},
         "expects": {
             "cameras": {name: keys.cameras[name][0] if keys.cameras else f"images/{name}" for name in spec.cameras},
@@ -214,7 +214,7 @@ def _lines(served: Served, manner: Any, asked: Asked) -> list[str]:
     from lapa.actions.spec import described
 
     rate = f"{served.action.hz:g} a second" if served.action.hz else "at a rate that the policy does not say"
-    how = f"of which {manner.carried_out} are carried out" if manner.carried_out < manner.sent else "all carried out"
+    how = f"of which {manner.executed} are executed" if manner.executed < manner.sent else "all executed"
     if asked.ensemble is not None:
         how += f", averaged over answers (m = {asked.ensemble:g})"
     return [
@@ -265,7 +265,7 @@ def _tell_of(error: BaseException, log: Any) -> None:
 
 
 def _try(served: Served, asked: Asked, benchmark: str, episodes: int) -> None:
-    """Play episodes through the wire and in this process, each policy asked about one observation at a time."""
+    """Run episodes through the network and in this process, one observation at a time, and compare all actions."""
     import numpy as np
 
     from lapa.evaluate import Trial, open_benchmark, require_fit, roll_out, share
@@ -281,7 +281,7 @@ def _try(served: Served, asked: Asked, benchmark: str, episodes: int) -> None:
         through, _ = roll_out(world, wire, trial)
         actor.close()
     ways, own = np.array(actor.timings).T
-    print(f"Through the wire: {share(through)['success']:.1%} of {episodes} episodes of {benchmark}.")
+    print(f"Through the network: {share(through)['success']:.1%} of {episodes} episodes of {benchmark}.")
     print(f"An answer took {np.percentile(ways, 50):.1f} ms (p99 {np.percentile(ways, 99):.1f}), of which the policy "
           f"{np.percentile(own, 50):.1f} (p99 {np.percentile(own, 99):.1f}).")  # fmt: skip
     if asked.ensemble is not None or asked.limit or asked.max_step:
@@ -294,16 +294,16 @@ def _try(served: Served, asked: Asked, benchmark: str, episodes: int) -> None:
 
     here = _Written(alone, served.policy.reset, served.spec)
     inside, _ = roll_out(world, here, trial)
-    print(f"In this process:  {share(inside)['success']:.1%}.")
+    print(f"In this process:     {share(inside)['success']:.1%}.")
     steps = min(len(wire.said), len(here.said))
     wrong = next((i for i in range(steps) if not np.array_equal(wire.said[i], here.said[i])), None)
     if wrong is not None or inside != through or len(wire.said) != len(here.said):
-        raise LapaError(f"The episodes differ, from answer {steps if wrong is None else wrong} on. Please report this.")
+        raise LapaError(f"The episodes differ from answer {steps if wrong is None else wrong} on. Please report this.")
     print(f"The same, step for step: {len(here.said)} rounds of answers.")
 
 
 class _Written:
-    """An actor whose answers are kept."""
+    """An actor that keeps its answers."""
 
     def __init__(self, act: Callable[..., Array], reset: Callable[..., None], spec: PolicySpec) -> None:
         self._act, self.reset, self.spec = act, reset, spec

@@ -4,8 +4,8 @@
     {"full_image": .., "state": .., "instruction": ".."}              -> a list of actions, [A] each    (OpenVLA-OFT)
     {"encoded": "the same as a text of JSON"}                         -> the answer as a text of JSON
 
-There are no episodes in it: each request stands alone, and nothing is averaged. A fault is a status of 4xx or 5xx and
-{"error": one sentence}. A request must say how long it is (Content-Length) and be here in time.
+The protocol has no episodes: every request is answered by itself, and nothing is averaged. A fault is a status of 4xx
+or 5xx with {"error": one sentence}. A request needs a Content-Length and must arrive within some seconds.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from lapa.serving.sockets import HEALTH, SLOW
 from lapa.serving.wire import pack_json, unpack_json
 
 LONGEST_HEAD = 16 * 1024
-IN_TIME, IDLE, LINGER = 20.0, 60.0, 1.0  # seconds for a request to be here whole, for the next to begin, to be heard
+IN_TIME, IDLE, LINGER = 20.0, 60.0, 1.0  # seconds: for a whole request, until the next one, to receive the answer
 LINE = re.compile(rb"([A-Z]{1,10}) (/[\x21-\x7e]{0,1000}) HTTP/1\.[01]")
 OFT = "full_image"
 
 
 class Http:
-    """What is done with HTTP connections."""
+    """Handles the HTTP connections."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -46,7 +46,7 @@ class Http:
             while await self._one(reader, writer, task, crowded):
                 pass
         except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # it has gone, or does not go on
+            pass  # the client disconnected, or sends nothing more
         finally:
             self.open.discard(task)
             self.busy.discard(task)
@@ -87,7 +87,7 @@ class Http:
     async def _body(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, path: str, headers: Any
     ) -> bytes:
-        """The body, once it is sure that it is wanted."""
+        """The body, read after the head has been checked."""
         if path != "/act":
             raise Fault("There is POST /act, and GET /healthz.", 404)
         if method != "POST":
@@ -148,7 +148,7 @@ def _stays(headers: Any) -> bool:
 
 
 async def _closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Close, but first let a client that is still sending hear the answer: what it sends is thrown away for a while."""
+    """Close. A client that is still sending would lose the answer, so its data are read and dropped for a second."""
     try:
         if writer.can_write_eof():
             writer.write_eof()
@@ -156,7 +156,7 @@ async def _closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
             while await reader.read(LONGEST_HEAD):
                 pass
     except (OSError, TimeoutError):
-        pass  # it has gone, or sends on and on
+        pass  # the client disconnected, or still sends
     writer.close()
 
 

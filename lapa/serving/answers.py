@@ -1,7 +1,7 @@
-"""One policy, one thread that asks it, a bounded queue before it; what becomes of its chunks in a running episode.
+"""The policy's thread with its bounded queue, and what is sent of the policy's chunks.
 
-A client has a session for each episode that it runs. The session knows what was answered before: the actions of a chunk
-that are still to come, the chunks that ensembling averages, the last action. Nothing of one session reaches another.
+A client has one session for each episode that it runs. A session holds the actions of a chunk that are not sent yet,
+the chunks that ensembling averages, and the last action. Sessions do not influence each other.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Answer:
 
 
 class Asked:
-    """The policy, asked by one thread, one observation at a time and in the order of coming.
+    """Asks the policy in one thread, one observation at a time, first come, first served.
 
     act      (observation, number of the running episode) -> float [chunk, A]
-    forget   told the numbers of episodes that are over
-    most     requests that may wait; one more is refused, for an answer that comes too late moves a robot wrong
-    trouble  is given what the policy raised that is not meant for a client
+    forget   is called with the numbers of episodes that are over
+    most     maximum number of waiting requests; further ones are refused, because a robot cannot use a late answer
+    trouble  is called with errors of the policy that a client must not see
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Asked:
 
     @property
     def waiting(self) -> int:
-        """Requests that are answered or wait."""
+        """Number of requests that wait or are being answered."""
         return self._waiting
 
     def ask(self, observation: Observation, episode: int) -> Future[Answer]:
-        """The answer to come, or a Fault in it. Raises Fault where too many wait."""
+        """The future answer; it may raise Fault. Raises Fault if too many requests wait."""
         with self._lock:
             if self._waiting >= self._most:
                 raise Fault(f"{self._most} requests wait already; ask again later.", 503)
@@ -73,13 +73,13 @@ class Asked:
         return future
 
     def forget(self, episodes: list[int]) -> None:
-        """Tell a policy that remembers that these are over."""
+        """Tell a policy with a memory that these episodes are over."""
         if self._forget is not None and episodes:
             with suppress(RuntimeError):  # the server has been stopped
                 self._thread.submit(self._forget, episodes)
 
     def close(self) -> None:
-        """Answer what waits, then end."""
+        """Answer the waiting requests, then end."""
         self._thread.shutdown()
 
     def _done(self, future: Future[Answer]) -> None:
@@ -92,20 +92,20 @@ class Asked:
             chunk = np.asarray(self._act(observation, episode), np.float32)
         except LapaError as error:
             raise Fault(str(error)) from None
-        except Exception as error:  # whatever it is, it must not end the thread, nor be told to a client
+        except Exception as error:  # any error: the thread goes on, and the client must not see it
             self._trouble(error)
-            raise Fault("The policy has failed on this observation; the server's log says how.", 500) from None
+            raise Fault("The policy failed on this observation; the server's log has the error.", 500) from None
         return Answer(chunk, 1000 * (time.perf_counter() - start))
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How a chunk becomes what a client is sent.
+    """What is sent of a chunk.
 
-    chunk, execute   of the policy: actions of an answer, and how many are carried out before it is asked again
-    shorten    send no more than so many actions of an answer; None: all
-    ensemble   m: average all answers that speak of the same moment with the weights exp(-m i), i = 0 the oldest, as ACT
-               does (Zhao et al., 2023); None: take the newest
+    chunk, execute   of the policy: actions of an answer, and how many are executed before it is asked again
+    shorten    send at most so many actions of an answer; None: all
+    ensemble   m: send the mean of all predictions for the same moment, with weights exp(-m i) and i = 0 for the oldest,
+               as ACT does (Zhao et al., 2023); None: send the newest prediction
     """
 
     action: ActionSpec
@@ -123,8 +123,8 @@ class Manner:
         return min(self.shorten or self.chunk, self.chunk)
 
     @property
-    def carried_out(self) -> int:
-        """Actions that are carried out before the policy is asked again, where the server counts them."""
+    def executed(self) -> int:
+        """Actions that are executed before the policy is asked again, where the server counts them."""
         return self.sent if self.ensemble is not None or self.shorten else min(self.execute, self.chunk)
 
 
@@ -146,26 +146,26 @@ class Session:
         self._last: Array | None = None
 
     def actions(self, answer: Answer, state: Array | None) -> Array:
-        """What a client is sent of the policy's answer to its observation: float32 [n, A], averaged and within the
-        limits. `state` is what the client has sent. Raises Fault for a number that is not finite."""
+        """The actions to send, float32 [n, A]: averaged, and within the limits. `state` is the client's state. Raises
+        Fault for a number that is not finite."""
         chunk = self._averaged(answer.chunk) if self.manner.ensemble is not None else answer.chunk
         made, changed = self.manner.limits.apply(chunk[: self.manner.sent], state, self._last)
         for sentence in changed:
             self._clipped(sentence)
-        self._last = made[min(self.manner.carried_out, len(made)) - 1]
+        self._last = made[min(self.manner.executed, len(made)) - 1]
         return made
 
     def next(self) -> Array | None:
-        """The next action float32 [A] of those that are still to come; None: ask the policy."""
+        """The next action, float32 [A], of an earlier answer; None: ask the policy."""
         return self._queue.popleft() if self._queue else None
 
     def keep(self, actions: Array) -> Array:
-        """Keep the actions of an answer for later, as far as they are carried out, and give the first."""
-        self._queue.extend(actions[: self.manner.carried_out])
+        """Keep those actions of an answer that are to be executed, and return the first."""
+        self._queue.extend(actions[: self.manner.executed])
         return self._queue.popleft()
 
     def _averaged(self, chunk: Array) -> Array:
-        """float32 [n, A]: each moment the mean of what all answers say of it; binary numbers as the newest says."""
+        """float32 [n, A]: for each moment the mean of all predictions; for binary numbers the newest prediction."""
         assert self.manner.ensemble is not None
         self._past.append((self._step, chunk))
         while self._past[0][0] + len(self._past[0][1]) <= self._step:

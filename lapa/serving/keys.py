@@ -1,14 +1,14 @@
 """Which of a client's keys is which camera of the policy, its state, the instruction.
 
-Clients name things in their own way: "observation/image", {"images": {"cam_high": ..}}, "full_image". A name within a
-name is written with a slash here, "images/cam_high". Four presets know the keys of well-known robots in all protocols;
-a small file says them for any other; without either, names are compared. What was chosen is said, never guessed: where
-there are two ways to understand a client, it is refused with the keys there are.
+Every kind of client has its own keys: "observation/image", {"images": {"cam_high": ..}}, "full_image". Nested keys are
+written with a slash here: "images/cam_high". Four presets have the keys of well-known robots in all protocols. For any
+other robot a small file names them. Without either, names are compared. The choice is printed. If an observation can be
+understood in two ways, it is refused, and the answer lists its keys.
 
 A file is JSON or YAML:
 
     cameras: {top: observation/image, wrist: observation/wrist_image}      camera of the policy: key of the client
-    state: [observation/joint_position, observation/gripper_position]      one key or several, put one after another
+    state: [observation/joint_position, observation/gripper_position]      one key, or several that are joined
     instruction: prompt
 """
 
@@ -29,7 +29,7 @@ from lapa.plugins import choose
 from lapa.serving import Fault, shortened
 from lapa.serving.pictures import as_picture, is_picture
 
-Either = tuple[str, ...]  # keys that mean the same in different protocols; the first one that is there is taken
+Either = tuple[str, ...]  # keys of one meaning in several protocols; the first in the observation is used
 INSTRUCTION: Either = ("prompt", "instruction", "task_description", "language_instruction", "task", "language", "text")
 STATES = ("state", "states", "proprio", "qpos", "agent_pos", "robot_state", "joint_state")
 LONGEST_INSTRUCTION = 2000  # characters
@@ -40,9 +40,9 @@ MOST_NUMBERS = 1000  # of a state
 class Preset:
     """The keys of a well-known robot or benchmark.
 
-    cameras  the scene first; channels_first: its servers take pictures as [3, H, W]
-    state    parts that are put one after another, with how many numbers each has
-    actions  numbers of an action; chunk: how many actions its clients want in an answer, 0: any number
+    cameras  those of the scene first; channels_first: its servers take pictures as [3, H, W]
+    state    the parts that are joined to the state, with their lengths
+    actions  length of an action; chunk: number of actions that its clients need in an answer, 0: any
     """
 
     cameras: tuple[Either, ...]
@@ -82,9 +82,9 @@ class Keys:
 
     cameras      camera of the policy -> keys of the client; empty: names are compared
     state        keys of its parts; empty: names are compared
-    usual        what the policy is told where the client says nothing; None: that is refused
-    embodiment   whose actions are wanted, where the client does not say
-    say          is given a sentence on what was chosen
+    usual        the instruction for observations without one; None: these are refused
+    embodiment   the robot whose actions are wanted, for observations that do not name one
+    say          is called with a sentence about each choice
     """
 
     spec: PolicySpec
@@ -96,8 +96,8 @@ class Keys:
     say: Callable[[str], None] = lambda sentence: None
 
     def observation(self, sent: Any) -> tuple[Observation, Array | None]:
-        """The policy's observation, and the state that the client has sent (float32 [n]), whether the policy reads it
-        or not. Raises Fault."""
+        """The policy's observation, and the client's state, float32 [n], even if the policy does not read it. Raises
+        Fault."""
         if not isinstance(sent, Mapping):
             raise Fault(f"An observation is a dictionary; got {type(sent).__name__}.")
         flat = flattened(sent)
@@ -117,7 +117,7 @@ class Keys:
         return observation, state
 
     def lines(self) -> list[str]:
-        """What is chosen, a line each, as it is told at start."""
+        """The choices, one line each, for the message at start."""
         cameras = [f"{camera} from {' or '.join(keys)}" for camera, keys in self.cameras.items()]
         state = " + ".join(" or ".join(part) for part in self.state)
         read = f"{len(self.spec.state)} numbers ({_few(self.spec.state)})" if self.spec.state else "not read"
@@ -208,7 +208,7 @@ def keys_of(spec: PolicySpec, told: str, **more: Any) -> Keys:
 
 
 def notes_on(preset: str, spec: PolicySpec) -> list[str]:
-    """In what a policy is not what the clients of a preset expect."""
+    """The differences between a policy and what the clients of a preset expect."""
     if preset not in PRESETS or spec.action is None:
         return []
     known, found = PRESETS[preset], []
@@ -225,11 +225,12 @@ def notes_on(preset: str, spec: PolicySpec) -> list[str]:
 
 
 def matched(cameras: Sequence[str], keys: Sequence[str], first: bool = False) -> dict[str, str] | None:
-    """Camera of the policy -> key of the client, each key once; None where the names do not say.
+    """Camera of the policy -> key of the client, each key once; None if the names do not decide.
 
-    By the end of the name, "observation.images.top" and "images/top"; else the only camera that is not on a hand takes
-    the only such picture, and that on a hand likewise. A policy of one camera takes the only picture, whatever it is.
-    `first`: of several pictures that are on no hand the first, for the keys stand in the order of their importance.
+    First the last parts of the names are compared: "observation.images.top" is "images/top". Then the only camera that
+    is not on a hand gets the only such picture; likewise for the one on a hand. The only camera gets the only picture,
+    whatever its name. `first`: of several pictures that are not from a hand take the first; the most important key
+    comes first.
     """
     found: dict[str, str] = {}
     for camera in cameras:
@@ -322,7 +323,7 @@ def _what(value: Any) -> str:
 
 
 def _like_picture(value: Any) -> bool:
-    """Lists within lists within a list: a picture as plain JSON has it."""
+    """Lists in lists in a list: a picture in plain JSON."""
     depth = 0
     while isinstance(value, list) and value:
         value, depth = value[0], depth + 1

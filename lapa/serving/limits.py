@@ -1,12 +1,12 @@
-"""Joint limits and largest steps: what a robot must not be sent, whatever a policy says.
+"""Joint limits and largest steps: they hold whatever the policy answers.
 
     --limit elbow=-1.5:1.5     the number called elbow stays between the two
     --max-step elbow=0.05      it changes by no more than 0.05 from one action to the next
     --max-step 0.05            so does every number that is not binary
 
-A limit holds for the number that is sent: of an absolute action a position, of a delta the way of one step. A largest
-step of a delta bounds the delta itself; of an absolute action the way from the state that the client has sent, else
-from the last action that it was sent.
+A limit bounds the number that is sent: for an absolute action a position, for a delta the distance of one step. A
+largest step bounds a delta itself. For an absolute action it bounds the distance from the client's state or, if the
+client sends no state, from the last action.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Limits:
     def apply(self, actions: Array, state: Array | None, last: Array | None) -> tuple[Array, list[str]]:
         """Actions float32 [n, A] within the limits, and a sentence on each number that was changed.
 
-        state: what the client has sent; last: the action [A] that it carried out last, as far as is known. Raises Fault
-        for a number that is not finite.
+        state: the client's state; last: the action [A] that was executed last, if it is known. Raises Fault for a
+        number that is not finite.
         """
         if not np.isfinite(actions).all():
-            raise Fault("The policy has answered with a number that is not finite; nothing is sent.", 500)
+            raise Fault("The policy answered with a number that is not finite; it is not sent.", 500)
         if not self.some:
             return actions, []
         made = np.clip(actions.astype(np.float64), self.low, self.high)
@@ -64,7 +64,7 @@ class Limits:
         return made, self._told(actions, made)
 
     def lines(self) -> list[str]:
-        """What is limited, as it is told at start."""
+        """The limits, for the message at start."""
         found = []
         for i, name in enumerate(self.action.names):
             if np.isfinite(self.low[i]):
@@ -74,7 +74,7 @@ class Limits:
         return found
 
     def _before(self, state: Array | None, last: Array | None) -> Array:
-        """Where each number is now; not a number where nobody knows."""
+        """The present value of each number; NaN where it is not known."""
         here = np.full(len(self.action), np.nan) if last is None else np.asarray(last, np.float64)
         if state is not None and len(state) == self.numbers:
             known = [i for i, place in enumerate(self.places) if place >= 0]

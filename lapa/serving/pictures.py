@@ -1,7 +1,7 @@
 """A client's picture in any of the usual forms -> uint8 [H, W, 3], as a policy takes it.
 
-Taken are [H, W, 3] and [3, H, W], uint8, and floats in [0, 1] or [0, 255], without a batch axis. What is none of these
-is refused: a picture that is guessed wrong moves a robot wrong.
+Accepted are [H, W, 3] and [3, H, W], uint8 and floats in [0, 1] or [0, 255], without a batch axis. Anything else is
+refused, because a policy acts wrongly on a picture that was read wrongly.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Policy servers of anybody as actors, so that a policy of others stands beside lapa's in one table.
+"""Any policy server as an Actor, so that policies of others can be compared with lapa's in one table.
 
     openpi://HOST:PORT[,option=value..]     openpi, such as pi0, or `lapa serve`
     openvla://HOST:PORT[,option=value..]    POST /act of OpenVLA or OpenVLA-OFT
 
-    keys        what the server calls things: a preset or a file (keys.py). A server of lapa says it itself; for others
-                the benchmark's own name is taken where there is a preset of that name
-    execute     actions of an answer that are carried out (all)
-    timeout     seconds that an answer may take (60)
-    wait        seconds that the server may take to be there (10)
-    unnorm_key  openvla: whose statistics the server scales its actions by
+    keys        the server's names for cameras and state: a preset or a file (keys.py). Not needed for a server of lapa,
+                which sends its names, nor for a benchmark that has the name of a preset
+    execute     number of actions of an answer that are executed (all)
+    timeout     maximum time of an answer in seconds (60)
+    wait        seconds to wait for a server that is not up yet (10)
+    unnorm_key  openvla: the dataset whose statistics the server uses to scale its actions
     form        openvla: openvla or oft
-    gripper     openvla: the last number of an action is in [0, 1] with 1 for open and becomes 1 for closed and -1 for
-                open, as LIBERO has it
+    gripper     openvla: the last number of an action, 1 for open and 0 for closed, is changed to LIBERO's -1 for open
+                and 1 for closed
 
-The token for a server that wants one is read from the environment variable LAPA_SERVE_TOKEN.
+A token is read from the environment variable LAPA_SERVE_TOKEN.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SCHEMES = ("openpi", "openvla")
 
 @dataclass(frozen=True)
 class Address:
-    """A policy server and how it is spoken to; see the module's docstring."""
+    """A policy server with its options; see the module's docstring."""
 
     scheme: str
     place: str
@@ -79,15 +79,15 @@ class Address:
 
 
 def remote(text: str, task: TaskSpec, benchmark: str) -> OpenpiActor | OpenvlaActor:
-    """The actor behind an address, for a benchmark called `benchmark`, NAME[:..]. Raises LapaError where no server
-    answers, or where it is not known what it calls the benchmark's cameras."""
+    """The actor at an address, for a benchmark called `benchmark`, NAME[:..]. Raises LapaError if no server answers, or
+    if its names for the benchmark's cameras are not known."""
     address = Address.parse(text)
     kind = OpenpiActor if address.scheme == "openpi" else OpenvlaActor
     return kind(address, task, re.split(r"[:,]", benchmark)[0])
 
 
 class OpenpiActor:
-    """A server of openpi's protocol, over one connection. `spec`: what a server of lapa says of its policy."""
+    """A server with the openpi protocol, over one connection. `spec`: of its policy, if it is a server of lapa."""
 
     def __init__(self, address: Address, task: TaskSpec, benchmark: str) -> None:
         self.address = address
@@ -102,7 +102,7 @@ class OpenpiActor:
 
     @property
     def hash(self) -> str:
-        """Of the policy's artefact, as far as the server says."""
+        """Of the policy's artefact; "" if the server does not send it."""
         return str(self.about.get("hash", ""))
 
     def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
@@ -133,14 +133,14 @@ class OpenpiActor:
                 f"{self.address.place} has not answered in {self.address.timeout:g} s (timeout=)."
             ) from None
         except WebSocketException as error:
-            raise LapaError(f"{self.address.place} has closed the connection ({error}).") from None
+            raise LapaError(f"{self.address.place} closed the connection ({error}).") from None
         if isinstance(reply, str):  # the last line of what may be a traceback
             raise LapaError(
                 f"{self.address.place} refuses: {shortened((reply.strip().splitlines() or [''])[-1], 300)}."
             )
         told = _read(unpack, reply, self.address)
         if not isinstance(told, dict) or "actions" not in told:
-            raise LapaError(f"{self.address.place} has answered without actions.")
+            raise LapaError(f"{self.address.place} answered without actions.")
         timing = told.get("server_timing") or {}
         self.timings.append((1000 * (time.perf_counter() - start), float(timing.get("infer_ms", 0))))
         return _chunk(told["actions"], self.address)
@@ -166,7 +166,7 @@ class OpenpiActor:
 
 
 class OpenvlaActor:
-    """A server of OpenVLA's protocol: each request stands alone."""
+    """A server with OpenVLA's protocol: every request is independent."""
 
     spec = None
     dimensions = 0
@@ -219,7 +219,7 @@ class OpenvlaActor:
 
 @dataclass(frozen=True)
 class Names:
-    """What a server calls the cameras, the state with its parts, and the instruction; "" or (): it is not told."""
+    """A server's names for the cameras, the parts of the state, and the instruction; (): the state is not sent."""
 
     cameras: Mapping[str, str]
     state: tuple[tuple[str, int | None], ...]
@@ -254,7 +254,7 @@ class Names:
 
 
 def _told_by_server(told: Mapping[str, Any], task: TaskSpec) -> Names:
-    """By what a server of lapa says in its metadata."""
+    """From the metadata of a server of lapa."""
     cameras = {str(camera): str(key) for camera, key in dict(told.get("cameras") or {}).items()}
     if len(cameras) == len(task.cameras) == 1:  # a policy of one camera looks at the one there is
         cameras = dict(zip(task.cameras, cameras.values(), strict=True))
@@ -303,7 +303,7 @@ def _keys(task: TaskSpec, told: str) -> Keys:
 
 
 def _spec(about: Mapping[str, Any]) -> PolicySpec:
-    """What a server of lapa says of its policy. Raises LapaError for what is no such thing."""
+    """The PolicySpec in the metadata of a server of lapa. Raises LapaError if something is missing."""
     try:
         action = about["action"]
         spec = ActionSpec(tuple(action["names"]), tuple(action["kinds"]), float(action["hz"]))
@@ -318,7 +318,7 @@ def _read(unpack: Any, message: Any, address: Address) -> Any:
     try:
         return unpack(message)
     except Fault as error:
-        raise LapaError(f"{address.place} has answered what cannot be read: {error}") from None
+        raise LapaError(f"{address.place} sent an answer that cannot be read: {error}") from None
 
 
 def _chunk(told: Any, address: Address) -> Array:
@@ -328,7 +328,7 @@ def _chunk(told: Any, address: Address) -> Array:
         found = found[None] if found.ndim == 1 else found
         if found.ndim == 2 and found.size and np.isfinite(found).all():
             return found[: address.execute]
-    raise LapaError(f"{address.place} has answered no actions [n, A] of finite numbers.")
+    raise LapaError(f"{address.place} answered without actions [n, A] of finite numbers.")
 
 
 def _stacked(chunks: Sequence[Array], address: Address) -> Array:

@@ -1,7 +1,7 @@
-"""The server: both ports in one process, one event loop. It starts, says what it serves, stops without losing work.
+"""The server: two ports in one process and one event loop; start and stop.
 
-Safe by default: it listens on this machine alone (loopback). Beyond, it wants a token of its clients, and says so
-aloud, for what it sends is not encrypted and moves a robot.
+By default it listens on this machine only (loopback). For any other address it needs a token and prints a warning,
+because the connection is not encrypted and its actions move a robot.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from websockets.asyncio.server import serve
 from lapa.contracts import LapaError
 from lapa.serving.act import LONGEST_HEAD, Http
 from lapa.serving.service import Service
-from lapa.serving.sockets import Sockets
+from lapa.serving.sockets import Sockets, connection_that_points_to
 
 LOOPBACK = "127.0.0.1"
 SHORTEST_TOKEN = 16  # characters
-PATIENCE = 10.0  # seconds for what is being answered when the server is stopped
-HANDSHAKE, PING, PONG = 10.0, 20.0, 60.0  # seconds: to connect, between looks whether a client is there, for its answer
+PATIENCE = 10.0  # seconds for open requests when the server stops
+HANDSHAKE, PING, PONG = 10.0, 20.0, 60.0  # seconds: for the handshake, between pings, for the answer to one
 
 
 @dataclass(frozen=True)
 class Where:
-    """Where the server listens. A port of 0 is any that is free."""
+    """Where the server listens. Port 0 stands for any free port."""
 
     host: str = LOOPBACK
     port: int = 8000
@@ -46,7 +46,7 @@ class Where:
 
 
 def require_safe(where: Where, token: str) -> None:
-    """Raise LapaError for a host beyond this machine without a token, and for a token that is easily guessed."""
+    """Raise LapaError for an address other than loopback without a token, and for a token that is easily guessed."""
     if token and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
         raise LapaError(f"A token has at least {SHORTEST_TOKEN} characters of ASCII and no spaces, such as the output "
                         "of `openssl rand -hex 16`.")  # fmt: skip
@@ -58,7 +58,7 @@ def require_safe(where: Where, token: str) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Is this host this machine alone?"""
+    """Can only this machine reach this address?"""
     if host == "localhost":
         return True
     try:
@@ -79,7 +79,7 @@ class Server:
     async def start(self) -> None:
         """Listen. Raises LapaError for a port that is taken, or a host that this machine does not have."""
         quiet = logging.getLogger("lapa.serving.websockets")
-        quiet.setLevel(logging.CRITICAL)  # it logs a traceback for each client that does not speak WebSocket
+        quiet.setLevel(logging.CRITICAL)  # it logs a traceback for every failed handshake
         opened = _listening(self.where.host, self.where.port, "--port")
         try:
             other = _listening(self.where.host, self.where.http_port, "--http-port")
@@ -89,14 +89,14 @@ class Server:
         sockets = await serve(
             self._sockets.handle, sock=opened, process_request=self._sockets.before, compression=None,
             max_size=self.service.largest, max_queue=1, open_timeout=HANDSHAKE, ping_interval=PING, ping_timeout=PONG,
-            server_header=None, logger=quiet,
+            server_header=None, logger=quiet, create_connection=connection_that_points_to(other.getsockname()[1]),
         )  # fmt: skip
         http = await asyncio.start_server(self._http.handle, sock=other, limit=LONGEST_HEAD)
         self._servers = sockets, http
         self.where = Where(self.where.host, opened.getsockname()[1], other.getsockname()[1])
 
     async def stop(self) -> None:
-        """Take no more, answer what is being asked, then close."""
+        """Refuse new requests, answer the open ones, then close."""
         assert self._servers is not None
         sockets, http = self._servers
         self.service.draining = True
@@ -139,7 +139,7 @@ def _listening(host: str, port: int, option: str) -> socket.socket:
 
 
 def run(server: Server) -> None:
-    """Serve until SIGTERM or Ctrl-C; then finish what is being answered."""
+    """Serve until SIGTERM or Ctrl-C; then answer the open requests and stop."""
 
     async def serving() -> None:
         stopped = asyncio.Event()
@@ -150,8 +150,8 @@ def run(server: Server) -> None:
         server.service.log.say("\n  ".join(["Ready.", *addresses(server)]))
         await stopped.wait()
         for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)  # the second time it ends at once
-        server.service.log.say("Stopping: no more requests are taken; what is being asked is answered.")
+            loop.remove_signal_handler(each)  # a second signal ends the process at once
+        server.service.log.say("Stopping. New requests are refused, open ones are answered.")
         await server.stop()
         service = server.service
         server.service.log.say(
@@ -163,7 +163,7 @@ def run(server: Server) -> None:
 
 @contextmanager
 def running(server: Server) -> Iterator[Server]:
-    """The server in a thread of its own, for as long as the with-block."""
+    """The server in a thread of its own, until the with-block ends."""
     loop, ready = asyncio.new_event_loop(), threading.Event()
     failed: list[BaseException] = []
 
@@ -201,7 +201,7 @@ def addresses(server: Server) -> list[str]:
              f"OpenVLA            http://{host}:{server.where.http_port}/act"]  # fmt: skip
     if not is_loopback(server.where.host):
         lines += [
-            "WARNING: other machines can reach this server. Who has the token moves the robot, and what is sent, the",
-            "token too, is not encrypted: use it in a network that you trust, or through ssh -L or a VPN.",
+            "WARNING: other machines can reach this server. Anyone with the token can move the robot. Nothing is",
+            "encrypted, not even the token: use a network that you trust, ssh -L or a VPN.",
         ]
     return lines

@@ -1,4 +1,4 @@
-"""What all protocols share: who may ask, and the way from a client's message to actions. And the log."""
+"""What all protocols share: authorisation, the way from a client's message to actions, and the log."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from lapa.serving import Fault
 from lapa.serving.answers import Asked, Manner, Session
 from lapa.serving.keys import Keys
 
-READERS = 2  # threads that read large messages, so that one client's does not stop the others
-SMALL = 2**20  # bytes, or numbers in arrays, that are read at once: handing them over would take longer
-QUIET = 10.0  # seconds in which the same is not logged again
-KINDS = 1000  # different lines that are remembered for that
+READERS = 2  # threads that decode large messages, so that these do not delay other clients
+SMALL = 2**20  # bytes, or numbers in arrays; up to this size decoding is quicker than a change of thread
+QUIET = 10.0  # seconds in which a line is not repeated
+KINDS = 1000  # number of different lines that are remembered
 
 
 class Log:
-    """Lines on stderr. The same kind of line comes once in QUIET seconds, with how often it was left out: a client that
-    errs a thousand times a second must not fill the disk."""
+    """Lines on stderr. Lines of one kind are written once in QUIET seconds, with the number of those left out: a faulty
+    client cannot fill the disk."""
 
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
         self._write = write or _to_stderr
@@ -34,7 +34,7 @@ class Log:
         self._said: set[str] = set()
 
     def say(self, sentence: str, kind: str = "") -> None:
-        """Log a sentence; lines of one `kind` ("": the sentence itself) are alike."""
+        """Log a sentence. `kind` names lines that count as the same ("": the sentence itself)."""
         kind, now = kind or sentence, time.monotonic()
         last, left_out = self._last.get(kind, (-QUIET, 0))
         if now - last < QUIET:
@@ -46,7 +46,7 @@ class Log:
         self._write(sentence + (f" ({left_out} more like this)" if left_out else ""))
 
     def once(self, sentence: str) -> None:
-        """Log a sentence the first time that it is said."""
+        """Log a sentence once and never again."""
         if sentence not in self._said and len(self._said) < KINDS:
             self._said.add(sentence)
             self._write(sentence)
@@ -58,13 +58,13 @@ def _to_stderr(line: str) -> None:
 
 @dataclass
 class Service:
-    """A policy as clients meet it.
+    """A policy with everything that is needed to serve it.
 
-    about     what it is: the openpi metadata
-    token     what a client must show; "": nothing
-    clients   connections at once, of each protocol
-    largest   bytes of a message at most
-    draining  no new request is taken; set when the server stops
+    about     the openpi metadata
+    token     that clients must send; "": none
+    clients   maximum number of connections, for each protocol
+    largest   maximum number of bytes of a message
+    draining  the server is stopping; new requests are refused
     """
 
     keys: Keys
@@ -106,17 +106,17 @@ class Service:
         return actions, answer.ms
 
     def fault(self, error: Fault, peer: str) -> str:
-        """Log a fault, and the sentence for the client."""
+        """Log a fault. Returns the sentence for the client."""
         self.refused += 1
         sentence = " ".join(str(error).split())[:500]
         self.log.say(f"{peer}: {sentence}", sentence[:40])
         return sentence
 
     def turned_away(self, headers: Mapping[str, str]) -> Fault | None:
-        """Why a client may not ask, if it may not: a web page never, and others not without the token."""
+        """The reason to refuse a client, or None. Web pages are refused, and clients without the token."""
         if headers.get("Origin") is not None:
-            return Fault("Web pages are not served.", 403)
-        if self.token and not _shows(headers.get("Authorization") or "", self.token):
+            return Fault("Requests of web pages (with the header Origin) are refused.", 403)
+        if self.token and not _has(headers.get("Authorization") or "", self.token):
             return Fault("The token is missing or wrong. Send the header Authorization: Api-Key TOKEN.", 401)
         return None
 
@@ -128,8 +128,8 @@ def _numbers(sent: Any) -> int:
     return sent.size if isinstance(sent, np.ndarray) else 0
 
 
-def _shows(header: str, token: str) -> bool:
-    """Does the header hold the token? Compared in constant time."""
+def _has(header: str, token: str) -> bool:
+    """Does the header have the token? The comparison takes constant time."""
     scheme, _, shown = header.strip().partition(" ")
     same = hmac.compare_digest(shown.strip().encode(), token.encode())
     return same and scheme.lower() in ("api-key", "bearer")

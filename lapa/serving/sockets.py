@@ -1,14 +1,14 @@
-"""openpi and vla-eval, both msgpack over WebSockets and on the same port.
+"""The protocols openpi and vla-eval: msgpack over WebSockets, both on one port.
 
-openpi: the server begins with its metadata, then answers each observation with {"actions": [n, A], "server_timing":
-..}. A fault is one sentence as TEXT, then the connection is closed with 1011. There is no message for a new episode:
-connect anew, or send "reset": true. A client that runs several episodes over one connection sends "episode", a number,
-with each observation.
+openpi: the server sends its metadata first. Then it answers each observation with {"actions": [n, A], "server_timing":
+..}. A fault is one sentence in a TEXT frame; then the server closes with code 1011. The protocol has no message for a
+new episode: the client connects again or sends "reset": true. A client that runs several episodes over one connection
+sends their numbers as "episode".
 
-vla-eval: messages {"type", "payload", "seq", "timestamp"}; the client begins with "hello", gives an observation for
-each step and is given one action. The metadata of openpi is at the same time the answer to "hello", for a server cannot
-know who has connected before a client of vla-eval has spoken, and a client of openpi waits for the server. A fault is a
-message "error", and the connection stays.
+vla-eval: messages are {"type", "payload", "seq", "timestamp"}. The client sends "hello", then an observation for every
+step; each is answered with one action. A fault is a message "error", and the connection stays open. An openpi client
+waits for the server's first message, and a vla-eval client for the answer to its "hello". So one first message serves
+both: the metadata also has the keys of a "hello".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from websockets.http11 import Request, Response
 from lapa.serving import Fault, shortened
 from lapa.serving.answers import Session
 from lapa.serving.service import Service
-from lapa.serving.wire import pack, unpack
+from lapa.serving.wire import pack, pack_json, unpack
 
 SLOW = 20.0  # seconds that a client may take to receive an answer
 EPISODES = 256  # of one connection that are remembered; the oldest is forgotten
@@ -33,8 +33,31 @@ HEALTH = {"/healthz": "OK\n", "/health": '{"status": "ok"}\n'}
 TYPES = ("hello", "observation", "episode_start", "episode_end", "error")
 
 
+def connection_that_points_to(http_port: int) -> type[ServerConnection]:
+    """The class of connections. It names the right port to an OpenVLA client that posts to this one; websockets alone
+    would close the connection without an answer."""
+
+    class Pointing(ServerConnection):
+        begun = misdirected = False
+
+        def data_received(self, data: bytes) -> None:
+            """See asyncio.Protocol."""
+            if not self.begun:
+                self.begun, self.misdirected = True, data.startswith(b"POST ")
+                if self.misdirected:
+                    body = pack_json({"error": f"This port speaks WebSocket. POST to port {http_port}."}).encode()
+                    head = f"HTTP/1.1 421 Misdirected Request\r\nContent-Length: {len(body)}\r\n"
+                    kind = "Content-Type: application/json\r\nConnection: close\r\n\r\n"
+                    self.transport.write((head + kind).encode() + body)
+                    self.transport.write_eof()
+            if not self.misdirected:
+                super().data_received(data)
+
+    return Pointing
+
+
 class Sockets:
-    """What is done with connections."""
+    """Handles the connections."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -42,7 +65,7 @@ class Sockets:
         self.busy: set[ServerConnection] = set()
 
     def before(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Health checks, and who is turned away, before a connection is made."""
+        """Answer health checks and refuse clients, before the WebSocket handshake."""
         path = request.path.partition("?")[0]
         if path in HEALTH:
             return connection.respond(503 if self.service.draining else 200, HEALTH[path])
@@ -54,7 +77,7 @@ class Sockets:
         return connection.respond(fault.status, self.service.fault(fault, _peer(connection)) + "\n")
 
     async def handle(self, connection: ServerConnection) -> None:
-        """Serve one client until it goes."""
+        """Serve one client until it disconnects."""
         self.open.add(connection)
         talk = _Talk(self.service)
         peer = _peer(connection)
@@ -77,14 +100,14 @@ class Sockets:
                     await connection.close(1001, "the server is being stopped")
                     return
         except (ConnectionClosed, TimeoutError):
-            pass  # it has gone, or does not listen
+            pass  # the client disconnected, or does not receive
         finally:
             self.open.discard(connection)
             talk.end()
 
 
 class _Talk:
-    """What has been said over one connection."""
+    """The state of one connection."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -106,7 +129,7 @@ class _Talk:
         return reply
 
     def end(self) -> None:
-        """The client has gone."""
+        """The client has disconnected."""
         self.service.asked.forget([session.number for session in self.sessions.values()])
 
     async def _openpi(self, told: dict[str, Any], start: float) -> dict[str, Any]:
@@ -150,7 +173,7 @@ class _Talk:
 
 
 def hello(about: Mapping[str, Any], cameras: int, state: bool) -> dict[str, Any]:
-    """The metadata with what a client of vla-eval reads of it (see above)."""
+    """The metadata with the keys of vla-eval's "hello" (see above)."""
     wanted = {name: True for name, wish in (("send_wrist_image", cameras > 1), ("send_state", state)) if wish}
     payload = {"harness_version": "", "protocol_version": 1, "model_server": "lapa", "capabilities": {},
                "observation_params": wanted}  # fmt: skip
@@ -163,7 +186,7 @@ def _message(kind: str, payload: dict[str, Any], seq: Any) -> bytes:
 
 
 async def _send(connection: ServerConnection, message: bytes | str) -> None:
-    """Send, to a client that listens. Raises TimeoutError for one that does not."""
+    """Send a message. Raises TimeoutError if the client does not receive it."""
     async with asyncio.timeout(SLOW):
         await connection.send(message)
 

@@ -1,9 +1,9 @@
 """Bytes to values and back: msgpack (openpi, vla-eval) and JSON (OpenVLA), with arrays of NumPy in both.
 
-A message is looked through before anything is made of it: how deep it is, how many values it has, how long they are. Of
-an array the type is one of a short list, and shape and size must agree. No bytes are ever unpickled.
+Before a message is decoded, its depth, the number of its values and their lengths are checked. The type of an array
+must be on a short list, and its shape and size must agree. Nothing is ever unpickled.
 
-How arrays travel:
+How arrays are sent:
     openpi    {b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"shape": [..]}, b"__npgeneric__" for one number
     vla-eval  the same with text for keys; pictures as {"__image__": True, "format": "png", "data": bytes, "shape": ..}
     OpenVLA   {"__numpy__": base64, "dtype": "<f4", "shape": [..]}, which is what the package json-numpy writes
@@ -74,8 +74,8 @@ FIXED = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4,
 
 
 def _look_through(data: bytes) -> None:
-    """Raise Fault unless this is one value of msgpack, whole, not too deep, not of too many parts, and without the
-    types that an application defines. Nothing is made of it: a message of 32 MB could ask for gigabytes."""
+    """Raise Fault unless this is one whole value of msgpack, not too deep, with not too many parts, and without types
+    that an application defines. It is not decoded here: 32 MB of it can take gigabytes in memory."""
     at, values, waiting = 0, 0, [1]  # waiting: values still to come, at each depth
     while waiting:
         if not waiting[-1]:
@@ -122,7 +122,7 @@ def _look_through(data: bytes) -> None:
 
 
 def _made(found: dict[Any, Any]) -> Any:
-    """A dictionary of msgpack, or the array, number or picture that it stands for."""
+    """A dictionary of msgpack, or the array, number or picture that it describes."""
     told = {key.decode("ascii", "replace") if isinstance(key, bytes) else key: value for key, value in found.items()}
     if "__ndarray__" in told:
         return array_of(told.get("data"), told.get("dtype"), told.get("shape"))
@@ -179,7 +179,7 @@ def _made_of_json(found: dict[str, Any]) -> Any:
 
 
 def array_of(data: Any, dtype: Any, shape: Any) -> Array:
-    """An array of its own from bytes. Raises Fault unless type, shape and size are told and agree."""
+    """An array from bytes. Raises Fault unless type, shape and size are given and agree."""
     kind, sides = _type(dtype), _shape(shape)
     wanted = kind.itemsize * math.prod(sides)
     if not isinstance(data, bytes) or len(data) != wanted:
@@ -189,7 +189,7 @@ def array_of(data: Any, dtype: Any, shape: Any) -> Array:
 
 
 def _type(told: Any) -> np.dtype[Any]:
-    """One of TYPES from "<f4", "|u1", "float32". Others, such as objects, are refused by name, before NumPy sees it."""
+    """One of TYPES from "<f4", "|u1", "float32". Others, such as objects, are refused before NumPy sees them."""
     if isinstance(told, bytes):
         told = told.decode("ascii", "replace")
     order, rest = (told[0], told[1:]) if isinstance(told, str) and told[:1] in "<>|=" else ("", told)

@@ -76,7 +76,7 @@ def made(
     }
     action = {"names": spec.action.names, "kinds": spec.action.kinds, "hz": spec.action.hz}
     about = {"lapa": "0", "cameras": spec.cameras, "state": spec.state, "action": action, "chunk": how.sent,
-             "execute": how.carried_out, "expects": expects}  # fmt: skip
+             "execute": how.executed, "expects": expects}  # fmt: skip
     asks = Asked(policy.act, waiting, policy.forget, lambda error: said.append(f"trouble: {error!r}"))
     service = Service(known, asks, how, hello(about, len(spec.cameras), True), log, token, **more)
     return Server(service, where)

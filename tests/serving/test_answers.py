@@ -25,10 +25,10 @@ def chunk(first: float = 0.0) -> Array:
 
 def test_whole_chunks_and_shortened_ones() -> None:
     assert manner().sent == 4
-    assert manner().carried_out == 2, "what the policy says"
-    assert manner(execute=3).sent == manner(execute=3).carried_out == 3
+    assert manner().executed == 2, "what the policy says"
+    assert manner(execute=3).sent == manner(execute=3).executed == 3
     assert manner(execute=9).sent == 4
-    assert manner(ensemble=0.1).sent == manner(ensemble=0.1).carried_out == 1
+    assert manner(ensemble=0.1).sent == manner(ensemble=0.1).executed == 1
     np.testing.assert_array_equal(Session(manner()).actions(Answer(chunk(), 1), None), chunk())
 
 

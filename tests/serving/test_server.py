@@ -297,6 +297,17 @@ def test_requests_that_are_none(text: bytes, status: int, server: Server) -> Non
     assert raw(server, text, 5).startswith(f"HTTP/1.1 {status} ".encode())
 
 
+def test_a_request_at_the_wrong_port_hears_the_right_one(server: Server) -> None:
+    address = f"http://127.0.0.1:{server.where.port}/act"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(address, b"x" * 500_000), timeout=10)
+    assert refused.value.code == 421
+    assert str(server.where.http_port) in json.loads(refused.value.read())["error"]
+    with pytest.raises(InvalidStatus) as refusal, connect(f"ws://127.0.0.1:{server.where.http_port}", proxy=None):
+        pass
+    assert refusal.value.response.status_code == 404
+
+
 def test_two_requests_on_one_connection_and_a_client_that_asks_first(server: Server) -> None:
     body = json.dumps(sent(seen(2)), default=numpy_json).encode()
     head = b"POST /act HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n" % len(body)
