@@ -7,6 +7,7 @@ goes on after the prompt, as the paper does.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -18,14 +19,19 @@ from torch import Tensor, nn
 from lapa.backbones import Backbone, pictures
 from lapa.contracts import Context, ImageSpec, Inputs, LapaError
 from lapa.data.bilinear import cropped
+from lapa.data.features import FrameFeatures, frame_features
 from lapa.data.images import Fit
-from lapa.data.observations import Seen
+from lapa.data.observations import Pictures, Seen
+from lapa.data.pack import Packed
 from lapa.models.llama import Continued, Dense, Llama, LlamaConfig
 from lapa.models.lwm_prompt import AFTER, END_OF_VISION, VISION_IDS, Prompt
 from lapa.models.vqgan import VQGAN, VQGANConfig
 
+AT_ONCE = 8  # pictures that the VQGAN encodes at once, of many
+HIGH = 128  # codes are kept as a multiple of this and the rest
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-NOT_OF_THE_WEIGHTS = ("weights", "grounded", "image_size", "words", "fit", "crop", "dtype", "rope", "kept_latent")
+NOT_OF_THE_WEIGHTS = ("weights", "grounded", "image_size", "words", "fit", "crop", "dtype", "rope", "kept_latent",
+                      "precompute")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ class Config:
     """of the language model's weights, and the arithmetic in which it acts"""
     rope: Literal["", "float32", "bfloat16"] = ""
     """arithmetic of the table of positions; "": that of `dtype`. The released weights were trained with bfloat16"""
+    precompute: bool = True
+    """where a pack of pictures is trained on, compute the codes of all of them once and keep them on disk"""
     kept_latent: int = 0
     """codes of a latent head that a released robot policy has beside its own; kept, not used"""
 
@@ -170,20 +178,46 @@ class LWM(Backbone):
         """The prompt ends with <delta> before codes, with <action> before actions."""
         self.kind = kind if kind in AFTER else "actions"
 
-    def prepare(self, seen: Seen) -> Inputs:
-        """pixels uint8 [B, size, size, 3]; words int64 [B, words] and present bool [B, words], the prompt before the
-        picture; after int64 [B, n], that behind it."""
-        (images,) = seen.images.values()
+    def features(self, packed: Packed) -> FrameFeatures | None:
+        """The codes of every frame, two numbers each: float16 holds no number of 13 bits."""
+        if not self.config.precompute:
+            return None
+        digest = hashlib.blake2b(digest_size=8)
+        for tensor in self.vqgan.state_dict().values():
+            digest.update(tensor.cpu().numpy())
+        key = f"codes {digest.hexdigest()} {self.config.crop}"
+        return frame_features(packed, self._codes_in_two, 2 * self.config.grid**2, "lwm", key)
+
+    def _codes_in_two(self, pixels: Tensor) -> Tensor:
+        """float [B, 3, size, size] in [0, 1] -> float16 [B, 2 * codes]."""
+        self.vqgan.to(pixels.device)
+        squares = self._squares(pixels.cpu()).to(pixels.device)
+        codes = torch.cat([self.look(some) for some in squares.split(AT_ONCE)])
+        return torch.stack([codes // HIGH, codes % HIGH], 2).flatten(1).half()
+
+    def _squares(self, images: Pictures) -> Tensor:
+        """Pictures -> uint8 [B, size, size, 3], as the VQGAN is shown them."""
         squares = pictures(images, self.image_spec)
         if squares.dtype != torch.uint8:
             squares = (squares * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         if self.config.crop:
             squares = torch.from_numpy(np.stack([cropped(square) for square in squares.numpy()]))
+        return squares.contiguous()
+
+    def prepare(self, seen: Seen) -> Inputs:
+        """codes int64 [B, codes] where they are known, else pixels uint8 [B, size, size, 3]; words int64 [B, words] and
+        present bool [B, words], the prompt before the picture; after int64 [B, n], that behind it."""
+        if seen.features:
+            (known,) = seen.features.values()
+            high, low = torch.from_numpy(known).long().unflatten(1, (-1, 2)).unbind(2)
+            shown = {"codes": high * HIGH + low}
+        else:
+            (images,) = seen.images.values()
+            shown = {"pixels": self._squares(images)}
         prompt = self.prompt
         words, present = prompt.rows(seen.texts, self.config.words)
         after = torch.from_numpy(prompt.after(self.kind)).expand(len(words), -1)
-        return {"pixels": squares.contiguous(), "words": torch.from_numpy(words),
-                "present": torch.from_numpy(present), "after": after}  # fmt: skip
+        return {**shown, "words": torch.from_numpy(words), "present": torch.from_numpy(present), "after": after}
 
     def look(self, pixels: Tensor) -> Tensor:
         """uint8 [B, size, size, 3] -> int64 [B, codes], row by row."""
@@ -193,7 +227,7 @@ class LWM(Backbone):
 
     def ids(self, inputs: Inputs) -> Tensor:
         """All tokens of the prompt, int64 [B, L]; those between words and after are of the picture's vocabulary."""
-        codes = self.look(inputs["pixels"])
+        codes = inputs["codes"] if "codes" in inputs else self.look(inputs["pixels"])
         end = codes.new_full((len(codes), 1), END_OF_VISION)
         return torch.cat([inputs["words"], codes, end, inputs["after"]], 1)
 

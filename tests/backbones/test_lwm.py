@@ -81,6 +81,21 @@ def test_a_crop_changes_the_pixels_alone(options: dict[str, Any], backbone: Any)
     assert torch.equal(one["words"], other["words"])
 
 
+@pytest.mark.parametrize("crop", [False, True])
+def test_codes_kept_on_disk_are_those_of_the_pictures(options: dict[str, Any], crop: bool) -> None:
+    backbone = configure("backbones", "lwm", {**options, "crop": crop}).build().eval()
+    data = pack(["tabletop:sim,episodes=1,seed=3"], 128, quiet=True, fit="released")
+    some = np.array([3, 0, 2])
+    kept = backbone.features(data)
+    assert kept is not None
+    texts = ["push", "", "push it"]
+    known = backbone.prepare(Seen({}, texts, features={"image": kept[some]}))
+    assert "pixels" not in known
+    shown = backbone.prepare(Seen.of(data.gather(some), texts))
+    assert torch.equal(backbone.ids(known), backbone.ids(shown))
+    assert configure("backbones", "lwm", {**options, "precompute": False}).build().features(data) is None
+
+
 def test_long_instructions_lose_their_beginning_and_that_is_said(backbone: Any) -> None:
     long = "put the red cup near the pot " * 60
     assert backbone.overlooked([long, "take the pot"])[0].startswith("1 of 2 ")
