@@ -226,10 +226,13 @@ def _read_once() -> Iterator[None]:
     list of words alone takes five seconds."""
     gguf: Any = importlib.import_module("gguf")
     loading: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
-    kept = gguf.GGUFReader, loading.tqdm
+    changed = {(gguf, "GGUFReader"): _reader, (loading, "tqdm"): lambda parts, **_: parts}
+    kept = {place: getattr(*place) for place in changed if hasattr(*place)}
     _READ[:] = [gguf.GGUFReader]
-    gguf.GGUFReader, loading.tqdm = _reader, lambda parts, **_: parts
     try:
+        for place in kept:
+            setattr(*place, changed[place])
         yield
     finally:
-        gguf.GGUFReader, loading.tqdm = kept
+        for place, value in kept.items():
+            setattr(*place, value)
