@@ -1,12 +1,13 @@
 """Does a policy follow its instructions? The same frames with the right instruction, with another one, and with none.
 
-    python benchmarks/instructions.py POLICY NAME:PATH[,OPTION=VALUE] [LABELS]
+    python benchmarks/instructions.py POLICY NAME:PATH[,OPTION=VALUE] .. [--labels=LABELS]
 
-POLICY is a folder of `lapa pretrain`, with the LABELS it learnt (`lapa label`), or of `lapa finetune`. The dataset has
-several tasks. Judged are episodes that the policy was not trained on: each n-th of the labels (hold_out of the recipe),
-or all episodes of a dataset that stage 3 has not seen. Another instruction is that of another episode, in other words,
-drawn at random (seed 0). Prints the accuracy and the loss of codes, or the error of actions (1: the mean action), with
-95% intervals over episodes of the difference to the right instruction.
+POLICY is a folder of `lapa pretrain`, with the LABELS it learnt (`lapa label`) and the datasets as they were given
+there, or of `lapa finetune`. The datasets have several tasks. Judged are episodes that the policy was not trained on:
+each n-th of the labels (hold_out of the recipe), or all episodes of a dataset that stage 3 has not seen. Another
+instruction is that of another episode, in other words, drawn at random (seed 0). Prints the accuracy and the loss of
+codes, or the error of actions (1: the mean action), with 95% intervals over episodes of the difference to the right
+instruction.
 """
 
 from __future__ import annotations
@@ -72,11 +73,13 @@ def of_actions(policy: Policy, chunk: int) -> Callable[[Packed], dict[str, Array
     return measure
 
 
-def main(folder: str, spec: str, labelled: str = "") -> None:
+def main(folder: str, *given: str) -> None:
+    specs = [one for one in given if not one.startswith("--labels=")]
+    labelled = "".join(one.removeprefix("--labels=") for one in given if one not in specs)
     policy = Policy.from_pretrained(folder)
-    packed = pack([spec], policy.config.image_size, cameras=policy.config.cameras, fit=policy.config.fit, quiet=True)
+    packed = pack(specs, policy.config.image_size, cameras=policy.config.cameras, fit=policy.config.fit, quiet=True)
     if len(set(packed.instructions)) < 2:
-        sys.exit(f"{spec} has one instruction only; whether it is followed does not show.")
+        sys.exit(f"{packed.spec} has one instruction only; whether it is followed does not show.")
     if labelled:
         labels, _ = read_labels(Path(labelled))
         every = int(describe(folder, "policy").config["recipe"]["hold_out"])
