@@ -133,9 +133,10 @@ def _listening(host: str, port: int, option: str) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        what = "is in use; choose another" if taken else f"cannot be used ({error.strerror or error})"
-        raise LapaError(f"{option} {port} of {host} {what}.") from None
+        if error.errno == errno.EADDRINUSE:
+            raise LapaError(f"{option} {port} of {host} is in use; choose another.") from None
+        wrong = f"{option} {port}" if error.errno in (errno.EACCES, errno.EPERM) else f"--host {host}"
+        raise LapaError(f"{wrong} cannot be used ({(error.strerror or str(error)).partition(' (')[0]}).") from None
 
 
 def run(server: Server) -> None:

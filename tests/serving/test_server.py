@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from lapa.contracts import LapaError, Observation
-from lapa.serving.server import Server, Where, is_loopback, require_safe
+from lapa.serving.server import Server, Where, is_loopback, require_safe, running
 
 TOKEN = "0123456789abcdef-secret"
 
@@ -365,12 +366,17 @@ def test_loopback_in_all_its_forms() -> None:
 
 
 def test_a_port_that_is_taken(server: Server) -> None:
-    from lapa.serving.server import running
-
     with (
         pytest.raises(LapaError, match=str(server.where.port)),
         running(Server(server.service, Where("127.0.0.1", server.where.port, 0))),
     ):
+        pass
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7", "no.such.host.invalid"])
+def test_an_address_that_this_machine_does_not_have(host: str, server: Server) -> None:
+    service = replace(server.service, token=TOKEN)
+    with pytest.raises(LapaError, match=f"--host {host}"), running(Server(service, Where(host, 0, 0))):
         pass
 
 
