@@ -14,9 +14,9 @@ from lapa.evaluate import Trial, open_benchmark, roll_out
 
 SPECS = {  # where the name alone does not do, or takes long
     "gym": "gym:lapa/Tabletop-v0,max_steps=60,expert=info.expert_action",
-    "aloha": "aloha,size=16,max_steps=8",
-    "so101": "so101:pick-cube,size=16,max_steps=8",
-    "metaworld": "metaworld:reach-v3,size=24,repeat=4,max_steps=30,batch=6",
+    "aloha": "aloha,size=16,max_steps=8,batch=3",
+    "so101": "so101:pick-cube,size=16,max_steps=8,batch=3",
+    "metaworld": "metaworld:reach-v3,size=24,repeat=4,max_steps=30,batch=3",
 }
 
 
