@@ -47,7 +47,7 @@ from lapa.training.starts import FOLDER as STARTS
 from lapa.training.starts import forget, furthest
 
 BLOCK = 4096  # frames at a time
-DIRECTED = 6000  # pairs that the directions of a frozen encoder are fitted to, at most
+DIRECTED = 20_000  # pairs that the directions of a frozen encoder are fitted to, at most
 FEWEST_TAUGHT = 3  # labelled episodes
 FLOWED = 1000  # pairs whose optical flow is drawn by code, at most
 CHOICE, WATCHED, FITTED = 1024, 3000, 2500  # pairs, fixed for the run: see Look
