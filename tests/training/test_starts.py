@@ -84,13 +84,15 @@ def test_a_killed_run_ends_with_the_same_bits(
             train, count = stage1._train, {"in a start": 1, "between starts": 1, "after the choice": 3}[when]
             seen: list[str] = []
 
-            def some(look: Any, sampler: Any, r: Recipe, folder: Path, seed: int, title: str, until: int = 0) -> Any:
+            def some(
+                look: Any, sampler: Any, r: Recipe, folder: Path, seed: int, title: str, taught: Any, until: int = 0
+            ) -> Any:
                 if len(seen) == count:
                     if when == "in a start":
-                        train(look, sampler, r, folder, seed, title, until=1)
+                        train(look, sampler, r, folder, seed, title, taught, until=1)
                     raise KeyboardInterrupt
                 seen.append(title)
-                return train(look, sampler, r, folder, seed, title, until)
+                return train(look, sampler, r, folder, seed, title, taught, until)
 
             patch.setattr(stage1, "_train", some)
         with pytest.raises(KeyboardInterrupt):
