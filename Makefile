@@ -34,7 +34,7 @@ quick: $(READY)  ## a part of the tests, about a minute
 test: $(READY)  ## the test suite, at most eight minutes on 2 cores
 	@$(PYTEST) --durations 20 --ignore tests/worlds
 
-test-slow: $(READY)  ## what `make test` leaves out: torch.compile and the benchmark of LAQ, about a minute
+test-slow: $(READY)  ## what `make test` leaves out: torch.compile, whole runs of the demo, the table and an ablation; two minutes
 	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m slow
 
 $(WORLDS): $(READY)

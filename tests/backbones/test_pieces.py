@@ -161,6 +161,7 @@ def test_hidden_states_are_those_of_the_language_model(make: Make, llama: Path) 
         make("llama", layers=2, tuned=3)
 
 
+@pytest.mark.slow
 def test_smollm2_reads_instructions(make: Make) -> None:
     """The first layer of SmolLM2 from its package: really pretrained, so a word and its opposite are near."""
     backbone = make("smollm2", layers=2, tuned=1)

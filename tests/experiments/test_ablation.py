@@ -65,6 +65,7 @@ def test_an_ablation_with_the_same_codes_shows_success_alone(tmp_path: Path, mon
         assert image.size[0] > 600
 
 
+@pytest.mark.slow
 def test_an_ablation_runs_resumes_and_is_drawn(
     tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -304,6 +304,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return here(monkeypatch).started
 
 
+@pytest.mark.slow
 def test_a_table_from_nothing(
     small: list[str], started: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

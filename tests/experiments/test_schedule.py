@@ -122,6 +122,7 @@ def test_the_time_left_is_the_plan_played_out(tmp_path: Path) -> None:
 SMALL = ["--quick", "--videos", "12", "--labels", "4", "--episodes", "3", "--workers", "2"]
 
 
+@pytest.mark.slow
 def test_demo_interrupted_and_finished(
     tmp_path: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

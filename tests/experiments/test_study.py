@@ -41,6 +41,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Here:
     return here(monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_study_runs_resumes_and_tells_what_its_cells_say(
     little: Callable[..., None], plan: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

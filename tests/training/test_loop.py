@@ -610,6 +610,7 @@ def test_a_second_signal_kills() -> None:
 # --- killed ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(robot: Path, small: list[str], tmp_path: Path) -> None:
     """kill -9 twice in `lapa quantize`, which saves after every step; the result is that of an unbroken run."""
     rng = random.Random(0)
