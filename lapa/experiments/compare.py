@@ -75,7 +75,7 @@ class Guess:
     tune_films: float = 200
     evaluate: float = 20
     evaluate_films: float = 120
-    scripted: float = 4
+    scripted: float = 12
 
 
 @dataclass(frozen=True)
