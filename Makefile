@@ -31,7 +31,7 @@ demo: $(READY)  ## videos of a hand -> policy of a robot, 10 to 17 minutes on 2 
 quick: $(READY)  ## a part of the tests, about a minute
 	@$(PYTEST) $(QUICK)
 
-test: $(READY)  ## the test suite, at most eight minutes on 2 cores
+test: $(READY)  ## the test suite, about ten minutes on 2 cores
 	@$(PYTEST) --durations 20 --ignore tests/worlds
 
 test-slow: $(READY)  ## what `make test` leaves out: torch.compile, whole runs of the demo, the table and an ablation; two minutes
