@@ -5,9 +5,8 @@ READY := $(VENV)/.ready
 WORLDS := $(VENV)/.worlds
 
 # A test of each kind: what is quick to run and breaks first. All the rest is in `make test`.
-QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/artefacts tests/commands/test_help.py \
-  tests/measures tests/plots tests/quantizers tests/runtime/test_precision.py tests/runtime/test_threads.py \
-  tests/tabletop/test_tabletop.py tests/training/test_logbook.py
+QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/artefacts/test_folder.py \
+  tests/commands/test_help.py tests/measures tests/plots tests/runtime/test_threads.py tests/training/test_logbook.py
 
 # A file a worker, in the order of tests/conftest.py: the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
