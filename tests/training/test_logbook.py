@@ -14,11 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from lapa.contracts import LapaError
 from lapa.runtime import progress
 from lapa.runtime.progress import Progress
 from lapa.training.logbook import Logbook, by_position, read_metrics, require
+
+
+@pytest.fixture(autouse=True)
+def _files_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads the files of one second by their number, as text: 10 comes before 9. In a process that has
+    written nine files before, a resumed run would be read before the run that it resumes."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
 
 
 def lines(run: Path) -> list[dict[str, float]]:
