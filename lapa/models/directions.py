@@ -112,7 +112,9 @@ def stretched(axes: Array, change: Array, moved: Array, episode: Array) -> tuple
     change float [M, F] of the features over the window, moved float [M, A], episode int64 [M], of two or more. Returns
     the axes and the share.
     """
-    d, target = change.astype(np.float64) @ axes, moved / (np.sqrt(moved.var(0).sum()) + 1e-12)
+    deviation = moved.std(0)  # each dimension counts as much: metres, radians and a gripper's levels are no one unit
+    target = moved / (np.maximum(deviation, 1e-3 * deviation.max()) + 1e-12) / np.sqrt(moved.shape[1])
+    d = change.astype(np.float64) @ axes
     left_out, fold = np.empty_like(target), np.unique(episode, return_inverse=True)[1] % FOLDS
     for k in np.unique(fold):
         rest = fold != k

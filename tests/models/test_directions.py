@@ -60,7 +60,7 @@ def test_space_is_stretched_along_what_tells_the_labelled_motion() -> None:
     """Of eight directions that move alike, one tells the motion; another moves with it in one episode alone."""
     rng = np.random.default_rng(0)
     change, episode = rng.normal(size=(1200, 8)), np.repeat(np.arange(6), 200)
-    moved = np.stack([3 * change[:, 2], np.zeros(1200)], 1) + 0.1 * rng.normal(size=(1200, 2))
+    moved = np.stack([3 * change[:, 2], -40 * change[:, 2]], 1) + 0.1 * rng.normal(size=(1200, 2))
     axes, share = stretched(np.eye(8, dtype=np.float32), change, moved, episode)
     assert share > 0.95
     length = np.linalg.norm(axes, axis=1)
