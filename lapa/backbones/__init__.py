@@ -87,6 +87,13 @@ class Backbone(nn.Module, ABC):
         return []
 
 
+def grouped(backbone: nn.Module, vision: nn.Module, rest: list[nn.Parameter]) -> dict[str, list[nn.Parameter]]:
+    """`Backbone.groups`: "language" is what is neither in the vision encoder nor in `rest`."""
+    others = {id(p) for p in (*vision.parameters(), *rest)}
+    language = [p for p in backbone.parameters() if id(p) not in others]
+    return {"vision": list(vision.parameters()), "language": language, "rest": rest}
+
+
 def build_backbone(name: str, options: dict[str, Any], pretrained: bool) -> Backbone:
     """A plug-in of lapa/backbones; without weights of its own where it has the choice (Backbone)."""
     config = configure("backbones", name, options)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from lapa import plugins
 from lapa.artefacts.limits import uncounted
 from lapa.artefacts.pretrained import Reference
-from lapa.backbones import Backbone, pictures
+from lapa.backbones import Backbone, grouped, pictures
 from lapa.contracts import Context, ImageSpec, Inputs, LapaError
 from lapa.data.features import FrameFeatures, frame_features
 from lapa.data.observations import Seen
@@ -197,10 +197,9 @@ class Pieces(Backbone):
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """See Backbone. Of the language model "language" has the layers that are trained alone."""
-        vision, rest = list(self.vision.parameters()), [] if self.camera is None else [self.camera]
+        rest = [] if self.camera is None else [self.camera]
         rest += [] if self.state is None else list(self.state.parameters())
-        ids = {id(p) for p in (*vision, *rest)}
-        return {"vision": vision, "language": [p for p in self.parameters() if id(p) not in ids], "rest": rest}
+        return grouped(self, self.vision, rest)
 
 
 class Eyes(nn.Module):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lapa.backbones import Backbone, pictures
+from lapa.backbones import Backbone, grouped, pictures
 from lapa.contracts import Context, ImageSpec, Inputs, LapaError
 from lapa.data.observations import Seen
 from lapa.data.pixels import as_pixels
@@ -279,7 +279,6 @@ class TinyVLM(Backbone):
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """See Backbone."""
-        vision, rest = list(self.vision.parameters()), [] if self.camera is None else [self.camera]
+        rest = [] if self.camera is None else [self.camera]
         rest += [] if self.state is None else list(self.state.parameters())
-        ids = {id(p) for p in (*vision, *rest)}
-        return {"vision": vision, "language": [p for p in self.parameters() if id(p) not in ids], "rest": rest}
+        return grouped(self, self.vision, rest)

@@ -120,7 +120,8 @@ def _of_csv(path: Path, clips: Clips) -> Iterator[Caption | BadVideo]:
                 )
             else:
                 # A row may end before the last columns, or go on with empty cells: `_row` says what is missing.
-                yield _row(dict(zip(header, cells, strict=False)), where)
+                shared = min(len(header), len(cells))
+                yield _row(dict(zip(header[:shared], cells[:shared], strict=True)), where)
     except csv.Error as error:
         raise LapaError(f"{path}: the captions cannot be read ({error}).") from None
 

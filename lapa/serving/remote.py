@@ -293,9 +293,9 @@ def _of_openvla(address: Address, task: TaskSpec) -> Names:
                         "server is shown as image or full_image: ,keys=FILE (docs/serving.md).")  # fmt: skip
     if address.form == "openvla":
         return Names({scene[0]: "image"}, (), "instruction")
-    sides = ["wrist_image"] if len(hands) == 1 else ["left_wrist_image", "right_wrist_image"]
+    sides = ["wrist_image"] if len(hands) == 1 else ["left_wrist_image", "right_wrist_image"][: len(hands)]
     hands.sort(key=lambda camera: "right" in camera.lower())
-    return Names({scene[0]: "full_image", **dict(zip(hands, sides, strict=False))}, (("state", None),), "instruction")
+    return Names({scene[0]: "full_image", **dict(zip(hands, sides, strict=True))}, (("state", None),), "instruction")
 
 
 def _keys(task: TaskSpec, told: str) -> Keys:
