@@ -11,30 +11,38 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import finished, provenance, read_json, save_artefact
 from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.data.buffer import Buffer, excerpt
-from lapa.data.features import FrameFeatures, frame_features
 from lapa.data.mixture import Mixture
-from lapa.data.observations import say_once
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex, pair_counts, tell_of_window, window_offsets, window_pairs
-from lapa.data.pixels import as_pixels
 from lapa.data.stream import Stream
-from lapa.measures.flow import coarse_flow, flow_motion, installed, main_motion
-from lapa.measures.motion import Motion, Told, baselines, behind, motion, told, verdict
-from lapa.measures.probes import LEAST, effector_columns, of_each_fifth, one_hot, perplexity, probe, r2
+from lapa.measures.motion import behind, told, verdict
+from lapa.measures.probes import one_hot, r2
 from lapa.models.idm import InverseDynamics
 from lapa.models.laq import LAQ
+from lapa.models.laq_fit import Taught, encode_all, features_of, fit_codes, taught_by
+from lapa.models.laq_look import (
+    CHOICE,
+    FITTED,
+    WATCHED,
+    Look,
+    code_table,
+    error_over_copy,
+    full_codes,
+    judge,
+    look_at,
+    over_datasets,
+    watch,
+)
 from lapa.models.objectives import Taught as Objective
 from lapa.plots.code_map import code_map
 from lapa.plots.codes import gallery, reconstructions
@@ -42,15 +50,10 @@ from lapa.recipe import Recipe
 from lapa.runtime.distributed import on_first_rank, rank
 from lapa.training.held_out import is_held_out
 from lapa.training.logbook import Logbook, by_position
-from lapa.training.loop import Optimisation, Sampler, device, fit, seed_everything
+from lapa.training.loop import Optimisation, Sampler, fit, seed_everything
 from lapa.training.starts import FOLDER as STARTS
 from lapa.training.starts import forget, furthest
 
-BLOCK = 4096  # frames at a time
-DIRECTED = 20_000  # pairs that the directions of a frozen encoder are fitted to, at most
-FEWEST_TAUGHT = 3  # labelled episodes
-FLOWED = 1000  # pairs whose optical flow is drawn by code, at most
-CHOICE, WATCHED, FITTED = 1024, 3000, 2500  # pairs, fixed for the run: see Look
 LOWEST = "watched/choice_error"  # of checkpoints and of starts, the best
 FEWEST = 8  # episodes of which segments are looked at, at least, to fit probes on
 
@@ -71,7 +74,7 @@ def fit_laq(
     robot's motion is: they stretch the directions of a frozen encoder (models/directions.py).
     """
     tell_of_window(packed, recipe.window, recipe.end)
-    taught = None if labelled is None else taught_by(labelled, recipe)
+    taught = None if labelled is None else taught_by(labelled, recipe.laq, recipe.window)
     if isinstance(packed, Stream):
         return _fit_from_stream(packed, recipe, out, seed, megabytes, taught)
     pairs = window_pairs(packed, recipe.window, recipe.end)
@@ -79,34 +82,6 @@ def fit_laq(
     look = look_at(packed, pairs, held_out, seed)
     sampler = _sampler(packed, pairs, recipe.quantize, np.flatnonzero(~held_out))
     return _fit(look, sampler, {packed.spec: packed.fingerprint}, recipe, out, seed, taught)
-
-
-@dataclass(frozen=True)
-class Taught:
-    """Labelled episodes: their pairs, and what the robot did in these."""
-
-    packed: Packed
-    pairs: PairIndex
-    did: Motion
-
-
-def taught_by(labelled: Packed, recipe: Recipe) -> Taught:
-    """Raises LapaError where they say nothing of the motion, are too few, or nothing would learn from them."""
-    if not recipe.laq.encoder:
-        raise LapaError(
-            "--labelled stretches the directions of a frozen encoder, and this LAQ trains its own. Leave it out, or "
-            "choose one: --preset video, or --set laq.encoder=NAME."
-        )
-    pairs = window_pairs(labelled, recipe.window)
-    did = motion(labelled, pairs, np.arange(len(pairs)))
-    if did is None:
-        raise LapaError(f"{labelled.spec} has neither actions nor a state, so it teaches nothing of the motion.")
-    if (episodes := len(np.unique(pairs.episode))) < FEWEST_TAUGHT:
-        raise LapaError(
-            f"{labelled.spec} has {episodes} labelled episode{'s' * (episodes > 1)} as long as the window; codes get "
-            f"better from some {FEWEST_TAUGHT} on (docs/latents.md). Give more, or leave --labelled out."
-        )
-    return Taught(labelled, pairs, did)
 
 
 def _fit_from_stream(
@@ -135,123 +110,6 @@ def _fit_from_stream(
     with closing(buffer):
         sampler = Sampler(lambda rng: buffer.draw(rng, recipe.quantize.batch_size), buffer.pairs, buffer.begin)
         return _fit(look, sampler, {stream.spec: stream.fingerprint}, recipe, out, seed, taught)
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a LAQ is judged by: rows of the pairs of a pack, int64 each.
-
-    rows    what figures are reported of; choice: what starts and checkpoints are chosen by, of other episodes
-    fit     what the probes are fitted on, of other episodes than `rows`
-    episode int64 [P], of every pair of the pack (segments of a stream count as their episode)
-    held_out  whether `rows` are of episodes that the LAQ was not trained on; where: what these are, in words
-    unseen  bool [P], pairs of episodes that are held out
-    excerpt whether the pack is an excerpt of a stream: training then has other pairs
-    """
-
-    packed: Packed
-    pairs: PairIndex
-    choice: Array
-    rows: Array
-    fit: Array
-    episode: Array
-    held_out: bool
-    where: str
-    unseen: Array
-    excerpt: bool = False
-
-    @cached_property
-    def probed(self) -> tuple[Array, Array]:
-        """Rows of `fit` and `rows` one behind the other, and which of them are the latter, bool: none where the probes
-        cannot be judged by other episodes than they are fitted on."""
-        apart = not len(np.intersect1d(self.episode[self.fit], self.episode[self.rows]))
-        test = np.repeat([False, True], [len(self.fit), len(self.rows)])
-        return np.concatenate([self.fit, self.rows]), test & apart
-
-    def comparison(self, codes: int) -> tuple[Motion, dict[str, Told]] | None:
-        """What the robot did in the rows of `probed`, or the optical flow where nothing says it, and what features that
-        need no training tell of it, with as many clusters as there are codes. None where there are too few pairs, or
-        no library for the flow, which is said. Made once: it is the same at every step."""
-        if codes not in self._made:
-            rows, test = self.probed
-            did = motion(self.packed, self.pairs, rows)
-            if did is None and min(test.sum(), (~test).sum()) >= LEAST:
-                did = _flow(self.packed, self.pairs, rows)
-            enough = did is not None and min(test.sum(), (~test).sum()) >= LEAST
-            self._made[codes] = (
-                (did, baselines(self.packed, self.pairs, rows, did.values, self.episode[rows], test, codes))
-                if did is not None and enough
-                else None
-            )
-        return self._made[codes]
-
-    @cached_property
-    def _made(self) -> dict[int, tuple[Motion, dict[str, Told]] | None]:
-        return {}
-
-    @property
-    def judged(self) -> int:
-        """Episodes that figures are reported of."""
-        return len(np.unique(self.episode[self.rows]))
-
-
-def _flow(packed: Packed, pairs: PairIndex, rows: Array) -> Motion | None:
-    """The optical flow of the pairs; None, and a word, where the library is missing."""
-    if installed():
-        return flow_motion(packed, pairs, rows)
-    say_once(
-        "What the codes tell cannot be measured: the videos say nothing of what the robot did, and the library for "
-        'optical flow is missing: pip install "lapa[flow]".'
-    )
-    return None
-
-
-def look_at(
-    packed: Packed,
-    pairs: PairIndex,
-    held_out: Array,
-    seed: int,
-    episode: Array | None = None,
-    trained_on: bool = True,
-) -> Look:
-    """Draw what a LAQ is judged by. held_out bool [P]: pairs of episodes that it was not trained on.
-
-    Half of the held-out episodes choose and the other half reports; probes are fitted on the rest. With a single one
-    it does both. With none, each fifth episode reports and the others choose and fit. `where` says which it was.
-    """
-    episode = pairs.episode if episode is None else episode
-    rng = np.random.default_rng(seed)
-    some = np.unique(episode[held_out])
-    if len(some):
-        report = np.isin(episode, some[::2])
-        choice, fit = np.isin(episode, some[1::2]) if len(some) > 1 else report, ~held_out
-        of = f"{len(some[::2])} held-out episode{'s' * (len(some) > 2)}"
-        where = f"pairs of {of}" + ("" if len(some) > 1 else ", too few for a choice on others")
-    else:
-        report = of_each_fifth(episode)
-        choice = fit = ~report
-        apart = bool(report.any())
-        report = report if apart else fit
-        where = f"pairs of {'training, of ' * trained_on}each fifth episode"
-        if not apart:
-            where = "pairs of training" if trained_on else "pairs of the only episode"
-
-    def drawn(which: Array, most: int) -> Array:
-        pool = np.flatnonzero(which)
-        return rng.choice(pool, min(most, len(pool)), replace=False)
-
-    rows = drawn(report, WATCHED)
-    return Look(
-        packed,
-        pairs,
-        drawn(choice, CHOICE),
-        rows,
-        drawn(fit, FITTED),
-        episode,
-        bool(len(some)) or not trained_on,
-        where,
-        held_out,
-    )
 
 
 def _fit(
@@ -368,66 +226,6 @@ def _fit_directions(laq: LAQ, look: Look, sampler: Sampler, seed: int, taught: T
     return replace(sampler, load=lambda some: replace(sampler.load(some), codes=codes[some]))
 
 
-def fit_codes(laq: LAQ, packed: Packed, pairs: PairIndex, pool: Array, seed: int, taught: Taught | None = None) -> str:
-    """Fit the directions and the codebooks of a LAQ with a frozen encoder to the pairs `pool`, int64. Returns what was
-    fitted, in words. Raises LapaError where there are too few pairs."""
-    directions, seen = laq.directions, features_of(laq, packed)
-    assert directions is not None
-    rows = np.sort(np.random.default_rng(seed).choice(pool, min(DIRECTED, len(pool)), replace=False))
-    # A window of one frame has no middle: it and the next one are the halves, where the episode goes on so long.
-    short = pairs.offset[rows] < 2
-    inside = pairs.later[rows] + pairs.offset[rows] < packed.starts[pairs.episode[rows] + 1]
-    keep = ~short | (inside & (pairs.offset[rows] > 0))
-    rows, short = rows[keep], short[keep]
-    start, later = pairs.now[rows], pairs.later[rows]
-    middle = np.where(short, later, (start + later) // 2)
-    end = np.where(short, later + pairs.offset[rows], later)
-    correlations = directions.fit(seen[start], seen[middle], seen[end])
-    stretched = "" if taught is None else _stretch(laq, taught, seed)
-    where = places_of(laq, packed)
-    laq.quantizer.fit(where[pairs.later[rows]] - where[pairs.now[rows]], seed)
-    return (
-        f"{directions.dim} directions of {directions.name}, fitted to {len(rows):,} windows. The change in one half of "
-        f"a window tells that in the other with a correlation of {correlations[0]:.2f} in the first direction and "
-        f"{correlations[-1]:.2f} in the last. {stretched}{laq.quantizer.positions} x {laq.quantizer.size} codes by "
-        "k-means."
-    )
-
-
-def _stretch(laq: LAQ, taught: Taught, seed: int) -> str:
-    """Stretch the directions by labelled episodes. Returns what to say of it."""
-    assert laq.directions is not None
-    packed, pairs = taught.packed, taught.pairs
-    on_first_rank(lambda: len(features_of(laq, packed)))
-    seen = features_of(laq, packed)
-    rows = np.random.default_rng(seed).permutation(len(pairs))[:DIRECTED]
-    change = seen[pairs.later[rows]].astype(np.float32) - seen[pairs.now[rows]]
-    share = laq.directions.stretch(change, taught.did.values[rows], pairs.episode[rows])
-    episodes = len(np.unique(pairs.episode))
-    return (
-        f"Stretched along what tells the {taught.did.what} of {episodes} labelled episodes ({share:.0%} of it in "
-        "episodes that are left out). "
-    )
-
-
-def features_of(laq: LAQ, packed: Packed) -> FrameFeatures:
-    """What the frozen encoder sees in every frame; from the cache where it is there."""
-    directions = laq.directions
-    assert directions is not None
-    width, key = directions.axes.shape[0], f"{directions.config!r} {directions.config.weights()}"
-    return frame_features(packed, directions.features, width, directions.name, key)
-
-
-def places_of(laq: LAQ, packed: Packed) -> Array:
-    """The place of every frame of a pack, float32 [N, dim] (models/directions.py)."""
-    assert laq.directions is not None
-    seen = features_of(laq, packed)
-    parts = [
-        laq.directions.place(torch.from_numpy(seen[i : i + BLOCK]).to(laq.device)) for i in range(0, len(seen), BLOCK)
-    ]
-    return torch.cat(parts).cpu().numpy()
-
-
 def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, Any]:
     """Train the inverse dynamics model on adjacent frames of all labelled trajectories and save it to `out`.
 
@@ -468,67 +266,6 @@ def _sampler(packed: Packed, pairs: PairIndex, how: Optimisation, rows: Array) -
     return Sampler(draw, load)
 
 
-def encode_all(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, batch: int = 64) -> Array:
-    """Codes int64 [len(rows), s] of the given pairs."""
-    if laq.directions is not None:
-        where = torch.from_numpy(places_of(laq, packed)).to(laq.device)
-        return laq.codes_between(where[pairs.now[rows]], where[pairs.later[rows]]).cpu().numpy()
-    parts = []
-    for start in range(0, len(rows), batch):
-        some = pairs.batch(packed, rows[start : start + batch])
-        parts.append(laq.encode(some.now, some.later).cpu().numpy())
-    return np.concatenate(parts)
-
-
-def error_over_copy(laq: LAQ, look: Look, rows: Array) -> float:
-    """Squared error of the later frames, decoded from their codes, over that of showing the present frame again."""
-    error = copy = 0.0
-    for start in range(0, min(len(rows), CHOICE), 256):
-        some = look.pairs.batch(look.packed, rows[start : start + 256])
-        now, later = (as_pixels(x, laq.config.image_size, device()) for x in (some.now, some.later))
-        future = laq.decode(now, laq.encode(some.now, some.later).cpu().numpy())
-        error += float((future - later).square().sum())
-        copy += float((now - later).square().sum())
-    return error / max(copy, 1e-9)
-
-
-def watch(laq: LAQ, look: Look) -> dict[str, Any]:
-    """error_over_copy, perplexity per position and, where the data allow, the probes: numbers alone."""
-    rows, test = look.probed
-    codes, size = encode_all(laq, look.packed, look.pairs, rows), laq.config.codebook_size
-    results: dict[str, Any] = {"error_over_copy": error_over_copy(laq, look, look.rows)}
-    results |= probe(codes, size, look.packed, look.pairs, rows, look.episode[rows], test)
-    return results | {"perplexity": perplexity(codes[len(look.fit) :], size)}
-
-
-def judge(laq: LAQ, look: Look) -> dict[str, Any]:
-    """What `watch` gives, what it was watched on, and the headline: "motion", the codes beside features that need no
-    training on the same pairs (measures/motion.py; of videos without actions or state measures/flow.py), with a verdict
-    in words."""
-    results = watch(laq, look)
-    results["watched_on"] = f"{len(look.rows):,} {look.where}"
-    compared = look.comparison(full_codes(laq))
-    if compared is None:
-        return results
-    rows, test = look.probed
-    did, others = compared
-    features = one_hot(encode_all(laq, look.packed, look.pairs, rows), laq.config.codebook_size)
-    codes = told(features, did.values, look.episode[rows], test)
-    results["motion"] = {
-        "what": did.what,
-        "names": list(did.names),
-        "episodes": look.judged,
-        "rows": {name: row.to_json() for name, row in {"codes": codes, **others}.items()},
-        "verdict": verdict(codes.weighted, others, did.what, look.judged),
-    }
-    return results
-
-
-def full_codes(laq: LAQ) -> int:
-    """How many different codes a pair may have."""
-    return int(laq.quantizer.size**laq.quantizer.positions)
-
-
 def _compare(laq: LAQ, look: Look, results: Mapping[str, Any], step: int, title: str, recipe: Recipe) -> Logs:
     """Figures of features that need no training, to log beside those of the codes. Says so, in words, when the codes
     tell no more."""
@@ -546,68 +283,6 @@ def _compare(laq: LAQ, look: Look, results: Mapping[str, Any], step: int, title:
         print(f"{title}, step {step:,}: {verdict(codes, others, did.what, look.judged)}", flush=True)
     return {f"{name.replace(' ', '_').partition('_of_')[0].replace('-', '_')}_r2": row.weighted
             for name, row in others.items()}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class CodeTable:
-    """The most used full codes, and what moves when they occur. NaN where a code never occurs.
-
-    codes   int64 [K, s]
-    motion  float [K, datasets, 2], to the right and down: how the effector moves on average, where the state says where
-            it is; else how the picture does, by its optical flow; None where neither is known
-    first   the same of each code of the first position, float [|C|, datasets, 2]
-    flow    float [K, 2, rows, columns]: the mean optical flow, where it is what tells the motion
-    """
-
-    codes: Array
-    motion: Array | None
-    first: Array | None
-    flow: Array | None = None
-
-
-def code_table(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, most: int = 16) -> CodeTable:
-    """Of the pairs `rows`; `most` full codes at most."""
-    codes = encode_all(laq, packed, pairs, rows)
-    kinds, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-    order = np.argsort(-counts)[:most]
-    place = np.full(len(kinds), -1)
-    place[order] = np.arange(len(order))
-    row, flow = place[inverse.ravel()], None
-    columns = effector_columns(packed.state_names)[:2]
-    if packed.state is not None and len(columns) == 2:
-        where = packed.state[:, columns]
-        moved = where[pairs.later[rows]] - where[pairs.now[rows]]
-    elif installed():
-        some = np.sort(np.random.default_rng(0).permutation(len(rows))[:FLOWED])
-        row, codes, rows = row[some], codes[some], rows[some]
-        each = coarse_flow(packed, pairs, rows)
-        moved, flow = main_motion(each), _means(each, row, len(order))
-    else:
-        return CodeTable(kinds[order], None, None)
-    source, sources = packed.source[pairs.episode[rows]], int(packed.source.max()) + 1
-    motion, first = (
-        np.stack([_means(moved[source == j], group[source == j], count) for j in range(sources)], 1)
-        for group, count in ((row, len(order)), (codes[:, 0], laq.config.codebook_size))
-    )
-    return CodeTable(kinds[order], motion, first, flow)
-
-
-def over_datasets(motion: Array | None) -> Array | None:
-    """Motion [K, datasets, 2] -> [K, 2], the mean of the datasets where it is known."""
-    if motion is None:
-        return None
-    known = np.isfinite(motion)
-    total = np.where(known, motion, 0).sum(1)
-    return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
-
-
-def _means(values: Array, group: Array, count: int) -> Array:
-    """The mean of the rows of each group 0 .. count - 1, float [count, ...]; NaN for one without rows. Rows of group -1
-    are passed over."""
-    made = np.full((count, *values.shape[1:]), np.nan, values.dtype)
-    for g in np.unique(group[group >= 0]):
-        made[g] = values[group == g].mean(0)
-    return made
 
 
 def _picture(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, path: Path, title: str) -> None:

@@ -14,8 +14,10 @@ from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.data.stream import stream
 from lapa.measures.flow import COLUMNS, ROWS
+from lapa.models.laq_fit import encode_all
+from lapa.models.laq_look import code_table
 from lapa.recipe import Recipe
-from lapa.stage1_latent_actions import code_table, encode_all, fit_laq
+from lapa.stage1_latent_actions import fit_laq
 
 
 @pytest.mark.parametrize("streamed", [False, True])

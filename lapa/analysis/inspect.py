@@ -33,11 +33,12 @@ from lapa.measures.motion import lines
 from lapa.measures.probes import MEANING, effector_columns
 from lapa.methods import policy_of
 from lapa.models.laq import LAQ
+from lapa.models.laq_fit import encode_all
+from lapa.models.laq_look import CodeTable, Look, code_table, judge, look_at
 from lapa.plots.code_map import code_map
 from lapa.plots.codes import contact_sheet, describe, gallery, reconstructions
 from lapa.plots.curves import Curves, curves
 from lapa.policies import config_class
-from lapa.stage1_latent_actions import CodeTable, Look, code_table, encode_all, judge, look_at
 from lapa.training.held_out import is_held_out
 from lapa.training.logbook import FILE, read_metrics
 

@@ -16,10 +16,10 @@ from lapa.data.spec import parse
 from lapa.measures.linear import LinearFit
 from lapa.measures.probes import effector_columns, one_hot
 from lapa.models.laq import LAQ
+from lapa.models.laq_fit import encode_all
 from lapa.plots.codes import Dreamer
 from lapa.plugins import find
 from lapa.policies import Policy
-from lapa.stage1_latent_actions import encode_all
 
 EFFECTOR = ("effector_x", "effector_y")  # names of a state that says where the effector is in the picture
 

@@ -31,8 +31,8 @@ from lapa.measures.flow import flow_motion, installed
 from lapa.measures.motion import CLUSTERS, clustered, motion, small_pictures, told
 from lapa.measures.probes import EVERY, one_hot, perplexity
 from lapa.models.laq import LAQ, LAQConfig
+from lapa.models.laq_fit import encode_all, features_of, fit_codes, taught_by
 from lapa.recipe import preset
-from lapa.stage1_latent_actions import encode_all, features_of, fit_codes, taught_by
 
 ENCODERS = ("pixels", "efficientnet")
 LABELLED = (3, 10)  # training episodes whose actions stretch the directions
@@ -181,7 +181,7 @@ def _fitted(judge: Judge, config: LAQConfig, seed: int, few: int) -> tuple[Array
     laq, taught, packed = config.build(), None, judge.packed
     if few:
         some = np.random.default_rng(seed).choice(np.unique(judge.pairs.episode[judge.fitting]), few, replace=False)
-        taught = taught_by(packed.subset(np.sort(some)), replace(preset("video"), laq=config))
+        taught = taught_by(packed.subset(np.sort(some)), config, preset("video").window)
     fit_codes(laq, packed, judge.pairs, judge.fitting, seed, taught)
     seen = features_of(laq, packed)
     change = seen[judge.pairs.later[judge.rows]].astype(np.float32) - seen[judge.pairs.now[judge.rows]]

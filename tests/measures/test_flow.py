@@ -12,7 +12,7 @@ from lapa.data.observations import _SAID
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.measures.flow import COLUMNS, ROWS, flow_between, flow_motion
-from lapa.stage1_latent_actions import look_at
+from lapa.models.laq_look import look_at
 
 
 def textured(size: int, seed: int = 0) -> Array:

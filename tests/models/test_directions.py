@@ -19,8 +19,9 @@ from lapa.labels.latent import Config
 from lapa.models.directions import persistent, stretched
 from lapa.models.kmeans import KMeans
 from lapa.models.laq import LAQConfig
+from lapa.models.laq_fit import encode_all
 from lapa.recipe import Recipe
-from lapa.stage1_latent_actions import encode_all, fit_laq
+from lapa.stage1_latent_actions import fit_laq
 
 FROZEN = LAQConfig(
     image_size=24, patch_size=6, dim=16, encoder="pixels", encoder_options={"side": 12}, quant_dim=4,
