@@ -50,6 +50,6 @@ def test_motion_is_the_effectors_or_that_of_the_picture(
         assert by_flow.flow is not None
         assert by_flow.flow.shape == (len(table.codes), 2, ROWS, COLUMNS)
         np.testing.assert_array_equal(by_flow.codes, table.codes)
-        monkeypatch.setattr("lapa.stage1_latent_actions.installed", lambda: False)
+        monkeypatch.setattr("lapa.models.laq_look.installed", lambda: False)
         assert code_table(laq, joints, pairs, rows).motion is None
         monkeypatch.undo()

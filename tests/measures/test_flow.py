@@ -62,7 +62,7 @@ def test_a_missing_library_is_said(
     video: Packed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _SAID.clear()
-    monkeypatch.setattr("lapa.stage1_latent_actions.installed", lambda: False)
+    monkeypatch.setattr("lapa.models.laq_look.installed", lambda: False)
     pairs = window_pairs(video, 0.4)
     assert look_at(video, pairs, pairs.episode % 4 == 0, seed=0).comparison(16) is None
     assert "lapa[flow]" in capsys.readouterr().err
