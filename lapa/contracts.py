@@ -199,6 +199,7 @@ class TaskSpec:
     state      names of the numbers of the state that it shows; (): none
     batch      episodes that it runs side by side at most; 0: any number
     limits     the lowest and the highest value of each action: what is beyond is carried out as these; (): not known
+    stages     what an episode may achieve on its way, such as "reached", "moved", "lifted"; (): nothing is told
     """
 
     action: ActionSpec
@@ -208,26 +209,30 @@ class TaskSpec:
     state: tuple[str, ...] = ()
     batch: int = 0
     limits: tuple[tuple[float, float], ...] = ()
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Step:
-    """The result of one action in one episode. `done`: the episode has ended, with or without success."""
+    """The result of one action in one episode. `done`: the episode has ended, with or without success. `stages`: those
+    of TaskSpec.stages that hold now."""
 
     observation: Observation
     success: bool
     done: bool
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one benchmark episode ended."""
+    """How one benchmark episode ended. `stages`: those of TaskSpec.stages that held at any time."""
 
     family: str
     seed: int
     instruction: str
     success: bool
     steps: int
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

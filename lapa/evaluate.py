@@ -131,6 +131,7 @@ class _Scenes:
         families, right = self.benchmark.tasks(), [observation["instruction"] for observation in shown]
         steps, won, over = np.full(count, spec.max_steps), np.zeros(count, bool), np.zeros(count, bool)
         films = [[self._picture(i, shown, size)] for i in range(record)]
+        achieved: list[set[str]] = [set() for _ in range(count)]
         for step in range(1, spec.max_steps + 1):
             running = np.flatnonzero(~over).tolist()
             actions = self._actions(running, shown)
@@ -138,12 +139,14 @@ class _Scenes:
                 if not over[i]:
                     shown[i], won[i], over[i] = made.observation, made.success, made.done or made.success
                     steps[i] = step
+                    achieved[i].update(made.stages)
             for i in running:
                 if i < record:
                     films[i].append(self._picture(i, shown, size))
             if over.all():
                 break
-        told = zip(families, seeds, right, won.tolist(), steps.tolist(), strict=True)
+        stages = [tuple(name for name in spec.stages if name in those) for those in achieved]
+        told = zip(families, seeds, right, won.tolist(), steps.tolist(), stages, strict=True)
         return [Outcome(*each) for each in told], [np.stack(film) for film in films]
 
     def _actions(self, running: Sequence[int], shown: Sequence[Observation]) -> Array:
@@ -240,17 +243,22 @@ def _few(names: Sequence[str]) -> str:
 # --- the figures
 
 
-def by_family(outcomes: Sequence[Outcome], families: Sequence[str]) -> dict[str, dict[str, Any]]:
+def by_family(
+    outcomes: Sequence[Outcome], families: Sequence[str], stages: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """The `share` of each family that occurs."""
     some = {family: [o for o in outcomes if o.family == family] for family in families}
-    return {family: share(those) for family, those in some.items() if those}
+    return {family: share(those, stages) for family, those in some.items() if those}
 
 
-def share(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """{"success", "interval", "episodes"} of some outcomes; the interval is Wilson's at 95%."""
+def share(outcomes: Sequence[Outcome], stages: Sequence[str] = ()) -> dict[str, Any]:
+    """{"success", "interval", "episodes"} of some outcomes, and with `stages` {"stages": {name: share of episodes that
+    got so far}}; the interval is Wilson's at 95%."""
     wins = sum(o.success for o in outcomes)
     low, high = wilson(wins, len(outcomes))
-    return {"success": wins / len(outcomes), "interval": [low, high], "episodes": len(outcomes)}
+    far = {name: sum(name in o.stages for o in outcomes) / len(outcomes) for name in stages}
+    told = {"success": wins / len(outcomes), "interval": [low, high], "episodes": len(outcomes)}
+    return {**told, "stages": far} if far else told
 
 
 def evaluate(
@@ -266,8 +274,8 @@ def evaluate(
     outcomes, films = roll_out(benchmark, actor, trial, min(video, trial.episodes))
     results = {
         "method": name,
-        **share(outcomes),
-        "families": by_family(outcomes, benchmark.spec.families),
+        **share(outcomes, benchmark.spec.stages),
+        "families": by_family(outcomes, benchmark.spec.families, benchmark.spec.stages),
         "mean_steps": sum(o.steps for o in outcomes) / len(outcomes),
         "lapa": __version__,
         **about,

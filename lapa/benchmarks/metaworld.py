@@ -22,6 +22,9 @@ HZ = 80.0  # steps of the simulator a second
 LIMIT = 500  # of them in an episode; it refuses more
 STATE = ("hand_x", "hand_y", "hand_z", "gripper_opening")  # metres; 0 closed to 1 open
 ACTION = ("dx", "dy", "dz", "gripper")  # centimetres; from -1, opens, to 1, closes with full force
+OBJECT = slice(4, 7)  # of what the simulator shows: where the object is, metres
+NEAR, MOVED = 0.07, 0.02  # metres
+STAGES = ("reached", "moved", "lifted")  # the hand NEAR the object; the object MOVED from its place, and upwards
 CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 MT10 = (
     *("reach-v3", "push-v3", "pick-place-v3", "door-open-v3", "drawer-open-v3", "drawer-close-v3"),
@@ -124,6 +127,7 @@ class MetaWorld:
         self.spec = TaskSpec(
             ActionSpec(ACTION, ("delta", "delta", "delta", "binary"), HZ / config.repeat), cameras, self.families,
             steps, STATE, config.batch, limits=((-reach, reach),) * 3 + ((-1.0, 1.0),),
+            stages=STAGES,
         )  # fmt: skip
         without_a_screen()
         self._idle: dict[str, list[_World]] = {task: [] for task in self.families}
@@ -177,7 +181,7 @@ class MetaWorld:
         world = self._worlds[i]
         world.step(action, self.config.repeat)
         self._shown[i], self._done[i] = self._observation(world), world.success or world.over
-        return Step(self._shown[i], world.success, self._done[i])
+        return Step(self._shown[i], world.success, self._done[i], world.stages())
 
     def _stay(self, i: int) -> Array:
         return np.array([0, 0, 0, -1], np.float32)
@@ -229,6 +233,7 @@ class _World:
             self.env.seed(int(np.random.default_rng([seed, zlib.crc32(self.task.encode())]).integers(2**31)))
             self.seen, _ = self.env.reset()
         mujoco.mj_kinematics(self.env.model, self.env.data)  # it moves the goal after it has looked where things are
+        self._place: Array | None = None  # of the object: the first picture of some tasks does not have it yet
         self.success = self.over = False
         self.clock += 1
         self._demonstrator = self._policy()
@@ -240,8 +245,18 @@ class _World:
         for _ in range(repeat):
             self.seen, _, _, self.over, info = self.env.step(part)
             self.success = bool(info["success"])
+            self._place = self.seen[OBJECT].copy() if self._place is None else self._place
             if self.success or self.over:
                 break
+
+    def stages(self) -> tuple[str, ...]:
+        """Those of STAGES that hold now; none of a task without an object, where the hand itself is to be somewhere."""
+        if self._place is None or self.task.startswith("reach"):
+            return ()
+        place = self.seen[OBJECT]
+        near, moved = np.linalg.norm(self.seen[:3] - place) < NEAR, place - self._place
+        holds = (near, np.linalg.norm(moved) > MOVED, moved[2] > MOVED)
+        return tuple(name for name, yes in zip(STAGES, holds, strict=True) if yes)
 
     def expert(self) -> Array:
         """float [4] in [-1, 1]: what Meta-World's policy does now."""

@@ -136,7 +136,8 @@ def evaluate(
     words = "" if instruction == "right" else f", {instruction} instructions"
     print(f"{named}: {results['success']:.1%} of {episodes} episodes (95%: {low:.1%} to {high:.1%}){words}.")
     for family, part in results["families"].items():
-        print(f"  {family:<16} {part['success']:.1%}  ({part['interval'][0]:.1%} to {part['interval'][1]:.1%})")
+        far = "".join(f"  {stage} {reached:.0%}" for stage, reached in part.get("stages", {}).items())
+        print(f"  {family:<24} {part['success']:6.1%}  ({part['interval'][0]:.1%} to {part['interval'][1]:.1%}){far}")
     print(f"Results, picture and animations are in {out}.")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lapa.contracts import ActionSpec, Array, LapaError, Observation, PolicySpec, Step, TaskSpec
-from lapa.evaluate import Trial, differences, open_benchmark, require_fit, roll_out
+from lapa.evaluate import Trial, differences, open_benchmark, require_fit, roll_out, share
 from lapa.tabletop import world
 from lapa.tabletop.benchmark import TabletopBenchmark
 from lapa.tabletop.env import Table
@@ -233,3 +233,19 @@ def test_artefacts_that_do_not_say_what_their_actions_mean(capsys: pytest.Captur
 def test_what_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(LapaError):
         Trial(**wrong)
+
+
+def test_what_was_achieved_on_the_way_is_kept() -> None:
+    class Far(Counting):
+        spec = replace(Counting.spec, stages=("reached", "moved"))
+
+        def step(self, actions: Array) -> list[Step]:
+            now = ("moved",) if self.tick == 1 else ("reached",) if self.tick == 2 else ()
+            return [replace(step, stages=now) for step in super().step(actions)]
+
+    trial = Trial(episodes=4)
+    world = Far()
+    outcomes, _ = roll_out(world, Speaker(), trial)  # they end after 9 steps at most, 1, 2 and 3
+    assert [o.stages for o in outcomes] == [("reached", "moved"), (), ("moved",), ("reached", "moved")]
+    assert share(outcomes, world.spec.stages)["stages"] == {"reached": 0.5, "moved": 0.75}
+    assert "stages" not in share(outcomes)

@@ -165,3 +165,14 @@ def test_demonstrations_are_within_the_limits(two: MetaWorld) -> None:
         assert episode.actions is not None
         assert np.abs(episode.actions).max() == 1
         assert episode.fps == 80
+
+
+def test_how_far_it_got() -> None:
+    world = open_benchmark("metaworld:pick-place-v3+push-v3,size=32,repeat=4")
+    rows = world.baselines()
+    outcomes, _ = roll_out(world, rows["expert"], Trial(episodes=2))
+    assert [(o.success, o.stages) for o in outcomes] == [
+        (True, ("reached", "moved", "lifted")), (True, ("reached", "moved")),
+    ]  # fmt: skip
+    outcomes, _ = roll_out(world, rows["no_op"], Trial(episodes=2))
+    assert [(o.success, o.stages) for o in outcomes] == [(False, ())] * 2
