@@ -24,7 +24,7 @@ STATE = ("hand_x", "hand_y", "hand_z", "gripper_opening")  # metres; 0 closed to
 ACTION = ("dx", "dy", "dz", "gripper")  # centimetres; from -1, opens, to 1, closes with full force
 OBJECT = slice(4, 7)  # of what the simulator shows: where the object is, metres
 NEAR, MOVED = 0.07, 0.02  # metres
-STAGES = ("reached", "moved", "lifted")  # the hand NEAR the object; the object MOVED from its place, and upwards
+STAGES = ("reached", "moved", "lifted")  # the hand is NEAR the object; that has MOVED from its place, and upwards
 CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 MT10 = (
     *("reach-v3", "push-v3", "pick-place-v3", "door-open-v3", "drawer-open-v3", "drawer-close-v3"),
@@ -250,9 +250,11 @@ class _World:
                 break
 
     def stages(self) -> tuple[str, ...]:
-        """Those of STAGES that hold now; none of a task without an object, where the hand itself is to be somewhere."""
-        if self._place is None or self.task.startswith("reach"):
+        """Those of STAGES that hold now. Where the hand itself is to be somewhere, that place is the object."""
+        if self._place is None:
             return ()
+        if self.task.startswith("reach"):
+            return ("reached",) if np.linalg.norm(self.seen[:3] - self.env._target_pos) < NEAR else ()
         place = self.seen[OBJECT]
         near, moved = np.linalg.norm(self.seen[:3] - place) < NEAR, place - self._place
         holds = (near, np.linalg.norm(moved) > MOVED, moved[2] > MOVED)
