@@ -49,6 +49,7 @@ def learner(labels: Path, recipe: Recipe) -> PolicyConfig:
     manifest = labels / MANIFEST
     config = configured(recipe, str(read_manifest(labels).get("method")) if manifest.exists() else "lapa")
     config.borrowed()  # what is not installed is told now, and not after minutes of reading videos
+    config.require_pretrainable()
     return config
 
 
@@ -107,6 +108,7 @@ def pretrain(
     seed_everything(seed)
     config = configured(recipe, manifest["method"])
     require_learns(config, labels)
+    config.require_pretrainable()
     how: Optimisation = getattr(recipe, config.pretrained_by)
     policy = config.build()
     examples = policy.examples(labels, packed, manifest, recipe)

@@ -13,7 +13,7 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 
@@ -182,14 +182,11 @@ def _errors(
     def measured() -> dict[str, Any]:
         return offline(policy, packed, test, (packed, fit_on), policy.spec, ASKED)
 
-    for name in config.changeable if changes is not None else ():
+    for name, values in config.choices().items() if changes is not None else ():
         if name in (changes or {}):
             continue
-        kind = get_type_hints(type(config))[name]
-        if get_origin(kind) is not Literal:  # such as cameras: nothing to choose from
-            continue
         found = {}
-        for value in get_args(kind):
+        for value in values:
             policy.config = replace(policy.config, **{name: value})
             found[value] = measured()["rows"][POLICY]
         chosen[name] = nearest(found)
@@ -229,11 +226,15 @@ def chosen_settings(policy_path: Path | None, recipe: Recipe, options: Sequence[
         return {}
     saved, wanted, its = describe(policy_path, "policy").config, recipe.to_json(), _class_at(policy_path)
     groups, chosen = its.settings(saved), {option.partition("=")[0].strip().replace("-", "_") for option in options}
-    changed = {name: getattr(recipe.policy, name) for name in its.changeable if f"policy.{name}" in chosen}
+    may = its.may_change(saved, recipe)
+    if "policy.head" in chosen and "head_options" in may:  # another head has other options
+        chosen.add("policy.head_options")
+    changed = {name: getattr(recipe.policy, name) for name in may if f"policy.{name}" in chosen}
     for name in sorted(chosen - {f"policy.{name}" for name in changed}):
         group, _, field = name.partition(".")
         if group in groups and field in groups[group]:
-            _require_same(name, wanted[group][field], groups[group][field], policy_path, "pretrain with it")
+            instead = "give it a new head (--head new)" if field.startswith("head") else "pretrain with it"
+            _require_same(name, wanted[group][field], groups[group][field], policy_path, instead)
     has = its.kept_with_head(saved) if recipe.head == "own" else {}
     for name in sorted(chosen & set(has)):
         _require_same(name, wanted[name], has[name], policy_path, "give it a new head (--head new)")

@@ -161,6 +161,10 @@ class ActionCodebook:
             found[row] = ((means[:, here] - scaled[row, here]) ** 2).sum((1, 2)).argmin()
         return found[:, None]
 
+    def targets(self, actions: Array, pad: Array) -> Array:
+        """Chunks float [N, chunk, A], pad bool [N, chunk] -> int64 [N, 1], the class that fits the existing actions."""
+        return self.encode(actions, pad if pad.any() else None)
+
     def decide(self, probabilities: Array, decoding: Decoding) -> Array:
         """float [B, positions, classes] -> float32 [B, chunk, A], the actions of a policy with these probabilities."""
         if decoding == "centre":

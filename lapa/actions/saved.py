@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 
 from lapa.actions.codebook import ActionCodebook
+from lapa.actions.numbers import NumberSpace
 from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.artefacts.settings import checked, object_at
 from lapa.contracts import LapaError
 
-Space = CodeSpace | ActionSpace | ActionCodebook
-KINDS: dict[str, type[Space]] = {"codes": CodeSpace, "actions": ActionSpace, "codebook": ActionCodebook}
+Space = CodeSpace | ActionSpace | ActionCodebook  # of classes
+AnySpace = Space | NumberSpace
+KINDS: dict[str, type[AnySpace]] = {
+    "codes": CodeSpace, "actions": ActionSpace, "codebook": ActionCodebook, "numbers": NumberSpace,
+}  # fmt: skip
 
 
-def space_from_json(content: Any) -> Space:
+def space_from_json(content: Any) -> AnySpace:
     """Inverse of `dataclasses.asdict` after JSON; what has a default may be missing. Raises LapaError on anything else,
     naming what is wrong."""
     try:
@@ -24,15 +28,18 @@ def space_from_json(content: Any) -> Space:
         raise LapaError(f"The policy's space in config.json is not one lapa wrote ({error}).") from None
 
 
-def _space(content: Any, where: str = "space") -> Space:
+def _space(content: Any, where: str = "space") -> AnySpace:
     kind = object_at(content, where).get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise LapaError(f"{where}.kind is one of {', '.join(KINDS)}, not {kind!r}")
-    space: Space = checked(KINDS[kind], content, where, defaults=True)
+    space: AnySpace = checked(KINDS[kind], content, where, defaults=True)
     if isinstance(space, CodeSpace):
         faults = _codes(space)
     else:
-        faults = _bins(space) if isinstance(space, ActionSpace) else _codebook(space)
+        if isinstance(space, NumberSpace):
+            faults = _numbers(space)
+        else:
+            faults = _bins(space) if isinstance(space, ActionSpace) else _codebook(space)
         faults["names"] = len(space.names) in (0, space.dimensions)
         faults["switches"] = len(space.switches) in (0, space.dimensions)
     if wrong := [name for name, right in faults.items() if not right]:
@@ -57,6 +64,12 @@ def _bins(space: ActionSpace) -> dict[str, bool]:
     }
 
 
+def _numbers(space: NumberSpace) -> dict[str, bool]:
+    count = len(space.low)
+    right = len(space.high) == count and all(low <= high for low, high in zip(space.low, space.high, strict=False))
+    return {"low": count > 0, "high": right, "reach": _reach(space.reach, count), "chunk": space.chunk > 0}
+
+
 def _codebook(space: ActionCodebook) -> dict[str, bool]:
     count = space.positions * space.classes
     steps = len(space.squares[0]) if space.squares else 0
@@ -66,12 +79,16 @@ def _codebook(space: ActionCodebook) -> dict[str, bool]:
         "unit": min(space.unit, default=0) > 0,
         "squares": _table(space.squares, count) and steps > 0,
         "means": _table(space.means, count, steps * len(space.unit)),
-        "reach": _table(space.reach, len(space.unit), 2) and all(low <= high for low, high in space.reach),
+        "reach": _reach(space.reach, len(space.unit)),
         "absences": len(space.absences) in (0, count),
     }
     if space.absences and made["absences"]:
         made["absences"] = not space.absent().all(1).any()
     return made
+
+
+def _reach(reach: Any, count: int) -> bool:
+    return _table(reach, count, 2) and all(low <= high for low, high in reach)
 
 
 def _table(rows: Any, count: int, width: int | None = None) -> bool:

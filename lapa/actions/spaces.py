@@ -114,6 +114,10 @@ class ActionSpace:
         ]
         return np.stack(columns, -1).astype(np.int64)
 
+    def targets(self, actions: Array, pad: Array) -> Array:
+        """Chunks float [N, chunk, A], pad bool [N, chunk] -> int64 [N, positions], -100 where there is no action."""
+        return np.where(pad[..., None], -100, self.encode(actions)).reshape(len(actions), self.positions)
+
     def decode(self, classes: Array) -> Array:
         """int64 [..., A] -> float32 [..., A], the bins' centres."""
         return self.centres()[np.arange(self.dimensions), classes].astype(np.float32)

@@ -1,20 +1,46 @@
-"""Heads: from a backbone's context to codes or actions (plug-ins, one file each)."""
+"""Heads: from a backbone's context to codes or actions (plug-ins, one file each).
+
+A `Head` predicts classes: latent codes in stage 2, classes of actions in stage 3. A `ChunkHead` answers with actions as
+numbers, so it is for stage 3; its Config has the class variable `numbers` = True. What both have is `AnyHead`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from lapa.actions.saved import Space
+from lapa.actions.numbers import NumberSpace
+from lapa.actions.saved import AnySpace, Space
 from lapa.contracts import Context, LapaError, Logs
 
 
-class Head(nn.Module, ABC):
+class AnyHead(nn.Module, ABC):
     """What a plug-in of lapa/heads builds: `Config(..).build(width, space)`, width being that of the readout.
 
     space  what it predicts, and what that means in the robot's units (lapa/actions)
     """
+
+    space: Any  # AnySpace
+
+    @abstractmethod
+    def loss(self, context: Context, target: Tensor) -> tuple[Tensor, Logs]:
+        """The loss of targets [B, ...], which `space.targets` made, and figures for the log."""
+
+    @abstractmethod
+    def answer(self, context: Context) -> Tensor:
+        """-> float32 [B, ...], what `space.decide` makes actions of."""
+
+    def reading(self) -> Head:
+        """A head with the same weights; labels tell what its classes mean (heads/linear.py). Raises LapaError where
+        this is not possible."""
+        raise LapaError(f"What the head {type(self).__name__} says cannot be read; finetune with --head new.")
+
+
+class Head(AnyHead):
+    """A head over classes."""
 
     space: Space
 
@@ -34,7 +60,34 @@ class Head(nn.Module, ABC):
         """The likeliest classes, int64 [B, positions]."""
         return self.logits(context).argmax(-1)
 
-    def reading(self) -> Head:
-        """A head with the same weights; labels tell what its classes mean (heads/linear.py). Raises LapaError where
-        this is not possible."""
-        raise LapaError(f"What the head {type(self).__name__} says cannot be read; finetune with --head new.")
+    def answer(self, context: Context) -> Tensor:
+        """The probabilities."""
+        return self.probabilities(context)
+
+
+class ChunkHead(AnyHead):
+    """A head that answers with a chunk of actions as numbers, most of them from -1 to 1."""
+
+    space: NumberSpace
+
+    @abstractmethod
+    def loss(self, context: Context, target: Tensor) -> tuple[Tensor, Logs]:
+        """target float32 [B, chunk, A], NaN where there is none (past the end of an episode)."""
+
+    @abstractmethod
+    def answer(self, context: Context) -> Tensor:
+        """-> float32 [B, chunk, A]."""
+
+
+def predicts_numbers(config: Any) -> bool:
+    """Does the head of this `Config` answer with numbers (ChunkHead), not with classes?"""
+    return bool(getattr(config, "numbers", False))
+
+
+def known_error(said: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """What a chunk [B, chunk, A] misses the targets by, and where there are any, bool; 0 where there are none."""
+    known = ~target.isnan()
+    return torch.where(known, said - target.nan_to_num(), 0.0), known
+
+
+__all__ = ["AnyHead", "AnySpace", "ChunkHead", "Head", "known_error", "predicts_numbers"]

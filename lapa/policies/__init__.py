@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 from torch import Tensor, nn
@@ -90,6 +90,10 @@ class PolicyConfig(ABC):
         names them, and they are not saved. Raises LapaError where they are not installed."""
         return {}
 
+    def require_pretrainable(self) -> None:
+        """Raises LapaError where it is for stage 3 alone."""
+        return
+
     @abstractmethod
     def build(self, pretrained: bool = True) -> Policy:
         """A new policy. `pretrained=False` skips weights that come from elsewhere, because
@@ -107,9 +111,20 @@ class PolicyConfig(ABC):
         return {"policy": saved.get("model", {})}
 
     @classmethod
+    def may_change(cls, saved: Mapping[str, Any], recipe: Recipe) -> tuple[str, ...]:
+        """Settings of the Config that stage 3 may change as this recipe has it."""
+        return cls.changeable
+
+    @classmethod
     def kept_with_head(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of the recipe that a pretrained policy keeps for as long as it keeps its head."""
         return {}
+
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        """Settings that stage 3 can choose by the error of actions on held-out episodes, each with all its values
+        (Recipe.choose_decoding)."""
+        kinds = get_type_hints(type(self))
+        return {name: get_args(kinds[name]) for name in self.changeable if get_origin(kinds[name]) is Literal}
 
     @classmethod
     def trains(cls, saved: Mapping[str, Any] | None, recipe: Recipe) -> bool:

@@ -1,10 +1,11 @@
-"""The vision-language-action policy: backbone, context, one head over classes.
+"""The vision-language-action policy: backbone, context, one head.
 
 In stage 2 the classes are latent codes (LAPA) or discretised actions (ActionVLA, VPT). In stage 3 there is a new
 head for the robot's actions, or the head is kept and the labels tell what its classes mean. Both stages use the loss of
 the head. In the paper (section 3.3; `head` "own" and "new") the latent head is dropped and a new one learns the
 robot's discretised actions; a policy that already predicts actions (VPT, ActionVLA) keeps its head, or gets a new
-one. With "linear" nothing is trained (heads/linear.py).
+one. With "linear" nothing is trained (heads/linear.py). A head of stage 3 may also answer with actions as numbers
+(heads/flow.py, heads/regression.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 
 from lapa.actions.codebook import ActionCodebook
 from lapa.actions.meaning import Meaning
-from lapa.actions.saved import Space, space_from_json
+from lapa.actions.numbers import NumberSpace
+from lapa.actions.saved import AnySpace, space_from_json
 from lapa.actions.scales import Scales, scales_from_json
 from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.actions.tables import Decoding
@@ -31,7 +33,7 @@ from lapa.data.features import FrameFeatures
 from lapa.data.index import Index
 from lapa.data.observations import ONE, Seen, say_once, seen
 from lapa.data.pack import Packed
-from lapa.heads import Head
+from lapa.heads import AnyHead, Head, predicts_numbers
 from lapa.plugins import configure
 from lapa.policies import (
     Examples,
@@ -57,7 +59,8 @@ OF_THE_HEAD = ("chunk", "clusters", "bins", "scale")  # settings of the recipe t
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """What the backbone encodes, and targets int64 [B, positions], -100 where there is none."""
+    """What the backbone encodes, and targets int64 [B, positions], -100 where there is none; for a head that answers
+    with numbers float32 [B, chunk, A], NaN where there is none."""
 
     inputs: Inputs
     targets: Tensor
@@ -92,9 +95,15 @@ class Config(OnBackbone):
         """See PolicyConfig. Without a head there is none to keep; a head for codes can be read; a head for actions can
         be trained further or replaced."""
         kind = _kind(saved)
-        read = ("linear",) if kind else ()
+        read = ("linear",) if kind and kind != "numbers" else ()
         again = ("as-it-is", "new-head", "all-new-head", "all-long-new-head") if kind not in ("", "codes") else ()
         return (*read, "head", "all", "all-long", *again)
+
+    @classmethod
+    def may_change(cls, saved: Mapping[str, Any], recipe: Recipe) -> tuple[str, ...]:
+        """See PolicyConfig: where a new head is made, it may be another one."""
+        kept = _kind(saved) not in (("",) if recipe.head == "linear" else ("", "codes")) and recipe.head != "new"
+        return cls.changeable if kept else (*cls.changeable, "head", "head_options")
 
     @classmethod
     def kept_with_head(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +117,24 @@ class Config(OnBackbone):
     def trains(cls, saved: Mapping[str, Any] | None, recipe: Recipe) -> bool:
         """See PolicyConfig."""
         return recipe.head != "linear" or not _kind(saved)
+
+    @property
+    def numbers(self) -> bool:
+        """Does its head answer with actions as numbers?"""
+        return predicts_numbers(configure("heads", self.head, self.head_options))
+
+    def choices(self) -> dict[str, tuple[Any, ...]]:
+        """See PolicyConfig. Numbers need no decoding."""
+        return {} if self.numbers else super().choices()
+
+    def require_pretrainable(self) -> None:
+        """See PolicyConfig."""
+        if self.numbers:
+            raise LapaError(
+                f"The head {self.head} answers with a robot's actions as numbers, so it is for stage 3; stage 2 "
+                f"predicts classes. Pretrain with another policy.head, such as parallel, then lapa finetune --head new "
+                f"--set policy.head={self.head}."
+            )
 
 
 @dataclass(frozen=True)
@@ -146,18 +173,19 @@ class VLA(Policy):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__()
         self.config, self.backbone = config, backbone
-        self.head: Head | nn.Identity = nn.Identity()
+        self.head: AnyHead | nn.Identity = nn.Identity()
         self.reads = Reads()
         self.meaning: Meaning | None = None  # of its actions
         self.scales: Scales | None = None  # of the robots it speaks the actions of, if each has its own
+        self.grown: tuple[str, dict[str, Any]] | None = None  # which head it has, with its options
 
     @property
-    def space(self) -> Space | None:
+    def space(self) -> AnySpace | None:
         """What its head predicts; None before it has one."""
-        return self.head.space if isinstance(self.head, Head) else None
+        return self.head.space if isinstance(self.head, AnyHead) else None
 
     @property
-    def acting(self) -> ActionSpace | ActionCodebook | None:
+    def acting(self) -> ActionSpace | ActionCodebook | NumberSpace | None:
         """Its space, once it predicts actions."""
         return None if self.space is None or isinstance(self.space, CodeSpace) else self.space
 
@@ -183,15 +211,19 @@ class VLA(Policy):
         """See Policy: the backbone's."""
         return self.backbone.overlooked(texts)
 
-    def grow(self, space: Space) -> None:
-        """Replace the head by a new one for `space`."""
+    def grow(self, space: AnySpace) -> None:
+        """Replace the head by a new one for `space`. Raises LapaError where it predicts nothing of that kind."""
+        if self.config.numbers != isinstance(space, NumberSpace):
+            raise LapaError(f"The head {self.config.head} does not predict {space.kind}.")
         self.head = configure("heads", self.config.head, self.config.head_options).build(self.backbone.width, space)
+        self.grown = self.config.head, dict(self.config.head_options)
         self.backbone.answers(space.kind)
 
     # --- learning
 
     def examples(self, labels: Labels, data: Index, about: Mapping[str, Any], recipe: Recipe) -> Examples:
         """Codes are classes as they are; actions are put into clusters or equal-mass bins first."""
+        self.config.require_pretrainable()
         self._meet(data)
         frames = data.starts[labels.episode] + labels.frame
         if labels.kind == "codes":
@@ -204,9 +236,9 @@ class VLA(Policy):
             self.scales = Scales.of(values, source, robots(data))
             values = self.scales.normalise(values, source)
         pad = np.zeros((len(values), 1), bool)
-        space, targets = classes_of_actions(values[:, None], pad, recipe, tuple(about.get("action_names") or ()))
+        space = classes_of_actions(values[:, None], pad, recipe, tuple(about.get("action_names") or ()))
         self.grow(space)
-        return Examples(frames, targets)
+        return Examples(frames, space.targets(values[:, None], pad))
 
     def adapt(self, data: Packed, recipe: Recipe, idm: Path | None = None) -> Examples:
         """See Policy and the module's docstring. Of chunks that reach past the end of an episode the existing actions
@@ -220,6 +252,8 @@ class VLA(Policy):
                 "Give it a new head (--head new)."
             )
         reading, new = recipe.head == "linear" and self.space is not None, self._meet(data)
+        if own is not None or reading:
+            self._require_grown()
         if reading and new:
             raise LapaError(
                 "This policy has not seen that camera or state before, and must be trained to read it; --head linear "
@@ -237,10 +271,19 @@ class VLA(Policy):
         if reading:
             return Examples(frames, None, results=self._read(data, frames, chunks, pad))
         if own is None:
-            space, targets = classes_of_actions(chunks, pad, recipe, data.action_names)
-            self.grow(space)
-            return Examples(frames, targets)
-        return Examples(frames, _encoded(own, chunks, pad))
+            own = space_of_actions(chunks, pad, recipe, data.action_names, self.config.numbers)
+            self.grow(own)
+        return Examples(frames, own.targets(chunks, pad))
+
+    def _require_grown(self) -> None:
+        """Raises LapaError where another head was asked for than the one that is kept."""
+        asked = (self.config.head, self.config.head_options)
+        if self.grown is not None and self.grown != asked:
+            (has, its), (head, options) = self.grown, asked
+            raise LapaError(
+                f"policy.head={head} {options or ''}: this policy keeps the head that it has, {has} {its or ''}. "
+                "Leave it out, or give it a new head (--head new)."
+            )
 
     def _meet(self, data: Index) -> bool:
         """Set cameras and state by these data. Returns whether that needs new weights."""
@@ -288,7 +331,7 @@ class VLA(Policy):
         spec, features = self.spec, self.features(data)
         parts = [frames[i : i + AT_ONCE] for i in range(0, len(frames), AT_ONCE)]
         said = np.concatenate([self._said(look(data, some, spec, features=features)) for some in parts])
-        assert isinstance(self.head, Head)
+        assert isinstance(self.head, AnyHead)
         self.head = self.head.reading()
         self.config = replace(self.config, head="linear")
         results: Logs = self.head.read(said, chunks, pad, data.episode_of(frames), data.action_names)  # type: ignore[operator]
@@ -296,7 +339,7 @@ class VLA(Policy):
         told = f"R^2 of their actions {fit:.2f}"
         if left_out is not None:
             told += f"; {left_out:.2f} of trajectories left out in turn"
-        space = self.head.space
+        space: Any = self.head.space
         print(
             f"What {space.positions} x {space.classes} classes mean was read off {len(frames):,} labelled frames "
             f"({told}). Nothing was trained; --head own or new trains one.",
@@ -338,7 +381,7 @@ class VLA(Policy):
     def loss(self, batch: PolicyBatch) -> tuple[Tensor, Logs]:
         """The head's."""
         context = self._context(batch.inputs)
-        assert isinstance(self.head, Head)
+        assert isinstance(self.head, AnyHead)
         return self.head.loss(context, batch.targets.to(context.readout.device))
 
     # --- saying and acting
@@ -346,12 +389,17 @@ class VLA(Policy):
     def logits(self, images: Any, texts: Sequence[str]) -> Tensor:
         """uint8 [B, H, W, 3] or float [B, 3, H, W] in [0, 1] -> float32 [B, positions, classes]; impossible ones are
         -inf."""
-        return self._answering().logits(self._context(self._prepare(Seen.of(images, texts))))
+        return self._of_classes().logits(self._context(self._prepare(Seen.of(images, texts))))
 
-    def _answering(self) -> Head:
-        if not isinstance(self.head, Head):
+    def _answering(self) -> AnyHead:
+        if not isinstance(self.head, AnyHead):
             raise LapaError("This policy has no head yet; pretrain or finetune it first.")
         return self.head
+
+    def _of_classes(self) -> Head:
+        if not isinstance(head := self._answering(), Head):
+            raise LapaError(f"The head {self.config.head} answers with actions as numbers; it has no classes.")
+        return head
 
     def _context(self, inputs: Inputs) -> Context:
         where = next(self._answering().parameters()).device
@@ -361,14 +409,16 @@ class VLA(Policy):
     @torch.no_grad()
     def probabilities(self, images: Any, texts: Sequence[str]) -> Array:
         """-> float32 [B, positions, classes], in the fastest arithmetic of this machine, or the backbone's own."""
+        self._of_classes()
         return self._said(Seen.of(images, texts))
 
     @torch.no_grad()
     def _said(self, seen: Seen) -> Array:
+        """What the head answers."""
         dtype = self.backbone.acts_in or fast_dtype()
         with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
             context = self._context(self._prepare(seen))
-            found: Array = self._answering().probabilities(context).cpu().numpy()
+            found: Array = self._answering().answer(context).cpu().numpy()
         return found
 
     @torch.no_grad()
@@ -376,7 +426,7 @@ class VLA(Policy):
         """The likeliest latent codes, int64 [B, s]. Raises LapaError once the latent head has been dropped."""
         if not isinstance(self.space, CodeSpace):
             raise LapaError("This policy predicts robot actions, not codes: its latent head was dropped in stage 3.")
-        return self._answering().predict(self._context(self._prepare(Seen.of(images, texts))))
+        return self._of_classes().predict(self._context(self._prepare(Seen.of(images, texts))))
 
     @torch.no_grad()
     def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
@@ -447,21 +497,18 @@ def robots(data: Index) -> tuple[str, ...]:
     return tuple(f"{name} {n + 1}" if n else name for name, n in zip(found, before, strict=True))
 
 
+def space_of_actions(
+    actions: Array, pad: Array, recipe: Recipe, names: tuple[str, ...], numbers: bool
+) -> ActionSpace | ActionCodebook | NumberSpace:
+    """A space for chunks of actions [N, chunk, A]: numbers, or classes as the recipe says. pad bool [N, chunk]:
+    actions that do not exist."""
+    return NumberSpace.fit(actions, names, pad) if numbers else classes_of_actions(actions, pad, recipe, names)
+
+
 def classes_of_actions(
     actions: Array, pad: Array, recipe: Recipe, names: tuple[str, ...]
-) -> tuple[ActionSpace | ActionCodebook, Array]:
-    """A space for chunks of actions [N, chunk, A], clusters or bins as the recipe says, and the actions as classes
-    int64 [N, positions], -100 for actions that do not exist (pad bool [N, chunk])."""
-    space: ActionSpace | ActionCodebook
+) -> ActionSpace | ActionCodebook:
+    """Clusters or bins."""
     if recipe.clusters:
-        space = ActionCodebook.clusters(actions, recipe.clusters, names, pad if pad.any() else None)
-    else:
-        space = ActionSpace.fit(actions[:, 0], recipe.bins, actions.shape[1], names)
-    return space, _encoded(space, actions, pad)
-
-
-def _encoded(space: ActionSpace | ActionCodebook, actions: Array, pad: Array) -> Array:
-    """Chunks as classes, int64 [N, positions]; of classes for whole chunks the one that fits the existing actions."""
-    if isinstance(space, ActionCodebook):
-        return space.encode(actions, pad if pad.any() else None)
-    return np.where(pad[..., None], -100, space.encode(actions)).reshape(len(actions), space.positions)
+        return ActionCodebook.clusters(actions, recipe.clusters, names, pad if pad.any() else None)
+    return ActionSpace.fit(actions[:, 0], recipe.bins, actions.shape[1], names)

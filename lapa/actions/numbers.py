@@ -1,0 +1,73 @@
+"""Robot actions as numbers, not as classes: what a head that regresses a chunk of actions learns, and the way back.
+
+Each dimension is scaled by its own range in the data, so that all count alike. A dimension with two values, such as a
+gripper's, is -1 or 1, and the robot gets the value that is nearer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lapa.actions.tables import Decoding, Rows, as_chunks, as_rows, two_valued
+from lapa.contracts import Array
+
+
+@dataclass(frozen=True)
+class NumberSpace:
+    """What a robot policy predicts: `chunk` actions of A numbers each.
+
+    low, high  [A]: the values that become -1 and 1, the 1st and the 99th percentile of the data
+    reach      [A][2]: the smallest and the largest value in the data, which no action exceeds
+    switches   [A]: whether a dimension has two values in the data, such as a gripper's: nothing lies between them
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    reach: Rows
+    names: tuple[str, ...] = ()
+    chunk: int = 1
+    switches: tuple[bool, ...] = ()
+    kind: str = "numbers"
+
+    @staticmethod
+    def fit(actions: Array, names: tuple[str, ...] = (), pad: Array | None = None) -> NumberSpace:
+        """From float [N, A] or chunks [N, chunk, A] in the robot's units. pad bool [N, chunk]: actions that there are
+        not, past the end of an episode. Raises LapaError on non-finite or too few actions."""
+        actions = as_chunks(actions)
+        each = actions[~pad] if pad is not None else actions.reshape(-1, actions.shape[-1])
+        ends = np.stack([each.min(0), each.max(0)])
+        switches = two_valued(each[:, None])
+        low, high = np.quantile(each, (0.01, 0.99), axis=0)
+        rare = switches | (high <= low)  # what hardly ever moves is measured by how far it goes at all
+        low, high = np.where(rare, ends[0], low), np.where(rare, ends[1], high)
+        return NumberSpace(tuple(low.tolist()), tuple(high.tolist()), as_rows(ends.T), names, actions.shape[1],
+                           tuple(switches.tolist()))  # fmt: skip
+
+    @property
+    def dimensions(self) -> int:
+        """A."""
+        return len(self.low)
+
+    @property
+    def _middle_half(self) -> tuple[Array, Array]:
+        """Middle and half width of each range, float64 [A]; a dimension that does not vary keeps its size."""
+        low, high = np.array(self.low), np.array(self.high)
+        return (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
+
+    def targets(self, actions: Array, pad: Array) -> Array:
+        """Chunks float [N, chunk, A] in the robot's units, pad bool [N, chunk] -> float32 [N, chunk, A], scaled; NaN
+        where there is no action."""
+        middle, half = self._middle_half
+        return np.where(pad[..., None], np.nan, (actions - middle) / half).astype(np.float32)
+
+    def decide(self, said: Array, decoding: Decoding) -> Array:
+        """Scaled numbers float [B, chunk, A] -> float32 [B, chunk, A] in the robot's units, within `reach`. There are
+        no classes, so every `decoding` means the same."""
+        middle, half = self._middle_half
+        low, high = np.array(self.reach).T
+        actions = said.astype(np.float64) * half + middle
+        nearer = np.where(actions > (low + high) / 2, high, low)
+        switches = np.array(self.switches or [False] * self.dimensions)
+        return np.where(switches, nearer, np.clip(actions, low, high)).astype(np.float32)

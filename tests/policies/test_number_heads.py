@@ -1,0 +1,174 @@
+"""Policies whose head answers with numbers: from labelled trajectories to actions, saved, opened and resumed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from resuming import resumed_equals_unbroken
+
+import lapa
+from lapa import cli, plugins
+from lapa.artefacts.folder import load_artefact
+from lapa.contracts import LapaError
+from lapa.data.labelled import read_labels
+from lapa.data.pack import Packed
+from lapa.policies import chunks_after
+from lapa.recipe import Recipe, override
+from lapa.stage2_label import label
+from lapa.stage2_pretrain import pretrain
+from lapa.stage3_finetune import HELD_OUT, chosen_settings, finetune
+
+FLOW = ("policy.head=flow", 'policy.head_options={"width":16,"heads":2,"layers":1,"steps":2}')
+OPTIONS = {"flow": FLOW, "regression": ("policy.head=regression", 'policy.head_options={"width":16}')}
+
+
+def changed(recipe: Recipe, *options: str) -> Recipe:
+    for option in options:
+        recipe = override(recipe, option)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def latent(packed: Packed, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy of stage 2 that predicts classes, with the head parallel."""
+    folder = tmp_path_factory.mktemp("latent")
+    label(packed, "ground_truth", folder / "labels")
+    labels, manifest = read_labels(folder / "labels")
+    pretrain(packed, labels, manifest, tiny, folder / "policy", 7)
+    return folder
+
+
+@pytest.mark.parametrize("head", OPTIONS)
+def test_resumed_to_the_bit_and_opened_again(head: str, packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    recipe = changed(tiny, *OPTIONS[head], "chunk=3")
+    four = packed.subset(np.arange(4))  # too few for a rehearsal
+    made = resumed_equals_unbroken(lambda out: finetune(four, None, recipe, out, 7), tmp_path)
+    policy = lapa.Policy.from_pretrained(made)
+    assert (policy.spec.chunk, policy.config.head) == (3, head)
+    picture = {"image": packed.gather(np.arange(1))[0], "instruction": "push"}
+    actions = policy.act(picture)
+    assert actions.shape == (3, 2)
+    assert np.array_equal(actions, policy.act(picture))
+    assert packed.actions is not None
+    assert (np.abs(actions) <= np.abs(packed.actions).max(0) + 1e-6).all()
+    with pytest.raises(LapaError, match=head):
+        policy.logits(picture["image"][None], ["push"])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("head", OPTIONS)
+def test_targets_are_the_scaled_actions(head: str, packed: Packed, tiny: Recipe) -> None:
+    from lapa.policies import configured
+
+    recipe = changed(tiny, *OPTIONS[head], "chunk=4")
+    policy: Any = configured(recipe).build()
+    examples = policy.adapt(packed, recipe)
+    chunks, pad = chunks_after(packed, examples.frames, 4)
+    assert np.array_equal(np.isnan(examples.targets), np.broadcast_to(pad[..., None], chunks.shape))
+    back = policy.space.decide(np.nan_to_num(examples.targets), "expectation")
+    np.testing.assert_allclose(back[~pad], chunks[~pad], atol=1e-5)
+
+
+def test_a_pretrained_policy_gets_a_head_of_another_kind(
+    latent: Path, packed: Packed, tiny: Recipe, robot: Path, tmp_path: Path
+) -> None:
+    told = [part for option in (*FLOW, "chunk=2") for part in ("--set", option)]
+    cli.main(["finetune", "--dataset", f"lerobot:{robot}", "--policy", str(latent / "policy"), "--steps", "2", *told,
+              "--head", "new", "--out", str(tmp_path / "new")])  # fmt: skip
+    policy = lapa.Policy.from_pretrained(tmp_path / "new")
+    assert policy.config.head == "flow"
+    body = [load_artefact(path, "policy").tensors for path in (latent / "policy", tmp_path / "new")]
+    assert all(torch.equal(body[0][name], body[1][name]) for name in body[0] if name.startswith("backbone."))
+    again = changed(tiny, *FLOW, "head=own")
+    finetune(packed, tmp_path / "new", again, tmp_path / "own", 7, rehearse=False)
+    assert lapa.Policy.from_pretrained(tmp_path / "own").spec.chunk == 2
+    for head in ("own", "linear"):  # a head of actions that is kept is no other head
+        with pytest.raises(LapaError, match=r"policy\.head=regression.*--head new"):
+            chosen_settings(
+                tmp_path / "new", changed(tiny, *OPTIONS["regression"], f"head={head}"), ["policy.head=regression"]
+            )
+    with pytest.raises(LapaError, match=r"regression.*flow"):
+        finetune(packed, tmp_path / "new", again, tmp_path / "x", 7, changes={"head": "regression"}, rehearse=False)
+
+
+def test_stage_2_refuses_it(
+    latent: Path, packed: Packed, tiny: Recipe, tmp_path: Path, robot: Path, capsys: Any
+) -> None:
+    labels, manifest = read_labels(latent / "labels")
+    with pytest.raises(LapaError, match=r"flow.*--head new"):
+        pretrain(packed, labels, manifest, changed(tiny, *FLOW), tmp_path / "latent", 7)
+    with pytest.raises(SystemExit):
+        cli.main(["pretrain", "--dataset", f"lerobot:{robot}", "--labels", str(latent / "labels"), "--set",
+                  "policy.head=flow", "--out", str(tmp_path / "b")])  # fmt: skip
+    assert "policy.head=flow" in capsys.readouterr().err
+
+
+def test_what_it_says_cannot_be_read_and_needs_no_decoding(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    recipe = replace(changed(tiny, *OPTIONS["regression"]), choose_decoding=True)
+    finetune(packed, None, recipe, tmp_path / "policy", 7)
+    assert '"chosen": {}' in (tmp_path / "policy" / HELD_OUT).read_text()
+    with pytest.raises(LapaError, match="--head new"):
+        finetune(packed, tmp_path / "policy", replace(recipe, head="linear"), tmp_path / "read", 7)
+    saved = load_artefact(tmp_path / "policy", "policy").config
+    assert "linear" not in type(lapa.Policy.from_pretrained(tmp_path / "policy").config).ways(saved)
+
+
+OWN = '''"""The mean of all hidden states, one layer: a regression of one's own."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from lapa.heads import ChunkHead
+
+
+@dataclass(frozen=True)
+class Config:
+    numbers: ClassVar[bool] = True
+
+    def build(self, width, space):
+        return Mean(width, space)
+
+
+class Mean(ChunkHead):
+    def __init__(self, width, space):
+        super().__init__()
+        self.space = space
+        self.out = nn.Linear(width, space.chunk * space.dimensions)
+
+    def answer(self, context):
+        return self.out(context.hidden.mean(1)).float().unflatten(1, (self.space.chunk, -1))
+
+    def loss(self, context, target):
+        missed = (self.answer(context) - target).nan_to_num()
+        loss = missed.square().mean()
+        return loss, {"error": float(loss.detach())}
+'''
+
+
+def test_a_regression_in_a_file_of_ones_own(
+    packed: Packed, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own/heads").mkdir(parents=True)
+    (tmp_path / "own/heads/mean.py").write_text(OWN)
+    monkeypatch.setenv(plugins.OWN, str(tmp_path / "own"))
+    finetune(packed.subset(np.arange(4)), None, changed(tiny, "policy.head=mean", "chunk=2"), tmp_path / "policy", 7)
+    policy = lapa.Policy.from_pretrained(tmp_path / "policy")
+    assert policy.act({"image": packed.gather(np.arange(1))[0], "instruction": "push"}).shape == (2, 2)
+
+
+def test_a_damaged_description(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    from lapa.actions.saved import space_from_json
+
+    recipe = changed(tiny, *OPTIONS["regression"])
+    finetune(packed.subset(np.arange(4)), None, recipe, tmp_path, 7)
+    space = load_artefact(tmp_path, "policy").config["space"]
+    assert space["kind"] == "numbers"
+    for field, value in (("high", space["high"][:1]), ("reach", [[1, 0], [0, 1]]), ("chunk", 0), ("low", [])):
+        with pytest.raises(LapaError, match=rf"space\.{field}"):
+            space_from_json({**space, field: value})
