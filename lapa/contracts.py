@@ -151,12 +151,14 @@ class Context:
     mask     bool [B, L]: False where there is padding
     readout  float [B, D]: the hidden state that sums up the others, such as the last token's
     further  reads further tokens after these, for heads that generate in the backbone; None: it cannot
+    now      what a head that looks for itself is shown, by name (heads/fast.py): the rest may be older
     """
 
     hidden: torch.Tensor
     mask: torch.Tensor
     readout: torch.Tensor
     further: Continuation | None = None
+    now: Inputs = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lapa import plugins
-from lapa.artefacts.limits import uncounted
 from lapa.artefacts.pretrained import Reference
 from lapa.backbones import Backbone, grouped, pictures
 from lapa.contracts import Context, ImageSpec, Inputs, LapaError
@@ -33,11 +32,11 @@ from lapa.data.features import FrameFeatures, frame_features
 from lapa.data.observations import Seen
 from lapa.data.pack import Packed
 from lapa.data.pixels import as_pixels
+from lapa.models.eyes import Eyes, Grid, Keypoints, keep_out
 from lapa.models.language import Language, language_of, layers_of, source_of
 
 LARGEST_SETTING = 100_000
 ZERO_IS_FINE = ("layers", "tuned")
-SHARP = 2.0  # deviation of a keypoint's scores over the cells at first: its place then tells of the picture
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Pieces(Backbone):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config, self.image_spec = config, ImageSpec(config.image_size)
-        self.vision = Eyes(config)
+        self.vision = Eyes(config.vision, config.vision_options, config.image_size)
         self.language = language_of(config.language, config.revision, config.layers)
         by_words = config.reads == "words" or (config.reads == "auto" and self.language.generates)
         if by_words:  # with layers of its own
@@ -125,8 +124,7 @@ class Pieces(Backbone):
         self.look: Keypoints | Grid = (
             Keypoints(shape, config.keypoints, self.width) if keypoints else Grid(shape, self.width)
         )
-        self.register_state_dict_post_hook(_leave_out)
-        self.register_load_state_dict_pre_hook(_put_in)
+        keep_out(self)
         self.register_parameter("camera", None)
         self.register_module("state", None)
         self.origin = {" ".join(filter(None, (one["name"], one["version"]))): one["hash"]
@@ -200,94 +198,6 @@ class Pieces(Backbone):
         rest = [] if self.camera is None else [self.camera]
         rest += [] if self.state is None else list(self.state.parameters())
         return grouped(self, self.vision, rest)
-
-
-class Eyes(nn.Module):
-    """The frozen vision encoder: float [B, 3, S, S] in [0, 1] -> float16 [B, channels * rows * columns].
-
-    Its weights are those of its package: they are neither saved nor loaded with the rest (`_leave_out`, `_put_in`). On
-    torch's "meta" device, where shapes are compared, it has none."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.name, its = config.vision, config.eyes
-        self.shape: tuple[int, int, int] = its.grid(config.image_size)
-        self.key = f"grid {self.name} {its!r} {its.weights()}"  # what its features depend on
-        with uncounted():
-            self.net: nn.Module = nn.Identity() if torch.empty(0).is_meta else its.build()
-        self.net.eval().requires_grad_(False)
-
-    @property
-    def numbers(self) -> int:
-        """Of a picture."""
-        channels, rows, columns = self.shape
-        return channels * rows * columns
-
-    def train(self, mode: bool = True) -> Self:
-        """It stays as it is."""
-        return super().train(False)
-
-    @torch.no_grad()
-    def forward(self, pixels: Tensor) -> Tensor:
-        with torch.autocast(pixels.device.type, enabled=False):  # the same in training and in service
-            found: Tensor = self.net.to(pixels.device).grid(pixels.float())  # type: ignore[operator]
-        return found.flatten(1).half()
-
-
-def _leave_out(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """What is saved of a backbone holds nothing of its vision encoder."""
-    for name in [name for name in state if name.startswith(f"{prefix}vision.")]:
-        del state[name]
-
-
-def _put_in(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """The inverse, before it is loaded: what the vision encoder has already."""
-    state |= {f"{prefix}vision.{name}": tensor for name, tensor in module.vision.state_dict().items()}  # type: ignore[union-attr]
-
-
-def _places(rows: int, columns: int) -> Tensor:
-    """Middles of the cells, x and y in [-1, 1]: float32 [rows * columns, 2]."""
-    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
-    return torch.stack([x, y], -1).flatten(0, 1) * 2 - 1
-
-
-class Keypoints(nn.Module):
-    """Where in the picture each of so many learnt features is (spatial softmax), as one token."""
-
-    places: Tensor
-
-    def __init__(self, shape: tuple[int, int, int], count: int, width: int) -> None:
-        super().__init__()
-        channels, rows, columns = shape
-        self.norm = nn.LayerNorm(channels)
-        self.find = nn.Linear(channels, count)
-        nn.init.normal_(self.find.weight, std=SHARP * channels**-0.5)
-        self.token = nn.Linear(2 * count, width)
-        self.register_buffer("places", _places(rows, columns), persistent=False)
-
-    def forward(self, grid: Tensor) -> Tensor:
-        """float [B, channels, rows, columns] -> [B, 1, width]."""
-        with torch.autocast(grid.device.type, enabled=False):
-            cells = self.norm(grid.float().flatten(2).transpose(1, 2))
-            found = self.find(cells).softmax(1).transpose(1, 2) @ self.places  # [B, keypoints, 2]
-            return self.token(found.flatten(1))[:, None]
-
-
-class Grid(nn.Module):
-    """A token for each cell, with its place."""
-
-    def __init__(self, shape: tuple[int, int, int], width: int) -> None:
-        super().__init__()
-        channels, rows, columns = shape
-        self.norm = nn.LayerNorm(channels)
-        self.token = nn.Linear(channels, width)
-        angles = _places(rows, columns)[..., None] * torch.pi * 2.0 ** (torch.arange(width // 4) % 4 - 1)
-        self.position = nn.Parameter(torch.cat([angles.sin(), angles.cos()], -1).flatten(1))
-
-    def forward(self, grid: Tensor) -> Tensor:
-        """float [B, channels, rows, columns] -> [B, rows * columns, width]."""
-        cells = self.norm(grid.float().flatten(2).transpose(1, 2))
-        return self.token(cells) + self.position
 
 
 class SentenceReader(nn.Module):

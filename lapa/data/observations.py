@@ -48,6 +48,23 @@ class Seen:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def take(self, rows: Sequence[int]) -> Seen:
+        """These observations."""
+        if list(rows) == list(range(len(self))):
+            return self
+        chosen = list(rows)
+
+        def some(each: Any) -> Any:
+            return [each[row] for row in chosen] if isinstance(each, list | tuple) else each[chosen]
+
+        return Seen(
+            {camera: some(pictures) for camera, pictures in self.images.items()},
+            some(self.texts),
+            None if self.state is None else self.state[chosen],
+            tuple(some(self.embodiment)) if self.embodiment else (),
+            {camera: features[chosen] for camera, features in self.features.items()},
+        )
+
     def part(self, start: int, end: int) -> Seen:
         """Observations start : end."""
         return Seen(

@@ -7,6 +7,7 @@ numbers, so it is for stage 3; its Config has the class variable `numbers` = Tru
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,15 +16,22 @@ from torch import Tensor, nn
 from lapa.actions.numbers import NumberSpace
 from lapa.actions.saved import AnySpace, Space
 from lapa.contracts import Context, LapaError, Logs
+from lapa.data.features import FrameFeatures
+from lapa.data.pack import Packed
 
 
 class AnyHead(nn.Module, ABC):
     """What a plug-in of lapa/heads builds: `Config(..).build(width, space)`, width being that of the readout.
 
-    space  what it predicts, and what that means in the robot's units (lapa/actions)
+    space    what it predicts, and what that means in the robot's units (lapa/actions)
+    execute  how many actions of an answer are carried out before it is asked again; 0: all
+    every    of a head that looks for itself (heads/fast.py): the backbone looks at the first of so many answers, and
+             for the others the head gets the readout of that look. 0: the backbone alone looks, each time
     """
 
     space: Any  # AnySpace
+    execute: int = 0
+    every: int = 0
 
     @abstractmethod
     def loss(self, context: Context, target: Tensor) -> tuple[Tensor, Logs]:
@@ -32,6 +40,19 @@ class AnyHead(nn.Module, ABC):
     @abstractmethod
     def answer(self, context: Context) -> Tensor:
         """-> float32 [B, ...], what `space.decide` makes actions of."""
+
+    def trained(self) -> Iterator[nn.Parameter]:
+        """Its weights but those that are never trained."""
+        return self.parameters()
+
+    def meet(self, image_size: int, cameras: int, state: int) -> None:
+        """What the policy is shown, for a head that looks for itself: pictures of so many pixels a side from so many
+        cameras, so many numbers of state. Raises LapaError where it cannot look at that."""
+        return
+
+    def features(self, packed: Packed) -> FrameFeatures | None:
+        """What its own frozen vision encoder sees in every frame of a pack of one camera; None: it has none."""
+        return None
 
     def reading(self) -> Head:
         """A head with the same weights; labels tell what its classes mean (heads/linear.py). Raises LapaError where
@@ -90,4 +111,11 @@ def known_error(said: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(known, said - target.nan_to_num(), 0.0), known
 
 
-__all__ = ["AnyHead", "AnySpace", "ChunkHead", "Head", "known_error", "predicts_numbers"]
+def absolute_error(said: Tensor, target: Tensor) -> tuple[Tensor, Logs]:
+    """The mean absolute error of the actions that there are, 1 being half of their range, as a loss."""
+    missed, known = known_error(said, target)
+    loss = missed.abs().sum() / known.sum().clamp(min=1)
+    return loss, {"absolute_error": float(loss.detach())}
+
+
+__all__ = ["AnyHead", "AnySpace", "ChunkHead", "Head", "absolute_error", "known_error", "predicts_numbers"]

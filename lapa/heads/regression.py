@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lapa.actions.numbers import NumberSpace
 from lapa.contracts import Context, LapaError, Logs
-from lapa.heads import ChunkHead, known_error
+from lapa.heads import ChunkHead, absolute_error
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,5 @@ class Regression(ChunkHead):
         return found.unflatten(1, (self.space.chunk, -1))
 
     def loss(self, context: Context, target: Tensor) -> tuple[Tensor, Logs]:
-        """The mean absolute error of the actions that there are, 1 being half of their range."""
-        missed, known = known_error(self.answer(context), target)
-        loss = missed.abs().sum() / known.sum().clamp(min=1)
-        return loss, {"absolute_error": float(loss.detach())}
+        """The mean absolute error of the actions that there are."""
+        return absolute_error(self.answer(context), target)

@@ -33,6 +33,7 @@ from lapa.training.logbook import Logbook
 
 Monitor = Callable[[int, Logbook], Logs]
 Which = Literal["head", "all"]
+ALONE = -2  # the number of the episode that `Policy.act` is asked about
 
 
 @dataclass(frozen=True)
@@ -245,11 +246,12 @@ class Policy(nn.Module, ABC):
 
         An observation is {"image": uint8 [H, W, 3], "instruction": str}; with several cameras it has "images",
         {camera: uint8 [H, W, 3]}, and where the policy reads the state, "state", float32 [S]; of a policy of several
-        robots "embodiment", the name of one. Images may be of any size. Raises LapaError for what is not an
-        observation, and for a policy that was not finetuned.
+        robots "embodiment", the name of one. Images may be of any size. To a policy that remembers, all calls are of
+        one episode; `reset()` begins another. Raises LapaError for what is not an observation, and for a policy that
+        was not finetuned.
         """
         with acting(self):
-            found: Array = self.act_batch([observation])[0]
+            found: Array = self.act_batch([observation], [ALONE])[0]
         return found
 
     def reset(self, ids: Sequence[int] | None = None) -> None:

@@ -26,8 +26,9 @@ from lapa.actions.saved import AnySpace, space_from_json
 from lapa.actions.scales import Scales, scales_from_json
 from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.actions.tables import Decoding
+from lapa.artefacts.pretrained import Reference
 from lapa.artefacts.settings import checked, object_at
-from lapa.backbones import Backbone, build_backbone
+from lapa.backbones import Backbone, build_backbone, pictures
 from lapa.contracts import Array, Context, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.features import FrameFeatures
 from lapa.data.index import Index
@@ -47,6 +48,7 @@ from lapa.policies import (
     refuse_idm,
     tell_of_texts,
 )
+from lapa.policies.looks import Aged, Looks, plans
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import device, once_a_machine
 from lapa.runtime.precision import fast_dtype
@@ -64,6 +66,8 @@ class PolicyBatch:
 
     inputs: Inputs
     targets: Tensor
+    now: Inputs = field(default_factory=dict)
+    """what a head that looks for itself is shown"""
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,12 @@ class Config(OnBackbone):
         """See PolicyConfig. Numbers need no decoding."""
         return {} if self.numbers else super().choices()
 
+    def borrowed(self) -> dict[str, Reference]:
+        """The backbone's, and the head's where its Config has `borrowed`."""
+        config = configure("heads", self.head, self.head_options)
+        own = config.borrowed() if hasattr(config, "borrowed") else {}
+        return {**super().borrowed(), **({"head": own} if own else {})}
+
     def require_pretrainable(self) -> None:
         """See PolicyConfig."""
         if self.numbers:
@@ -177,6 +187,7 @@ class VLA(Policy):
         self.reads = Reads()
         self.meaning: Meaning | None = None  # of its actions
         self.scales: Scales | None = None  # of the robots it speaks the actions of, if each has its own
+        self.looks = Looks()
         self.grown: tuple[str, dict[str, Any]] | None = None  # which head it has, with its options
 
     @property
@@ -200,7 +211,8 @@ class VLA(Policy):
         chunk = self.acting.chunk if self.acting else 1
         meaning = self.meaning if self.acting else None
         state = self.reads.state or (meaning.state if meaning else ())
-        return PolicySpec(self.reads.cameras, state, meaning.spec if meaning else None, chunk, chunk)
+        execute = self.head.execute if isinstance(self.head, AnyHead) else 0
+        return PolicySpec(self.reads.cameras, state, meaning.spec if meaning else None, chunk, execute or chunk)
 
     @property
     def origin(self) -> Mapping[str, str]:
@@ -217,7 +229,12 @@ class VLA(Policy):
             raise LapaError(f"The head {self.config.head} does not predict {space.kind}.")
         self.head = configure("heads", self.config.head, self.config.head_options).build(self.backbone.width, space)
         self.grown = self.config.head, dict(self.config.head_options)
+        self._introduce()
         self.backbone.answers(space.kind)
+
+    def _introduce(self) -> None:
+        """Tell the head what is shown to the policy."""
+        self._answering().meet(self.backbone.image_spec.size, len(self.reads.cameras), len(self.reads.state))
 
     # --- learning
 
@@ -273,7 +290,21 @@ class VLA(Policy):
         if own is None:
             own = space_of_actions(chunks, pad, recipe, data.action_names, self.config.numbers)
             self.grow(own)
-        return Examples(frames, own.targets(chunks, pad))
+        else:
+            self._introduce()
+        targets, head = own.targets(chunks, pad), self._answering()
+        return self._with_plans(data, frames, targets, head) if head.every else Examples(frames, targets)
+
+    def _with_plans(self, data: Packed, frames: Array, targets: Array, head: AnyHead) -> Examples:
+        """Examples for a head that looks for itself: with plans of every age that they have in service."""
+        of_plans, each = plans(data, frames, (head.every - 1) * (head.execute or head.space.chunk))
+
+        def found() -> dict[str, FrameFeatures]:
+            every = {camera: head.features(camera_of(data, camera)) for camera in self.reads.cameras}
+            return {camera: seen for camera, seen in every.items() if seen is not None}
+
+        state = self.reads.standardised(data.state) if self.reads.state and data.state is not None else None
+        return Examples(of_plans, Aged(targets, frames, each, once_a_machine(found), state))
 
     def _require_grown(self) -> None:
         """Raises LapaError where another head was asked for than the one that is kept."""
@@ -366,21 +397,26 @@ class VLA(Policy):
         groups = self.backbone.groups()
         for parameter in groups["vision"]:
             parameter.requires_grad_(False)
-        for parameter in (*groups["rest"], *self.head.parameters()):
+        self.head.requires_grad_(False)
+        for parameter in (*groups["rest"], *self._answering().trained()):
             parameter.requires_grad_(True)
         return (p for p in self.parameters() if p.requires_grad)
 
-    def batch(self, seen: Seen, targets: Array) -> PolicyBatch:
-        """See Policy."""
-        return PolicyBatch(self._prepare(seen), torch.from_numpy(targets))
+    def batch(self, seen: Seen, targets: Any) -> PolicyBatch:
+        """See Policy. targets: an array, or with what the head itself is shown (looks.Aged)."""
+        values, now = targets if isinstance(targets, tuple) else (targets, {})
+        return PolicyBatch(self._prepare(seen), torch.from_numpy(values), now)
 
     def _prepare(self, seen: Seen) -> Inputs:
-        state = seen.state if self.reads.state else None
-        return self.backbone.prepare(replace(seen, state=None if state is None else self.reads.standardised(state)))
+        return self.backbone.prepare(replace(seen, state=self._state(seen)))
+
+    def _state(self, seen: Seen) -> Array | None:
+        """As the model reads it."""
+        return self.reads.standardised(seen.state) if self.reads.state and seen.state is not None else None
 
     def loss(self, batch: PolicyBatch) -> tuple[Tensor, Logs]:
         """The head's."""
-        context = self._context(batch.inputs)
+        context = self._shown(self._context(batch.inputs), batch.now)
         assert isinstance(self.head, AnyHead)
         return self.head.loss(context, batch.targets.to(context.readout.device))
 
@@ -406,6 +442,25 @@ class VLA(Policy):
         context: Context = self.backbone({name: tensor.to(where) for name, tensor in inputs.items()})
         return context
 
+    @staticmethod
+    def _shown(context: Context, now: Inputs) -> Context:
+        """The context with what the head itself is shown."""
+        where = context.readout.device
+        return replace(context, now={name: tensor.to(where) for name, tensor in now.items()}) if now else context
+
+    def _planned(self, seen: Seen, ids: Sequence[int] | None) -> Context:
+        """The context for a head that looks for itself: of running episodes the backbone's last look, else a new one;
+        and what is seen now."""
+        head, state, spec = self._answering(), self._state(seen), self.backbone.image_spec
+
+        def look(rows: list[int]) -> Context:
+            return self._context(self._prepare(seen.take(rows)))
+
+        every = list(range(len(seen)))
+        context = look(every) if ids is None else self.looks.context(ids, seen.texts, head.every, look)
+        now = {"images": torch.stack([pictures(each, spec) for each in seen.images.values()], 1)}
+        return self._shown(context, now if state is None else {**now, "state": torch.from_numpy(state)})
+
     @torch.no_grad()
     def probabilities(self, images: Any, texts: Sequence[str]) -> Array:
         """-> float32 [B, positions, classes], in the fastest arithmetic of this machine, or the backbone's own."""
@@ -413,12 +468,13 @@ class VLA(Policy):
         return self._said(Seen.of(images, texts))
 
     @torch.no_grad()
-    def _said(self, seen: Seen) -> Array:
+    def _said(self, seen: Seen, ids: Sequence[int] | None = None) -> Array:
         """What the head answers."""
+        head = self._answering()
         dtype = self.backbone.acts_in or fast_dtype()
         with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
-            context = self._context(self._prepare(seen))
-            found: Array = self._answering().answer(context).cpu().numpy()
+            context = self._planned(seen, ids) if head.every else self._context(self._prepare(seen))
+            found: Array = head.answer(context).cpu().numpy()
         return found
 
     @torch.no_grad()
@@ -437,9 +493,13 @@ class VLA(Policy):
         names = self.scales.names if self.scales else ()
         shown = seen(observations, self.spec, names)
         tell_of_texts(self, shown.texts)
-        actions = self.acting.decide(self._said(shown), self.config.decoding)
+        actions = self.acting.decide(self._said(shown, ids), self.config.decoding)
         actions = self.scales.restore(actions, _asked(shown.embodiment, names)) if self.scales else actions
         return self.meaning.robot(actions, shown.state) if self.meaning else actions
+
+    def reset(self, ids: Sequence[int] | None = None) -> None:
+        """See Policy: the backbone's looks."""
+        self.looks.forget(ids)
 
     # --- saving
 
