@@ -1,0 +1,292 @@
+"""Any open vision-language model of transformers: SmolVLM, Idefics3, PaliGemma, Gemma3, LLaVA-OneVision, InternVL, Qwen.
+
+The model reads its own prompt, as it was trained to: pictures, instruction, and what begins its answer. The hidden state
+of the last token is the readout. Its vision encoder is frozen; of the rest, adapters, the last layers or all is trained.
+What is frozen is no part of an artefact: config.json names the model with the hash of its files.
+
+    pictures --its image processor, frozen vision encoder, its projector--\\
+    instruction --its tokenizer----------------------------------------------> its language model --> last token
+    state --a linear layer, new-----------------------------------------------/
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lapa.artefacts.pretrained import Reference
+from lapa.backbones import Backbone, pictures
+from lapa.contracts import Context, ImageSpec, Inputs, LapaError
+from lapa.data.images import Fit
+from lapa.data.observations import Pictures, Seen
+from lapa.models.language import layers_of
+from lapa.models.vision_language import (
+    VisionLanguage,
+    shortened,
+    source_of,
+    text_model,
+    trained_names,
+    with_lora,
+)
+
+LARGEST_SETTING = 100_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which model, and what of it is trained."""
+
+    model: str = ""
+    """a folder with a model of transformers, or a hub id"""
+    revision: str = ""
+    """the commit of a hub id, 40 hex digits"""
+    image_size: int = 224
+    """pixels a side of the frames that are kept; the model's own image processor resizes them"""
+    fit: Fit = "squash"
+    """how pictures are made square (contracts.ImageSpec)"""
+    words: int = 64
+    """longest instruction in tokens; the rest is cut"""
+    layers: int = 0
+    """the first so many layers of the language model; 0: all"""
+    training: Literal["lora", "top", "full"] = "lora"
+    """lora: adapters beside the linear layers of the language model; top: its last layers; full: all but the vision
+    encoder. Stage 3 trains it with --trainable all"""
+    rank: int = 16
+    """of the adapters"""
+    alpha: int = 32
+    """their scale, times 1/rank"""
+    top: int = 4
+    """the last so many layers"""
+
+    def __post_init__(self) -> None:
+        sizes = {f.name: getattr(self, f.name) for f in fields(self) if f.type in ("int", int)}
+        if wrong := [f"{n} {v}" for n, v in sizes.items() if not (n != "layers") <= v <= LARGEST_SETTING]:
+            raise LapaError(f"hf: {', '.join(wrong)}: it is 1 to {LARGEST_SETTING:,} (0 for layers).")
+
+    def borrowed(self) -> dict[str, Reference]:
+        """The folder or hub id. Raises LapaError where it, transformers or peft is not there."""
+        return {"vision-language": self._source().reference}
+
+    def build(self) -> Hf:
+        """The backbone with the model's own weights. Raises LapaError for a model that cannot be read."""
+        return Hf(self, VisionLanguage(self._source(), self.image_size))
+
+    def _source(self) -> Any:
+        needs = ("transformers", "peft") if self.training == "lora" else ("transformers",)
+        return source_of(self.model, self.revision, needs)
+
+
+class Hf(Backbone):
+    """See the module's docstring."""
+
+    untaught = True
+    state: nn.Linear | None  # S -> width, where it reads the state
+
+    def __init__(self, config: Config, speaks: VisionLanguage) -> None:
+        super().__init__()
+        self.config, self.speaks = config, speaks
+        self.image_spec = ImageSpec(config.image_size, config.fit)
+        self.model = speaks.network()
+        shortened(self.model, config.layers)
+        if config.training == "lora":
+            with_lora(self.model, config.rank, config.alpha)
+        self.width = int(text_model(self.model).config.hidden_size)
+        wanted = trained_names(self.model, config.training, config.top)
+        self.frozen = {f"model.{name}" for name in self.model.state_dict() if name not in wanted}
+        self.model.eval().requires_grad_(False)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in wanted)
+        self._recompute = False
+        self.register_module("state", None)
+        self.register_state_dict_post_hook(_leave_out)
+        self.register_load_state_dict_pre_hook(_put_in)
+        source = speaks.source
+        self.origin = {" ".join(filter(None, (source.name, source.version))): source.hash}
+
+    def train(self, mode: bool = True) -> Self:
+        """The model itself stays without dropout."""
+        super().train(mode)
+        self.model.eval()
+        self.recompute = self._recompute
+        return self
+
+    @property
+    def recompute(self) -> bool:
+        """Keep only the input of each layer for the backward pass, and compute it again there."""
+        return self._recompute
+
+    @recompute.setter
+    def recompute(self, on: bool) -> None:
+        self._recompute = on
+        if on:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        elif self.model.is_gradient_checkpointing:
+            self.model.gradient_checkpointing_disable()
+        for layer in layers_of(text_model(self.model)):
+            layer.training = on and self.training  # what is in it stays as it is
+
+    def extend(self, cameras: Sequence[str], state: int) -> None:
+        """Pictures of all cameras are read, in this order; the state is one more token behind the instruction, which
+        begins as large as words are."""
+        if state and self.state is None:
+            table = self.model.get_input_embeddings()
+            self.state = nn.Linear(state, self.width).to(table.weight.device)
+            with torch.no_grad():
+                some = table(torch.arange(0, table.num_embeddings, 7, device=table.weight.device))
+                nn.init.zeros_(self.state.bias)
+                self.state.weight.normal_().mul_(some.float().square().mean().sqrt() * state**-0.5)
+
+    # --- reading
+
+    def prepare(self, seen: Seen) -> Inputs:
+        """pixels float32 [B, cameras, ..]; grid int64 [B, cameras, 3] (Qwen); ids int64 [B, L], known bool [B, L] and
+        spot bool [B, L] (VisionLanguage.rows); position int64 [B, L] or [B, 3, L]; state float32 [B, S] where it is
+        read."""
+        shown = torch.stack([_whole(pictures(each, self.image_spec)) for each in seen.images.values()], 1)
+        state = self.state is not None and seen.state is not None
+        pixels, grid = self.speaks.pixels(shown)
+        ids, known, spot = self.speaks.rows(seen.texts, len(seen.images), self.config.words, state)
+        inputs = {"pixels": pixels, "ids": ids, "known": known, "spot": spot}
+        inputs |= {} if grid is None else {"grid": grid}
+        inputs["position"] = self._positions(inputs)
+        return inputs | ({"state": torch.from_numpy(seen.state)} if state else {})
+
+    def _positions(self, inputs: Inputs) -> Tensor:
+        known = inputs["known"]
+        if not self.speaks.family.grid:
+            return (known.cumsum(1) - 1).clamp(min=0) + self.speaks.family.first
+        found = self.model.get_rope_index(
+            input_ids=inputs["ids"], mm_token_type_ids=(inputs["ids"] == self.speaks.image_id).int(),
+            image_grid_thw=inputs["grid"].flatten(0, 1), attention_mask=known.long(),
+        )[0]  # fmt: skip
+        return found.transpose(0, 1).contiguous()
+
+    def encode(self, inputs: Inputs) -> Context:
+        """The hidden states of the whole prompt; the readout is that of its last token, after which it goes on."""
+        known, position = inputs["known"], inputs["position"]
+        if position.ndim == 3:
+            position = position.transpose(0, 1)
+        cache = None if self._recompute and self.training else _new_cache()
+        with self._with_state(inputs):
+            hidden = self.model(
+                input_ids=inputs["ids"], attention_mask=known.long(), position_ids=position,
+                use_cache=cache is not None, **{_cache_name(self.model): cache}, **self._shown(inputs),
+            ).last_hidden_state  # fmt: skip
+        last = known.shape[1] - 1 - known.flip(1).int().argmax(1)
+        readout = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        after = position.amax(0) if position.ndim == 3 else position
+        further = None if cache is None else Continued(self.model, known, after.amax(1), cache)
+        return Context(hidden, known, readout, further)
+
+    def _shown(self, inputs: Inputs) -> dict[str, Any]:
+        """The pictures as this family's model takes them, and which tokens are a picture's."""
+        pixels, kind = inputs["pixels"], self.speaks.config.model_type
+        count = pixels.shape[0] * pixels.shape[1]
+        if kind in ("smolvlm", "idefics3"):
+            return {"pixel_values": pixels}
+        if self.speaks.family.grid:
+            return {"pixel_values": pixels.flatten(0, 2), "image_grid_thw": inputs["grid"].flatten(0, 1)}
+        given: dict[str, Any] = {"pixel_values": pixels.flatten(0, 1)}
+        if kind == "llava_onevision":  # told to be many, none is cut into tiles
+            sizes = torch.tensor([pixels.shape[-2:]] * count, device=pixels.device)
+            given |= {"image_sizes": sizes, "batch_num_images": torch.tensor([max(count, 2)])}
+        if both_ways := self.speaks.family.both_ways:
+            of_picture = (inputs["ids"] == self.speaks.image_id).long()
+            given["token_type_ids"] = of_picture if both_ways == "picture" else torch.zeros_like(of_picture)
+        return given
+
+    @contextmanager
+    def _with_state(self, inputs: Inputs) -> Iterator[None]:
+        """The state's token stands in place of the word at `spot`, for the length of a with-block and this thread."""
+        if self.state is None or "state" not in inputs:
+            yield
+            return
+        token, spot, mine = self.state(inputs["state"])[:, None], inputs["spot"][..., None], threading.get_ident()
+
+        def put(_: nn.Module, __: Any, words: Tensor) -> Tensor:
+            return torch.where(spot, token.to(words.dtype), words) if threading.get_ident() == mine else words
+
+        hook = self.model.get_input_embeddings().register_forward_hook(put)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def overlooked(self, texts: Sequence[str]) -> list[str]:
+        """See Backbone."""
+        most, unknown, said = self.config.words, self.speaks.tokenizer.unk_token_id, []
+        tokens = [self.speaks.words(text) for text in texts]
+        if cut := sum(len(each) > most for each in tokens):
+            said.append(f"{cut} of {len(texts)} instructions are longer than the {most} tokens that the backbone hf "
+                        "reads; the rest is cut (its option words).")  # fmt: skip
+        if odd := sum(unknown is not None and unknown in each for each in tokens):
+            said.append(f"{odd} of {len(texts)} instructions have words that {self.config.model} does not know; it does "
+                        "not tell them apart.")  # fmt: skip
+        return said
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """See Backbone. "vision" is all that is frozen."""
+        named = [(name, parameter) for name, parameter in self.named_parameters() if not name.startswith("state.")]
+        return {
+            "vision": [parameter for name, parameter in named if name in self.frozen],
+            "language": [parameter for name, parameter in named if name not in self.frozen],
+            "rest": [] if self.state is None else list(self.state.parameters()),
+        }
+
+
+class Continued:
+    """A contracts.Continuation: the language model goes on with its cache of keys and values."""
+
+    def __init__(self, model: Any, known: Tensor, last: Tensor, cache: Any) -> None:
+        self.model, self.known, self.last, self.cache = model, known, last, cache
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """See contracts.Continuation."""
+        count = embeddings.shape[1]
+        self.known = F.pad(self.known, (0, count), value=True)
+        position = self.last[:, None] + torch.arange(1, count + 1, device=self.last.device)
+        self.last = position[:, -1]
+        rope = position.expand(3, -1, -1) if hasattr(self.model, "get_rope_index") else position
+        found: Tensor = self.model(
+            inputs_embeds=embeddings, attention_mask=self.known.long(), position_ids=rope, use_cache=True,
+            **{_cache_name(self.model): self.cache},
+        ).last_hidden_state  # fmt: skip
+        return found
+
+
+def _new_cache() -> Any:
+    """Keys and values of all tokens, also of layers that look at the nearest alone: masks see to that."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+def _cache_name(model: Any) -> str:
+    """What this version of transformers calls it."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def _whole(images: Pictures) -> Tensor:
+    """uint8 [B, S, S, 3] as they are; float [B, 3, S, S] in [0, 1] rounded to such."""
+    assert isinstance(images, Tensor)
+    return images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+
+def _leave_out(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """What is saved holds nothing of what is frozen."""
+    for name in module.frozen:
+        state.pop(f"{prefix}{name}", None)
+
+
+def _put_in(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """The inverse, before it is loaded: what the model has already."""
+    mine = module.model.state_dict()
+    state |= {f"{prefix}{name}": mine[name.removeprefix("model.")] for name in module.frozen}
