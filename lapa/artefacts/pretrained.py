@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,10 +81,11 @@ def of_model(name: str, revision: str, what: str) -> Source:
     """
     folder, version = Path(name).expanduser(), ""
     if not folder.is_dir():
-        if not revision:
+        if not re.fullmatch("[0-9a-f]{40}", revision):
             raise LapaError(
-                f"{what}={name}: there is no such folder. A model of the hub needs a revision, a commit (the "
-                f"hub shows it under Files): what is saved with it must not change. Add the option revision."
+                f"{what}={name}: there is no such folder. A model of the hub needs the option revision: a whole commit, "
+                f'40 hex digits (the hub shows it under Files), not "{revision}", for what is saved with it must not '
+                "change."
             )
         folder = fetch(name, (*WEIGHTS, *BESIDE), revision, kind="model")
         version = folder.name  # the commit
@@ -120,7 +122,7 @@ def require_same(saved: Any, here: Mapping[str, Reference], where: str) -> None:
     for part, found in here.items():
         if (made := object_at(told[part], f"{where}: frozen.{part}")).get("hash") != found["hash"]:
             raise LapaError(
-                f"{where} was made with another {part} encoder than the one that is here: {_shown(made)}, not "
+                f"{where} was made with another {part} model than the one that is here: {_shown(made)}, not "
                 f"{_shown(found)}. {_get(made)}"
             )
 

@@ -11,6 +11,7 @@ What is frozen is no part of an artefact: config.json names the model with the h
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import Any, Literal, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lapa.artefacts.pretrained import Reference
 from lapa.backbones import Backbone, pictures
@@ -34,6 +36,7 @@ from lapa.models.vision_language import (
     source_of,
     text_model,
     trained_names,
+    vision_language,
     with_lora,
 )
 
@@ -77,7 +80,7 @@ class Config:
 
     def build(self) -> Hf:
         """The backbone with the model's own weights. Raises LapaError for a model that cannot be read."""
-        return Hf(self, VisionLanguage(self._source(), self.image_size))
+        return Hf(self, vision_language(self._source(), self.image_size))
 
     def _source(self) -> Any:
         needs = ("transformers", "peft") if self.training == "lora" else ("transformers",)
@@ -94,6 +97,8 @@ class Hf(Backbone):
         super().__init__()
         self.config, self.speaks = config, speaks
         self.image_spec = ImageSpec(config.image_size, config.fit)
+        if not torch.empty(0).is_meta:
+            speaks.front(1)  # what cannot be read is told now
         self.model = speaks.network()
         shortened(self.model, config.layers)
         if config.training == "lora":
@@ -104,7 +109,7 @@ class Hf(Backbone):
         self.model.eval().requires_grad_(False)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in wanted)
-        self._recompute = False
+        self.recompute = False  # keep the input of each layer alone for the backward pass (training/loop.py)
         self.register_module("state", None)
         self.register_state_dict_post_hook(_leave_out)
         self.register_load_state_dict_pre_hook(_put_in)
@@ -115,23 +120,7 @@ class Hf(Backbone):
         """The model itself stays without dropout."""
         super().train(mode)
         self.model.eval()
-        self.recompute = self._recompute
         return self
-
-    @property
-    def recompute(self) -> bool:
-        """Keep only the input of each layer for the backward pass, and compute it again there."""
-        return self._recompute
-
-    @recompute.setter
-    def recompute(self, on: bool) -> None:
-        self._recompute = on
-        if on:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        elif self.model.is_gradient_checkpointing:
-            self.model.gradient_checkpointing_disable()
-        for layer in layers_of(text_model(self.model)):
-            layer.training = on and self.training  # what is in it stays as it is
 
     def extend(self, cameras: Sequence[str], state: int) -> None:
         """Pictures of all cameras are read, in this order; the state is one more token behind the instruction, which
@@ -174,8 +163,9 @@ class Hf(Backbone):
         known, position = inputs["known"], inputs["position"]
         if position.ndim == 3:
             position = position.transpose(0, 1)
-        cache = None if self._recompute and self.training else _new_cache()
-        with self._with_state(inputs):
+        again = self.recompute and torch.is_grad_enabled()
+        cache = None if again else _new_cache()
+        with self._with_state(inputs), self._recomputing(again):
             hidden = self.model(
                 input_ids=inputs["ids"], attention_mask=known.long(), position_ids=position,
                 use_cache=cache is not None, **{_cache_name(self.model): cache}, **self._shown(inputs),
@@ -220,6 +210,18 @@ class Hf(Backbone):
         finally:
             hook.remove()
 
+    @contextmanager
+    def _recomputing(self, on: bool) -> Iterator[None]:
+        """The language model's layers keep their input alone for the backward pass, for the length of a with-block."""
+        layers = layers_of(text_model(self.model)) if on else []
+        for layer in layers:
+            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del layer.forward
+
     def overlooked(self, texts: Sequence[str]) -> list[str]:
         """See Backbone."""
         most, unknown, said = self.config.words, self.speaks.tokenizer.unk_token_id, []
@@ -243,7 +245,8 @@ class Hf(Backbone):
 
 
 class Continued:
-    """A contracts.Continuation: the language model goes on with its cache of keys and values."""
+    """A contracts.Continuation: the language model goes on with its cache of keys and values, behind prompts that are
+    padded on the left, as `prepare` makes them."""
 
     def __init__(self, model: Any, known: Tensor, last: Tensor, cache: Any) -> None:
         self.model, self.known, self.last, self.cache = model, known, last, cache

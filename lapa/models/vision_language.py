@@ -6,6 +6,7 @@ processors of transformers, which know them too, mostly need torchvision. A pict
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,6 @@ from lapa.contracts import LapaError
 from lapa.models.language import layers_of
 
 Count = Callable[[Any, tuple[int, ...], list[int]], int]  # (config, shape of a picture's pixels, its grid) -> tokens
-NEEDED = {"transformers": "transformers", "peft": "peft"}
 EYES = ("vision_model", "vision_tower", "visual")  # names of the modules that see
 FAULTS = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError, SafetensorError)
 
@@ -104,6 +104,16 @@ def source_of(model: str, revision: str, needs: Sequence[str] = ("transformers",
             """'policy.backbone_options={"model":"FOLDER"}' (docs/backbones.md)."""
         )
     return of_model(model, revision, "model")
+
+
+def vision_language(source: Source, image_size: int) -> VisionLanguage:
+    """One for all backbones on this model."""
+    return _shared(source, image_size, source.hash)
+
+
+@functools.lru_cache(4)
+def _shared(source: Source, image_size: int, hash: str) -> VisionLanguage:
+    return VisionLanguage(source, image_size)
 
 
 class VisionLanguage:
