@@ -110,8 +110,8 @@ def _trainable(policy: Policy, pretrained: Path | None, recipe: Recipe) -> Which
     """What the recipe says, or "all" where the head alone would read what nobody has trained."""
     backbone = getattr(policy, "backbone", None)
     if pretrained is None and recipe.trainable == "head" and isinstance(backbone, Backbone) and backbone.untaught:
-        say_once("Without a pretrained policy all but what is frozen is trained, not the head alone: parts of the "
-                 "backbone are new.")  # fmt: skip
+        say_once("Without a pretrained policy all but what is frozen is trained, not the head alone: the "
+                 "backbone has not learnt from videos or robots yet.")  # fmt: skip
         return "all"
     return recipe.trainable
 

@@ -83,9 +83,9 @@ def of_model(name: str, revision: str, what: str) -> Source:
     if not folder.is_dir():
         if not re.fullmatch("[0-9a-f]{40}", revision):
             raise LapaError(
-                f"{what}={name}: there is no such folder. A model of the hub needs the option revision: a whole commit, "
-                f'40 hex digits (the hub shows it under Files), not "{revision}", for what is saved with it must not '
-                "change."
+                f"{what}={name}: there is no such folder. A model of the hub needs the option revision: a whole "
+                f'commit, 40 hex digits (the hub shows it under Files), not "{revision}", for what is saved with it '
+                "must not change."
             )
         folder = fetch(name, (*WEIGHTS, *BESIDE), revision, kind="model")
         version = folder.name  # the commit

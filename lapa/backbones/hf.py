@@ -1,8 +1,8 @@
-"""Any open vision-language model of transformers: SmolVLM, Idefics3, PaliGemma, Gemma3, LLaVA-OneVision, InternVL, Qwen.
+"""Any open vision-language model: SmolVLM, Idefics3, PaliGemma, Gemma3, LLaVA-OneVision, InternVL, Qwen-VL.
 
-The model reads its own prompt, as it was trained to: pictures, instruction, and what begins its answer. The hidden state
-of the last token is the readout. Its vision encoder is frozen; of the rest, adapters, the last layers or all is trained.
-What is frozen is no part of an artefact: config.json names the model with the hash of its files.
+The model reads its own prompt, as it was trained to: pictures, instruction, and what begins its answer. The readout is
+the hidden state of the last token. The vision encoder is frozen; what is trained are adapters (LoRA), the last layers,
+or all the rest. What is frozen is no part of an artefact: config.json names the model with the hash of its files.
 
     pictures --its image processor, frozen vision encoder, its projector--\\
     instruction --its tokenizer----------------------------------------------> its language model --> last token
@@ -213,7 +213,7 @@ class Hf(Backbone):
     @contextmanager
     def _recomputing(self, on: bool) -> Iterator[None]:
         """The language model's layers keep their input alone for the backward pass, for the length of a with-block."""
-        layers = layers_of(text_model(self.model)) if on else []
+        layers: list[Any] = list(layers_of(text_model(self.model))) if on else []
         for layer in layers:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
         try:
@@ -230,8 +230,8 @@ class Hf(Backbone):
             said.append(f"{cut} of {len(texts)} instructions are longer than the {most} tokens that the backbone hf "
                         "reads; the rest is cut (its option words).")  # fmt: skip
         if odd := sum(unknown is not None and unknown in each for each in tokens):
-            said.append(f"{odd} of {len(texts)} instructions have words that {self.config.model} does not know; it does "
-                        "not tell them apart.")  # fmt: skip
+            said.append(f"{odd} of {len(texts)} instructions have words that {self.config.model} does not know; it "
+                        "does not tell them apart.")  # fmt: skip
         return said
 
     def groups(self) -> dict[str, list[nn.Parameter]]:

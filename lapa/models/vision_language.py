@@ -1,4 +1,4 @@
-"""Vision-language models of transformers as they are: from a folder or the hub, with their own image processor and words.
+"""Vision-language models of transformers, from a folder or the hub, with their own image processor and tokenizer.
 
 Each family has its own marks around a picture and around what the user says. They are in FAMILIES; the composite
 processors of transformers, which know them too, mostly need torchvision. A picture is one tile: none is cut up.
@@ -41,8 +41,8 @@ def _patches(config: Any, shape: tuple[int, ...]) -> int:
 class Family:
     """How the models of a family are spoken to.
 
-    before, picture, between, end   the prompt: before, each picture with {image} where its tokens are, between, what the
-                  user says, end. {bos} is the tokenizer's token of the beginning
+    before, picture, between, end   the prompt: before, each picture with {image} where its tokens are, between, the
+                  instruction, end. {bos} is the tokenizer's token of the beginning
     count         how many tokens a picture has
     options       of the image processor: one tile a picture
     together      pictures that the image processor is given at least: some cut a single one into tiles
@@ -174,12 +174,13 @@ class VisionLanguage:
         with uncounted(), self._loading("its weights"):
             if torch.empty(0).is_meta:
                 return AutoModelForImageTextToText.from_config(self.config, **how).model
-            made, told = AutoModelForImageTextToText.from_pretrained(
+            found: Any = AutoModelForImageTextToText.from_pretrained(
                 self.source.path, config=self.config, output_loading_info=True, **how
             )
+        made, told = found
         if wrong := sorted(map(str, {*told["missing_keys"], *told["mismatched_keys"]})):
-            raise LapaError(f"model={self.source.name}: {len(wrong)} of its weights are not in {self.source.path}, such "
-                            f"as {wrong[0]}.")  # fmt: skip
+            raise LapaError(f"model={self.source.name}: {len(wrong)} of its weights are not in {self.source.path}, "
+                            f"such as {wrong[0]}.")  # fmt: skip
         return made.model
 
     @contextmanager
@@ -305,14 +306,16 @@ def with_lora(network: Any, rank: int, alpha: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     language = text_model(network)
-    names = {name.rpartition(".")[2] for name, part in layers_of(language).named_modules() if isinstance(part, nn.Linear)}
+    names = {
+        name.rpartition(".")[2] for name, part in layers_of(language).named_modules() if isinstance(part, nn.Linear)
+    }
     with uncounted():
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(names)), language)
 
 
 def trained_names(network: Any, training: str, top: int) -> set[str]:
-    """The parameters that train: "full": all but the vision encoder; "lora": the adapters; "top": the last layers of the
-    language model and its last norm. Raises LapaError for more layers than there are."""
+    """The parameters that train: "full": all but the vision encoder; "lora": the adapters; "top": the last layers of
+    the language model and its last norm. Raises LapaError for more layers than there are."""
     names = {name for name, _ in network.named_parameters()}
     if training == "full":
         return {name for name in names if not any(eye in name for eye in EYES)}

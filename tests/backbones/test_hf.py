@@ -214,8 +214,10 @@ TRAINED = {
 }
 
 
-@pytest.mark.parametrize(("name", "training"), [*((name, "lora") for name in FORMS), ("smolvlm", "top"),
-                                                ("smolvlm", "full"), ("qwen3_vl", "full"), ("gemma3", "top")])  # fmt: skip
+MORE = [("smolvlm", "top"), ("smolvlm", "full"), ("qwen3_vl", "full"), ("gemma3", "top")]
+
+
+@pytest.mark.parametrize(("name", "training"), [*((name, "lora") for name in FORMS), *MORE])
 def test_what_is_frozen_gets_no_gradient(name: str, training: str, make: Make) -> None:
     backbone = with_adapters(make(name, training=training, top=1))
     backbone.extend(("camera 0",), 2)
@@ -266,7 +268,7 @@ def test_the_first_layers_alone(make: Make, folder: Any) -> None:
 
 
 def test_instructions_that_are_not_read_and_marks_in_them(make: Make, reads: Any) -> None:
-    backbone = make("smolvlm", words=4, training="top")
+    backbone = make("smolvlm", words=4, training="full")
     said = backbone.overlooked(["push the red block", "push the red block then stop", "open"])
     assert [line.partition(" instructions")[0] for line in said] == ["1 of 3", "1 of 3"]
     assert " 4 tokens" in said[0]
@@ -405,7 +407,9 @@ def test_models_of_the_hub_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "\n" not in str(told.value)
 
 
-def test_a_model_of_the_hub_is_named_by_its_commit(folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_the_hub_is_named_by_its_commit(
+    folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = "0123456789" * 4
     (tmp_path / commit).symlink_to(folder("internvl"))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path / commit))
@@ -438,8 +442,8 @@ def spoilt(folder: Path, out: Path, what: str) -> Path:
     elif what == "torn":
         (out / "model.safetensors").write_bytes((out / "model.safetensors").read_bytes()[:5000])
     elif what == "marks":
-        file = out / "tokenizer.json"
-        file.write_text(file.read_text().replace("<global-img>", "<somewhere>"))
+        for file in (out / "tokenizer.json", out / "tokenizer_config.json"):
+            file.write_text(file.read_text().replace("<global-img>", "<somewhere>"))
     elif what == "pictures":
         (out / "preprocessor_config.json").unlink()
     (out / "config.json").write_text(json.dumps(config))
@@ -459,7 +463,9 @@ def test_models_that_cannot_be_read(what: str, said: str, folder: Any, tmp_path:
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("options", [{"rank": 0}, {"layers": -1}, {"words": 0}, {"image_size": 10**9}, {"training": "x"}])
+@pytest.mark.parametrize(
+    "options", [{"rank": 0}, {"layers": -1}, {"words": 0}, {"image_size": 10**9}, {"training": "x"}]
+)
 def test_settings_that_cannot_be(options: dict[str, Any]) -> None:
     with pytest.raises(LapaError, match=next(iter(options))):
         plugins.configure("backbones", "hf", options)
