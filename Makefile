@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 WORLDS := $(VENV)/.worlds
+SITE := $(VENV)/.docs
+LEROBOT_PYTHON ?= python3.12
+LEROBOT := .venv-lerobot
 
 # A test of each kind: what is quick to run and breaks first. All the rest is in `make test`.
 QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/artefacts/test_folder.py \
@@ -11,7 +14,7 @@ QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/ar
 # A file a worker, in the order of tests/conftest.py: the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-.PHONY: help demo quick test test-slow worlds test-worlds lint format clean
+.PHONY: help demo quick test test-slow worlds test-worlds test-lerobot docs lint format clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +49,22 @@ worlds: $(WORLDS)  ## install the benchmarks that others wrote
 test-worlds: $(WORLDS)  ## install them and run their tests
 	@$(PYTEST) --durations 10 tests/worlds tests/benchmarks/test_contract.py
 
+$(LEROBOT)/.ready: pyproject.toml lerobot_policy_lapa/pyproject.toml
+	@echo 'Setting up .venv-lerobot (once; LeRobot brings torchvision and a PyTorch for CUDA, some gigabytes) ...'
+	@$(LEROBOT_PYTHON) -m venv $(LEROBOT)
+	@$(LEROBOT)/bin/pip install -q --disable-pip-version-check 'lerobot[dataset,training]==0.6.1' pytest -e '.[pieces]' -e lerobot_policy_lapa
+	@touch $(LEROBOT)/.ready
+
+test-lerobot: $(LEROBOT)/.ready  ## the tests of the LeRobot plug-in, in a place of their own; needs Python 3.12
+	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(LEROBOT)/bin/python -m pytest tests/interop/test_lerobot_plugin.py
+
+$(SITE): $(READY)
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $(SITE)
+
+docs: $(SITE)  ## the documentation site, in build/docs/site
+	@$(VENV)/bin/python docs/site.py
+
 lint: $(READY)  ## ruff and mypy
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -56,4 +75,4 @@ format: $(READY)  ## let ruff format the code
 	@$(VENV)/bin/ruff format .
 
 clean:  ## remove .venv and build leftovers (runs/ stays)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LEROBOT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -274,3 +278,73 @@ def test_the_picture_of_the_tree_shows_the_tree() -> None:
 def test_no_document_leads_out_of_a_clone() -> None:
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         assert "shared/" not in path.read_text(), path.name
+
+
+# --- the site
+
+
+def pages_of_the_site() -> list[str]:
+    """The pages that its navigation names."""
+    config = tomllib.loads((ROOT / "docs/zensical.toml").read_text())
+    return [page for section in config["project"]["nav"] for part in section.values() for one in part
+            for page in one.values() if page != "api"]  # fmt: skip
+
+
+def test_every_page_is_on_the_site_once() -> None:
+    also = set(runpy.run_path(str(ROOT / "docs/site.py"))["ALSO"].values())
+    there = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")} | also
+    named = pages_of_the_site()
+    assert len(named) == len(set(named))
+    assert set(named) == there
+
+
+def test_links_of_the_site() -> None:
+    """On the site a link leads to a page, a file that is copied or the reference of a module; else it is plain text."""
+    site = runpy.run_path(str(ROOT / "docs/site.py"))
+    api = site["references"]()
+    assert {"contracts", "policies", "stage2_label"} <= set(api)
+    sources = {page: ROOT / "docs" / page for page in pages_of_the_site()}
+    sources |= {name: ROOT / place for place, name in site["ALSO"].items() if name != "index.md"}
+    known = {*sources, *(f"api/{name}.md" for name in api)}
+    for name, source in sources.items():
+        for _, _, target, _ in site["LINK"].findall(site["relinked"](source.read_text(), source, name, api)):
+            if not re.match(r"[a-z]+:", target):
+                there = os.path.normpath(Path(name).parent / target)
+                assert there in known or (ROOT / "docs" / there).is_file(), f"{name} leads to {target}"
+
+
+def test_introductions_say_the_same() -> None:
+    """In three languages: the same pages, commands, code and figures."""
+    texts = [(ROOT / f"docs/index{language}.md").read_text() for language in ("", ".ko", ".zh")]
+    links = [sorted(re.findall(r"\]\((\w[^)]*)\)", text)) for text in texts]
+    own = {"index.md", "index.ko.md", "index.zh.md"}
+    assert len({tuple(link for link in each if link not in own) for each in links}) == 1
+    code = [[line.partition("#")[0].strip() for line in blocks("python", text)[0].splitlines()] for text in texts]
+    assert code[0] == code[1] == code[2]
+    assert {tuple(re.findall(r"^(#+) ", text, re.MULTILINE)) for text in texts} == {("#", "##", "##", "##")}
+    for fact in ("3.11", "20", "10", "17", "48", "2410.11758", "make demo"):
+        assert all(fact in text for text in texts), fact
+    assert all(sentence in README for sentence in re.findall(r"^\d\. (.+)$", texts[0], re.MULTILINE))
+
+
+def test_docstrings_in_columns_become_lists() -> None:
+    pytest.importorskip("griffe", reason="the site's packages are not installed: make docs")
+    shown = runpy.run_path(str(ROOT / "docs/docstrings.py"))["shown"]
+    made = shown("One.\n\nframes   int64 [N]\nlow, high [D]  [D][A], in\n         units\n\nArgs:\n    x: of `[A][B]`")
+    assert (
+        made == "One.\n\n* `frames`: int64 [N]\n* `low, high [D]`: [D]\\[A], in\n    units\n\nArgs:\n    x: of `[A][B]`"
+    )
+
+
+@pytest.mark.slow
+def test_the_site_is_built(tmp_path: Path) -> None:
+    """With the packages of `make docs`; every link and every reference is checked by the builder (--strict)."""
+    pytest.importorskip("zensical", reason="the site's packages are not installed: make docs")
+    done = subprocess.run([sys.executable, ROOT / "docs/site.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    site = ROOT / "build/docs/site"
+    for page in pages_of_the_site():
+        assert (site / page).with_suffix(".html").is_file(), page
+    assert "float32 [chunk, A]" in (site / "api/policies.html").read_text()
+    found = json.loads((site / "search.json").read_text())
+    assert "latent_action" in json.dumps(found)

@@ -10,6 +10,9 @@ from lapa.contracts import LapaError
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 FILES = ("config.json", "model.safetensors")
+WITHIN = (
+    "lapa_artefact"  # a checkpoint of LeRobot holds the config.json of its artefact here (interop/lerobot_policy.py)
+)
 
 
 def is_repo(path: str | Path) -> bool:
@@ -36,7 +39,7 @@ def fetch(repo: str, patterns: Sequence[str], revision: str | None = None, kind:
 
 def local(path: str | Path) -> Path:
     """The folder of an artefact: `path` itself, or user/name fetched from the hub. Raises LapaError as `fetch`."""
-    return fetch(str(path), FILES, kind="model") if is_repo(path) else Path(path)
+    return fetch(str(path), (*FILES, f"{WITHIN}/config.json"), kind="model") if is_repo(path) else Path(path)
 
 
 def reason(error: BaseException) -> str:

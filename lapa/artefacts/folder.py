@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from lapa import __version__
 from lapa.artefacts.borrowed import SHIPPED, joined, lender_of, parted
-from lapa.artefacts.download import local
+from lapa.artefacts.download import WITHIN, local
 from lapa.artefacts.limits import no_larger_than, require_small_buffers
 from lapa.artefacts.older import upgraded, upgraded_weights
 from lapa.artefacts.settings import checked, object_at, typed_value
@@ -39,6 +39,7 @@ OBJECTS_OF_PROVENANCE = {"versions", "data", "parents"}
 OBJECTS = {"model", "recipe", "results", "provenance", "borrowed", "ended_early", "labelled", "tuning"}
 NOTES = OBJECTS | {"kind", "format", "hash", "sums", "method"}  # what any artefact may have beside its description
 READABLE = (1, 2)  # formats (artefacts/older.py)
+WEIGHTS = "model.safetensors"
 FINISH = "finish"  # in the folder of a run: end early, and keep what there is (training/stop.py)
 T = TypeVar("T")
 M = TypeVar("M", bound=torch.nn.Module)
@@ -238,14 +239,14 @@ def save_artefact(
         file = SHIPPED[lender]
         tensors, reference = parted(tensors, lender, file_hash(file), read_tensors(file)[0], lent)
         config |= {"borrowed": reference} if reference else {}
-    write_tensors(path / "model.safetensors", tensors)
+    write_tensors(weights_at(path), tensors)
     return seal(path, kind, config)
 
 
 def seal(path: Path, kind: str, config: Mapping[str, Any]) -> str:
     """Make an artefact of a folder whose weights are written: its config.json, the last file. Returns their hash."""
     config = {key: value for key, value in config.items() if key not in ("kind", "format", "hash")}
-    content = file_hash(path / "model.safetensors")
+    content = file_hash(weights_at(path))
     early = {"ended_early": ended} if (ended := ended_early(path)) else {}
     write_json(path / "config.json", with_sums({"kind": kind, "format": FORMAT, "hash": content, **config, **early}))
     return content
@@ -264,12 +265,11 @@ def load_artefact(path: Path | str, kind: str) -> Artefact:
     Raises LapaError when the folder is missing, unfinished, damaged, of another kind or of another format.
     """
     found = describe(path, kind)
-    tensors, _ = read_tensors(found.path / "model.safetensors")
-    content = file_hash(found.path / "model.safetensors")
+    file = weights_at(found.path)
+    tensors, _ = read_tensors(file)
+    content = file_hash(file)
     if content != found.hash:
-        raise LapaError(
-            f"{found.path}/model.safetensors does not match config.json (hash {content}, expected {found.hash})."
-        )
+        raise LapaError(f"{file} does not match config.json (hash {content}, expected {found.hash}).")
     tensors = upgraded_weights(tensors)
     if "borrowed" in found.config:
         reference = found.config["borrowed"]
@@ -281,6 +281,7 @@ def load_artefact(path: Path | str, kind: str) -> Artefact:
 def describe(path: Path | str, kind: str) -> Artefact:
     """The same without its weights: they are neither read nor checked."""
     path = local(path)
+    path = path / WITHIN if (path / WITHIN / "config.json").exists() else path
     if not path.is_dir():
         raise LapaError(f"There is no folder {path}; a {kind} artefact was expected there.")
     config = read_config(path, f"finished {kind} artefact")
@@ -303,6 +304,11 @@ def read_config(path: Path, what: str = "finished artefact") -> dict[str, Any]:
     for name in OBJECTS_OF_PROVENANCE & config.get("provenance", {}).keys():
         object_at(config["provenance"][name], f"{where}: provenance.{name}")
     return config
+
+
+def weights_at(path: Path) -> Path:
+    """The weights of the artefact in a folder: in it; of one within a checkpoint of another library, beside it."""
+    return (path.parent if path.name == WITHIN else path) / WEIGHTS
 
 
 def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str | Path) -> None:

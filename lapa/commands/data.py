@@ -253,7 +253,7 @@ def _convert_lapa(
 
 
 def export(
-    form: tyro.conf.Positional[Literal["lerobot", "jsonl", "hub"]],
+    form: tyro.conf.Positional[Literal["lerobot", "jsonl", "lerobot-policy", "hub"]],
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LABELS|RUN")],
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT|USER/NAME")],
     dataset: Datasets = (),
@@ -261,10 +261,11 @@ def export(
     fps: float | None = None,
     quality: Annotated[int | Literal["exact"] | None, tyro.conf.arg(metavar="INT|exact")] = None,
     robot: str = "",
+    feature: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="CAMERA=NAME")] = (),
     license: str | None = None,
     private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Export labels (LeRobot, jsonl) or a model (the hub).
+    """Export labels (LeRobot, jsonl), a policy (LeRobot) or a model (the hub).
 
     The released LAPA code reads the jsonl.
     Examples: lapa export lerobot runs/labels data/labelled; lapa export hub runs/laq me/laq --license apache-2.0
@@ -272,13 +273,16 @@ def export(
 
     Args:
         form: lerobot: the labelled videos as a LeRobot v3.0 dataset with latent_action; jsonl: images and rows for the
-            released LAPA training script; hub: upload a LAQ or a policy with a model card
-        source: folder of `lapa label`; for hub, of `lapa quantize`, `pretrain` or `finetune`
+            released LAPA training script; lerobot-policy: a policy as a checkpoint for lerobot-eval and lerobot-train
+            (docs/lerobot.md); hub: upload a LAQ or a policy with a model card
+        source: folder of `lapa label`; for lerobot-policy, of `lapa finetune`; for hub, of `lapa quantize`, `pretrain`
+            or `finetune`
         out: new folder; for hub, the repository
         image_size: make the frames squares with this many pixels a side (None: as they are at the source)
         fps: lerobot: the one rate to write, where the videos have several
         quality: lerobot: H.264's crf, such as 23, which browsers play (None: 18); or exact, which keeps every pixel
         robot: lerobot: the robot's name, for robot_type, where the dataset names none
+        feature: lerobot-policy: the name of a camera in LeRobot, where it is not observation.images.CAMERA; repeatable
         license: hub: the licence of the weights, such as apache-2.0; it must suit the licence of the videos
         private: hub: only you can see it
     """
@@ -290,6 +294,15 @@ def export(
         print(f"{source} is at {push_to_hub(source, out, license, private)}")
         print_next(f'lapa.LAQ.from_pretrained("{out}"), or lapa.Policy, in Python')
         return
+    if form == "lerobot-policy":
+        from lapa.interop.lerobot_policy import export_policy
+
+        print("\n".join(export_policy(source, Path(out), feature)))
+        print(f"Wrote {out}, a checkpoint of LeRobot. It needs: pip install lerobot_policy_lapa (docs/lerobot.md)")
+        print_next(f"lerobot-eval --policy.path={quoted(out)} --env.type=..")
+        return
+    if feature:
+        raise LapaError("--feature belongs to `lapa export lerobot-policy`.")
     from lapa.data.index import counted, tell
     from lapa.data.video import GOOD
     from lapa.interop.export import ROWS, export_jsonl, export_lerobot, open_labelled

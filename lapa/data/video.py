@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -259,7 +260,9 @@ class VideoReader:
                     continue
                 if frame.is_corrupt:
                     raise BadVideo(f"{self.path}: the frame at {time:.2f} s is damaged.")
-                rgb = convert.reformat(frame, width=size[0], height=size[1], format="rgb24", threads=1).to_ndarray()
+                rgb = convert.reformat(
+                    frame, width=size[0], height=size[1], format="rgb24", **_one_thread()
+                ).to_ndarray()
                 yield time, turn.shown(rgb, frame)
                 end = time + float((frame.duration or 0) * (frame.time_base or 0))
         except av.FFmpegError as error:
@@ -475,6 +478,16 @@ def _span(stream: VideoStream) -> float | None:
 def rational(fps: float | Fraction) -> Fraction:
     """A frame rate as the fraction that video files need: 29.97 -> 2997/100."""
     return Fraction(fps).limit_denominator(10_000)
+
+
+@cache
+def _one_thread() -> dict[str, int]:
+    """The option of `reformat` that keeps it to one thread; PyAV 15, which LeRobot 0.6 needs, has no such option."""
+    try:
+        VideoReformatter().reformat(VideoFrame(2, 2, "rgb24"), threads=1)
+    except TypeError:
+        return {}
+    return {"threads": 1}
 
 
 def _reason(error: Exception) -> str:

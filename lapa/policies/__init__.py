@@ -205,6 +205,12 @@ class Policy(nn.Module, ABC):
     def batch(self, seen: Seen, targets: Any) -> Any:
         """What `loss` takes, on the CPU: called in loader threads."""
 
+    def robot_batch(self, seen: Seen, actions: Array, pad: Array) -> Any:
+        """What `loss` takes, of robot data that another library reads (interop/lerobot_policy.py): actions float32
+        [B, chunk, A] in the robot's units, pad bool [B, chunk]: those that do not exist. Raises LapaError for a policy
+        that cannot learn so."""
+        raise LapaError("This policy learns from lapa's own reader alone (lapa finetune).")
+
     @abstractmethod
     def loss(self, batch: Any) -> tuple[Tensor, Logs]:
         """See contracts.Trainable."""

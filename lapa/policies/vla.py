@@ -407,6 +407,16 @@ class VLA(Policy):
         values, now = targets if isinstance(targets, tuple) else (targets, {})
         return PolicyBatch(self._prepare(seen), torch.from_numpy(values), now)
 
+    def robot_batch(self, seen: Seen, actions: Array, pad: Array) -> PolicyBatch:
+        """See Policy: for the head that it has. Of several robots the actions are those of the observations' robot."""
+        if self.acting is None:
+            raise LapaError("This policy predicts latent codes, not robot actions; give it a head for them first.")
+        chunks = self.meaning.targets(actions, seen.state) if self.meaning else actions
+        if self.scales:
+            robots = seen.embodiment or ("",) * len(seen)
+            chunks = self.scales.normalise(chunks, _asked(robots, self.scales.names))
+        return self.batch(seen, _encoded(self.acting, chunks, pad))
+
     def _prepare(self, seen: Seen) -> Inputs:
         return self.backbone.prepare(replace(seen, state=self._state(seen)))
 
