@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 from lerobot.configs.policies import PreTrainedConfig
@@ -73,11 +74,17 @@ class LapaConfig(PreTrainedConfig):
             self.optimizer_weight_decay, self.optimizer_grad_clip_norm = how.weight_decay, how.clip
 
     @property
+    def options(self) -> list[str]:
+        """Settings of the recipe that were chosen here: `set`, chunk_size, and several cameras by name."""
+        chosen = [f"chunk={self.chunk_size}"] if self.chunk_size else []
+        if len(self.cameras) > 1:
+            chosen.append(f"policy.cameras={json.dumps(list(self.cameras))}")
+        return [*self.set, *chosen]
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe of a policy that begins here. Raises LapaError for unknown settings."""
-        options = [*self.set, f"chunk={self.chunk_size}"] if self.chunk_size else self.set
-        several = list(self.cameras) if len(self.cameras) > 1 else []
-        return recipe_of(self.preset, options, several)
+        return recipe_of(self.preset, self.options)
 
     def get_optimizer_preset(self) -> AdamWConfig:
         """AdamW, as stage 3 has it."""

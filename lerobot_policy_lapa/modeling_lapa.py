@@ -198,4 +198,4 @@ def _begun(config: LapaConfig, meta: Any) -> Opened:
         )
     chosen = next(iter(config.cameras.values()), "")
     dataset = f"{meta.root},camera={chosen}" if len(config.cameras) == 1 else str(meta.root)
-    return begin(dataset, config.recipe, config.start)
+    return begin(dataset, config.recipe, config.start, config.options)

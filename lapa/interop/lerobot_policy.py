@@ -22,7 +22,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from lapa.artefacts.download import WITHIN
-from lapa.artefacts.folder import Artefact, load_artefact, provenance, save_artefact, weights_at, write_json
+from lapa.artefacts.folder import Artefact, describe, load_artefact, provenance, save_artefact, weights_at, write_json
 from lapa.contracts import LapaError, PolicySpec
 from lapa.data.folders import new_folder
 from lapa.data.index import tell
@@ -31,6 +31,7 @@ from lapa.data.stream import stream
 from lapa.measures.offline import keys_of
 from lapa.policies import Policy, configured, opened
 from lapa.recipe import Recipe, overridden, preset
+from lapa.stage3_finetune import chosen_settings
 
 CONFIG = "config.json"
 PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
@@ -80,17 +81,17 @@ def open_policy(folder: Path) -> Opened:
     return Opened(opened(artefact), about, {str(folder): artefact.hash}, data)
 
 
-def begin(dataset: str, recipe: Recipe, start: str = "") -> Opened:
+def begin(dataset: str, recipe: Recipe, start: str = "", options: Sequence[str] = ()) -> Opened:
     """A policy with a new head for the actions of `dataset`, a LeRobot folder, as stage 3 makes it: of the policy
-    `start`, or of the recipe's backbone alone. Pictures are not read; nothing is trained. Raises LapaError."""
+    `start`, or of the recipe's backbone alone. `options` are those that the user chose, NAME=VALUE. Pictures are not
+    read; nothing is trained. Raises LapaError."""
+    recipe = replace(recipe, head="new")
     policy = Policy.from_pretrained(start) if start else configured(recipe).build()
-    parents = {start: load_artefact(start, "policy").hash} if start else {}
-    if recipe.policy.cameras or recipe.policy.state:
-        policy.config = replace(policy.config, cameras=recipe.policy.cameras, state=recipe.policy.state)
+    parents = {start: describe(start, "policy").hash} if start else {}
+    policy.config = replace(policy.config, **chosen_settings(Path(start) if start else None, recipe, options))
     data = stream((f"lerobot:{dataset}",), policy.config.image_size, quiet=True)
     tell(data)
-    policy.adapt(cast(Packed, data), replace(recipe, head="new"))  # frames are read only where nothing is trained
-    recipe = replace(recipe, head="new")
+    policy.adapt(cast(Packed, data), recipe)  # frames are read only where nothing is trained
     about = {"method": "lapa" if start else "scratch", "recipe": recipe.to_json()}
     return Opened(policy, {**about, "labelled": {"trained": list(keys_of(data))}}, parents, {data.spec: data.outline})
 
@@ -106,12 +107,10 @@ def save_policy(made: Opened, folder: Path, tensors: Mapping[str, Tensor]) -> No
     save_artefact(folder / WITHIN, "policy", config, tensors, *policy.lent())
 
 
-def recipe_of(name: str, options: Sequence[str], cameras: Sequence[str] = (), state: bool = False) -> Recipe:
-    """The recipe of a policy that begins in LeRobot: a preset, options "NAME=VALUE" as for --set. Several cameras, and
-    the state, are read where they are named. Raises LapaError for what is unknown."""
-    recipe = overridden(preset(name), options)
-    chosen = tuple(cameras) or recipe.policy.cameras
-    return replace(recipe, policy=replace(recipe.policy, cameras=chosen, state=state or recipe.policy.state))
+def recipe_of(name: str, options: Sequence[str]) -> Recipe:
+    """The recipe of a policy that begins in LeRobot: a preset, and options "NAME=VALUE" as for --set. Raises LapaError
+    for what is unknown."""
+    return overridden(preset(name), options)
 
 
 # --- names and files of LeRobot

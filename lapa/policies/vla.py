@@ -411,11 +411,13 @@ class VLA(Policy):
         """See Policy: for the head that it has. Of several robots the actions are those of the observations' robot."""
         if self.acting is None:
             raise LapaError("This policy predicts latent codes, not robot actions; give it a head for them first.")
+        if self._answering().every:
+            raise LapaError(f"The head {self.config.head} learns from plans of every age: lapa finetune trains it.")
         chunks = self.meaning.targets(actions, seen.state) if self.meaning else actions
         if self.scales:
             robots = seen.embodiment or ("",) * len(seen)
             chunks = self.scales.normalise(chunks, _asked(robots, self.scales.names))
-        return self.batch(seen, _encoded(self.acting, chunks, pad))
+        return self.batch(seen, self.acting.targets(chunks, pad))
 
     def _prepare(self, seen: Seen) -> Inputs:
         return self.backbone.prepare(replace(seen, state=self._state(seen)))
