@@ -265,7 +265,7 @@ def export(
     license: str | None = None,
     private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Export labels (LeRobot, jsonl), a policy (LeRobot) or a model (the hub).
+    """Export labels (LeRobot, jsonl), a policy (LeRobot, the hub), a LAQ.
 
     The released LAPA code reads the jsonl.
     Examples: lapa export lerobot runs/labels data/labelled; lapa export hub runs/laq me/laq --license apache-2.0
