@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 import tyro
 
 from lapa.commands.data import cache, collect, convert, export
-from lapa.commands.look import analyse, inspect, show_list
+from lapa.commands.look import analyse, explore, inspect, show_list
 from lapa.commands.measure import ablate, compare, demo, evaluate, study
 from lapa.commands.serve import serve
 from lapa.commands.train import finetune, fit, ground, label, pretrain, quantize, stop, tune
@@ -26,6 +26,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Your own videos and robot, in this order": {
         "inspect": inspect,
         "quantize": quantize,
+        "explore": explore,
         "label": label,
         "pretrain": pretrain,
         "finetune": finetune,

@@ -37,7 +37,7 @@ LINES = [line.split() for line in """
     analysis interop
     analysis.tabletop
     analysis.inspect analysis.command
-    experiments
+    experiments explorer
     commands
     cli
     __main__

@@ -19,7 +19,7 @@ STAGES = (  # what it is called, the file, what it needs, what comes out
 )
 BANDS = (  # from the top: a folder or file may import those below it; (title, names, what they do)
     ("what you type", "cli commands", "one function for each command"),
-    ("many runs", "experiments analysis interop", "comparisons, questions about codes, other formats"),
+    ("many runs", "experiments analysis explorer interop", "comparisons, questions, a page for codes, other formats"),
     (
         "one run",
         "stage1_latent_actions stage2_label stage2_pretrain stage3_finetune evaluate recipe run_folder plots",

@@ -186,7 +186,7 @@ def _look(
         raise LapaError(f"{run.path}/config.json does not say which window it was trained with; give --window SECONDS.")
     pairs = window_pairs(packed, seconds, recipe.get("end", "drop"))
     tell_of_window(packed, seconds, recipe.get("end", "drop"))
-    look = _judged_by(run, packed, pairs, seed)
+    look = judged_by(run, packed, pairs, seed)
     for spec in () if look.held_out and len(specs) == 1 else specs:
         note_if_trained_on(spec, " ".join(run.about.get("provenance", {}).get("data", {})))
     rng, rows = np.random.default_rng(seed), look.rows
@@ -202,7 +202,7 @@ def _look(
     return results
 
 
-def _judged_by(run: Run, packed: Packed, pairs: PairIndex, seed: int) -> Look:
+def judged_by(run: Run, packed: Packed, pairs: PairIndex, seed: int) -> Look:
     """The pairs that judge the LAQ. If it was trained on this dataset with this window, they are those that stage 1
     held out, and the figures are those of its log. Else every fifth episode; the probes learn from the others."""
     about, recipe = run.about.get("provenance", {}), run.about.get("recipe", {})

@@ -1,7 +1,8 @@
-"""Commands that only show something: `lapa inspect`, `analyse`, `list`."""
+"""Commands that only show something: `lapa inspect`, `explore`, `analyse`, `list`."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Annotated, Literal
@@ -48,6 +49,42 @@ def inspect(
         inspect_dataset(datasets, where, image_size)
     else:
         raise LapaError("Give the folder of a run, such as runs/laq, or --dataset NAME:PATH, or both.")
+
+
+def explore(
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [OTHER]")],
+    dataset: Datasets = (),
+    policy: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FOLDER")] = (),
+    pairs: int = 5000,
+    port: int = 8070,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Try codes on a page in the browser: press one, see what it does.
+
+    Example: lapa explore runs/laq --dataset video_folder:clips/ --policy runs/latent. With a second LAQ both are shown
+    side by side. The page is served to this machine alone, and needs no network. Ctrl-C ends it. See docs/explorer.md.
+
+    Args:
+        runs: folder of `lapa quantize`, or of `lapa pretrain` on its labels; two are shown side by side
+        dataset: the videos (none: those that the LAQ was trained on)
+        policy: folder of `lapa pretrain`: the codes that it names for an instruction; repeatable
+        pairs: read the codes of so many pairs of frames at most
+        port: port of the page (0: any that is free)
+    """
+    if importlib.util.find_spec("nicegui") is None:
+        raise LapaError('The explorer needs the package nicegui: pip install "lapa[explore]".')
+    if not runs:
+        raise LapaError("Give the folder of a LAQ, such as runs/laq.")
+    if pairs < 1:
+        raise LapaError(f"--pairs must be at least 1, got {pairs}.")
+    from lapa.explorer.opened import explored
+    from lapa.explorer.page import Explorer
+
+    page = Explorer(explored(runs, dataset, policy, pairs, skip_bad), port)
+    print(f"The explorer is at {page.url} (Ctrl-C ends it).")
+    tunnel = f"ssh -L {page.port}:127.0.0.1:{page.port} THIS_MACHINE"
+    print(f"From another machine: {tunnel}, then the same address.", flush=True)
+    page.run()
 
 
 def analyse(
