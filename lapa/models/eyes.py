@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -41,8 +42,11 @@ class Eyes(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
+        first = next(chain(self.net.parameters(), self.net.buffers()), None)
+        if first is not None and first.device != pixels.device:  # to go through all of it takes milliseconds
+            self.net.to(pixels.device)
         with torch.autocast(pixels.device.type, enabled=False):  # the same in training and in service
-            found: Tensor = self.net.to(pixels.device).grid(pixels.float())  # type: ignore[operator]
+            found: Tensor = self.net.grid(pixels.float())  # type: ignore[operator]
         return found.flatten(1).half()
 
 

@@ -450,9 +450,12 @@ class VLA(Policy):
         return head
 
     def _context(self, inputs: Inputs) -> Context:
-        where = next(self._answering().parameters()).device
-        context: Context = self.backbone({name: tensor.to(where) for name, tensor in inputs.items()})
-        return context
+        first = next(self._answering().parameters())
+        context: Context = self.backbone({name: tensor.to(first.device) for name, tensor in inputs.items()})
+        if context.readout.dtype == first.dtype or torch.is_autocast_enabled(first.device.type):
+            return context
+        # A backbone in an arithmetic of its own, such as lwm in bfloat16: the head has float32.
+        return replace(context, hidden=context.hidden.to(first.dtype), readout=context.readout.to(first.dtype))
 
     @staticmethod
     def _shown(context: Context, now: Inputs) -> Context:

@@ -224,3 +224,18 @@ def test_only_what_is_not_frozen_trains(tiny: Recipe) -> None:
 def test_settings_that_cannot_be(options: dict[str, Any], four: Packed, tiny: Recipe) -> None:
     with pytest.raises(LapaError, match=r"^fast: "):
         fresh(four, tiny, **options)
+
+
+@pytest.mark.parametrize("head", ["parallel", "autoregressive", "flow", "regression"])
+def test_a_backbone_in_bfloat16_has_a_head_in_float32(head: str, four: Packed, tiny: Recipe) -> None:
+    recipe = override(tiny, f"policy.head={head}")
+    policy: Any = configured(recipe).build()
+    policy.adapt(four, recipe)
+    policy.backbone.acts_in, inside = torch.float32, policy.backbone.encode
+
+    def encode(inputs: Any) -> Context:
+        found = inside(inputs)
+        return replace(found, hidden=found.hidden.bfloat16(), readout=found.readout.bfloat16())
+
+    policy.backbone.encode = encode
+    assert np.isfinite(policy.eval().act({"image": four.gather(np.arange(1))[0], "instruction": "push"})).all()
