@@ -44,6 +44,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 USUAL = ("tiny", "pieces-minilm", "pieces-smollm2", "lwm-tiny")
 INSTRUCTIONS = ("put the red cup near the pot", "take the spoon", "open the drawer and close the drawer")
+KINDS_OF_ANSWER = ("codes", "chunk")
 STEPS = 10  # answers with one instruction
 
 
@@ -149,14 +150,13 @@ def measured(row: str, told: tuple[str, dict[str, Any]], given: argparse.Namespa
         torch.set_num_threads(given.threads)
     made = policies(*told, given.every, given.graphs)
     fast = made["chunk fast"]
+    made = {name: policy for name, policy in made.items() if not given.arms or name in given.arms}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in (*made, "fast between looks")}
     shown = observations()
-    long = row == "lwm-7b"  # a chunk of 56 bins one after another takes minutes there on a CPU
+    long = row == "lwm-7b"  # which has no time to warm up
     for turn in range(given.repeats + (not long)):
         one = next(shown)
         for name, policy in made.items():
-            if long and turn and name in ("chunk autoregressive", "chunk flow"):
-                continue
             fast.reset()
             took = timed(policy, one, name)
             between = timed(fast, one, "fast between looks") if name == "chunk fast" else None
@@ -195,20 +195,21 @@ def ratio(slow: list[tuple[float, float]], quick: list[tuple[float, float]]) -> 
 def told(found: Mapping[str, Any], every: int) -> list[str]:
     """Lines of a table."""
     times, lines = found["ms"], []
-    for name, each in times.items():
+    for name, each in ((name, each) for name, each in times.items() if each):
         clock, worked = (np.array(part) for part in zip(*each, strict=True))
         lines.append(
             f"| {found['row']} | {name} | {np.median(clock):,.1f} | {np.percentile(clock, 99):,.1f} | "
             f"{np.median(worked):,.1f} | {np.percentile(worked, 99):,.1f} | {1e3 / np.median(worked):,.1f} |"
         )
-    look, between = (statistics.median(w for _, w in times[name]) for name in ("chunk fast", "fast between looks"))
-    mean = (look + (every - 1) * between) / every
-    lines.append(f"| {found['row']} | fast, mean of one look in {every} | | | {mean:,.1f} | | {1e3 / mean:,.1f} |")
-    pairs = {kind: (times[f"{kind} autoregressive"], times[f"{kind} parallel"]) for kind in ("codes", "chunk")}
+    if times.get("chunk fast"):
+        look, between = (statistics.median(w for _, w in times[name]) for name in ("chunk fast", "fast between looks"))
+        mean = (look + (every - 1) * between) / every
+        lines.append(f"| {found['row']} | fast, mean of one look in {every} | | | {mean:,.1f} | | {1e3 / mean:,.1f} |")
+    pairs = {kind: [times.get(f"{kind} {head}") for head in ("autoregressive", "parallel")] for kind in KINDS_OF_ANSWER}
     lines.append(
         f"{found['row']}: {found['weights'] / 1e6:,.1f}M weights, peak memory {found['GB']:.2f} GB, {found['threads']} "
         f"threads, load {os.getloadavg()[0]:.1f}. autoregressive over parallel, processor: "
-        + ", ".join(f"{kind} {ratio(*pair):.2f}" for kind, pair in pairs.items())
+        + ", ".join(f"{kind} {ratio(slow, quick):.2f}" for kind, (slow, quick) in pairs.items() if slow and quick)
     )
     return lines
 
@@ -217,6 +218,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=ROWS, default=[], help="rows; repeatable")
+    parser.add_argument("--arms", action="append", default=[], help='such as "codes parallel" (default: all)')
     parser.add_argument("--own", action="append", default=[], metavar="NAME=BACKBONE=JSON", help="a row of your own")
     parser.add_argument("--repeats", type=int, default=30, help="turns (default: 30)")
     parser.add_argument("--every", type=int, default=8, help="answers for each look of the backbone, of the head fast")
