@@ -19,6 +19,7 @@ from lapa.measures.motion import Told, motion, told
 
 LEAST = 8  # pairs to fit a probe on, and pairs to judge it by: fewer would tell nothing
 EVERY = 5  # of the episodes, one judges the probes that the others are fitted on
+GOLDEN = 40503  # of 2^16, the golden ratio: its multiples are spread evenly over the places
 MLP_STEPS = 150  # of Adam on all rows at once
 
 MEANING = {  # of the figures that training ends with
@@ -49,10 +50,19 @@ MEANING = {  # of the figures that training ends with
 }
 
 
+def one_in(number: Array, every: int) -> Array:
+    """One of each `every` numbers in a row, int64 [N] -> bool [N]: the first of the first ones, elsewhere another place
+    each time. So where data go through tasks in turn, those that are kept are not all of one task."""
+    block = number // every
+    place = (block * GOLDEN % 2**16) * every // 2**16
+    chosen: Array = number % every == place
+    return chosen
+
+
 def of_each_fifth(episode: Array) -> Array:
-    """Rows of every EVERY-th episode, bool [N]: those that judge. episode int64 [N]; one episode alone gives none."""
+    """Rows of one in EVERY episodes, bool [N]: those that judge. episode int64 [N]; one episode alone gives none."""
     kinds, row = np.unique(episode, return_inverse=True)
-    return (row % EVERY == 0) & (len(kinds) > 1)
+    return one_in(row, EVERY) & (len(kinds) > 1)
 
 
 def linear_r2(features: Array, targets: Array, episode: Array, test: Array | None = None) -> float:

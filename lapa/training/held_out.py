@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lapa.contracts import Array, LapaError, Logs
+from lapa.measures.probes import one_in
 from lapa.training.logbook import Logbook
 from lapa.training.loop import Optimisation, device, seed_everything
 
@@ -22,8 +23,8 @@ Monitor = Callable[[int, Logbook], Logs]
 
 
 def is_held_out(episode: Array, every: int) -> Array:
-    """Episodes int64 [N] -> bool [N]: each `every`th, which no model is trained on. Raises LapaError when all are."""
-    held: Array = episode % every == every - 1
+    """Episodes int64 [N] -> bool [N]: one in `every`, which no model is trained on. Raises LapaError when all are."""
+    held = one_in(every - 1 - episode % every + episode // every * every, every)
     if held.all():
         raise LapaError(
             f"hold_out={every} keeps one episode in {every} from training, and none is left to train on. Choose a "

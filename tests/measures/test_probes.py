@@ -116,7 +116,11 @@ def test_features_that_tell_the_episode_alone_tell_nothing() -> None:
 
 def test_each_fifth_episode_judges() -> None:
     episode = np.array([7, 7, 2, 9, 30, 31, 32, 32])
-    assert metrics.of_each_fifth(episode).tolist() == [False, False, True, False, False, False, True, True]
+    found = metrics.of_each_fifth(episode).tolist()  # 2, of 2, 7, 9, 30, 31; 32 begins the next five
+    assert found == [False, False, True, False, False, False, False, False]
+    turns = np.flatnonzero(metrics.of_each_fifth(np.arange(500)))
+    assert (turns // 5).tolist() == list(range(100))
+    assert np.bincount(turns % 5).min() >= 19, "where five tasks come in turn, all are judged"
     assert not metrics.of_each_fifth(np.zeros(9, np.int64)).any(), "one episode cannot be on both sides"
 
 
