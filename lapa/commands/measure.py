@@ -173,6 +173,7 @@ def compare(
     seed: int = 0,
     workers: int = 0,
     set: Options = (),
+    set_finetune: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = (),
 ) -> None:
     """Several methods on your data, or the paper's table on Tabletop.
 
@@ -203,6 +204,7 @@ def compare(
             trajectories are of its world; else policies are judged by their error on trajectories that are held out)
         seed: your data: seed of everything random
         workers: steps run side by side, one thread each (0: one per core)
+        set_finetune: your data: as --set, for stage 3 alone, such as policy.head=regression
     """
     given = {"seeds": seeds, "budgets": budgets, "videos": videos, "validation": validation, "only": only,
              "results": results, "quick": quick, "dry_run": dry_run}  # fmt: skip
@@ -210,7 +212,8 @@ def compare(
     if settings:
         if dataset or labelled:
             raise LapaError("Give either --settings, or --dataset and --labelled.")
-        _refuse_changed({"benchmark": benchmark, "seed": seed}, "--dataset and --labelled")
+        own = {"benchmark": benchmark, "seed": seed, "set_finetune": set_finetune}
+        _refuse_changed(own, "--dataset and --labelled")
         from lapa.experiments.paper_cells import Common, parse
         from lapa.experiments.paper_table import run_paper
 
@@ -228,7 +231,8 @@ def compare(
     _refuse_changed(given, "--settings")
     named = split_names(methods)
     where = benchmark or benchmark_for(labelled)
-    setting = Comparison(at_least_one(dataset), labelled, where, episodes, seed, options)
+    setting = Comparison(at_least_one(dataset), labelled, where, episodes, seed, options,
+                         finetune_options=tuple(part for option in set_finetune for part in ("--set", option)))  # fmt: skip
     named = require_actions(setting, () if "all" in named else named)
     (_compared_by_errors if setting.benchmark is None else _compared_by_success)(named, setting, out, workers)
 

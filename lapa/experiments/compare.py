@@ -133,6 +133,7 @@ class Comparison:
     seed: int = 0
     recipe_options: tuple[str, ...] = ()  # extra options of the training commands, such as --preset
     films: int = 4  # episodes of each method that are written as animations
+    finetune_options: tuple[str, ...] = ()  # further ones of stage 3
 
 
 def require_actions(setting: Comparison, methods: tuple[str, ...]) -> tuple[str, ...]:
@@ -208,8 +209,8 @@ def plan(
     chain = Chain(datasets(setting.videos), labelled, common, name, needs)
     for row in sorted(rows, key=lambda r: LONGEST_FIRST.index(r.name)):
         start, after = pretrained(made, row, chain)
-        tuned = made.add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, "--resume"), "config.json",
-                         after, guess.finetune)  # fmt: skip
+        tuned = made.add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, *setting.finetune_options,
+                         "--resume"), "config.json", after, guess.finetune)  # fmt: skip
         if setting.benchmark is not None:
             score = _evaluation(setting, ("--policy", made.path(tuned)), row.name)
             cost = guess.evaluate_films if row.read_by == "policy" else guess.evaluate
