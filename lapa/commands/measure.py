@@ -231,8 +231,8 @@ def compare(
     _refuse_changed(given, "--settings")
     named = split_names(methods)
     where = benchmark or benchmark_for(labelled)
-    setting = Comparison(at_least_one(dataset), labelled, where, episodes, seed, options,
-                         finetune_options=tuple(part for option in set_finetune for part in ("--set", option)))  # fmt: skip
+    later = tuple(part for option in set_finetune for part in ("--set", option))
+    setting = Comparison(at_least_one(dataset), labelled, where, episodes, seed, options, finetune_options=later)
     named = require_actions(setting, () if "all" in named else named)
     (_compared_by_errors if setting.benchmark is None else _compared_by_success)(named, setting, out, workers)
 

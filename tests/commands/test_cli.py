@@ -412,7 +412,7 @@ def test_options_of_the_other_comparison(refuses: Refuses, tmp_path: Path) -> No
     for option in ("--dry-run", "--quick", "--seeds 1", "--budgets 20", "--only lapa", "--results x", "--videos 9",
                    "--validation 9"):  # fmt: skip
         refuses(*own, *option.split(), says=(option.split()[0], "--settings"))
-    for option in ("--seed 1", "--benchmark other"):
+    for option in ("--seed 1", "--benchmark other", "--set-finetune chunk=2"):
         refuses("compare", "--settings", "all", *option.split(), "--out", tmp_path / "out",
                 says=(option.split()[0], "--dataset", "--labelled"))  # fmt: skip
     assert not (tmp_path / "out").exists()

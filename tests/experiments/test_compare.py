@@ -14,6 +14,7 @@ from PIL import Image
 
 from lapa import cli
 from lapa.contracts import LapaError
+from lapa.experiments.compare import Comparison, plan
 from lapa.experiments.paper_cells import BUDGETS, ROWS, SETTINGS, Asked, Common, cells, parse
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
@@ -370,3 +371,13 @@ def test_a_table_from_nothing(
     with pytest.raises(SystemExit):
         cli.main([*command, "--out", str(tmp_path / "new"), "--dataset", "tabletop:sim"])
     assert "Give either --settings, or --dataset" in capsys.readouterr().err
+
+
+def test_settings_of_stage_3_alone() -> None:
+    """A head that answers with numbers is no head for stage 2."""
+    more = ("--set", "policy.head=regression")
+    setting = Comparison(("tabletop:sim",), ("tabletop:real",), recipe_options=("--preset", "laptop"),
+                         finetune_options=more)  # fmt: skip
+    steps = plan(("lapa", "vpt", "scratch"), setting, Path("out"))
+    with_them = {step.name for step in steps if " ".join(more) in " ".join(step.command)}
+    assert with_them == {"policy/lapa", "policy/vpt", "policy/scratch"}
