@@ -14,7 +14,7 @@ QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/ar
 # A file a worker, in the order of tests/conftest.py: the longest first.
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-.PHONY: help demo quick test test-slow worlds test-worlds test-lerobot docs lint format clean
+.PHONY: help demo demo-real quick test test-slow worlds test-worlds test-lerobot docs lint format clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ $(WORLDS): $(READY)
 	@echo 'Installing the benchmarks that others wrote ...'
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[metaworld,so101,aloha]'
 	@touch $(WORLDS)
+
+demo-real: $(WORLDS)  ## the same in Meta-World with pretrained parts, about 20 minutes on 2 cores; films in runs/demo_real
+	@$(VENV)/bin/lapa demo-real --out runs/demo_real
 
 worlds: $(WORLDS)  ## install the benchmarks that others wrote
 

@@ -16,13 +16,13 @@ import tyro
 
 from lapa.commands.data import cache, collect, convert, export
 from lapa.commands.look import analyse, explore, inspect, show_list
-from lapa.commands.measure import ablate, compare, demo, evaluate, study
+from lapa.commands.measure import ablate, compare, demo, demo_real, evaluate, study
 from lapa.commands.serve import serve
 from lapa.commands.train import finetune, fit, ground, label, pretrain, quantize, stop, tune
 from lapa.contracts import LapaError
 
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
-    "Start here": {"demo": demo},
+    "Start here": {"demo": demo, "demo-real": demo_real},
     "Your own videos and robot, in this order": {
         "inspect": inspect,
         "quantize": quantize,

@@ -58,6 +58,33 @@ def demo(
     run_demo(DemoSettings(videos, labels, episodes, setting, seed, quick), out, workers, unipi)
 
 
+def demo_real(
+    out: Path = Path("runs/demo_real"),
+    videos: int = 150,
+    labels: int = 30,
+    episodes: int = 60,
+    seed: Seed = 0,
+    workers: int = 0,
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """The same in Meta-World, with pretrained parts.
+
+    Its expert shows how to reach, push, and pick and place. Four methods learn from these videos and a few labelled
+    trajectories; a film shows them side by side. Interrupt it at any time and run it again. Needs lapa[metaworld].
+
+    Args:
+        out: folder of everything the demo makes
+        videos: episodes of video
+        labels: how many of them are labelled, for finetuning
+        episodes: test episodes per method
+        workers: steps run side by side, one thread each (0: one per core)
+        quick: run every step with a hundredth of the work; the figures mean nothing
+    """
+    from lapa.experiments.demo_real import RealDemoSettings, run_demo_real
+
+    run_demo_real(RealDemoSettings(videos, labels, episodes, seed, quick), out, workers)
+
+
 def evaluate(
     out: Path,
     policy: str | None = None,
