@@ -27,7 +27,7 @@ from lapa.actions.scales import Scales, scales_from_json
 from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.actions.tables import Decoding
 from lapa.artefacts.pretrained import Reference
-from lapa.artefacts.settings import checked, object_at
+from lapa.artefacts.settings import object_at
 from lapa.backbones import Backbone, build_backbone, pictures
 from lapa.contracts import Array, Context, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.features import FrameFeatures
@@ -49,12 +49,12 @@ from lapa.policies import (
     tell_of_texts,
 )
 from lapa.policies.looks import Aged, Looks, plans
+from lapa.policies.reads import Reads, with_state
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import device, once_a_machine
 from lapa.runtime.precision import fast_dtype
 
 AT_ONCE = 256  # frames that it is asked about at once
-LEAST = 1e-3  # of the largest deviation: numbers of the state that vary less are taken to stand still
 LITTLE = 0.3  # R^2 below which the user hears that reading is not enough
 OF_THE_HEAD = ("chunk", "clusters", "bins", "scale")  # settings of the recipe that a head that speaks actions has
 
@@ -145,30 +145,6 @@ class Config(OnBackbone):
                 f"predicts classes. Pretrain with another policy.head, such as parallel, then lapa finetune --head new "
                 f"--set policy.head={self.head}."
             )
-
-
-@dataclass(frozen=True)
-class Reads:
-    """Its inputs: cameras, and names of the numbers of the state with their mean and deviation in the data."""
-
-    cameras: tuple[str, ...] = (ONE,)
-    state: tuple[str, ...] = ()
-    mean: tuple[float, ...] = ()
-    deviation: tuple[float, ...] = ()
-
-    @staticmethod
-    def from_json(content: Any) -> Reads:
-        """Inverse of `dataclasses.asdict` after JSON. Raises LapaError on anything else."""
-        made = checked(Reads, content, "reads")
-        if not made.cameras or len(set(made.cameras)) != len(made.cameras):
-            raise LapaError("reads.cameras must be one camera or more, each once.")
-        if not len(made.state) == len(made.mean) == len(made.deviation) or min(made.deviation, default=1) <= 0:
-            raise LapaError("reads: state, mean and deviation do not go together.")
-        return made
-
-    def standardised(self, state: Array) -> Array:
-        """float32 [B, S] in the robot's units -> as the backbone reads it."""
-        return ((state - np.array(self.mean)) / np.array(self.deviation)).astype(np.float32)
 
 
 def _kind(saved: Mapping[str, Any] | None) -> str:
@@ -331,7 +307,7 @@ class VLA(Policy):
         before = self.reads
         reads = replace(before, cameras=cameras)
         if self.config.state and not before.state:
-            reads = _with_state(reads, data)
+            reads = with_state(reads, data)
         elif before.state and (data.state is None or data.state.shape[1] != len(before.state)):
             has = "none" if data.state is None else f"{data.state.shape[1]} numbers"
             raise LapaError(f"This policy reads a state of {len(before.state)} numbers; {data.spec} has {has}.")
@@ -546,20 +522,6 @@ def _asked(embodiment: Sequence[str], names: Sequence[str]) -> Array:
             f'An observation without "embodiment" is answered in the actions of {names[0]} (of {", ".join(names)}).'
         )
     return np.array([names.index(name) if name else 0 for name in embodiment], np.int64)
-
-
-def _with_state(reads: Reads, data: Index) -> Reads:
-    """It reads the state of these data from now on. Raises LapaError where they have none."""
-    if data.state is None:
-        raise LapaError(f"policy.state=true: {data.spec} has no state. Leave it out.")
-    count = data.state.shape[1]
-    names = data.state_names or tuple(f"state_{i}" for i in range(count))
-    deviation = data.state.std(0, dtype=np.float64)
-    least = max(LEAST * float(deviation.max()), 1e-6)
-    told = ", ".join(names[:4]) + (", .." if count > 4 else "")
-    say_once(f"The policy reads the state: {count} numbers ({told}).")
-    return replace(reads, state=names, mean=tuple(data.state.mean(0, dtype=np.float64).tolist()),
-                   deviation=tuple(np.maximum(deviation, least).tolist()))  # fmt: skip
 
 
 def robots(data: Index) -> tuple[str, ...]:
