@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -84,7 +85,8 @@ def explore(
     print(f"The explorer is at {page.url} (Ctrl-C ends it).")
     tunnel = f"ssh -L {page.port}:127.0.0.1:{page.port} THIS_MACHINE"
     print(f"From another machine: {tunnel}, then the same address.", flush=True)
-    page.run()
+    with suppress(KeyboardInterrupt):  # the way to end it
+        page.run()
 
 
 def analyse(

@@ -41,7 +41,7 @@ Code = tuple[int, ...]
 @dataclass(frozen=True)
 class Moved:
     """How things moved in some pairs: `rows` int64 [M] of the reading; `each` float64 [M, 2], x to the right and y
-    down, in shares of the picture; `what` moved: "the effector" or "the picture"."""
+    down, in shares of the picture; `what` moved: "the effector" or "what moves in the picture"."""
 
     rows: Array
     each: Array
@@ -217,6 +217,7 @@ def _explored(
     notes = []
     if isinstance(laq.decoder, UNetDecoder) and not bool(laq.decoder.out.weight.any()):
         notes.append("The decoder of this LAQ has not been trained: every code shows the frame unchanged.")
+    print(f"Reading the codes and the motion of the pairs for {name} ..", flush=True)
     reading, why = read_codes(source, packed, " + ".join(map(short, specs)), most, seed)
     moved, flow, unknown = how_moved(reading)
     notes += [note for note in (why, unknown) if note]
@@ -274,7 +275,7 @@ def how_moved(reading: Reading) -> tuple[Moved | None, OfPoint | None, str]:
     rows = np.sort(np.random.default_rng(0).permutation(len(reading))[:FLOWED])
     some = reading.some(rows)
     flow = coarse_flow(reading.packed, reading.pairs, some.rows)
-    moved = moved or Moved(rows, main_motion(flow).astype(np.float64), "the picture")
+    moved = moved or Moved(rows, main_motion(flow).astype(np.float64), "what moves in the picture")
     if len(rows) < FEWEST:
         return moved, None, ""
     return moved, OfPoint(LinearFit.fit(some.features, flow.reshape(len(rows), -1), some.episode)), ""

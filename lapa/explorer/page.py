@@ -20,7 +20,7 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 from nicegui import app as nicegui_app
-from nicegui import ui
+from nicegui import background_tasks, ui
 from starlette.responses import PlainTextResponse
 
 from lapa.contracts import LapaError
@@ -42,6 +42,7 @@ from lapa.explorer.play import (
 )
 
 HOST = "127.0.0.1"
+LISTED = 2000  # videos: of more, the number is written
 HERE = ("127.0.0.1", "localhost", "[::1]")  # names of this machine that a browser may use
 STYLE = (Path(__file__).parent / "page.css").read_text()
 SCRIPT = (Path(__file__).parent / "page.js").read_text()
@@ -170,7 +171,7 @@ class Visit:
         await self._open(self.episode + int(value))
 
     async def _do_open(self, value: str) -> None:
-        await self._open(int(value))
+        await self._open(int(value) - 1)
 
     async def _do_go(self, value: str) -> None:
         await self._go(int(value))
@@ -223,7 +224,7 @@ class Visit:
             return
         side.measuring = True
         self.draw_lower()
-        asyncio.get_running_loop().create_task(self._measured(side))
+        background_tasks.create(self._measured(side))
 
     async def _measured(self, side: Side) -> None:
         """The page goes on meanwhile."""
@@ -320,7 +321,7 @@ class Visit:
         slider.props["max"] = stop - start
         slider.set_value(self.frame - start + 1)
         slider.set_enabled(stop - start > 1)
-        self.at["list"].set_value(episode)
+        self.at["list"].set_value(episode + 1)
         text = packed.instructions[episode]
         self.at["text"].props["placeholder"] = text or "such as: put the cup on the plate"
         self.at["text"].update()
@@ -379,13 +380,20 @@ class Visit:
     def _build_video(self, run: Explored) -> None:
         packed = run.packed
         ui.html("<h2>1 Choose a frame</h2>", sanitize=False)
-        names = {
-            e: f"{e + 1}. {name}" + (f": {text}" if text else "")
-            for e, (name, text) in enumerate(zip(packed.ids, packed.instructions, strict=True))
-        }
-        chosen = self.at["list"] = ui.select(names, value=self.episode, label="video (keys ↑ ↓)").classes("list")
-        chosen.props("dense outlined options-dense")
-        chosen.on_value_change(lambda event: self._if_new("open", event.value, self.episode))
+        label, first = "video (keys ↑ ↓)", 1
+        chosen: Any
+        if packed.episodes <= LISTED:
+            names = {
+                e + first: f"{e + first}. {name}" + (f": {text}" if text else "")
+                for e, (name, text) in enumerate(zip(packed.ids, packed.instructions, strict=True))
+            }
+            chosen = ui.select(names, value=first, label=label).props("dense outlined options-dense")
+        else:
+            chosen = ui.number(label, value=first, min=first, max=packed.episodes, precision=0).props(
+                "dense outlined debounce=700"
+            )
+        chosen.on_value_change(lambda event: self._if_new("open", event.value, self.episode + first))
+        self.at["list"] = chosen
         self.at["video"] = ui.html("", sanitize=False)
         slider = self.at["slider"] = ui.slider(min=1, max=max(len(packed), 2), value=1).props("dense snap")
         slider.on(
@@ -405,8 +413,8 @@ class Visit:
         side = self.sides[i]
         classes = "card run alone" if alone else "card run"
         with ui.element("section").classes(classes) as self.at[f"card {i}"]:
-            title = "2 Press a code" if alone else f"2 {side.run.name}"
-            chosen = f'<button data-do="side:{i}">keys <kbd>-</kbd></button>'
+            title = "2 Press a code" if alone else f"2 {side.run.name}, {side.run.source.window:g} s a code"
+            chosen = f'<button data-do="side:{i}">keys go here <kbd>-</kbd></button>'
             ui.html(f"<h2>{panels.escape(title)} {'' if alone else chosen}</h2>", sanitize=False)
             with ui.element("div").classes("play"):
                 with ui.element("div").classes("seen"):

@@ -188,7 +188,7 @@ def keyboard(run: Explored, code: Code, position: int) -> str:
             f'<button class="{classes}" data-do="code:{k}" title="{title}">{arrow(arrows[k], longest)}'
             f"<span>{k}</span>{known}</button>"
         )
-    what = f"The arrow shows how {run.moved.what} moves on average when the code is seen." if run.moved else ""
+    what = f"The arrow shows which way {run.moved.what} goes on average when the code is seen." if run.moved else ""
     return (
         f'{positions(run, code, position)}<div class="codes">{"".join(made)}</div>'
         f'<p class="quiet">One button a code. {what}</p>'
@@ -276,7 +276,11 @@ def pairs_panel(run: Explored, code: Code, whole: bool, position: int, page: int
         f'<p class="says">All pairs of frames in your videos that got {which}: if the code has a meaning, the same '
         "happens in all of them. A click goes to the frame.</p>"
     )
-    choice = "" if run.positions == 1 else _button("whole", "all positions" if whole else "this position alone")
+    choice = (
+        ""
+        if run.positions == 1
+        else _button("whole", "ask for this position alone" if whole else "ask for all positions")
+    )
     turn = (
         f'<div class="line">{choice}{_button("page:-1", "◀", "", page == 0)}'
         f"{len(rows):,} of {len(run.reading):,} pairs, page {page + 1} of {pages}"

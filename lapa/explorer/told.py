@@ -72,11 +72,11 @@ def of_code(run: Explored, code: Code, position: int | None = None) -> list[str]
         lines.append("How things moved was not looked at in any of them.")
     elif run.moved is not None and found.motion is not None:
         if found.alike is None:
-            lines.append(f"On average {run.moved.what} does not move.")
+            lines.append(f"On average {run.moved.what} stays where it is.")
         else:
             length, way = np.linalg.norm(found.motion), direction(found.motion)
             lines.append(
-                f"On average {run.moved.what} moves {way}, {length:.1%} of the picture in {run.source.window:g} s; "
+                f"On average {run.moved.what} goes {way}, {length:.1%} of the picture in {run.source.window:g} s; "
                 + ("" if found.alike >= COMMON else "but only ")
                 + f"{found.alike:.0%} of the pairs go that way."
             )

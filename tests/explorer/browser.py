@@ -98,10 +98,13 @@ class Browser:
         raise AssertionError(f"not within {seconds} s: {script}")
 
     def key(self, key: str) -> None:
-        """Press a key, named as browsers do."""
+        """Press a key, named as browsers do; with "Shift+" in front."""
+        shift, key = 8 if key.startswith("Shift+") else 0, key.removeprefix("Shift+")
         text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
         for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, **(text if kind == "keyDown" else {}))
+            self.send(
+                "Input.dispatchKeyEvent", type=kind, key=key, modifiers=shift, **(text if kind == "keyDown" else {})
+            )
 
     def click(self, selector: str) -> None:
         """Click the middle of an element."""

@@ -20,6 +20,13 @@ from lapa.explorer.page import Explorer
 PICTURE = "document.querySelector('img.now').src"
 
 
+def one_window(run: Explored) -> int:
+    """In frames."""
+    after = run.later(0)
+    assert after is not None
+    return after
+
+
 @pytest.fixture(scope="module")
 def explorer(one: Explored, two: Explored) -> Iterator[Explorer]:
     made = Explorer([one, two])
@@ -55,6 +62,8 @@ def test_keys_play_codes_and_go_back(page: Browser, two: Explored) -> None:
     page.key("ArrowRight")
     page.wait("document.querySelector('.video figcaption').textContent.includes('frame 2 ')")
     assert page.value(PICTURE) != real
+    page.key("Shift+ArrowRight")
+    page.wait(f"document.querySelector('.video figcaption').textContent.includes('frame {2 + one_window(two)} ')")
     page.key("ArrowDown")
     page.wait("document.querySelector('.video figcaption').textContent.includes('frame 1 ')")
     page.key(" ")  # in both runs
