@@ -31,6 +31,7 @@ from lapa.data.images import Fit
 from lapa.data.observations import Pictures, Seen
 from lapa.models.language import layers_of
 from lapa.models.vision_language import (
+    EYES,
     VisionLanguage,
     shortened,
     source_of,
@@ -100,6 +101,7 @@ class Hf(Backbone):
         if not torch.empty(0).is_meta:
             speaks.front(1)  # what cannot be read is told now
         self.model = speaks.network()
+        self.model.in_float32 = EYES  # its pictures then meet the embeddings in one dtype (runtime/precision.py)
         shortened(self.model, config.layers)
         if config.training == "lora":
             with_lora(self.model, config.rank, config.alpha)

@@ -34,6 +34,7 @@ from lapa.data.pack import Packed, pack
 from lapa.models.vision_language import EYES, FAMILIES, text_model
 from lapa.policies import configured, saved_config
 from lapa.recipe import PolicySettings, Recipe
+from lapa.runtime.precision import ShadowWeights
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
@@ -236,6 +237,21 @@ def test_what_is_frozen_gets_no_gradient(name: str, training: str, make: Make) -
     assert {key.partition(".")[0] for key in backbone.state_dict()} <= {"model", "state"}
     assert backbone.state_dict().keys() == wanted | rest, "what is frozen is not saved"
     assert not any(part.training for part in backbone.model.modules())
+
+
+@every_family
+def test_half_precision_in_training_and_in_service(name: str, reads: Any) -> None:
+    """With shadow weights, as one process trains, and without, as policies act and as several processes train."""
+    backbone, shown = reads(name), seen(2, state=3)
+    exact = readout(backbone, shown)
+    for dtype in (torch.bfloat16, torch.float32):
+        with ShadowWeights(backbone, dtype).in_place(), torch.autocast("cpu", torch.bfloat16):
+            context = backbone(backbone.prepare(shown))
+            (found := context.readout).float().square().sum().backward()
+            assert context.further(torch.ones(2, 1, backbone.width)).isfinite().all()
+        assert all(p.grad.isfinite().all() for p in backbone.parameters() if p.grad is not None)
+        backbone.zero_grad()
+        assert nn.functional.cosine_similarity(found.float(), exact).min() > 0.99
 
 
 def test_activations_computed_again_give_the_same_gradients(make: Make) -> None:
