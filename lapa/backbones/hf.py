@@ -28,7 +28,7 @@ from lapa.artefacts.pretrained import Reference
 from lapa.backbones import Backbone, pictures
 from lapa.contracts import Context, ImageSpec, Inputs, LapaError
 from lapa.data.images import Fit
-from lapa.data.observations import Pictures, Seen
+from lapa.data.observations import Pictures, Seen, say_once
 from lapa.models.language import layers_of
 from lapa.models.vision_language import (
     EYES,
@@ -69,6 +69,8 @@ class Config:
     """their scale, times 1/rank"""
     top: int = 4
     """the last so many layers"""
+    grounded: bool = True
+    """say what is trained; set to false where a saved policy is opened"""
 
     def __post_init__(self) -> None:
         sizes = {f.name: getattr(self, f.name) for f in fields(self) if f.type in ("int", int)}
@@ -117,6 +119,20 @@ class Hf(Backbone):
         self.register_load_state_dict_pre_hook(_put_in)
         source = speaks.source
         self.origin = {" ".join(filter(None, (source.name, source.version))): source.hash}
+        if config.grounded and not torch.empty(0).is_meta:
+            say_once(self._told())
+
+    def _told(self) -> str:
+        """Which model it is, and what is trained."""
+        speaks, config = self.speaks, self.config
+        whole, learns = (
+            sum(p.numel() for p in self.parameters() if p.requires_grad or every) for every in (True, False)
+        )
+        commit = f" at commit {speaks.source.version}" if speaks.source.version else ""
+        size = "" if speaks.family.grid else f" at {' x '.join(map(str, speaks.shape[-2:]))} pixels"
+        return (f"The backbone is {speaks.source.name}{commit} ({speaks.config.model_type}): {speaks.tokens} tokens a "
+                f"picture{size}. {config.training}: {learns:,} of {whole:,} weights are trained; its vision encoder is "
+                "frozen.")  # fmt: skip
 
     def train(self, mode: bool = True) -> Self:
         """The model itself stays without dropout."""

@@ -217,8 +217,17 @@ class VisionLanguage:
     @cached_property
     def tokens(self) -> int:
         """Of a picture."""
-        pixels, grid = self.pixels(torch.zeros(1, 1, self.image_size, self.image_size, 3, dtype=torch.uint8))
-        return self.family.count(self.config, tuple(pixels.shape[2:]), [] if grid is None else grid[0, 0].tolist())
+        _, grid = self._blank
+        return self.family.count(self.config, self.shape, [] if grid is None else grid[0, 0].tolist())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a picture's pixels, as `pixels` gives them."""
+        return tuple(self._blank[0].shape[2:])
+
+    @cached_property
+    def _blank(self) -> tuple[Tensor, Tensor | None]:
+        return self.pixels(torch.zeros(1, 1, self.image_size, self.image_size, 3, dtype=torch.uint8))
 
     # --- words
 

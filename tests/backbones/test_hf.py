@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -399,6 +402,27 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert weights(tmp_path).keys() == weights(trained / "latent").keys()
     for name, tensor in weights(trained / "latent").items():
         assert torch.equal(weights(tmp_path)[name], tensor), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(parallel: str, trained: Path, folder: Any, tmp_path: Path) -> None:
+    options = {"model": str(folder("smolvlm")), "image_size": 24, "rank": 2}
+    command = ["-m", "lapa", "pretrain", "--dataset", "tabletop:sim,episodes=6,seed=3", "--labels",
+               str(trained / "labels"), "--steps", "2", "--seed", "7"]  # fmt: skip
+    for one in ("policy.backbone=hf", f"policy.backbone_options={json.dumps(options)}", "pretrain.batch_size=8",
+                "pretrain.precision=float32", f"pretrain.parallel={parallel}"):  # fmt: skip
+        command += ["--set", one]
+    for count in ("1", "2"):
+        start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", count]
+        done = subprocess.run([*start, *command, "--out", str(tmp_path / count)], capture_output=True, text=True,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    assert one.keys() == two.keys()
+    assert any(".lora_B." in name and tensor.abs().sum() > 0 for name, tensor in one.items())
+    for name, tensor in one.items():  # two steps of Adam at 1e-3: rounding may turn the smallest gradients
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=2e-4)
 
 
 # --- what cannot be
