@@ -242,7 +242,7 @@ def test_what_is_frozen_gets_no_gradient(name: str, training: str, make: Make) -
     assert not any(part.training for part in backbone.model.modules())
 
 
-@every_family
+@pytest.mark.parametrize("name", ["smolvlm", "gemma3", "llava_onevision", "qwen3_vl"])
 def test_half_precision_in_training_and_in_service(name: str, reads: Any) -> None:
     """With shadow weights, as one process trains, and without, as policies act and as several processes train."""
     backbone, shown = reads(name), seen(2, state=3)
