@@ -87,7 +87,7 @@ def of_model(name: str, revision: str, what: str) -> Source:
                 f'commit, 40 hex digits (the hub shows it under Files), not "{revision}", for what is saved with it '
                 "must not change."
             )
-        folder = fetch(name, (*WEIGHTS, *BESIDE), revision, kind="model")
+        folder = _fetched(name, revision)
         version = folder.name  # the commit
     weights = [file for pattern in WEIGHTS for file in sorted(folder.glob(pattern))]
     if not weights:
@@ -96,6 +96,13 @@ def of_model(name: str, revision: str, what: str) -> Source:
         )
     beside = [file for pattern in BESIDE for file in sorted(folder.glob(pattern))]
     return Source(name, version, folder, (*weights, *beside))
+
+
+@cache
+def _fetched(name: str, commit: str) -> Path:
+    """Asked for once in a process: without a network the hub's library tries for half a minute each time before it
+    looks at what it has."""
+    return fetch(name, (*WEIGHTS, *BESIDE), commit, kind="model")
 
 
 @contextmanager
