@@ -450,12 +450,19 @@ def test_models_of_the_hub_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_of_the_hub_is_named_by_its_commit(
     folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = "0123456789" * 4
+    commit, asked = "abcdef0123" * 4, []
     (tmp_path / commit).symlink_to(folder("internvl"))
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(tmp_path / commit))
+
+    def fetched(repo: str, **_: Any) -> str:
+        asked.append(repo)
+        return str(tmp_path / commit)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
     config = plugins.configure("backbones", "hf", {"model": "someone/model", "revision": commit})
     reference = config.borrowed()["vision-language"]
     assert (reference["name"], reference["version"]) == ("someone/model", commit)
+    assert config.borrowed()["vision-language"] == reference
+    assert asked == ["someone/model"], "once"
 
 
 @pytest.mark.parametrize("missing", ["transformers", "peft"])
