@@ -109,6 +109,9 @@ def policy_code(run: Explored, picture: torch.Tensor, text: str) -> Code:
     policy, and for one that needs more than a picture."""
     if run.policy is None:
         raise LapaError(f"No policy of {run.name} was given: lapa explore {run.run.path} --policy FOLDER.")
+    if isinstance(run.policy, Policy) and (len((spec := run.policy.spec).cameras) > 1 or spec.state):
+        needs = f"the cameras {', '.join(spec.cameras)}" + (" and the state" if spec.state else "")
+        raise LapaError(f"{run.policy_name} reads {needs}; what the decoder draws is the picture of one camera.")
     return tuple(run.policy.predict_codes(picture, [text])[0].tolist())
 
 

@@ -76,3 +76,13 @@ def test_without_a_policy(two: Explored) -> None:
     with pytest.raises(LapaError, match="--policy"):
         policy_code(two, begin(two, 0).now, "push")
     assert press(two, begin(two, 0), (1, 4)).codes == ((1, 4),)
+
+
+def test_a_policy_that_reads_more_than_a_picture(one: Explored, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lapa.policies import vla
+    from lapa.policies.reads import Reads
+
+    assert isinstance(one.policy, vla.VLA)
+    monkeypatch.setattr(one.policy, "reads", Reads(("top", "wrist"), ("x",), (0.0,), (1.0,)))
+    with pytest.raises(LapaError, match="wrist"):
+        plan(one, begin(one, 0), "push")
