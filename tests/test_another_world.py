@@ -34,7 +34,7 @@ def results(folder: Path, name: str = "results.json") -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module", params=["steps", "joints"])
+@pytest.fixture(scope="module", params=["steps", pytest.param("joints", marks=pytest.mark.slow)])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small: list[str]) -> Any:
     """collect, quantize, label, pretrain and finetune by the command line, with the policy of another file."""
     folder, arm = tmp_path_factory.mktemp(request.param), f"arm:{request.param}"

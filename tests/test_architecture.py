@@ -138,3 +138,10 @@ def test_no_junk_drawer_and_no_torchvision() -> None:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(n.split(".")[0] == "torchvision" for n in names), f"{file} imports torchvision"
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """Tests mirror the tree, and pytest tells their files apart by name alone."""
+    files = sorted(Path(__file__).parent.rglob("test_*.py"))
+    found = [file.name for file in files]
+    assert len(set(found)) == len(found), [str(file) for file in files if found.count(file.name) > 1]

@@ -86,6 +86,7 @@ def test_make_targets_exist() -> None:
         assert set(arguments) <= targets, arguments
 
 
+@pytest.mark.slow
 def test_lapa_commands_run(done: Path) -> None:
     for command in commands("lapa"):
         if "--out" in command:
@@ -95,6 +96,7 @@ def test_lapa_commands_run(done: Path) -> None:
         assert path.is_dir(), f"the README writes runs/{path.name}"
 
 
+@pytest.mark.slow
 def test_python_runs(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(done)
     found = blocks("python")
@@ -268,6 +270,7 @@ def test_the_worked_examples(kind: str, own: Path) -> None:
         assert place.stem in (saved["policy"], saved["model"].get("head"), saved["model"].get("backbone"))
 
 
+@pytest.mark.slow
 def test_the_control_loop(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of docs/my_robot.md, on the policy that the README's commands have made."""
     (loop,) = blocks("python", (ROOT / "docs/my_robot.md").read_text())

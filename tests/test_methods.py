@@ -20,8 +20,12 @@ from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
 
+FIRST = ("lapa", "vpt")  # the others are slow
 
-@pytest.mark.parametrize("name", METHODS)
+
+@pytest.mark.parametrize(
+    "name", [*FIRST, *(pytest.param(n, marks=pytest.mark.slow) for n in METHODS if n not in FIRST)]
+)
 def test_every_method_resumes_to_the_same_bits(name: str, packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
     method, recipe = METHODS[name], replace(tiny, head="own")
     start = reader = None

@@ -502,6 +502,7 @@ def test_labels_on_a_full_disk(
 # --- Ctrl-C ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ctrl_c(robot: Path, small: list[str], tmp_path: Path) -> None:
     """Exit code 130, no traceback, the checkpoint stays, and --resume goes on from it."""
     out = tmp_path / "out"

@@ -139,7 +139,9 @@ def shards(out: Path) -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in (out / TABLE).iterdir()}
 
 
-@pytest.mark.parametrize("options", [[], ["--end", "clip"], ["--workers", 2]], ids=str)
+@pytest.mark.parametrize(
+    "options", [[], ["--end", "clip"], pytest.param(["--workers", 2], marks=pytest.mark.slow)], ids=str
+)
 def test_labels_of_a_stream_are_those_of_a_pack(laq: Path, robot: Path, tmp_path: Path, options: list[Any]) -> None:
     """Of two datasets, one of them with films longer than what is decoded at once. A stream of two processes is
     compared with the pack of one: that processes change nothing for a pack is tested in tests/test_stage2_label.py."""
@@ -425,6 +427,7 @@ def test_datasets_are_drawn_by_their_weights(tmp_path: Path) -> None:
     assert np.mean([segments.draw(rng)[0] for _ in range(1000)]) == pytest.approx(0.75, abs=0.05)
 
 
+@pytest.mark.slow
 def test_what_is_held_may_be_asked_at_any_time(tmp_path: Path) -> None:
     """Another thread asks without a pause while the buffer moves on, in steps that turn much of it over."""
     buffer, asked, failed, over = buffer_of(films(tmp_path), 2048), [0], list[Exception](), Event()

@@ -125,6 +125,7 @@ def error(film: torch.Tensor, batch: Film) -> float:
     return float(np.square(wrong).sum() / np.square(now - true).sum())
 
 
+@pytest.mark.slow
 def test_it_imagines_what_the_sentence_says(dreamer: VideoPlanner) -> None:
     batch = Disc().load(Disc().draw(np.random.default_rng(5)))
     other = [Disc.texts[text == Disc.texts[0]] for text in batch.texts]
@@ -135,6 +136,7 @@ def test_it_imagines_what_the_sentence_says(dreamer: VideoPlanner) -> None:
     assert error(wrong, batch) > 1.2, "the opposite motion is worse than none"
 
 
+@pytest.mark.slow
 def test_the_same_sight_is_the_same_dream(dreamer: VideoPlanner) -> None:
     """Whatever else is in the batch; and noise matters: the sampler does not ignore it."""
     batch = Disc().load(Disc().draw(np.random.default_rng(6)))

@@ -168,7 +168,7 @@ def test_held_out_phrases_are_never_seen() -> None:
             texts = tuple(text.replace(name, "OBJECT") for text in texts)
         return set(texts)
 
-    seen, unseen = (bare(world.reset(np.arange(4000), split)[1].instruction) for split in ("seen", "unseen"))
+    seen, unseen = (bare(world.reset(np.arange(1500), split)[1].instruction) for split in ("seen", "unseen"))
     assert len(seen) > 30 < len(unseen)
     assert not seen & unseen
     verbs = [{text.split()[0] for text in some} for some in (seen, unseen)]
