@@ -16,7 +16,7 @@ import tyro
 
 from lapa.commands.data import cache, collect, convert, export
 from lapa.commands.look import analyse, explore, inspect, show_list
-from lapa.commands.measure import ablate, compare, demo, demo_real, evaluate, study
+from lapa.commands.measure import ablate, compare, demo, demo_real, evaluate, protocol, study
 from lapa.commands.serve import serve
 from lapa.commands.train import finetune, fit, ground, label, pretrain, quantize, stop, tune
 from lapa.contracts import LapaError
@@ -34,7 +34,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "serve": serve,
     },
     "More about training": {"tune": tune, "fit": fit, "stop": stop, "ground": ground},
-    "Several runs side by side": {"compare": compare, "study": study, "ablate": ablate},
+    "Several runs side by side": {"compare": compare, "protocol": protocol, "study": study, "ablate": ablate},
     "What was learnt, and what there is": {"analyse": analyse, "list": show_list},
     "Data and models, in and out": {"cache": cache, "collect": collect, "convert": convert, "export": export},
 }

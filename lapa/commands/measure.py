@@ -1,4 +1,4 @@
-"""Commands that compare methods or settings: `lapa demo`, `evaluate`, `compare`, `study`, `ablate`."""
+"""Commands that compare methods or settings: `lapa demo`, `evaluate`, `compare`, `protocol`, `study`, `ablate`."""
 
 from __future__ import annotations
 
@@ -302,6 +302,54 @@ def _compared_by_errors(named: tuple[str, ...], setting: Any, out: Path, workers
         step = "" if row["step"] is None else f"  {row['step']:.2f}"
         print(f"  {name:<18} {row['error']:.2f}  ({low:.2f} to {high:.2f}){step}")
     print(f"Figures and picture are in {out}. A low error is needed for success and does not promise it.")
+
+
+def protocol(
+    file: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.yaml")] = None,
+    out: Path = Path("runs/protocol"),
+    report: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    example: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    """Policies on a real robot: same scenes, blind, partial credit.
+
+    For each rollout it shows the set-up, the instruction and a letter for the method, and asks which stage was reached.
+    Every answer is written at once: the same command goes on after a stop. Where the file names a benchmark, a
+    simulator stands in your place. Examples: lapa protocol --example > protocol.yaml; lapa protocol protocol.yaml
+    --out runs/protocol. More: docs/protocol.md.
+
+    Args:
+        file: tasks, types of generalisation, rollouts, methods
+        out: folder of the answers and of the report
+        report: ask nothing; report what was answered so far, at the poses that all methods have met
+        example: print a FILE.yaml to begin with
+    """
+    from lapa.experiments.protocol_file import EXAMPLE, read_protocol
+
+    if example:
+        print(EXAMPLE, end="")
+        return
+    if file is None:
+        raise LapaError("Give FILE.yaml; `lapa protocol --example > protocol.yaml` writes one to begin with.")
+    from lapa.experiments.protocol import judge_all, open_session
+    from lapa.experiments.protocol_report import report as write_report
+
+    asked = read_protocol(file)
+    if asked.simulated and any(is_remote(run) for run in asked.methods.values()):
+        require_packages()
+    session = open_session(asked, out)
+    if not report:
+        count = len(session.rollouts)
+        print(f"{len(asked.poses)} initial poses, {len(asked.methods)} methods at each: {count} rollouts, of which "
+              f"{len(session.answers)} are done. {out / 'sealed.json'} says which letter is which method: whoever "
+              "judges does not open it.")  # fmt: skip
+        if not judge_all(session, input, print):
+            return
+    made = write_report(session)
+    for name, told in made["methods"].items():
+        low, high = told["credit_interval"]
+        print(f"  {name:<18} credit {told['credit']:6.1%}  ({low:.1%} to {high:.1%})  success {told['success']:6.1%}  "
+              f"({told['interval'][0]:.1%} to {told['interval'][1]:.1%}, {told['episodes']} rollouts)")  # fmt: skip
+    print(f"Report, figures and pictures are in {out}: report.md first.")
 
 
 def _refuse_changed(given: dict[str, Any], owner: str, command: Any = None) -> None:

@@ -2,6 +2,7 @@
 
     wilson      a share of independent episodes
     success, difference, gap_closed    of a table: bootstrap over training seeds and, within each, over test episodes
+    mean        of one number for each independent episode, such as partial credit: bootstrap over the episodes
     by_episode, share_by_episode    of rows, many to an episode: bootstrap over the episodes
 
 All methods meet the same episodes, so outcomes are resampled together: an episode that is hard for one method is often
@@ -42,6 +43,22 @@ def wilson(successes: int, episodes: int, z: float = 1.96) -> tuple[float, float
     half = math.sqrt(spread * (share * (1 - share) + spread / 4))
     low, high = (centre - half) / (1 + spread), (centre + half) / (1 + spread)
     return max(low, 0.0), min(high, 1.0)
+
+
+def mean(values: Array, least: float = 0.0, most: float = 1.0) -> Interval:
+    """95% interval of the mean of float [N], each from `least` to `most`.
+
+    Where all are equal there is nothing to resample: what Wilson's interval of none in N leaves open, either way.
+    """
+    if not len(values):
+        raise LapaError("There is no episode to take a mean of.")
+    if (values == values[0]).all():
+        wide = wilson(0, len(values))[1]
+        low, high = float(values[0]) - wide, float(values[0]) + wide
+    else:
+        draws = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
+        low, high = _middle(values[draws].mean(1))
+    return max(low, least), min(high, most)
 
 
 def resampled(wins: Array, contrasts: Array, draws: int = DRAWS) -> Array:

@@ -312,10 +312,12 @@ def _ranges(values: Array, names: tuple[str, ...]) -> list[dict[str, Any]]:
 # How well the methods do
 
 
-def success_bars(results: Mapping[str, Mapping[str, Any]], path: Path, title: str = "Success") -> None:
+def success_bars(
+    results: Mapping[str, Mapping[str, Any]], path: Path, title: str = "Success", what: str = "episodes solved"
+) -> None:
     """One bar for each method, with its interval, for all tasks and for each task family.
 
-    results: {method: {"success": share, "interval": (low, high), "families": {family: the same}}}.
+    results: {method: {"success": share, "interval": (low, high), "families": {family: the same}}}. what: the numbers.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -329,19 +331,20 @@ def success_bars(results: Mapping[str, Mapping[str, Any]], path: Path, title: st
     grid = figure.add_gridspec(
         2 if families else 1, max(len(families), 1), height_ratios=[1, 0.62] if families else [1]
     )
-    _bars(figure.add_subplot(grid[0, :]), methods, results, title, labelled=True)
+    _bars(figure.add_subplot(grid[0, :]), methods, results, title, what)
     for i, family in enumerate(families):
         part = {m: results[m]["families"][family] for m in methods if family in results[m].get("families", {})}
         axes = figure.add_subplot(grid[1, i])
-        _bars(axes, methods, part, family, labelled=False)
+        _bars(axes, methods, part, family)
         if i:
             axes.set_yticklabels([])
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
-def _bars(axes: Any, methods: list[str], results: Mapping[str, Mapping[str, Any]], title: str, labelled: bool) -> None:
-    """Horizontal bars in per cent, first method on top. With `labelled` the figures are written beside them."""
+def _bars(axes: Any, methods: list[str], results: Mapping[str, Mapping[str, Any]], title: str, what: str = "") -> None:
+    """Horizontal bars in per cent, first method on top. With `what` the figures are written beside them."""
+    labelled = bool(what)
     size = 10.5 if labelled else 8
     for y, name in enumerate(methods):
         if name not in results:
@@ -360,7 +363,7 @@ def _bars(axes: Any, methods: list[str], results: Mapping[str, Mapping[str, Any]
     axes.tick_params(axis="y", length=0)
     axes.set_title(title, loc="left", fontsize=12 if labelled else 8, fontweight="bold" if labelled else "normal")
     if labelled:
-        axes.set_xlabel("episodes solved, %; the line is the 95% interval", fontsize=size - 1.5, color="#686c74")
+        axes.set_xlabel(f"{what}, %; the line is the 95% interval", fontsize=size - 1.5, color="#686c74")
     axes.grid(axis="x", color="#e6e8ec", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
