@@ -56,7 +56,7 @@ def report(session: Session) -> dict[str, Any]:
         raise LapaError(
             f"{session.out}: no initial pose has been met by all methods yet. Go on with the session first."
         )
-    made = {
+    made: dict[str, Any] = {
         "lapa": __version__,
         "simulated": protocol.simulated,
         "seed": protocol.seed,
