@@ -29,7 +29,7 @@ GROUPS: dict[str, Callable[[Pose], str]] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Judged:
     """An answer with its method."""
 
     pose: int
@@ -78,13 +78,13 @@ def report(session: Session) -> dict[str, Any]:
     return made
 
 
-def _rows(session: Session) -> list[Row]:
+def _rows(session: Session) -> list[Judged]:
     """Answers at poses that all methods have met."""
     found = []
     complete = len(session.answers) // len(session.protocol.methods) * len(session.protocol.methods)
     for rollout, answer in zip(session.rollouts[:complete], session.answers, strict=False):
         pose, task = session.protocol.poses[rollout.pose], session.task(rollout)
-        found.append(Row(rollout.pose + 1, pose.task, pose.type, pose.rollout, rollout.letter, rollout.method,
+        found.append(Judged(rollout.pose + 1, pose.task, pose.type, pose.rollout, rollout.letter, rollout.method,
                          answer["stage"], task.credit(answer["stage"]), answer["note"], answer["time"]))  # fmt: skip
     return found
 
