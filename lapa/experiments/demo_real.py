@@ -28,7 +28,7 @@ HOW = ",camera=corner4,size=128,repeat=2"  # 40 actions a second
 NOISE = "0.2"  # of the demonstrations
 FILMS, FPS = 9, 20.0  # episodes of each method that are recorded; frames a second of a film
 STAGES_1_2 = (  # the arm is fast: within the 0.6 s of the preset most of a task is done
-    "window=0.2", "quantize.steps=300", "idm.image_size=96", "idm.blocks=3",
+    "window=0.2", "quantize.steps=300", "idm.image_size=96", "idm.blocks=3", "fit_idm.steps=500",
     "trainable=all", "head=new", "finetune.steps=1500", "finetune.learning_rate=1e-3", "finetune.batch_size=64",
 )  # fmt: skip
 STAGE_3 = ("policy.head=regression", "chunk=8")
