@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from released_lapa import backbone_options
+from vision_language_made import SIZE
+from vision_language_made import made as made_vlm
 
 import lapa
 from lapa import plugins
@@ -197,6 +199,7 @@ def test_backbones_read_images_and_text(name: str, tmp_path: Path) -> None:
     config = plugins.find("backbones", name)
     small = {"grounded": False} if "grounded" in {f.name for f in fields(config)} else {}
     small = {**backbone_options(tmp_path), "image_size": 128} if name == "lwm" else small
+    small = {"model": str(made_vlm("smolvlm", tmp_path)), "image_size": SIZE} if name == "hf" else small
     backbone = config(**small).build().eval()
     images = torch.rand(3, 3, backbone.image_spec.size, backbone.image_spec.size)
     assert config(**small).image_size == backbone.image_spec.size

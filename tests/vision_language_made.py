@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 WORDS = ["push", "the", "red", "block", "to", "blue", "circle", "then", "stop", "left", "of", "it", "move", "User:",
-         "Assistant:", "user", "model", "assistant"]  # fmt: skip
+         "Assistant:", "user", "model", "assistant",
+         "disc", "star", "green", "Push", "gently", ",", "!", "gently!", "it,"]  # fmt: skip
 MARKS = ["<pad>", "<unk>", "<bos>", "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>",
          "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<|im_start|>", "<|im_end|>",
          "<|vision_start|>", "<|vision_end|>", "<img>", "</img>"]  # fmt: skip

@@ -48,8 +48,8 @@ from lapa.policies import (
     refuse_idm,
     tell_of_texts,
 )
-from lapa.policies.looks import Aged, Looks, plans
-from lapa.policies.reads import Reads, with_state
+from lapa.policies._looks import Aged, Looks, plans
+from lapa.policies._reads import Reads, with_state
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import device, once_a_machine
 from lapa.runtime.precision import fast_dtype

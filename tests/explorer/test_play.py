@@ -80,7 +80,7 @@ def test_without_a_policy(two: Explored) -> None:
 
 def test_a_policy_that_reads_more_than_a_picture(one: Explored, monkeypatch: pytest.MonkeyPatch) -> None:
     from lapa.policies import vla
-    from lapa.policies.reads import Reads
+    from lapa.policies._reads import Reads
 
     assert isinstance(one.policy, vla.VLA)
     monkeypatch.setattr(one.policy, "reads", Reads(("top", "wrist"), ("x",), (0.0,), (1.0,)))

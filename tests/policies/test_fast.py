@@ -20,7 +20,7 @@ from lapa.contracts import Context, LapaError
 from lapa.data.pack import Packed
 from lapa.evaluate import Trial, roll_out
 from lapa.policies import configured
-from lapa.policies.looks import Looks, plans
+from lapa.policies._looks import Looks, plans
 from lapa.recipe import Recipe, override
 from lapa.serving.answers import Asked
 from lapa.stage3_finetune import finetune
