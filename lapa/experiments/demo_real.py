@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,10 @@ class RealDemoSettings:
         if not 1 <= self.labels <= self.videos:
             raise LapaError(f"1 to {self.videos} of the videos are labelled, not {self.labels}.")
 
+    def used(self) -> RealDemoSettings:
+        """What is really run: little of it with `quick`."""
+        return replace(self, videos=12, labels=min(self.labels, 12), episodes=6) if self.quick else self
+
 
 def run_demo_real(settings: RealDemoSettings, out: Path, workers: int = 0) -> dict[str, Any]:
     """Run what is missing, write `out/results.json`, `out/success.png` and `out/scene_*.gif`, return the results.
@@ -67,26 +71,29 @@ def run_demo_real(settings: RealDemoSettings, out: Path, workers: int = 0) -> di
     results = {
         "methods": gather((*METHODS, "expert"), out),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "settings": {**asdict(settings), "commands": {step.name: "lapa " + " ".join(step.command) for step in steps}},
+        "settings": {
+            **asdict(settings.used()),
+            "commands": {step.name: "lapa " + " ".join(step.command) for step in steps},
+        },
     }
     write_json(out / "results.json", results)
-    success_bars(results["methods"], out / "success.png", f"Meta-World, {settings.labels} labelled trajectories")
-    films = [side_by_side(out, scene) for scene in range(min(FILMS, settings.episodes))]
+    success_bars(results["methods"], out / "success.png", f"Meta-World, {settings.used().labels} labelled trajectories")
+    recorded = len(list((out / "eval" / METHODS[0]).glob("episode_*.gif")))
+    films = [side_by_side(out, scene) for scene in range(recorded)]
     _say(results, films)
     return results
 
 
 def demo_real_plan(settings: RealDemoSettings, out: Path) -> list[PlanStep]:
     """Collect the data, then the plan of `lapa compare`."""
-    tasks, path = f"metaworld:{TASKS}{HOW}", out / "data"
-    videos, episodes = (12, 6) if settings.quick else (settings.videos, settings.episodes)
-    collect = ("collect", "--benchmark", tasks, "--episodes", str(videos), "--noise", NOISE, "--workers", "2",
+    tasks, path, used = f"metaworld:{TASKS}{HOW}", out / "data", settings.used()
+    collect = ("collect", "--benchmark", tasks, "--episodes", str(used.videos), "--noise", NOISE, "--workers", "2",
                "--seed", str(settings.seed), "--out", str(path))  # fmt: skip
     data = PlanStep("data", collect, path, path / "meta" / "info.json", (), 300)
-    labelled = f"lerobot:{path},episodes=0-{min(settings.labels, videos) - 1}"
+    labelled = f"lerobot:{path},episodes=0-{used.labels - 1}"
     setting = Comparison(
-        (f"lerobot:{path}",), (labelled,), tasks, episodes, settings.seed,
-        ("--preset", "video", *_set(STAGES_1_2), *(QUICK if settings.quick else ())), min(FILMS, episodes),
+        (f"lerobot:{path}",), (labelled,), tasks, used.episodes, settings.seed,
+        ("--preset", "video", *_set(STAGES_1_2), *(QUICK if settings.quick else ())), min(FILMS, used.episodes),
         finetune_options=_set(STAGE_3),
     )  # fmt: skip
     return [data, *plan(METHODS, setting, out, ("expert",), ("data",))]

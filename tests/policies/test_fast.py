@@ -138,7 +138,7 @@ def test_episodes_side_by_side_do_not_mix(four: Packed, tiny: Recipe, monkeypatc
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lapa.policies import looks
+    from lapa.policies import _looks as looks
 
     monkeypatch.setattr(looks, "MOST", 3)
     memory, asked = Looks(), []
