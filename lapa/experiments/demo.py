@@ -54,12 +54,7 @@ def run_demo(settings: DemoSettings, out: Path, workers: int = 0, unipi: bool = 
     `unipi` adds that method, to a finished demo too. Raises LapaError when `out` holds a demo with other settings.
     """
     methods = (*METHODS, *(("unipi",) if unipi else ()))
-    out.mkdir(parents=True, exist_ok=True)
-    asked = out / "settings.json"
-    if asked.exists() and read_json(asked, "settings of the demo") != asdict(settings):
-        raise LapaError(f"{out} holds a demo with other settings (settings.json). Remove it, or give another --out.")
-    write_json(asked, asdict(settings))
-    os.environ.setdefault("LAPA_CACHE", str((out / "cache").absolute()))
+    begin(asdict(settings), out)
     steps = demo_plan(settings, out, methods)
     print(f"{len(steps)} steps into {out}; each is a lapa command you could type, with its log in {out}/logs.")
     seconds = run(steps, out, workers)
@@ -75,6 +70,16 @@ def run_demo(settings: DemoSettings, out: Path, workers: int = 0, unipi: bool = 
     report = write_report(out)
     _say(results, report)
     return results
+
+
+def begin(settings: dict[str, Any], out: Path) -> None:
+    """Make the folder of a demo, or go on in it. Raises LapaError when it holds a demo with other settings."""
+    out.mkdir(parents=True, exist_ok=True)
+    asked = out / "settings.json"
+    if asked.exists() and read_json(asked, "settings of the demo") != settings:
+        raise LapaError(f"{out} holds a demo with other settings (settings.json). Remove it, or give another --out.")
+    write_json(asked, settings)
+    os.environ.setdefault("LAPA_CACHE", str((out / "cache").absolute()))
 
 
 def demo_plan(settings: DemoSettings, out: Path, methods: Sequence[str] = METHODS) -> list[PlanStep]:

@@ -6,7 +6,6 @@ same few labelled trajectories, and a film shows them side by side in the same s
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image, ImageDraw, ImageSequence
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import Array, LapaError
 from lapa.experiments.compare import QUICK, Comparison, gap_closed, gather, plan, told
+from lapa.experiments.demo import begin
 from lapa.experiments.schedule import PlanStep, run
 from lapa.plots.codes import METHOD_NAMES, animation, success_bars
 from lapa.plugins import require
@@ -59,12 +59,7 @@ def run_demo_real(settings: RealDemoSettings, out: Path, workers: int = 0) -> di
     Raises LapaError when `out` holds a demo with other settings, and where Meta-World is not installed.
     """
     require("benchmarks", "metaworld")
-    out.mkdir(parents=True, exist_ok=True)
-    asked = out / "settings.json"
-    if asked.exists() and read_json(asked, "settings of the demo") != asdict(settings):
-        raise LapaError(f"{out} holds a demo with other settings (settings.json). Remove it, or give another --out.")
-    write_json(asked, asdict(settings))
-    os.environ.setdefault("LAPA_CACHE", str((out / "cache").absolute()))
+    begin(asdict(settings), out)
     steps = demo_real_plan(settings, out)
     print(f"{len(steps)} steps into {out}; each is a lapa command you could type, with its log in {out}/logs.")
     seconds = run(steps, out, workers)
