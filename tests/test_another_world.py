@@ -81,6 +81,7 @@ def test_it_is_evaluated_and_better_than_standing_still(world: Any, tmp_path: Pa
     assert found["success"] > 0.05, "it goes to the block and closes the gripper, now and then"
 
 
+@pytest.mark.slow
 def test_tune_and_compare(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here(monkeypatch)
     folder, arm, own = world

@@ -65,6 +65,7 @@ def test_killed_before_the_artefact_was_made(robot: Path, small: list[str], tmp_
     assert load_artefact(out, "laq").hash == before
 
 
+@pytest.mark.slow
 def test_an_end_that_is_taken_back(robot: Path, small: list[str], tmp_path: Path) -> None:
     """Without the file it goes on to the end, and is what an unbroken run is."""
     out, unbroken = tmp_path / "laq", tmp_path / "unbroken"
@@ -92,6 +93,7 @@ def test_lapa_stop(robot: Path, small: list[str], tmp_path: Path, capsys: pytest
     assert (out / "finish").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_made_longer(
     schedule: str, robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -146,6 +146,7 @@ def test_each_question_has_a_command_and_a_picture(
     assert str(tmp_path) in capsys.readouterr().out.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_inspect_draws_plans_and_the_codes_of_several_looks(made: Path, tmp_path: Path) -> None:
     words = ["inspect", str(made / "laq"), str(made / "latent"), "--out", str(tmp_path / "both")]
     cli.main([*words, *(word for spec in SMALL for word in ("--dataset", spec))])

@@ -19,6 +19,7 @@ def a_folder_called_lapa(where: Path) -> None:
     (where / "lapa/__main__.py").write_text("import sys; sys.exit('the wrong lapa')\n")
 
 
+@pytest.mark.slow
 def test_a_plan_runs_beside_a_folder_called_lapa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a_folder_called_lapa(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -124,6 +124,7 @@ def test_too_few_episodes_hold_nothing_out(videos: Packed, labels: Labels, recip
         stage2.pretrain(videos, labels, about(videos), replace(recipe, hold_out=1), tmp_path / "none", 0)
 
 
+@pytest.mark.slow
 def test_a_stream_is_watched_on_the_same_episodes(
     robot: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def same_bits(one: Path, two: Path) -> bool:
     return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_the_start_with_the_lowest_error_goes_on_as_if_it_had_been_alone(
     unbroken: Path, videos: Packed, recipe: Recipe, tmp_path: Path
 ) -> None:
