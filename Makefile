@@ -12,9 +12,9 @@ QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/ar
   tests/commands/test_help.py tests/measures tests/plots tests/runtime/test_threads.py tests/training/test_logbook.py
 
 # A file a worker, in the order of tests/conftest.py: the longest first.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not wheel"
 
-.PHONY: help demo demo-real quick test test-slow worlds test-worlds test-lerobot docs lint format clean
+.PHONY: help demo demo-real quick test test-slow test-wheel worlds test-worlds test-lerobot docs lint format clean
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,8 +36,11 @@ quick: $(READY)  ## a part of the tests, about a minute
 test: $(READY)  ## the test suite, about eight minutes on 2 cores
 	@$(PYTEST) --durations 20 --ignore tests/worlds
 
-test-slow: $(READY)  ## what `make test` leaves out: torch.compile, whole runs of the demo, the table, a study, a built wheel; about eight minutes
+test-slow: $(READY)  ## what `make test` leaves out: torch.compile, whole runs of the demo, the table, a study; 15 minutes of one core
 	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m slow
+
+test-wheel: $(READY)  ## a built wheel runs the rehearsal of the demo in an empty folder; five minutes
+	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m wheel
 
 $(WORLDS): $(READY)
 	@echo 'Installing the benchmarks that others wrote ...'

@@ -21,7 +21,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.wheel
 def test_the_demo_runs_from_a_wheel(tmp_path: Path) -> None:
     source, empty, site = (tmp_path / name for name in ("source", "empty", "site"))
     shutil.copytree(ROOT / "lapa", source / "lapa", ignore=shutil.ignore_patterns("__pycache__"))
