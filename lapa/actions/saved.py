@@ -66,7 +66,7 @@ def _bins(space: ActionSpace) -> dict[str, bool]:
 
 def _numbers(space: NumberSpace) -> dict[str, bool]:
     count = len(space.low)
-    right = len(space.high) == count and all(low <= high for low, high in zip(space.low, space.high, strict=False))
+    right = len(space.high) == count and all(low <= high for low, high in zip(space.low, space.high, strict=True))
     return {"low": count > 0, "high": right, "reach": _reach(space.reach, count), "chunk": space.chunk > 0}
 
 

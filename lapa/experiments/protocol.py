@@ -121,12 +121,12 @@ def _read_answers(session: Session) -> None:
     path = session.out / "answers.json"
     told = read_json(path, "answers of a protocol")
     try:
-        for rollout, answer in zip(session.rollouts, told["answers"], strict=False):
+        if (count := len(told["answers"])) > len(session.rollouts):
+            raise LapaError(f"{path}: {count} answers to {len(session.rollouts)} questions.")
+        for rollout, answer in zip(session.rollouts[:count], told["answers"], strict=True):
             right = (answer["pose"], answer["letter"]) == (rollout.pose, rollout.letter)
             if not right or not 0 <= int(answer["stage"]) <= len(session.task(rollout).stages):
                 raise LapaError(f"{path}: the answer {rollout.number} is not that of sealed.json's order.")
-        if len(told["answers"]) > len(session.rollouts):
-            raise LapaError(f"{path}: {len(told['answers'])} answers to {len(session.rollouts)} questions.")
         session.answers.extend(told["answers"])
         session.undone.extend(told.get("undone", []))
     except (KeyError, TypeError, ValueError) as error:

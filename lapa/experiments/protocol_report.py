@@ -82,7 +82,7 @@ def _rows(session: Session) -> list[Judged]:
     """Answers at poses that all methods have met."""
     found = []
     complete = len(session.answers) // len(session.protocol.methods) * len(session.protocol.methods)
-    for rollout, answer in zip(session.rollouts[:complete], session.answers, strict=False):
+    for rollout, answer in zip(session.rollouts[:complete], session.answers[:complete], strict=True):
         pose, task = session.protocol.poses[rollout.pose], session.task(rollout)
         found.append(Judged(rollout.pose + 1, pose.task, pose.type, pose.rollout, rollout.letter, rollout.method,
                          answer["stage"], task.credit(answer["stage"]), answer["note"], answer["time"]))  # fmt: skip
