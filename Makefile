@@ -47,7 +47,7 @@ $(WORLDS): $(READY)
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[metaworld,so101,aloha]'
 	@touch $(WORLDS)
 
-demo-real: $(WORLDS)  ## the same in Meta-World with pretrained parts, about 20 minutes on 2 cores; films in runs/demo_real
+demo-real: $(WORLDS)  ## the same in Meta-World with pretrained parts; films in runs/demo_real
 	@$(VENV)/bin/lapa demo-real --out runs/demo_real
 
 worlds: $(WORLDS)  ## install the benchmarks that others wrote

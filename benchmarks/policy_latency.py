@@ -188,8 +188,9 @@ def alone(call: Callable[..., None], *arguments: Any) -> dict[str, Any]:
 
 
 def ratio(slow: list[tuple[float, float]], quick: list[tuple[float, float]]) -> float:
-    """The median of neighbours, by the processor's time."""
-    return statistics.median(a[1] / b[1] for a, b in zip(slow, quick, strict=False))
+    """The median of neighbours, by the processor's time; of as many turns as both have had."""
+    turns = min(len(slow), len(quick))
+    return statistics.median(a[1] / b[1] for a, b in zip(slow[:turns], quick[:turns], strict=True))
 
 
 def told(found: Mapping[str, Any], every: int) -> list[str]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lapa import cli
 from lapa.contracts import LapaError
-from lapa.experiments.demo_real import STAGE_3, STAGES_1_2, RealDemoSettings, demo_real_plan, side_by_side
+from lapa.experiments.demo_real import ALL_STAGES, STAGE_3, RealDemoSettings, demo_real_plan, side_by_side
 from lapa.plots.codes import animation
 from lapa.recipe import overridden, preset
 
@@ -23,7 +23,7 @@ def test_the_plan_has_every_method_on_the_same_data(tmp_path: Path) -> None:
     for name in ("scratch", "vpt", "lapa", "actionvla"):
         assert f"lerobot:{tmp_path / 'data'},episodes=0-5" in steps[f"policy/{name}"].command
         assert steps[f"eval/{name}"].needs == (f"policy/{name}",)
-    recipe = overridden(preset("video"), STAGES_1_2)
+    recipe = overridden(preset("video"), ALL_STAGES)
     assert recipe.policy.head == "parallel", "stage 2 predicts codes"
     assert overridden(recipe, STAGE_3).policy.head == "regression"
     assert {step.command[0] for step in steps.values()} <= set(cli.COMMANDS)
