@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -157,7 +158,9 @@ class Pieces(Backbone):
         [B, cameras, size, size, 3] or float [B, cameras, 3, size, size]; what the reader reads; state float32 [B, S]
         where it is read."""
         if seen.features:
-            known = torch.stack([torch.from_numpy(each) for each in seen.features.values()], 1)
+            known = torch.from_numpy(
+                np.stack(list(seen.features.values()), 1)
+            )  # torch's own fails in autocast on a CPU
             shown = {"features": known.unflatten(2, self.vision.shape)}
         else:
             shown = {"images": torch.stack([pictures(each, self.image_spec) for each in seen.images.values()], 1)}

@@ -27,7 +27,7 @@ from lapa.data.labelled import read_labels
 from lapa.data.observations import Seen
 from lapa.data.pack import Packed, pack
 from lapa.models.language import layers_of
-from lapa.policies import saved_config
+from lapa.policies import look, saved_config
 from lapa.recipe import PRESETS, PolicySettings, Recipe
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import learner, pretrain
@@ -224,6 +224,13 @@ def test_training_and_acting_see_the_same_numbers(trained: Path, videos: Packed)
     np.testing.assert_array_equal(fresh.flatten(1).cpu().numpy(), kept[frames])
     one = policy.backbone.see(torch.from_numpy(videos.gather(frames[:1]))[:, None])
     assert torch.equal(one[0], fresh[0])
+
+
+def test_a_kept_look_is_read_where_this_machine_acts_in_bfloat16(trained: Path, videos: Packed) -> None:
+    policy = lapa.Policy.from_pretrained(trained / "policy")
+    seen = look(videos, np.arange(3), policy.spec, features=policy.features(videos))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(policy.backbone.encode(policy.backbone.prepare(seen)).readout) == 3
 
 
 def test_no_picture_is_looked_at_in_training(
