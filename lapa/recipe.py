@@ -34,6 +34,8 @@ class PolicySettings:
     """a plug-in of lapa/heads"""
     head_options: dict[str, Any] = field(default_factory=dict)
     """its options"""
+    code_head: str = ""
+    """the head of latent codes in stage 2, such as nearest, where it is another than that of the actions; "": `head`"""
     decoding: Decoding = "expectation"
     """classes to robot units: the expected action, the same at full length, or what the likeliest class means"""
     cameras: tuple[str, ...] = ()
@@ -95,6 +97,8 @@ class Recipe:
     """equal-mass bins per action dimension, without clusters"""
     chunk: int = 1
     """actions predicted at once"""
+    latent_chunk: int = 1
+    """windows whose codes stage 2 predicts at once, one behind the other: a chunk of latent actions"""
     actions: Given = "auto"
     """absolute actions: learnt relative to the present state where there is a state of as many numbers ("auto"), always
     ("relative"), or as they are ("given")"""

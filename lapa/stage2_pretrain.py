@@ -47,9 +47,10 @@ def learner(labels: Path, recipe: Recipe) -> PolicyConfig:
     """The policy that learns the labels in this folder: what can be known of it before it is built. Raises LapaError
     where what it is made of is not installed."""
     manifest = labels / MANIFEST
-    config = configured(recipe, str(read_manifest(labels).get("method")) if manifest.exists() else "lapa")
+    about = read_manifest(labels) if manifest.exists() else {"method": "lapa", "kind": "codes"}
+    config = configured(recipe, str(about.get("method")))
     config.borrowed()  # what is not installed is told now, and not after minutes of reading videos
-    config.require_pretrainable()
+    config.require_pretrainable(str(about.get("kind")))
     return config
 
 
@@ -108,7 +109,7 @@ def pretrain(
     seed_everything(seed)
     config = configured(recipe, manifest["method"])
     require_learns(config, labels)
-    config.require_pretrainable()
+    config.require_pretrainable(labels.kind)
     how: Optimisation = getattr(recipe, config.pretrained_by)
     policy = config.build()
     examples = policy.examples(labels, packed, manifest, recipe)

@@ -50,7 +50,7 @@ def _space(content: Any, where: str = "space") -> AnySpace:
 def _codes(space: CodeSpace) -> dict[str, bool]:
     """What is right, by field."""
     count = space.codes * space.classes
-    return {"codes": space.codes > 0, "classes": space.classes > 0,
+    return {"codes": space.codes > 0, "classes": space.classes > 0, "windows": space.windows > 0,
             "code_embeddings": not space.code_embeddings or _table(space.code_embeddings, count)}  # fmt: skip
 
 

@@ -21,21 +21,29 @@ class CodeSpace:
 
     code_embeddings  [codes * classes][k]: the coordinates of each code in its codebook;
                      (): unknown
+    windows          of how many windows, one behind the other, the codes are predicted
     """
 
     codes: int
     classes: int
     kind: str = "codes"
     code_embeddings: Rows = ()
+    windows: int = 1
 
     @property
     def positions(self) -> int:
-        """How many classes are predicted at once."""
-        return self.codes
+        """How many classes are predicted at once: those of the first window, of the second, .."""
+        return self.codes * self.windows
 
     def absent(self) -> Array:
         """Classes that are never predicted, bool [positions, classes]: none."""
-        return np.zeros((self.codes, self.classes), bool)
+        return np.zeros((self.positions, self.classes), bool)
+
+    def embeddings(self) -> Array:
+        """The coordinates of each code at every position, float64 [positions * classes, windows * k]; each window has
+        coordinates of its own. [0, 0] where they are unknown."""
+        return np.kron(np.eye(self.windows), np.array(self.code_embeddings, np.float64).reshape(
+            len(self.code_embeddings), -1)) if self.code_embeddings else np.zeros((0, 0))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from lapa.actions.codebook import ActionCodebook
 from lapa.actions.saved import Space
+from lapa.actions.spaces import CodeSpace
 from lapa.contracts import Array, Logs
 from lapa.heads.parallel import Parallel
 from lapa.measures.probes import r2
@@ -42,7 +43,9 @@ class LinearHead(Parallel):
 
         Returns how well: R^2 of these actions, and of those of trajectories that were left out in turn.
         """
-        embeddings, absent = self.space.code_embeddings, tuple(self.space.absent().flatten().tolist())
+        space = self.space
+        embeddings = space.embeddings() if isinstance(space, CodeSpace) else space.code_embeddings
+        absent = tuple(space.absent().flatten().tolist())
         meaning = ActionCodebook.from_readout(
             said, chunks, names, embeddings, absent if any(absent) else (), pad if pad.any() else None
         )

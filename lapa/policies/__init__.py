@@ -91,8 +91,8 @@ class PolicyConfig(ABC):
         names them, and they are not saved. Raises LapaError where they are not installed."""
         return {}
 
-    def require_pretrainable(self) -> None:
-        """Raises LapaError where it is for stage 3 alone."""
+    def require_pretrainable(self, kind: str) -> None:
+        """Raises LapaError where it cannot learn labels of this kind (contracts.Labels) in stage 2."""
         return
 
     @abstractmethod

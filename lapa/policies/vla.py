@@ -34,6 +34,7 @@ from lapa.data.features import FrameFeatures
 from lapa.data.index import Index
 from lapa.data.observations import ONE, Seen, say_once, seen
 from lapa.data.pack import Packed
+from lapa.data.pairs import window_offsets
 from lapa.heads import AnyHead, Head, predicts_numbers
 from lapa.plugins import configure
 from lapa.policies import (
@@ -50,6 +51,7 @@ from lapa.policies import (
 )
 from lapa.policies._looks import Aged, Looks, plans
 from lapa.policies._reads import Reads, with_state
+from lapa.policies._targets import actions_ahead, codes_ahead, space_of_actions
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import device, once_a_machine
 from lapa.runtime.precision import fast_dtype
@@ -78,6 +80,8 @@ class Config(OnBackbone):
 
     head: str = "parallel"
     head_options: dict[str, Any] = field(default_factory=dict)
+    code_head: str = ""
+    """the head of latent codes, with its own defaults; "": `head`"""
     decoding: Decoding = "expectation"
     """classes to robot units: the expected action, the same at full length, or what the likeliest class means"""
     cameras: tuple[str, ...] = ()  # type: ignore[misc]
@@ -122,9 +126,13 @@ class Config(OnBackbone):
         """See PolicyConfig."""
         return recipe.head != "linear" or not _kind(saved)
 
+    def head_for(self, kind: str) -> tuple[str, dict[str, Any]]:
+        """The head for a space of this kind, and its options."""
+        return (self.code_head, {}) if kind == "codes" and self.code_head else (self.head, self.head_options)
+
     @property
     def numbers(self) -> bool:
-        """Does its head answer with actions as numbers?"""
+        """Does its head for actions answer with numbers?"""
         return predicts_numbers(configure("heads", self.head, self.head_options))
 
     def choices(self) -> dict[str, tuple[Any, ...]]:
@@ -137,13 +145,19 @@ class Config(OnBackbone):
         own = config.borrowed() if hasattr(config, "borrowed") else {}
         return {**super().borrowed(), **({"head": own} if own else {})}
 
-    def require_pretrainable(self) -> None:
+    def require_pretrainable(self, kind: str) -> None:
         """See PolicyConfig."""
-        if self.numbers:
+        name, options = self.head_for(kind)
+        config = configure("heads", name, options)
+        if predicts_numbers(config) and kind == "codes":
             raise LapaError(
-                f"The head {self.head} answers with a robot's actions as numbers, so it is for stage 3; stage 2 "
-                f"predicts classes. Pretrain with another policy.head, such as parallel, then lapa finetune --head new "
-                f"--set policy.head={self.head}."
+                f"The head {name} answers with a robot's actions as numbers, and latent codes are classes. Choose "
+                f"another one for the codes, such as --set policy.code_head=nearest; {name} is then that of stage 3."
+            )
+        if getattr(config, "every", 0):
+            raise LapaError(
+                f"The head {name} looks for itself, so it is for stage 3. Pretrain with another policy.head, then "
+                f"lapa finetune --head new --set policy.head={name}."
             )
 
 
@@ -201,10 +215,12 @@ class VLA(Policy):
 
     def grow(self, space: AnySpace) -> None:
         """Replace the head by a new one for `space`. Raises LapaError where it predicts nothing of that kind."""
-        if self.config.numbers != isinstance(space, NumberSpace):
-            raise LapaError(f"The head {self.config.head} does not predict {space.kind}.")
-        self.head = configure("heads", self.config.head, self.config.head_options).build(self.backbone.width, space)
-        self.grown = self.config.head, dict(self.config.head_options)
+        name, options = self.config.head_for(space.kind)
+        config = configure("heads", name, options)
+        if predicts_numbers(config) != isinstance(space, NumberSpace):
+            raise LapaError(f"The head {name} does not predict {space.kind}.")
+        self.head = config.build(self.backbone.width, space)
+        self.grown = name, dict(options)
         self._introduce()
         self.backbone.answers(space.kind)
 
@@ -215,23 +231,27 @@ class VLA(Policy):
     # --- learning
 
     def examples(self, labels: Labels, data: Index, about: Mapping[str, Any], recipe: Recipe) -> Examples:
-        """Codes are classes as they are; actions are put into clusters or equal-mass bins first."""
-        self.config.require_pretrainable()
+        """Codes are classes as they are, of `latent_chunk` windows; actions, `chunk` of them, are numbers, or put into
+        clusters or equal-mass bins first."""
+        self.config.require_pretrainable(labels.kind)
         self._meet(data)
         frames = data.starts[labels.episode] + labels.frame
         if labels.kind == "codes":
             embeddings = tuple(map(tuple, about.get("code_embeddings", ())))
-            self.grow(CodeSpace(labels.values.shape[1], int(about["classes"]), code_embeddings=embeddings))
-            return Examples(frames, labels.values)
-        values, self.meaning = labels.values, Meaning.from_json(about.get("meaning"))
+            windows = recipe.latent_chunk
+            self.grow(CodeSpace(labels.values.shape[1], int(about["classes"]), "codes", embeddings, windows))
+            offsets = window_offsets(data.fps, about.get("window_seconds"))
+            return Examples(frames, codes_ahead(labels, offsets, windows))
+        self.meaning = Meaning.from_json(about.get("meaning"))
+        chunks, pad = actions_ahead(labels, recipe.chunk, self.meaning)
         if recipe.scale == "each" and about["source"] == "ground_truth":  # others speak one robot's units
             source = data.source[labels.episode]
-            self.scales = Scales.of(values, source, robots(data))
-            values = self.scales.normalise(values, source)
-        pad = np.zeros((len(values), 1), bool)
-        space = classes_of_actions(values[:, None], pad, recipe, tuple(about.get("action_names") or ()))
+            self.scales = Scales.of(chunks[:, 0], source, robots(data))
+            chunks = self.scales.normalise(chunks, source)
+        names = tuple(about.get("action_names") or ())
+        space = space_of_actions(chunks, pad, recipe, names, self.config.numbers)
         self.grow(space)
-        return Examples(frames, space.targets(values[:, None], pad))
+        return Examples(frames, space.targets(chunks, pad))
 
     def adapt(self, data: Packed, recipe: Recipe, idm: Path | None = None) -> Examples:
         """See Policy and the module's docstring. Of chunks that reach past the end of an episode the existing actions
@@ -284,7 +304,7 @@ class VLA(Policy):
 
     def _require_grown(self) -> None:
         """Raises LapaError where another head was asked for than the one that is kept."""
-        asked = (self.config.head, self.config.head_options)
+        asked = self.config.head_for(self.space.kind if self.space else "")
         if self.grown is not None and self.grown != asked:
             (has, its), (head, options) = self.grown, asked
             raise LapaError(
@@ -470,10 +490,12 @@ class VLA(Policy):
 
     @torch.no_grad()
     def predict_codes(self, images: Any, texts: Sequence[str]) -> Tensor:
-        """The likeliest latent codes, int64 [B, s]. Raises LapaError once the latent head has been dropped."""
+        """The likeliest latent codes of the next window, int64 [B, s]. Raises LapaError once the latent head has been
+        dropped."""
         if not isinstance(self.space, CodeSpace):
             raise LapaError("This policy predicts robot actions, not codes: its latent head was dropped in stage 3.")
-        return self._of_classes().predict(self._context(self._prepare(Seen.of(images, texts))))
+        context = self._context(self._prepare(Seen.of(images, texts)))
+        return self._of_classes().predict(context)[:, : self.space.codes]
 
     @torch.no_grad()
     def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
@@ -532,20 +554,3 @@ def robots(data: Index) -> tuple[str, ...]:
         return tuple(map(str, range(len(data.widths))))
     before = [found[:i].count(name) for i, name in enumerate(found)]
     return tuple(f"{name} {n + 1}" if n else name for name, n in zip(found, before, strict=True))
-
-
-def space_of_actions(
-    actions: Array, pad: Array, recipe: Recipe, names: tuple[str, ...], numbers: bool
-) -> ActionSpace | ActionCodebook | NumberSpace:
-    """A space for chunks of actions [N, chunk, A]: numbers, or classes as the recipe says. pad bool [N, chunk]:
-    actions that do not exist."""
-    return NumberSpace.fit(actions, names, pad) if numbers else classes_of_actions(actions, pad, recipe, names)
-
-
-def classes_of_actions(
-    actions: Array, pad: Array, recipe: Recipe, names: tuple[str, ...]
-) -> ActionSpace | ActionCodebook:
-    """Clusters or bins."""
-    if recipe.clusters:
-        return ActionCodebook.clusters(actions, recipe.clusters, names, pad if pad.any() else None)
-    return ActionSpace.fit(actions[:, 0], recipe.bins, actions.shape[1], names)

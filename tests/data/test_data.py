@@ -518,7 +518,7 @@ def test_a_batch_sums_the_actions() -> None:
     assert index.batch(without_frames([4, 3], [5, 5]), np.array([0])).actions is None
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(st.tuples(st.integers(1, 30), st.sampled_from([5.0, 7.5, 10.0, 29.97])), min_size=1, max_size=8),
     st.floats(0.01, 5),

@@ -14,7 +14,7 @@ from resuming import resumed_equals_unbroken
 import lapa
 from lapa import cli, plugins
 from lapa.artefacts.folder import load_artefact
-from lapa.contracts import LapaError
+from lapa.contracts import Labels, LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed
 from lapa.policies import chunks_after
@@ -95,16 +95,45 @@ def test_a_pretrained_policy_gets_a_head_of_another_kind(
         finetune(packed, tmp_path / "new", again, tmp_path / "x", 7, changes={"head": "regression"}, rehearse=False)
 
 
-def test_stage_2_refuses_it(
+def test_codes_have_a_head_of_their_own(
     latent: Path, packed: Packed, tiny: Recipe, tmp_path: Path, robot: Path, capsys: Any
 ) -> None:
+    """Numbers are no codes."""
+    actions, about = read_labels(latent / "labels")
+    labels = Labels("codes", actions.episode, actions.frame, np.arange(2 * len(actions.frame)).reshape(-1, 2) % 4)
+    places = np.random.default_rng(0).normal(size=(8, 3)).tolist()
+    manifest = {**about, "method": "lapa", "kind": "codes", "classes": 4, "code_embeddings": places}
+    recipe = changed(tiny, *FLOW, "latent_chunk=2")
+    with pytest.raises(LapaError, match=r"flow.*policy\.code_head"):
+        pretrain(packed, labels, manifest, recipe, tmp_path / "latent", 7)
+    pretrain(packed, labels, manifest, changed(recipe, "policy.code_head=nearest"), tmp_path / "latent", 7)
+    pretrained = lapa.Policy.from_pretrained(tmp_path / "latent")
+    assert pretrained.space.positions == 4
+    assert pretrained.predict_codes(packed.gather(np.arange(3)), ["push"] * 3).shape == (3, 2)
+    with pytest.raises(LapaError, match=r"nearest.*--head new|--head new.*nearest|Nearest"):
+        finetune(
+            packed, tmp_path / "latent", changed(recipe, "policy.code_head=nearest", "head=linear"), tmp_path / "no", 7
+        )
+    own = changed(recipe, "policy.code_head=nearest", "head=own", "chunk=2")
+    finetune(packed, tmp_path / "latent", own, tmp_path / "policy", 7, rehearse=False)
+    assert lapa.Policy.from_pretrained(tmp_path / "policy").spec.chunk == 2
+
+
+def test_stage_2_on_actions_takes_the_head_and_the_chunk_of_stage_3(
+    latent: Path, packed: Packed, tiny: Recipe, tmp_path: Path
+) -> None:
     labels, manifest = read_labels(latent / "labels")
-    with pytest.raises(LapaError, match=r"flow.*--head new"):
-        pretrain(packed, labels, manifest, changed(tiny, *FLOW), tmp_path / "latent", 7)
-    with pytest.raises(SystemExit):
-        cli.main(["pretrain", "--dataset", f"lerobot:{robot}", "--labels", str(latent / "labels"), "--set",
-                  "policy.head=flow", "--out", str(tmp_path / "b")])  # fmt: skip
-    assert "policy.head=flow" in capsys.readouterr().err
+    recipe = changed(tiny, *OPTIONS["regression"], "chunk=3")
+    pretrain(packed, labels, manifest, recipe, tmp_path / "pretrained", 7)
+    before = lapa.Policy.from_pretrained(tmp_path / "pretrained")
+    assert (before.spec.chunk, before.config.head) == (3, "regression")
+    kept = changed(recipe, "head=own", "finetune.steps=1", "finetune.learning_rate=1e-9")
+    finetune(packed, tmp_path / "pretrained", kept, tmp_path / "kept", 7, rehearse=False)
+    picture = {"image": packed.gather(np.arange(1))[0], "instruction": "push"}
+    after = lapa.Policy.from_pretrained(tmp_path / "kept")
+    np.testing.assert_allclose(after.act(picture), before.act(picture), atol=1e-4)
+    with pytest.raises(LapaError, match=r"fast.*stage 3"):  # it looks for itself
+        pretrain(packed, labels, manifest, changed(tiny, "policy.head=fast"), tmp_path / "fast", 7)
 
 
 def test_what_it_says_cannot_be_read_and_needs_no_decoding(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""What a policy of classes or numbers learns from labels: chunks of codes and of actions, and the space they lie in.
+
+A label is of one frame. A chunk has the labels of the frames behind it too: of an action those of the next frames, of
+codes those that begin where the window before them ends.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lapa.actions.codebook import ActionCodebook
+from lapa.actions.meaning import Meaning
+from lapa.actions.numbers import NumberSpace
+from lapa.actions.spaces import ActionSpace
+from lapa.contracts import Array, Labels
+from lapa.recipe import Recipe
+
+
+def codes_ahead(labels: Labels, offsets: Array, windows: int) -> Array:
+    """The codes of so many windows, one behind the other: int64 [N, windows * s], -100 where the video ends before.
+    offsets int64 [E]: frames in a window of each episode."""
+    rows, known = _behind(labels, offsets[labels.episode], windows)
+    return np.where(known[..., None], labels.values[rows], -100).reshape(len(rows), -1)
+
+
+def actions_ahead(labels: Labels, chunk: int, meaning: Meaning | None) -> tuple[Array, Array]:
+    """Labels of actions -> chunks float32 [N, chunk, A] and bool [N, chunk]: those that do not exist. Labels that are
+    changes of an absolute action add up to how far that is from the present state."""
+    rows, known = _behind(labels, np.ones(len(labels.episode), np.int64), chunk)
+    values = labels.values[rows]
+    if meaning and any(meaning.relative):
+        which = np.array(meaning.relative)
+        values[..., which] = np.cumsum(np.where(known[..., None], values[..., which], 0), 1)
+    return values.astype(np.float32), ~known
+
+
+def _behind(labels: Labels, step: Array, count: int) -> tuple[Array, Array]:
+    """Rows int64 [N, count] of the labels 0, step, 2 step, .. frames behind each label, and bool [N, count]: whether
+    there is one, and all before it."""
+    span = int(labels.frame.max()) + 1 + int(step.max()) * count
+    at = labels.episode.astype(np.int64) * span + labels.frame
+    order = np.argsort(at, kind="stable")
+    wanted = at[:, None] + step[:, None] * np.arange(count)
+    found = np.minimum(np.searchsorted(at[order], wanted), len(at) - 1)
+    rows = order[found]
+    return rows, np.logical_and.accumulate(at[rows] == wanted, 1)
+
+
+def space_of_actions(
+    actions: Array, pad: Array, recipe: Recipe, names: tuple[str, ...], numbers: bool
+) -> ActionSpace | ActionCodebook | NumberSpace:
+    """A space for chunks of actions [N, chunk, A]: numbers, or classes as the recipe says, clusters or bins. pad bool
+    [N, chunk]: actions that do not exist."""
+    if numbers:
+        return NumberSpace.fit(actions, names, pad)
+    if recipe.clusters:
+        return ActionCodebook.clusters(actions, recipe.clusters, names, pad if pad.any() else None)
+    return ActionSpace.fit(actions[:, 0], recipe.bins, actions.shape[1], names)
