@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -114,11 +113,16 @@ def collect(
     """
     from lapa.data.index import counted
     from lapa.interop.collect import collect as write
+    from lapa.interop.demonstrations import collect_demonstrations
 
     if benchmark is not None:
         if dataset or cameras:
             raise LapaError("--dataset and --cameras do not go with --benchmark.")
-        made = _demonstrated(benchmark, episodes, seed, noise, out, quality, robot, without_actions, workers)
+        if episodes is None:
+            raise LapaError("Say how many --episodes of the benchmark's expert to collect.")
+        made = collect_demonstrations(
+            benchmark, episodes, out, seed, noise, quality, robot, without_actions, workers
+        )  # fmt: skip
     elif episodes is not None or noise or seed or workers != 1:
         raise LapaError(
             "--episodes, --noise, --seed and --workers belong to --benchmark; a dataset has options of its own."
@@ -130,24 +134,6 @@ def collect(
     for note in made["notes"]:
         print(f"  {note}")
     print_next(f"lapa inspect --dataset {quoted(f'lerobot:{out}')} --out runs/inspect")
-
-
-def _demonstrated(
-    benchmark: str, episodes: int | None, seed: int, noise: float, out: Path, quality: Quality, robot: str,
-    without_actions: bool, workers: int,
-) -> dict[str, Any]:  # fmt: skip
-    from lapa.evaluate import open_benchmark
-    from lapa.interop.collect import mere_video, write
-    from lapa.interop.demonstrations import demonstrations
-
-    if episodes is None:
-        raise LapaError("Say how many --episodes of the benchmark's expert to collect.")
-    takes = demonstrations(open_benchmark(benchmark), episodes, seed, noise, benchmark, workers)
-    if without_actions:
-        takes = mere_video(takes)
-    origin = {"sources": [f"{benchmark}, its expert"], "seed": seed, "noise": noise}
-    robot = robot or re.sub(r"\W+", "_", benchmark.partition(",")[0])
-    return write(takes, out, origin, episodes, quality, robot)
 
 
 def convert(

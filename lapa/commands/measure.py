@@ -383,15 +383,16 @@ def study(
     Args:
         name: quantizers: each quantizer with 8 and 16 codes; options: the paper's decoder, and frozen features if you
             --set objectives.features_of=FOLDER, beside the preset; collapse: the preset itself with many seeds;
-            latents: the codes of the preset video beside features that need no training, a table for each --dataset
-            ("all": those that lapa can make here), nothing is trained (docs/latents.md)
+            latents: the codes of the preset video beside features that need no training, a table for each --dataset,
+            nothing is trained (docs/latents.md); --dataset all, or all:FOLDER that has real_g1 and real_clips: those,
+            and demonstrations of the simulators that are installed
         out: folder of all runs, results.json, table.md and study.png
         seeds: seeds per setting (None: the study's)
         workers: runs side by side, one thread each (0: one per core)
         only: run only rows with this text in their name, given once or more; the table shows all that are done
         results: results.json of an earlier study; its cells are not run again
         laq: latents: finished LAQs to judge beside the others, given once or more; they must not have been trained on
-            the episodes that are held out here, each fifth
+            the episodes that are held out here (lapa quantize --set hold_out=5 keeps the same ones apart)
     """
     if name == "latents":
         from lapa.experiments.latents import Asked, study_latents

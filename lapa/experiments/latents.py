@@ -1,14 +1,15 @@
 """`lapa study latents`: what codes tell of the motion on real video, beside features that need no training.
 
     target     what the robot did over the window (measures/motion.py), and the coarse optical flow (measures/flow.py)
-    pairs      every so manyth frame; each fifth episode is held out whole
+    pairs      every so manyth frame; one episode in EVERY is held out whole, as `--set hold_out=5` of `lapa quantize`
+               does. Where tasks take turns, all of them are among those (training/held_out.py)
     baselines  first picture, difference picture, k-means on it; of each frozen encoder: its difference, k-means on it,
                and four principal components of eight levels each
     codes      those of the preset `video` with each encoder (models/directions.py), without labels and with the actions
                of a few training episodes; and of finished LAQs
 
 A row has several seeds where luck is in it. `results.json` and `table.md` are written after each dataset; one that is
-there already is not run again.
+there already is not run again. With "all" for a dataset those of latent_data.py are judged.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from lapa.artefacts.folder import read_json, replacing, write_json
 from lapa.contracts import Array, LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, window_pairs
+from lapa.experiments.latent_data import find_all, is_all
 from lapa.experiments.sweep import markdown
 from lapa.measures.flow import flow_motion, installed
 from lapa.measures.motion import CLUSTERS, clustered, motion, small_pictures, told
@@ -33,12 +35,17 @@ from lapa.measures.probes import EVERY, one_hot, perplexity
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.models.laq_fit import encode_all, features_of, fit_codes, taught_by
 from lapa.recipe import preset
+from lapa.training.held_out import is_held_out
 
 ENCODERS = ("pixels", "efficientnet")
 LABELLED = (3, 10)  # training episodes whose actions stretch the directions
+PROTOCOL = 2  # raise it when figures change for the same data: 2 spreads the held-out episodes over tasks
 PAIRS = 4000  # pairs that a table is made from, at most
 LEVELS, LEVELLED = 8, 4  # levels of a component; components
 COLUMNS = ("motion, mean", "motion", "position", "flow", "perplexity")
+FIRST, DIFFERENCE = "first picture, 24 px", "difference picture, 24 px"
+FEATURES, CODES = "{}: difference of its features", "{}: codes of the preset video"
+BESIDE = (FIRST, DIFFERENCE, FEATURES.format("efficientnet"))  # in the summary
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Judge:
         pairs = window_pairs(packed, window)
         rows = np.arange(0, len(pairs), -(-len(pairs) // PAIRS))
         episode = pairs.episode[rows]
-        test = episode % EVERY == 0
+        test = is_held_out(episode, EVERY)
         did = motion(packed, pairs, rows)
         targets = {} if did is None else {"motion": did.values}
         if packed.state is not None:
@@ -95,7 +102,7 @@ class Judge:
     @property
     def fitting(self) -> Array:
         """Pairs of training episodes, int64: what codes are fitted to."""
-        return np.flatnonzero(self.pairs.episode % EVERY > 0)
+        return np.flatnonzero(~is_held_out(self.pairs.episode, EVERY))
 
     def figures(self, features: Array) -> dict[str, float]:
         """R^2 of each target on held-out episodes, each dimension weighted by its variance."""
@@ -113,28 +120,47 @@ class Judge:
 
 
 def study_latents(asked: Asked, out: Path) -> dict[str, Any]:
-    """Make the tables of all datasets, one after another; returns what results.json holds."""
+    """Make the tables of all datasets, one after another; returns what results.json holds. A dataset of "all" that
+    cannot be judged is left out, and why is said."""
     path = out / "results.json"
     before = read_json(path, "results of a study")["tables"] if path.exists() else {}
-    results: dict[str, Any] = {"setting": asdict(asked), "tables": {}}
+    results: dict[str, Any] = {"setting": asdict(asked), "left_out": [], "tables": {}}
     for spec in asked.datasets:
-        recipe = preset("video")
-        packed = pack([spec], recipe.laq.image_size)
-        key = {**asdict(replace(asked, datasets=())), "fingerprint": packed.fingerprint}
-        made = before.get(spec)
-        if made is None or made["key"] != _plain(key):
-            judge = Judge.of(packed, recipe.window)
-            rows: dict[str, Any] = {}
-            for name, figures in _rows(judge, asked):
-                rows[name] = over(figures)
-                print(f"{spec}: {name}: {_words(rows[name])}", flush=True)
-            made = {"key": _plain(key), "pairs": len(judge.rows), "held_out": int(judge.test.sum()),
-                    "what": judge.what, "rows": rows, "flow_ranks_as_motion": ranks_alike(rows)}  # fmt: skip
-        results["tables"][spec] = made
-        write_json(path, results)
-        with replacing(out / "table.md") as file:
-            file.write_text("\n\n".join(table(spec, one) for spec, one in results["tables"].items()) + "\n")
+        found = find_all(spec) if is_all(spec) else None
+        for why in found.left_out if found else ():
+            _leave_out(results, why)
+        for one in found.datasets if found else (spec,):
+            try:
+                results["tables"][one] = _judged(one, asked, before.get(one))
+            except LapaError as error:
+                if not found:
+                    raise
+                _leave_out(results, f"{one}: {error}")
+            write_json(path, results)
+            with replacing(out / "table.md") as file:
+                file.write_text(report(results))
     return results
+
+
+def _leave_out(results: dict[str, Any], why: str) -> None:
+    results["left_out"].append(why)
+    print(f"left out: {why}", flush=True)
+
+
+def _judged(spec: str, asked: Asked, made: dict[str, Any] | None) -> dict[str, Any]:
+    """The table of one dataset; `made` is what an earlier run left of it."""
+    recipe = preset("video")
+    packed = pack([spec], recipe.laq.image_size)
+    key = _plain({**asdict(replace(asked, datasets=())), "protocol": PROTOCOL, "fingerprint": packed.fingerprint})
+    if made is not None and made["key"] == key:
+        return made
+    judge = Judge.of(packed, recipe.window)
+    rows: dict[str, Any] = {}
+    for name, figures in _rows(judge, asked):
+        rows[name] = over(figures)
+        print(f"{spec}: {name}: {_words(rows[name])}", flush=True)
+    return {"key": key, "pairs": len(judge.rows), "held_out": int(judge.test.sum()), "what": judge.what, "rows": rows,
+            "flow_ranks_as_motion": ranks_alike(rows)}  # fmt: skip
 
 
 def _plain(key: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,21 +171,21 @@ def _plain(key: Mapping[str, Any]) -> dict[str, Any]:
 def _rows(judge: Judge, asked: Asked) -> Iterator[tuple[str, list[dict[str, float]]]]:
     """Each row's name and its figures, one for each seed."""
     first, difference = small_pictures(judge.packed, judge.pairs, judge.rows)
-    yield "first picture, 24 px", [judge.figures(first)]
-    yield "difference picture, 24 px", [judge.figures(difference)]
+    yield FIRST, [judge.figures(first)]
+    yield DIFFERENCE, [judge.figures(difference)]
     clusters = min(CLUSTERS, max(2, int((~judge.test).sum()) // 4))
     yield f"k-means of {clusters} on it", [judge.figures(clustered(difference, ~judge.test, clusters))]
     for name in asked.encoders:
         config = _config(name)
         seen = features_of(config.build(), judge.packed)
         change = seen[judge.pairs.later[judge.rows]].astype(np.float32) - seen[judge.pairs.now[judge.rows]]
-        yield f"{name}: difference of its features", [judge.figures(change)]
+        yield FEATURES.format(name), [judge.figures(change)]
         yield f"{name}: k-means of {clusters} on it", [judge.figures(clustered(change, ~judge.test, clusters))]
         yield f"{name}: {LEVELLED} components of {LEVELS} levels", [judge.figures(_levels(change, ~judge.test))]
         for few in (0, *LABELLED):
             if few and not ("motion" in judge.targets and few < len(np.unique(judge.episode[~judge.test]))):
                 continue
-            label = f"{name}: codes of the preset video" + (f", {few} labelled episodes" if few else "")
+            label = CODES.format(name) + (f", {few} labelled episodes" if few else "")
             fitted = [_fitted(judge, config, seed, few) for seed in range(asked.seeds)]
             if not few:
                 yield f"{name}: {config.quant_dim} directions that persist", [judge.figures(fitted[0][1])]
@@ -212,6 +238,39 @@ def ranks_alike(rows: Mapping[str, Any]) -> float | None:
     them."""
     both = [(row["flow"]["mean"], row["motion"]["mean"]) for row in rows.values() if {"flow", "motion"} <= set(row)]
     return float(spearmanr(*zip(*both, strict=True)).statistic) if len(both) > 2 else None
+
+
+def report(results: Mapping[str, Any]) -> str:
+    """table.md: one table of all datasets, what was left out, and a table of each."""
+    tables = results["tables"]
+    parts = [summary(tables)] if len(tables) > 1 else []
+    if results["left_out"]:
+        parts.append("\n".join(["Left out:", "", *(f"* {why}" for why in results["left_out"])]))
+    return "\n\n".join([*parts, *(table(spec, one) for spec, one in tables.items())]) + "\n"
+
+
+def summary(tables: Mapping[str, Any]) -> str:
+    """One row a dataset: what its rows tell of the motion, by variance and as the mean of its dimensions; without
+    motion, of the flow. Of the codes also what they tell of the position, and their perplexity as a share of |C|."""
+    shown = [name for name in BESIDE if any(name in one["rows"] for one in tables.values())]
+    lines = []
+    for spec, one in tables.items():
+        rows = one["rows"]
+        codes = next((rows[name] for name in (CODES.format(encoder) for encoder in ENCODERS[::-1]) if name in rows), {})
+        share = codes["perplexity"]["mean"] / preset("video").laq.codebook_size if codes else None
+        lines.append([spec, *(_motion_cell(rows.get(name)) for name in shown), _motion_cell(codes),
+                      _cell(codes.get("position")), "" if share is None else f"{share:.2f}"])  # fmt: skip
+    heads = ["R^2 by variance / mean of dimensions", *shown, "codes of the preset video", "their position",
+             "perplexity, of the codes"]  # fmt: skip
+    return markdown(heads, lines)
+
+
+def _motion_cell(row: Mapping[str, Any] | None) -> str:
+    if not row:
+        return ""
+    if "motion" not in row:
+        return f"flow {_cell(row.get('flow'))}"
+    return f"{_cell(row['motion'])} / {row['motion, mean']['mean']:.2f}"
 
 
 def table(spec: str, made: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,12 +13,15 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lapa.contracts import ActionSpec, Actor, Array, Benchmark, Episode, LapaError, Observation, Outcome, Step
+from lapa.data.video import Quality
 from lapa.evaluate import EPISODES, Trial, open_benchmark, roll_out
-from lapa.interop.collect import Take
+from lapa.interop.collect import Take, mere_video, write
 from lapa.runtime.workers import PARENT, end_with_parent
 
 SIDE_BY_SIDE = 50  # scenes, where the benchmark takes as many as one likes
@@ -38,6 +42,26 @@ class _Training(Trial):
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(self.seed * EPISODES + scene for scene in self.scenes)
+
+
+def collect_demonstrations(
+    benchmark: str,
+    episodes: int,
+    out: Path,
+    seed: int = 0,
+    noise: float = 0.0,
+    quality: Quality = "auto",
+    robot: str = "",
+    without_actions: bool = False,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Write so many demonstrations of the benchmark NAME[:PATH][,option=value...] to the new folder `out`, LeRobot v3.0.
+    Returns what `write` does, and raises LapaError as it and `demonstrations` do."""
+    takes = demonstrations(open_benchmark(benchmark), episodes, seed, noise, benchmark, workers)
+    if without_actions:
+        takes = mere_video(takes)
+    origin = {"sources": [f"{benchmark}, its expert"], "seed": seed, "noise": noise}
+    return write(takes, out, origin, episodes, quality, robot or re.sub(r"\W+", "_", benchmark.partition(",")[0]))
 
 
 def demonstrations(

@@ -7,16 +7,13 @@ nearest to it. The search keeps BEAM candidates a codebook.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2, vq
 from torch import nn
 
 from lapa.contracts import Array, LapaError, Logs, Quantized
 
-TRIES = 3  # of k-means; the one with the least distances counts
+TRIES, EARLY = 3, 5  # beginnings of k-means; rounds after which the one with the least distances goes on alone
 ROUNDS = 30
 TOGETHER = 10  # rounds in which all codebooks are fitted
 BEAM = 8
@@ -43,13 +40,13 @@ class KMeans(nn.Module):
                 f"There are {len(differences)} pairs of frames for {self.size} codes. Give more video, or take fewer: "
                 f"--set laq.codebook_size={max(2, len(differences) // 4)}."
             )
-        left = differences.astype(np.float64)
+        x = torch.from_numpy(differences.astype(np.float32)).to(self.codebooks.device)
+        left = x
         for level in range(self.positions):
-            centres = _centres(left, self.size, seed)
-            self.codebooks[level] = torch.from_numpy(centres)
-            left = left - centres[vq(left, centres)[0]]
+            self.codebooks[level] = _centres(left, self.size, seed)
+            left = left - self.codebooks[level][_squared(left, self.codebooks[level]).argmin(1)]
         for _ in range(TOGETHER if self.positions > 1 else 0):
-            self._together(torch.from_numpy(differences.astype(np.float32)).to(self.codebooks.device))
+            self._together(x)
 
     def _together(self, x: torch.Tensor) -> None:
         """One round on float [N, dim]. An entry without pairs stays."""
@@ -90,13 +87,42 @@ class KMeans(nn.Module):
         return {}
 
 
-def _centres(x: Array, count: int, seed: int) -> Array:
-    best, found = np.inf, x[:count]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a cluster that nothing is near to: it does no harm
-        for number in range(TRIES):
-            centres, _ = kmeans2(x, count, iter=ROUNDS, minit="++", rng=seed * TRIES + number)
-            distance = float(np.square(vq(x, centres)[1]).mean())
-            if distance < best:
-                best, found = distance, centres
-    return found
+def _centres(x: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+    """K-means of float [N, dim]: `count` centres, those of the best of TRIES beginnings after EARLY rounds, refined."""
+    began = []
+    for number in range(TRIES):
+        centres = _spread(x, count, torch.Generator().manual_seed(seed * TRIES + number))
+        for _ in range(EARLY):
+            centres = _refined(x, centres)
+        began.append((float(_squared(x, centres).min(1).values.mean()), number, centres))
+    centres = min(began, key=lambda one: one[:2])[2]
+    for _ in range(ROUNDS - EARLY):
+        centres = _refined(x, centres)
+    return centres
+
+
+def _spread(x: torch.Tensor, count: int, random: torch.Generator) -> torch.Tensor:
+    """Rows of `x` to begin with, each drawn by its squared distance to those before it (k-means++)."""
+    first = torch.randint(len(x), (1,), generator=random)
+    centres, nearest = [x[first]], _squared(x, x[first])[:, 0]
+    while len(centres) < count:
+        share = nearest.cpu().double().cumsum(0)
+        place = torch.rand(1, generator=random, dtype=torch.float64) * share[-1]
+        chosen = torch.searchsorted(share, place).clamp_max(len(x) - 1)
+        centres.append(x[chosen])
+        nearest = torch.minimum(nearest, _squared(x, x[chosen])[:, 0])
+    return torch.cat(centres)
+
+
+def _refined(x: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """The mean of the rows that are nearest to each centre; a centre without rows stays."""
+    nearest = _squared(x, centres).argmin(1)
+    count = torch.bincount(nearest, minlength=len(centres))[:, None]
+    total = torch.zeros_like(centres).index_add_(0, nearest, x)
+    return torch.where(count > 0, total / count.clamp_min(1), centres)
+
+
+def _squared(x: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """Squared distances [N, K] of float [N, dim] to [K, dim]."""
+    made = x.square().sum(1, keepdim=True) - 2 * x @ centres.T + centres.square().sum(1)
+    return made.clamp_min(0)
