@@ -55,8 +55,8 @@ def collect_demonstrations(
     without_actions: bool = False,
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Write so many demonstrations of the benchmark NAME[:PATH][,option=value...] to the new folder `out`, LeRobot v3.0.
-    Returns what `write` does, and raises LapaError as it and `demonstrations` do."""
+    """Write so many demonstrations of the benchmark NAME[:PATH][,option=value...] to the new folder `out`, as LeRobot
+    v3.0. Returns what `write` does, and raises LapaError as it and `demonstrations` do."""
     takes = demonstrations(open_benchmark(benchmark), episodes, seed, noise, benchmark, workers)
     if without_actions:
         takes = mere_video(takes)
