@@ -360,8 +360,30 @@ def _refuse_changed(given: dict[str, Any], owner: str, command: Any = None) -> N
             raise LapaError(f"--{name.replace('_', '-')} belongs to {owner}. Leave it out.")
 
 
+def _study_codes(
+    name: str, out: Path, dataset: tuple[str, ...], seeds: int | None, laq: tuple[str, ...], only: tuple[str, ...]
+) -> None:
+    """Studies of the preset's codes, in which nothing is trained."""
+    from lapa.experiments.latents import Asked, study_latents
+    from lapa.experiments.moving_camera import study_camera
+    from lapa.experiments.transplant import study_transplant
+
+    if name == "latents":
+        study_latents(Asked(dataset or ("all",), 3 if seeds is None else seeds, laq, only=only), out)
+    elif name == "camera":
+        if laq:
+            raise LapaError("lapa study camera fits codes of its own; leave --laq out.")
+        study_camera(at_least_one(dataset), out, 3 if seeds is None else seeds)
+    else:
+        if len(laq) != 1 or seeds is not None:
+            raise LapaError("lapa study transplant judges one finished LAQ: give --laq RUN once, and no --seeds.")
+        study_transplant(laq[0], dataset, out)
+
+
 def study(
-    name: Annotated[Literal["quantizers", "options", "collapse", "latents"], tyro.conf.Positional],
+    name: Annotated[
+        Literal["quantizers", "options", "collapse", "latents", "camera", "transplant"], tyro.conf.Positional
+    ],
     out: Path,
     dataset: Datasets = (),
     preset: Preset = "laptop",
@@ -385,7 +407,9 @@ def study(
             --set objectives.features_of=FOLDER, beside the preset; collapse: the preset itself with many seeds;
             latents: the codes of the preset video beside features that need no training, a table for each --dataset,
             nothing is trained (docs/latents.md); --dataset all, or all:FOLDER that has real_g1 and real_clips: those,
-            and demonstrations of the simulators that are installed
+            and demonstrations of the simulators that are installed;
+            camera: whether such codes tell the motion of a camera apart from the robot's, on crops of --dataset that
+            move; transplant: whether the codes of --laq move another robot the same way, one --dataset for each
         out: folder of all runs, results.json, table.md and study.png
         seeds: seeds per setting (None: the study's)
         workers: runs side by side, one thread each (0: one per core)
@@ -394,17 +418,15 @@ def study(
         laq: latents: finished LAQs to judge beside the others, given once or more; they must not have been trained on
             the episodes that are held out here (lapa quantize --set hold_out=5 keeps the same ones apart)
     """
-    if name == "latents":
-        from lapa.experiments.latents import Asked, study_latents
-
-        if preset != "laptop" or steps is not None or workers or only or results or set:
-            raise LapaError("lapa study latents trains nothing: it takes --dataset, --seeds, --laq and --out alone.")
-        study_latents(Asked(dataset or ("all",), 3 if seeds is None else seeds, laq), out)
+    if name in ("latents", "camera", "transplant"):
+        if preset != "laptop" or steps is not None or workers or results or set or (only and name != "latents"):
+            raise LapaError(f"lapa study {name} trains nothing: it takes --dataset, --seeds, --laq and --out alone.")
+        _study_codes(name, out, dataset, seeds, laq, only)
         print((out / "table.md").read_text(), end="")
         print(f"Tables and figures are in {out}.")
         return
     if laq:
-        raise LapaError("--laq is of lapa study latents; leave it out.")
+        raise LapaError("--laq is of lapa study latents and transplant; leave it out.")
     from lapa.experiments.study import STUDIES, TABLETOP, StudySettings, run_study
     from lapa.plugins import choose
 

@@ -9,13 +9,14 @@
                of a few training episodes; and of finished LAQs
 
 A row has several seeds where luck is in it. `results.json` and `table.md` are written after each dataset; one that is
-there already is not run again. With "all" for a dataset those of latent_data.py are judged.
+there already is not run again, row by row. With "all" for a dataset those of latent_data.py are judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,7 +31,8 @@ from lapa.data.pairs import PairIndex, window_pairs
 from lapa.experiments.latent_data import find_all, is_all
 from lapa.experiments.sweep import markdown
 from lapa.measures.flow import flow_motion, installed
-from lapa.measures.motion import CLUSTERS, clustered, motion, small_pictures, told
+from lapa.measures.linear import LinearFit, rows_of
+from lapa.measures.motion import CLUSTERS, Told, clustered, motion, small_pictures
 from lapa.measures.probes import EVERY, one_hot, perplexity
 from lapa.models.laq import LAQ, LAQConfig
 from lapa.models.laq_fit import encode_all, features_of, fit_codes, taught_by
@@ -56,6 +58,11 @@ class Asked:
     seeds: int = 3
     laqs: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ENCODERS
+    only: tuple[str, ...] = ()  # rows with one of these texts in their name; (): all
+
+    def takes(self, row: str) -> bool:
+        """Whether a row of this name is to be made."""
+        return not self.only or any(text in row for text in self.only)
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -105,10 +112,14 @@ class Judge:
         return np.flatnonzero(~is_held_out(self.pairs.episode, EVERY))
 
     def figures(self, features: Array) -> dict[str, float]:
-        """R^2 of each target on held-out episodes, each dimension weighted by its variance."""
+        """R^2 of each target on held-out episodes, each dimension weighted by its variance. One fit tells them all."""
+        x, y = rows_of(features, np.concatenate(list(self.targets.values()), 1))
+        said = LinearFit.fit(x[~self.test], y[~self.test], self.episode[~self.test])(x[self.test])
         found: dict[str, float] = {}
+        at = 0
         for name, values in self.targets.items():
-            one = told(features, values, self.episode, self.test)
+            here = slice(at, at := at + values.shape[1])
+            one = Told.of(said[:, here], y[self.test, here])
             found[name] = one.weighted
             if name == "motion":
                 found["motion, mean"] = one.mean
@@ -151,16 +162,18 @@ def _judged(spec: str, asked: Asked, made: dict[str, Any] | None) -> dict[str, A
     """The table of one dataset; `made` is what an earlier run left of it."""
     recipe = preset("video")
     packed = pack([spec], recipe.laq.image_size)
-    key = _plain({**asdict(replace(asked, datasets=())), "protocol": PROTOCOL, "fingerprint": packed.fingerprint})
-    if made is not None and made["key"] == key:
+    key = _plain({**asdict(replace(asked, datasets=(), only=())), "preset": asdict(recipe.laq), "protocol": PROTOCOL,
+                  "fingerprint": packed.fingerprint})  # fmt: skip
+    if made is not None and made["key"] == key and made["complete"]:
         return made
     judge = Judge.of(packed, recipe.window)
-    rows: dict[str, Any] = {}
-    for name, figures in _rows(judge, asked):
-        rows[name] = over(figures)
-        print(f"{spec}: {name}: {_words(rows[name])}", flush=True)
-    return {"key": key, "pairs": len(judge.rows), "held_out": int(judge.test.sum()), "what": judge.what, "rows": rows,
-            "flow_ranks_as_motion": ranks_alike(rows)}  # fmt: skip
+    rows: dict[str, Any] = made["rows"] if made is not None and made["key"] == key else {}
+    for name, make in _rows(judge, asked):
+        if name not in rows and asked.takes(name):
+            rows[name] = over(make())
+            print(f"{spec}: {name}: {_words(rows[name])}", flush=True)
+    return {"key": key, "complete": not asked.only, "what": judge.what, "pairs": len(judge.rows),
+            "held_out": int(judge.test.sum()), "rows": rows, "flow_ranks_as_motion": ranks_alike(rows)}  # fmt: skip
 
 
 def _plain(key: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,32 +181,57 @@ def _plain(key: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in key.items()}
 
 
-def _rows(judge: Judge, asked: Asked) -> Iterator[tuple[str, list[dict[str, float]]]]:
-    """Each row's name and its figures, one for each seed."""
+def _rows(judge: Judge, asked: Asked) -> Iterator[tuple[str, Callable[[], list[dict[str, float]]]]]:
+    """Each row's name, and what makes its figures, one for each seed."""
     first, difference = small_pictures(judge.packed, judge.pairs, judge.rows)
-    yield FIRST, [judge.figures(first)]
-    yield DIFFERENCE, [judge.figures(difference)]
     clusters = min(CLUSTERS, max(2, int((~judge.test).sum()) // 4))
-    yield f"k-means of {clusters} on it", [judge.figures(clustered(difference, ~judge.test, clusters))]
+
+    def told(features: Array) -> list[dict[str, float]]:
+        return [judge.figures(features)]
+
+    def grouped(features: Array) -> list[dict[str, float]]:
+        return told(clustered(features, ~judge.test, clusters))
+
+    def levelled(features: Array) -> list[dict[str, float]]:
+        return told(_levels(features, ~judge.test))
+
+    def directed(config: LAQConfig) -> list[dict[str, float]]:
+        return told(_fitted(judge, config, 0, 0)[1])
+
+    def coded(config: LAQConfig, few: int) -> list[dict[str, float]]:
+        size = config.codebook_size
+        return [judge.of_codes(_fitted(judge, config, seed, few)[0], size) for seed in range(asked.seeds)]
+
+    yield FIRST, partial(told, first)
+    yield DIFFERENCE, partial(told, difference)
+    yield f"k-means of {clusters} on it", partial(grouped, difference)
     for name in asked.encoders:
         config = _config(name)
-        seen = features_of(config.build(), judge.packed)
-        change = seen[judge.pairs.later[judge.rows]].astype(np.float32) - seen[judge.pairs.now[judge.rows]]
-        yield FEATURES.format(name), [judge.figures(change)]
-        yield f"{name}: k-means of {clusters} on it", [judge.figures(clustered(change, ~judge.test, clusters))]
-        yield f"{name}: {LEVELLED} components of {LEVELS} levels", [judge.figures(_levels(change, ~judge.test))]
+        change = _change(judge, config.build())
+        yield FEATURES.format(name), partial(told, change)
+        yield f"{name}: k-means of {clusters} on it", partial(grouped, change)
+        yield f"{name}: {LEVELLED} components of {LEVELS} levels", partial(levelled, change)
+        yield f"{name}: {config.quant_dim} directions that persist", partial(directed, config)
         for few in (0, *LABELLED):
             if few and not ("motion" in judge.targets and few < len(np.unique(judge.episode[~judge.test]))):
                 continue
             label = CODES.format(name) + (f", {few} labelled episodes" if few else "")
-            fitted = [_fitted(judge, config, seed, few) for seed in range(asked.seeds)]
-            if not few:
-                yield f"{name}: {config.quant_dim} directions that persist", [judge.figures(fitted[0][1])]
-            yield label, [judge.of_codes(codes, config.codebook_size) for codes, _ in fitted]
+            yield label, partial(coded, config, few)
     for path in asked.laqs:
-        laq = LAQ.from_pretrained(path)
-        codes = encode_all(laq, judge.packed, judge.pairs, judge.rows)
-        yield f"LAQ {path}", [judge.of_codes(codes, laq.config.codebook_size)]
+        yield f"LAQ {path}", partial(_finished, judge, path)
+
+
+def _finished(judge: Judge, path: str) -> list[dict[str, float]]:
+    laq = LAQ.from_pretrained(path)
+    codes = encode_all(laq, judge.packed, judge.pairs, judge.rows)
+    return [judge.of_codes(codes, laq.config.codebook_size)]
+
+
+def _change(judge: Judge, laq: LAQ) -> Array:
+    """The difference of the frozen encoder's features over each pair, float32 [R, F]."""
+    seen = features_of(laq, judge.packed)
+    made: Array = seen[judge.pairs.later[judge.rows]].astype(np.float32) - seen[judge.pairs.now[judge.rows]]
+    return made
 
 
 def _config(encoder: str) -> LAQConfig:
@@ -209,10 +247,8 @@ def _fitted(judge: Judge, config: LAQConfig, seed: int, few: int) -> tuple[Array
         some = np.random.default_rng(seed).choice(np.unique(judge.pairs.episode[judge.fitting]), few, replace=False)
         taught = taught_by(packed.subset(np.sort(some)), config, preset("video").window)
     fit_codes(laq, packed, judge.pairs, judge.fitting, seed, taught)
-    seen = features_of(laq, packed)
-    change = seen[judge.pairs.later[judge.rows]].astype(np.float32) - seen[judge.pairs.now[judge.rows]]
     assert laq.directions is not None
-    return encode_all(laq, packed, judge.pairs, judge.rows), change @ laq.directions.axes.numpy()
+    return encode_all(laq, packed, judge.pairs, judge.rows), _change(judge, laq) @ laq.directions.axes.numpy()
 
 
 def _levels(change: Array, fit: Array) -> Array:
@@ -256,7 +292,8 @@ def summary(tables: Mapping[str, Any]) -> str:
     lines = []
     for spec, one in tables.items():
         rows = one["rows"]
-        codes = next((rows[name] for name in (CODES.format(encoder) for encoder in ENCODERS[::-1]) if name in rows), {})
+        named = [CODES.format(encoder) for encoder in ENCODERS[::-1]]
+        codes: Mapping[str, Any] = next((rows[name] for name in named if name in rows), {})
         share = codes["perplexity"]["mean"] / preset("video").laq.codebook_size if codes else None
         lines.append([spec, *(_motion_cell(rows.get(name)) for name in shown), _motion_cell(codes),
                       _cell(codes.get("position")), "" if share is None else f"{share:.2f}"])  # fmt: skip

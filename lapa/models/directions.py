@@ -5,9 +5,9 @@
 What moves at one moment moves on at the next: a robot's arm goes the same way for a while. Noise, flicker and the
 compression of the video do not. So the window is cut in two halves, and those directions are taken in which the change
 of the features in the first half tells most of the change in the second (canonical correlation, on the principal
-components of the change over the window). Each is scaled to unit deviation times the square of its correlation, so that
-the codebook spends its codes on what persists. No labels, no gradient descent, no luck: the same video gives the same
-directions.
+components of the change over the window). Each is scaled to unit deviation times its correlation to the power of
+COUNTS, so that the codebook spends its codes on what persists. No labels, no gradient descent, no luck: the same video
+gives the same directions.
 
 Where a few episodes have actions, space is stretched along what tells them (`stretched`): codes then tell apart what
 matters to the robot. The directions stay the same.
@@ -28,6 +28,7 @@ from lapa.measures.linear import LinearFit
 
 COMPONENTS = 256  # principal components of the change that directions are looked for in, at most
 SHRINK = 1e-2  # of the mean variance of the components, added to each: little data cannot then invent directions
+COUNTS = 1.5  # power of a direction's correlation that it is scaled by: 1 or 2 tells less on one of two robots
 LEAST = 0.01  # correlation that a direction counts with, at least
 TAUGHT = 4.0  # how much the labelled motion counts against all that persists, if the directions tell the whole of it
 FOLDS = 5  # parts of the labelled episodes of which each is left out once
@@ -101,7 +102,7 @@ def persistent(start: Array, middle: Array, end: Array, dim: int) -> tuple[Array
     found, vectors = scipy.linalg.eigh(both, own)
     correlations, axes = found[::-1][:dim], basis @ vectors[:, ::-1][:, :dim]
     deviation = np.maximum((whole @ axes).std(0), 1e-12)
-    return (axes * (np.maximum(correlations, LEAST) ** 2 / deviation)).astype(np.float32), correlations
+    return (axes * (np.maximum(correlations, LEAST) ** COUNTS / deviation)).astype(np.float32), correlations
 
 
 def stretched(axes: Array, change: Array, moved: Array, episode: Array) -> tuple[Array, float]:

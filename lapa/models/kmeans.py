@@ -3,6 +3,9 @@
 Each further codebook is fitted to what those before it left over. Then all are fitted together (additive codes): every
 entry becomes the mean of what the other codebooks leave of its pairs, a few times. A pair gets the codes whose sum is
 nearest to it. The search keeps BEAM candidates a codebook.
+
+A few pairs move far and most move little; k-means spends its codes on the far ones. With `root_length` a difference
+keeps its direction and has the square root of its length. Codes are then in even use (docs/latents.md).
 """
 
 from __future__ import annotations
@@ -22,13 +25,13 @@ AT_ONCE = 4096  # pairs
 
 class KMeans(nn.Module):
     """The quantizer of LAQ with a frozen encoder: `positions` codes of `size` a pair, a codebook for each. State:
-    `codebooks` float32 [positions, size, dim]."""
+    `codebooks` float32 [positions, size, dim]; with `root_length` in the space of the shortened differences."""
 
     codebooks: torch.Tensor
 
-    def __init__(self, dim: int, size: int, positions: int) -> None:
+    def __init__(self, dim: int, size: int, positions: int, root_length: bool = False) -> None:
         super().__init__()
-        self.size, self.positions = size, positions
+        self.size, self.positions, self.root_length = size, positions, root_length
         self.register_buffer("codebooks", torch.zeros(positions, size, dim))
 
     @torch.no_grad()
@@ -40,13 +43,16 @@ class KMeans(nn.Module):
                 f"There are {len(differences)} pairs of frames for {self.size} codes. Give more video, or take fewer: "
                 f"--set laq.codebook_size={max(2, len(differences) // 4)}."
             )
-        x = torch.from_numpy(differences.astype(np.float32)).to(self.codebooks.device)
-        left = x
+        x = left = self._measured(torch.from_numpy(differences.astype(np.float32)).to(self.codebooks.device))
         for level in range(self.positions):
             self.codebooks[level] = _centres(left, self.size, seed)
             left = left - self.codebooks[level][_squared(left, self.codebooks[level]).argmin(1)]
         for _ in range(TOGETHER if self.positions > 1 else 0):
             self._together(x)
+
+    def _measured(self, x: torch.Tensor) -> torch.Tensor:
+        """Differences float [N, dim] as the codebooks measure them. One of length 0 stays 0."""
+        return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12).sqrt() if self.root_length else x
 
     def _together(self, x: torch.Tensor) -> None:
         """One round on float [N, dim]. An entry without pairs stays."""
@@ -74,7 +80,7 @@ class KMeans(nn.Module):
 
     def forward(self, z: torch.Tensor) -> Quantized:
         """float [B, 1, dim] -> Quantized with codes int64 [B, positions]."""
-        codes = self._nearest(z.float().squeeze(1))
+        codes = self._nearest(self._measured(z.float().squeeze(1)))
         return Quantized(self.lookup(codes), codes, z.new_zeros((), dtype=torch.float32))
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:

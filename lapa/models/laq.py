@@ -65,6 +65,8 @@ class LAQConfig:
                           the difference is then quant_dim directions of its features, which are fitted in closed form
                           (models/directions.py); k-means gives `codes` codes, each of what those before it left over
                           (models/kmeans.py); only the decoder is trained.
+    root_length           with a frozen encoder: a difference is quantised with the square root of its length, so that
+                          codes are in even use where few pairs move far.
     quantizer             a plug-in of lapa/quantizers; `quantizer_options` are further fields of its Config, beside
                           those that the settings here give it (GIVEN).
     """
@@ -84,6 +86,7 @@ class LAQConfig:
     symmetric: bool = False
     encoder: str = ""
     encoder_options: dict[str, Any] = field(default_factory=dict)
+    root_length: bool = False
     quantizer: str = "nsvq"
     quantizer_options: dict[str, Any] = field(default_factory=dict)
     decoder: Literal["transformer", "unet"] = "transformer"
@@ -157,7 +160,7 @@ class LAQ(nn.Module):
         self.norm = BatchNorm(c.quant_dim) if c.normalise else nn.Identity()
         options = {**{name: getattr(c, ours) for name, ours in GIVEN.items()}, **c.quantizer_options}
         self.quantizer = (
-            KMeans(c.quant_dim, c.codebook_size, c.codes)
+            KMeans(c.quant_dim, c.codebook_size, c.codes, c.root_length)
             if c.encoder
             else plugins.configure("quantizers", c.quantizer, options).build()
         )

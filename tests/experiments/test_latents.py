@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_what_is_made_is_not_made_again(made: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("lapa.experiments.latents.Judge", None)
     study_latents(Asked((DATA,), seeds=2, encoders=("pixels",)), made)
     assert (made / "results.json").read_text() == before
+
+
+def test_some_rows_now_and_the_others_later(tmp_path: Path) -> None:
+    asked = Asked((DATA,), seeds=1, encoders=())
+    for only, wanted in (
+        (("first",), {"first picture, 24 px"}),
+        ((), {"first picture, 24 px", "difference picture, 24 px"}),
+    ):
+        table = study_latents(replace(asked, only=only), tmp_path)["tables"][DATA]
+        assert {name for name in table["rows"] if "k-means" not in name} == wanted
+    assert table["complete"]
 
 
 def test_rows_that_flow_ranks_the_other_way_round() -> None:

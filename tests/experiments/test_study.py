@@ -137,7 +137,7 @@ def test_rows_that_lack_what_they_need_are_left_out() -> None:
 
 def test_the_command_line_knows_every_study() -> None:
     annotation = typing.get_type_hints(cli.study)["name"]
-    assert set(typing.get_args(annotation)) == {*STUDIES, "latents"}
+    assert set(typing.get_args(annotation)) == {*STUDIES, "latents", "camera", "transplant"}
 
 
 def test_a_grid_is_every_combination() -> None:
