@@ -15,7 +15,7 @@ Directions and codes are fitted to each kind of crop by itself, as `lapa quantiz
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,10 +143,11 @@ def _rows(crops: Crops, test: Array, episode: Array, seeds: int) -> Iterator[tup
     yield "moving crop: shift by phase correlation", [found[1].astype(np.float64)]
     back = [np.stack([moved_back(*one) for one in zip(moving[0], film, way, strict=True)])
             for film, way in zip(moving[1:], found, strict=True)]  # fmt: skip
-    seen = _seen(crops)
+    seen = _seen()
+    first = seen(still[0])  # all begin with the same frame
     for name, films in (("still crop", still), ("moving crop", moving), ("aligned", (moving[0], *back))):
         yield f"{name}: difference picture", [_small(films[2]) - _small(films[0])]
-        features = [seen(film) for film in films]
+        features = [first, *(seen(film) for film in films[1:])]
         change = features[2] - features[0]
         yield f"{name}: difference of the features", [change]
         yield f"{name}: k-means of {CLUSTERS} on it", [clustered(change, ~test, min(CLUSTERS, (~test).sum() // 4))]
@@ -161,7 +162,7 @@ def _rows(crops: Crops, test: Array, episode: Array, seeds: int) -> Iterator[tup
             yield f"{name}, less what the shift tells: codes", [_codes(less, test, seed) for seed in range(seeds)]
 
 
-def _seen(crops: Crops) -> Any:
+def _seen() -> Callable[[Array], Array]:
     """The frozen encoder of the preset: frames uint8 [N, s, s, 3] -> float32 [N, F]."""
     config = preset("video").laq
     directions = Directions(config.encoder, config.encoder_options, config.image_size, config.quant_dim)
