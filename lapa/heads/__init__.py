@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapa.actions.numbers import NumberSpace
 from lapa.actions.saved import AnySpace, Space
-from lapa.contracts import Context, LapaError, Logs
+from lapa.contracts import Array, Context, LapaError, Logs
 from lapa.data.features import FrameFeatures
 from lapa.data.pack import Packed
 
@@ -100,6 +101,21 @@ class ChunkHead(AnyHead):
         """-> float32 [B, chunk, A]."""
 
 
+def possible(logits: Tensor, absent: Array) -> Tensor:
+    """Logits float [B, n, classes], with -inf for classes that do not exist; absent bool [n, classes]."""
+    return logits.masked_fill(torch.from_numpy(absent).to(logits.device), -torch.inf) if absent.any() else logits
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Logs]:
+    """Of float32 [B, positions, classes] and int64 [B, positions], -100 where there is none. Logs: accuracy, and the
+    perplexity of the mean prediction."""
+    loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100)
+    with torch.no_grad():
+        accuracy = (logits.argmax(-1) == target)[target >= 0].float().mean()
+        used = torch.special.entr(logits.softmax(-1).mean(0)).sum(-1).exp().mean()
+    return loss, {"accuracy": float(accuracy), "prediction_perplexity": float(used)}
+
+
 def predicts_numbers(config: Any) -> bool:
     """Does the head of this `Config` answer with numbers (ChunkHead), not with classes?"""
     return bool(getattr(config, "numbers", False))
@@ -118,4 +134,7 @@ def absolute_error(said: Tensor, target: Tensor) -> tuple[Tensor, Logs]:
     return loss, {"absolute_error": float(loss.detach())}
 
 
-__all__ = ["AnyHead", "AnySpace", "ChunkHead", "Head", "absolute_error", "known_error", "predicts_numbers"]
+__all__ = [
+    "AnyHead", "AnySpace", "ChunkHead", "Head", "absolute_error", "cross_entropy", "known_error", "possible",
+    "predicts_numbers",
+]  # fmt: skip

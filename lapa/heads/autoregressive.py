@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from lapa.actions.saved import Space
 from lapa.contracts import Context, Continuation, LapaError, Logs
-from lapa.heads import Head
+from lapa.heads import Head, cross_entropy, possible
+from lapa.heads._decoder import Decoder, inner_width
 
 Choose = Callable[[Tensor, int], Tensor]  # float32 logits [B, classes] at a position -> int64 [B]
 
@@ -57,8 +58,8 @@ class Autoregressive(Head):
     def __init__(self, width: int, config: Config, space: Space) -> None:
         super().__init__()
         self.space, self.config = space, config
-        inner = width if config.in_backbone else _inner(width, config)
-        self.decoder = None if config.in_backbone else Decoder(width, inner, config, space.positions)
+        inner = width if config.in_backbone else inner_width(width, config)
+        self.decoder = None if config.in_backbone else Decoder(width, config, space.positions)
         self.embedding = nn.Embedding(space.classes, inner)
         self.output = nn.Linear(inner, space.classes, bias=False)
         for table in (self.embedding, self.output):
@@ -73,11 +74,7 @@ class Autoregressive(Head):
         first, further = self._begin(context)
         before = further(self.embedding(target[:, :-1].clamp(min=0))) if target.shape[1] > 1 else first[:, None][:, :0]
         logits = self._classes(torch.cat([first[:, None].to(before.dtype), before], 1))
-        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100)
-        with torch.no_grad():
-            accuracy = (logits.argmax(-1) == target)[target >= 0].float().mean()
-            used = torch.special.entr(logits.softmax(-1).mean(0)).sum(-1).exp().mean()
-        return loss, {"accuracy": float(accuracy), "prediction_perplexity": float(used)}
+        return cross_entropy(logits, target)
 
     # --- generating
 
@@ -139,80 +136,4 @@ class Autoregressive(Head):
     def _classes(self, states: Tensor, first: int = 0) -> Tensor:
         """Hidden states [B, n, D] at positions from `first` on -> float32 [B, n, classes]."""
         logits = self.output(states.to(self.output.weight.dtype)).float()
-        absent = self.space.absent()[first : first + states.shape[1]]
-        return logits.masked_fill(torch.from_numpy(absent).to(logits.device), -torch.inf) if absent.any() else logits
-
-
-def _inner(width: int, config: Config) -> int:
-    """The decoder's width: a multiple of its heads."""
-    return max(min(width, config.width) // config.heads, 1) * config.heads
-
-
-class Decoder(nn.Module):
-    """A small transformer over the classes so far, which looks at the backbone's hidden states."""
-
-    def __init__(self, width: int, inner: int, config: Config, positions: int) -> None:
-        super().__init__()
-        self.start = nn.Parameter(torch.randn(inner) * 0.02)
-        self.position = nn.Parameter(torch.randn(positions, inner) * 0.02)
-        self.read = nn.Linear(width, inner)
-        self.sum_up = nn.Linear(width, inner)
-        self.layers = nn.ModuleList(DecoderLayer(inner, config.heads) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(inner)
-
-    def reading(self, context: Context) -> Reading:
-        """It, with this context before its eyes."""
-        return Reading(self, self.read(context.hidden), context.mask, self.sum_up(context.readout))
-
-    def forward(self, x: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
-        """x [B, n, inner], the start and the classes so far; seen [B, L, inner], mask bool [B, L] -> [B, n, inner]."""
-        x = x + self.position[: x.shape[1]]
-        for layer in self.layers:
-            x = layer(x, seen, mask)
-        return self.norm(x)
-
-
-class Reading:
-    """A contracts.Continuation: the decoder reads all classes again with each new one; there are few."""
-
-    def __init__(self, decoder: Decoder, seen: Tensor, mask: Tensor, readout: Tensor) -> None:
-        self.decoder, self.seen, self.mask = decoder, seen, mask
-        self.said = (decoder.start + readout)[:, None]
-
-    def start(self) -> Tensor:
-        """The hidden state [B, inner] before any class."""
-        return self.decoder(self.said, self.seen, self.mask)[:, -1]
-
-    def __call__(self, embeddings: Tensor) -> Tensor:
-        """See contracts.Continuation."""
-        self.said = torch.cat([self.said, embeddings.to(self.said.dtype)], 1)
-        found: Tensor = self.decoder(self.said, self.seen, self.mask)[:, -embeddings.shape[1] :]
-        return found
-
-
-class DecoderLayer(nn.Module):
-    """Classes read each other, those before them only, then the context, then think."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.own, self.own_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.query, self.keys_values = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.other_out = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
-        """x [B, n, width]; seen [B, L, width]; mask bool [B, L] -> [B, n, width]."""
-        q, k, v = map(self._heads, self.own(self.norms[0](x)).chunk(3, -1))
-        x = x + self.own_out(_joined(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
-        q, (k, v) = self._heads(self.query(self.norms[1](x))), map(self._heads, self.keys_values(seen).chunk(2, -1))
-        x = x + self.other_out(_joined(F.scaled_dot_product_attention(q, k, v, mask[:, None, None])))
-        return x + self.mlp(self.norms[2](x))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-
-def _joined(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)
+        return possible(logits, self.space.absent()[first : first + states.shape[1]])

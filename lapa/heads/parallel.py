@@ -1,28 +1,47 @@
-"""All positions at once: one hidden layer over the readout, then a class for each position, independently."""
+"""All positions at once: one hidden layer over the readout, then a class for each position, independently.
+
+On request, positions are queries of their own (`queries`), and the answer takes a few rounds, in each of which the
+most certain positions are kept and given back as input (`rounds`): heads/_rounds.py.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapa.actions.saved import Space
-from lapa.contracts import Context, Logs
-from lapa.heads import Head
+from lapa.contracts import Context, LapaError, Logs
+from lapa.heads import Head, cross_entropy, possible
 from lapa.plugins import find
 
 
 @dataclass(frozen=True)
 class Config:
-    """Width of the hidden layer."""
+    """What tells the classes, and in how many rounds."""
 
     width: int = 256
+    """of the hidden layer; with queries=decoder the largest width of the decoder"""
+    queries: Literal["none", "decoder", "backbone"] = "none"
+    """none: the readout alone tells all positions; decoder: each position is a query that looks at all that the
+    backbone saw, in a small decoder; backbone: each position is a token behind the prompt, all read in one pass"""
+    rounds: int = 1
+    """above 1: so many rounds, in each of which the most certain positions are kept and given back as input"""
+    layers: int = 2
+    """of the decoder"""
+    heads: int = 4
+    """its attention heads"""
 
-    def build(self, width: int, space: Space) -> Parallel:
-        """A new head for readouts of this width."""
-        return Parallel(width, self.width, space)
+    def build(self, width: int, space: Space) -> Head:
+        """A new head for readouts of this width. Raises LapaError on settings that cannot be."""
+        if min(self.width, self.rounds, self.layers, self.heads) < 1:
+            raise LapaError("parallel: width, rounds, layers and heads are at least 1.")
+        if self.queries == "none" and self.rounds == 1:
+            return Parallel(width, self.width, space)
+        from lapa.heads._rounds import Rounds
+
+        return Rounds(width, self, space)
 
 
 class Parallel(nn.Sequential, Head):
@@ -35,18 +54,11 @@ class Parallel(nn.Sequential, Head):
     def logits(self, context: Context) -> Tensor:
         """-> float32 [B, positions, classes]; -inf for classes that do not exist."""
         logits = self(context.readout).float().view(-1, self.space.positions, self.space.classes)
-        absent = self.space.absent()
-        return logits.masked_fill(torch.from_numpy(absent).to(logits.device), -torch.inf) if absent.any() else logits
+        return possible(logits, self.space.absent())
 
     def loss(self, context: Context, target: Tensor) -> tuple[Tensor, Logs]:
         """Cross-entropy of the classes. Logs: accuracy, and the perplexity of the mean prediction."""
-        logits = self.logits(context)
-        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100)
-        with torch.no_grad():
-            known = target >= 0
-            accuracy = (logits.argmax(-1) == target)[known].float().mean()
-            used = torch.special.entr(logits.softmax(-1).mean(0)).sum(-1).exp().mean()
-        return loss, {"accuracy": float(accuracy), "prediction_perplexity": float(used)}
+        return cross_entropy(self.logits(context), target)
 
     def reading(self) -> Head:
         """This network, unchanged; labels tell what its classes mean."""
