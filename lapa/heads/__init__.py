@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lapa.actions.meaning import Meaning
 from lapa.actions.numbers import NumberSpace
 from lapa.actions.saved import AnySpace, Space
 from lapa.contracts import Array, Context, LapaError, Logs
@@ -50,6 +51,18 @@ class AnyHead(nn.Module, ABC):
         """What the policy is shown, for a head that looks for itself: pictures of so many pixels a side from so many
         cameras, so many numbers of state. Raises LapaError where it cannot look at that."""
         return
+
+    def means(self, meaning: Meaning | None) -> None:
+        """What the actions mean that it predicts (None: not known), for a head that speaks of them. Called after it is
+        made, and before its weights are loaded. Raises LapaError where it cannot speak of them."""
+        return
+
+    def says(self, context: Context) -> list[str]:
+        """What it says in words before it acts, for each of B observations. Raises LapaError where it says nothing."""
+        raise LapaError(
+            "This head says no directions before it acts; the head autoregressive does with "
+            """policy.head_options={"directions":true}."""
+        )
 
     def features(self, packed: Packed) -> FrameFeatures | None:
         """What its own frozen vision encoder sees in every frame of a pack of one camera; None: it has none."""

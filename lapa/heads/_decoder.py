@@ -46,6 +46,11 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(inner, sizes.heads) for _ in range(sizes.layers))
         self.norm = nn.LayerNorm(inner)
 
+    def prepend(self, count: int) -> None:
+        """There are so many positions before those that it was made for."""
+        before = torch.randn(count, self.position.shape[1], device=self.position.device) * 0.02
+        self.position = nn.Parameter(torch.cat([before, self.position.detach()]))
+
     def reading(self, context: Context, causal: bool = True) -> Reading:
         """It, with this context before its eyes."""
         return Reading(self, context, causal)

@@ -3,19 +3,26 @@
 The classes become tokens: each has an embedding, and one linear layer reads the next class off a hidden state. With
 `in_backbone` the backbone's language model reads these tokens behind its prompt (LWM); else a small decoder does, which
 looks at the backbone's hidden states. Training gives it the right classes before each position (teacher forcing).
+
+With `directions` it first says in words which way to go, "move up and left", and acts given that, as the paper's
+Language Table models do after RT-H (actions/directions.py): a class for each axis comes before the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lapa.actions.directions import Directions, spoken
+from lapa.actions.meaning import Meaning
 from lapa.actions.saved import Space
 from lapa.contracts import Context, Continuation, LapaError, Logs
+from lapa.data.observations import say_once
 from lapa.heads import Head, cross_entropy, possible
 from lapa.heads._decoder import Decoder, inner_width
 
@@ -44,11 +51,17 @@ class Config:
     """of the draw"""
     seed: int = 1234
     """of the draws of a process"""
+    directions: bool = False
+    """say a direction in words before the action; for actions alone, in stage 3"""
+    words: dict[str, Any] = field(default_factory=dict)
+    """the words of directions, {name of an action's number: [for less, for more]}; {}: by names and kinds"""
 
     def build(self, width: int, space: Space) -> Autoregressive:
         """A new head for readouts of this width. Raises LapaError on settings that cannot be."""
         if min(self.layers, self.heads, self.width, self.top) < 1 or self.temperature <= 0:
             raise LapaError("autoregressive: layers, heads, width and top are at least 1, temperature above 0.")
+        if self.directions:
+            spoken(space)
         return Autoregressive(width, self, space)
 
 
@@ -65,23 +78,86 @@ class Autoregressive(Head):
         for table in (self.embedding, self.output):
             nn.init.normal_(table.weight, std=inner**-0.5)
         self._draws: torch.Generator | None = None
+        self.directions: Directions | None = None  # once `means` has been called, and on request
+        self.register_module("word", None)
+        self.register_module("tell", None)
+
+    def means(self, meaning: Meaning | None) -> None:
+        """See AnyHead: makes what says directions."""
+        if not self.config.directions or self.directions is not None:
+            return
+        self.directions = Directions.of(meaning, self.config.words, spoken(self.space).chunk)
+        more, inner = len(self.directions), self.embedding.embedding_dim
+        self.word, self.tell = nn.Embedding(3 * more, inner), nn.Linear(inner, 3 * more)
+        nn.init.normal_(self.word.weight, std=inner**-0.5)
+        if self.decoder is not None:
+            self.decoder.prepend(more)
+        assert meaning is not None
+        say_once(self.directions.told(meaning.spec))
 
     # --- learning
 
     def loss(self, context: Context, target: Tensor) -> tuple[Tensor, Logs]:
-        """Cross-entropy of each class, given those before it. Logs: accuracy, given the right ones before, and the
-        perplexity of the mean prediction."""
+        """Cross-entropy of each class, given those before it; of directions too, where they are said. Logs: accuracy,
+        given the right ones before, and the perplexity of the mean prediction."""
         first, further = self._begin(context)
-        before = further(self.embedding(target[:, :-1].clamp(min=0))) if target.shape[1] > 1 else first[:, None][:, :0]
-        logits = self._classes(torch.cat([first[:, None].to(before.dtype), before], 1))
-        return cross_entropy(logits, target)
+        given, directions = self.embedding(target[:, :-1].clamp(min=0)), self._directions_of(target)
+        if directions is not None:
+            given = torch.cat([self._words(directions.clamp(min=0)), given], 1)
+        before = further(given) if given.shape[1] else first[:, None][:, :0]
+        states = torch.cat([first[:, None].to(before.dtype), before], 1)
+        if directions is None:
+            return cross_entropy(self._classes(states), target)
+        said = self._tell(states[:, : directions.shape[1]])
+        loss, logs = cross_entropy(self._classes(states[:, directions.shape[1] :]), target)
+        of_directions, its = cross_entropy(said, directions)
+        return loss + of_directions, {**logs, "direction_accuracy": its["accuracy"]}
+
+    # --- saying directions
+
+    def _directions_of(self, target: Tensor) -> Tensor | None:
+        """The right ones, int64 [B, k]; None where none are said."""
+        if self.directions is None:
+            return None
+        found = self.directions.classes(spoken(self.space), target.cpu().numpy())
+        return torch.from_numpy(found).to(target.device)
+
+    def _words(self, classes: Tensor, first: int = 0) -> Tensor:
+        """Classes int64 [B, n] of the axes from `first` on -> embeddings [B, n, D]."""
+        axis = torch.arange(first, first + classes.shape[1], device=classes.device)
+        found: Tensor = self.word(classes + 3 * axis)
+        return found
+
+    def _tell(self, states: Tensor, first: int = 0) -> Tensor:
+        """Hidden states [B, n, D] before the axes from `first` on -> float32 [B, n, 3]."""
+        every = self.tell(states.to(self.tell.weight.dtype)).float().unflatten(-1, (-1, 3))
+        axis = torch.arange(states.shape[1], device=states.device)
+        found: Tensor = every[:, axis, first + axis]
+        return found
+
+    def _said(self, state: Tensor, further: Continuation) -> tuple[Tensor, Tensor]:
+        """Directions int64 [B, k], and the hidden state after them, from that before them."""
+        said = list[Tensor]()
+        for axis in range(len(self.directions or ())):
+            logits = self._tell(state[:, None], axis)[:, 0]
+            said.append(self._drawn(logits) if self.config.sample else logits.argmax(-1))
+            state = further(self._words(said[-1][:, None], axis))[:, 0]
+        return torch.stack(said, 1) if said else state.new_zeros(len(state), 0, dtype=torch.int64), state
+
+    def says(self, context: Context) -> list[str]:
+        """See AnyHead."""
+        if self.directions is None:
+            return super().says(context)
+        classes = self._said(*self._begin(context))[0]
+        return [self.directions.phrase(row) for row in classes.tolist()]
 
     # --- generating
 
     def generate(self, context: Context, choose: Choose) -> tuple[Tensor, Tensor]:
         """Classes int64 [B, positions], each `choose`n by its logits, and those logits, float32 [B, positions,
-        classes]."""
+        classes]; after a direction, where it says one."""
         state, further = self._begin(context)
+        state = self._said(state, further)[1]
         chosen, logits = list[Tensor](), list[Tensor]()
         for position in range(self.space.positions):
             if position:

@@ -227,6 +227,7 @@ class VLA(Policy):
     def _introduce(self) -> None:
         """Tell the head what is shown to the policy."""
         self._answering().meet(self.backbone.image_spec.size, len(self.reads.cameras), len(self.reads.state))
+        self._answering().means(None if self.scales else self.meaning)  # scaled actions have another zero
 
     # --- learning
 
@@ -509,6 +510,15 @@ class VLA(Policy):
         actions = self.acting.decide(self._said(shown, ids), self.config.decoding)
         actions = self.scales.restore(actions, _asked(shown.embodiment, names)) if self.scales else actions
         return self.meaning.robot(actions, shown.state) if self.meaning else actions
+
+    @torch.no_grad()
+    def directions(self, observations: Sequence[Observation]) -> list[str]:
+        """What it says before it acts on these B observations, such as "move up and left". Raises LapaError for a
+        policy whose head says nothing (heads/autoregressive.py `directions`)."""
+        shown = seen(observations, self.spec, self.scales.names if self.scales else ())
+        dtype = self.backbone.acts_in or fast_dtype()
+        with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
+            return self._answering().says(self._context(self._prepare(shown)))
 
     def reset(self, ids: Sequence[int] | None = None) -> None:
         """See Policy: the backbone's looks."""
