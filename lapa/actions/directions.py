@@ -82,7 +82,7 @@ class Directions:
         """Of targets int64 [B, positions], -100 where there is none: int64 [B, k], each FIRST, NONE or SECOND; -100
         where there is no action at all."""
         chunks, there = _decoded(space, targets)
-        some: Array = there.any(1)
+        some: Array = np.any(there, axis=1)
         usual, moved = _usual(space), np.stack([_motion(axis, chunks, there) for axis in self.axes], 1)
         grips = np.array([axis.grips for axis in self.axes])
         size = np.array([usual[axis.number] for axis in self.axes])
