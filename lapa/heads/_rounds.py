@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +22,25 @@ from torch import Tensor, nn
 from lapa.actions.saved import Space
 from lapa.contracts import Context, LapaError, Logs
 from lapa.heads import Head, cross_entropy, possible
-from lapa.heads._decoder import Decoder, inner_width
+from lapa.heads._decoder import Decoder, Sizes, inner_width
 from lapa.runtime.distributed import noise_like
 
-if TYPE_CHECKING:
-    from lapa.heads.parallel import Config
-
 HIDDEN = -1  # in place of a class
+
+
+class Settings(Sizes, Protocol):
+    """Of the head `parallel`."""
+
+    @property
+    def queries(self) -> str: ...
+    @property
+    def rounds(self) -> int: ...
 
 
 class Rounds(Head):
     """See the module's docstring."""
 
-    def __init__(self, width: int, config: Config, space: Space) -> None:
+    def __init__(self, width: int, config: Settings, space: Space) -> None:
         super().__init__()
         if config.rounds > space.positions:
             raise LapaError(f"parallel: rounds {config.rounds} is more than the {space.positions} positions there are.")
@@ -95,7 +101,7 @@ def hidden_at_random(target: Tensor) -> Tensor:
 class OfReadout(nn.Module):
     """The network of heads/parallel.py, to whose hidden layer each class that is shown adds a vector."""
 
-    def __init__(self, width: int, config: Config, space: Space) -> None:
+    def __init__(self, width: int, config: Settings, space: Space) -> None:
         super().__init__()
         self.shape = space.positions, space.classes
         self.first, self.last = nn.Linear(width, config.width), nn.Linear(config.width, space.positions * space.classes)
@@ -113,7 +119,7 @@ class OfReadout(nn.Module):
 class InDecoder(nn.Module):
     """Positions look at each other and at all that the backbone saw (heads/_decoder.py)."""
 
-    def __init__(self, width: int, config: Config, space: Space) -> None:
+    def __init__(self, width: int, config: Settings, space: Space) -> None:
         super().__init__()
         inner = inner_width(width, config)
         self.decoder = Decoder(width, config, space.positions)
@@ -131,7 +137,7 @@ class InDecoder(nn.Module):
 class InBackbone(nn.Module):
     """Positions are tokens behind the backbone's prompt, read in one pass; each sees those before it."""
 
-    def __init__(self, width: int, config: Config, space: Space) -> None:
+    def __init__(self, width: int, config: Settings, space: Space) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.randn(space.positions, width) * width**-0.5)
         self.output = nn.Linear(width, space.classes)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lapa.actions.saved import Space
 from lapa.contracts import Context, LapaError, Logs
 from lapa.heads import Head, cross_entropy, possible
+from lapa.heads._rounds import Rounds
 from lapa.plugins import find
 
 
@@ -39,8 +40,6 @@ class Config:
             raise LapaError("parallel: width, rounds, layers and heads are at least 1.")
         if self.queries == "none" and self.rounds == 1:
             return Parallel(width, self.width, space)
-        from lapa.heads._rounds import Rounds
-
         return Rounds(width, self, space)
 
 
