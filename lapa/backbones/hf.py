@@ -1,8 +1,9 @@
 """Any open vision-language model: SmolVLM, Idefics3, PaliGemma, Gemma3, LLaVA-OneVision, InternVL, Qwen-VL.
 
 The model reads its own prompt, as it was trained to: pictures, instruction, and what begins its answer. The readout is
-the hidden state of the last token. The vision encoder is frozen; what is trained are adapters (LoRA), the last layers,
-or all the rest. What is frozen is no part of an artefact: config.json names the model with the hash of its files.
+the hidden state of the last token. The vision encoder is frozen; what it sees in each frame is computed once and kept
+on disk (models/sight.py). What is trained are adapters (LoRA), the last layers, or all the rest. What is frozen is no
+part of an artefact: config.json names the model with the hash of its files.
 
     pictures --its image processor, frozen vision encoder, its projector--\\
     instruction --its tokenizer----------------------------------------------> its language model --> last token
@@ -14,11 +15,12 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,9 +29,12 @@ from torch.utils.checkpoint import checkpoint
 from lapa.artefacts.pretrained import Reference
 from lapa.backbones import Backbone, pictures
 from lapa.contracts import Context, ImageSpec, Inputs, LapaError
+from lapa.data.features import FrameFeatures, frame_features
 from lapa.data.images import Fit
 from lapa.data.observations import Pictures, Seen, say_once
+from lapa.data.pack import Packed
 from lapa.models.language import layers_of
+from lapa.models.sight import NUMBERS, Look, alone, as_seen, from_bits, instead, packed_bits, seeing
 from lapa.models.vision_language import (
     EYES,
     VisionLanguage,
@@ -69,6 +74,8 @@ class Config:
     """their scale, times 1/rank"""
     top: int = 4
     """the last so many layers"""
+    precompute: bool = True
+    """keep on disk what is seen in all frames, where nothing of what sees is trained; false looks in each step"""
     grounded: bool = True
     """say what is trained; set to false where a saved policy is opened"""
 
@@ -103,6 +110,7 @@ class Hf(Backbone):
         if not torch.empty(0).is_meta:
             speaks.front(1)  # what cannot be read is told now
         self.model = speaks.network()
+        seeing(self.model)
         self.model.in_float32 = EYES  # its pictures then meet the embeddings in one dtype (runtime/precision.py)
         shortened(self.model, config.layers)
         if config.training == "lora":
@@ -113,6 +121,13 @@ class Hf(Backbone):
         self.model.eval().requires_grad_(False)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in wanted)
+        language = {id(parameter) for parameter in text_model(self.model).parameters()}
+        apart = all(id(p) in language for p in self.model.parameters() if p.requires_grad)
+        self.keeps = config.precompute and apart  # with training=full the projector is trained, but for Qwen's
+        if self.keeps:  # what sees is float32 as a whole
+            others = (name for name, part in self.model.named_children()
+                      if not any(id(parameter) in language for parameter in part.parameters()))  # fmt: skip
+            self.model.in_float32 = tuple(others)
         self.recompute = False  # keep the input of each layer alone for the backward pass (training/loop.py)
         self.register_module("state", None)
         self.register_state_dict_post_hook(_leave_out)
@@ -153,15 +168,51 @@ class Hf(Backbone):
 
     # --- reading
 
+    def features(self, packed: Packed) -> FrameFeatures | None:
+        """See Backbone; float16 pairs that hold float32 numbers. None where what sees is trained too."""
+        if not self.keeps:
+            return None
+        speaks = self.speaks
+        key = f"{speaks.source.hash} {speaks.config.model_type} {self.config.image_size}"
+        numbers = NUMBERS * speaks.parts * speaks.tokens * self.width
+        hint = 'Or add "precompute":false to policy.backbone_options, which looks at the pictures in every step.'
+        return frame_features(packed, self._look, numbers, "hf", key, hint)
+
+    def _look(self, pixels: Tensor) -> Tensor:
+        """float [B, 3, size, size] in [0, 1] -> float16 [B, numbers]."""
+        if self.device != pixels.device:
+            self.model.to(pixels.device)
+        shown, grid = self.speaks.pixels(_whole(pixels)[:, None])
+        inputs = {"pixels": shown.to(pixels.device)} | ({} if grid is None else {"grid": grid.to(pixels.device)})
+        return packed_bits(alone(self.model.get_image_features, self._each(inputs)))
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model."""
+        return next(self.model.parameters()).device
+
+    def _each(self, inputs: Inputs) -> Iterator[dict[str, Any]]:
+        """Each picture alone, as the model's get_image_features takes it."""
+        flat = {name: inputs[name].flatten(0, 1) for name in ("pixels", "grid") if name in inputs}
+        for i in range(len(flat["pixels"])):
+            yield self._pictures({name: each[i : i + 1, None] for name, each in flat.items()})
+
     def prepare(self, seen: Seen) -> Inputs:
-        """pixels float32 [B, cameras, ..]; grid int64 [B, cameras, 3] (Qwen); ids int64 [B, L], known bool [B, L] and
-        spot bool [B, L] (VisionLanguage.rows); position int64 [B, L] or [B, 3, L]; state float32 [B, S] where it is
-        read."""
-        shown = torch.stack([_whole(pictures(each, self.image_spec)) for each in seen.images.values()], 1)
-        state = self.state is not None and seen.state is not None
-        pixels, grid = self.speaks.pixels(shown)
-        ids, known, spot = self.speaks.rows(seen.texts, len(seen.images), self.config.words, state)
-        inputs = {"pixels": pixels, "ids": ids, "known": known, "spot": spot}
+        """features float32 [B, cameras, parts, tokens, D] where they are known, else pixels float32 [B, cameras, ..];
+        grid int64 [B, cameras, 3] (Qwen); ids int64 [B, L], known bool [B, L] and spot bool [B, L]
+        (VisionLanguage.rows); position int64 [B, L] or [B, 3, L]; state float32 [B, S] where it is read."""
+        speaks, state = self.speaks, self.state is not None and seen.state is not None
+        if seen.features:
+            kept = torch.from_numpy(np.stack(list(seen.features.values()), 1))
+            shown = {"features": from_bits(kept, speaks.parts, speaks.tokens)}
+            grid = None if speaks.grid is None else speaks.grid.expand(*kept.shape[:2], -1)
+        else:
+            whole = [_whole(pictures(each, self.image_spec)) for each in seen.images.values()]
+            pixels, grid = speaks.pixels(torch.stack(whole, 1))
+            shown = {"pixels": pixels}
+        cameras = len(seen.features or seen.images)
+        ids, known, spot = speaks.rows(seen.texts, cameras, self.config.words, state)
+        inputs = {**shown, "ids": ids, "known": known, "spot": spot}
         inputs |= {} if grid is None else {"grid": grid}
         inputs["position"] = self._positions(inputs)
         return inputs | ({"state": torch.from_numpy(seen.state)} if state else {})
@@ -183,7 +234,7 @@ class Hf(Backbone):
             position = position.transpose(0, 1)
         again = self.recompute and torch.is_grad_enabled()
         cache = None if again else _new_cache()
-        with self._with_state(inputs), self._recomputing(again):
+        with self._with_state(inputs), self._recomputing(again), instead(self._seen(inputs)):
             hidden = self.model(
                 input_ids=inputs["ids"], attention_mask=known.long(), position_ids=position,
                 use_cache=cache is not None, **{_cache_name(self.model): cache}, **self._shown(inputs),
@@ -194,21 +245,37 @@ class Hf(Backbone):
         further = None if cache is None else Continued(self.model, known, after.amax(1), cache)
         return Context(hidden, known, readout, further)
 
+    def _seen(self, inputs: Inputs) -> Callable[[Look], Any] | None:
+        """What the model sees in place of its own look: what is kept, or each picture alone; None: it looks itself."""
+        kind = self.speaks.config.model_type
+        if "features" in inputs:
+            return lambda _: as_seen(inputs["features"].flatten(0, 1), kind)
+        return (lambda look: as_seen(alone(look, self._each(inputs)), kind)) if self.keeps else None
+
     def _shown(self, inputs: Inputs) -> dict[str, Any]:
         """The pictures as this family's model takes them, and which tokens are a picture's."""
+        if "features" in inputs:  # nobody looks at these
+            given = {"pixel_values": inputs["features"].new_zeros(0)}
+            given |= {"image_grid_thw": inputs["grid"].flatten(0, 1)} if self.speaks.family.grid else {}
+        else:
+            given = self._pictures(inputs)
+        if both_ways := self.speaks.family.both_ways:
+            of_picture = (inputs["ids"] == self.speaks.image_id).long()
+            given["token_type_ids"] = of_picture if both_ways == "picture" else torch.zeros_like(of_picture)
+        return given
+
+    def _pictures(self, inputs: Inputs) -> dict[str, Any]:
+        """The pictures, as this family's model takes them."""
         pixels, kind = inputs["pixels"], self.speaks.config.model_type
-        count = pixels.shape[0] * pixels.shape[1]
         if kind in ("smolvlm", "idefics3"):
             return {"pixel_values": pixels}
         if self.speaks.family.grid:
             return {"pixel_values": pixels.flatten(0, 2), "image_grid_thw": inputs["grid"].flatten(0, 1)}
         given: dict[str, Any] = {"pixel_values": pixels.flatten(0, 1)}
         if kind == "llava_onevision":  # told to be many, none is cut into tiles
+            count = len(given["pixel_values"])
             sizes = torch.tensor([pixels.shape[-2:]] * count, device=pixels.device)
             given |= {"image_sizes": sizes, "batch_num_images": torch.tensor([max(count, 2)])}
-        if both_ways := self.speaks.family.both_ways:
-            of_picture = (inputs["ids"] == self.speaks.image_id).long()
-            given["token_type_ids"] = of_picture if both_ways == "picture" else torch.zeros_like(of_picture)
         return given
 
     @contextmanager

@@ -61,8 +61,9 @@ class FrameFeatures:
         return found
 
 
-def frame_features(packed: Packed, encode: Encode, width: int, name: str, key: str) -> FrameFeatures:
-    """Features of all frames of a pack, `width` numbers each. `name` of the encoder; `key`: its options and weights.
+def frame_features(packed: Packed, encode: Encode, width: int, name: str, key: str, hint: str = "") -> FrameFeatures:
+    """Features of all frames of a pack, `width` numbers each. `name` of the encoder; `key`: its options and weights;
+    `hint`: what else to do where there is no room.
 
     What the cache has is not computed again. Frames that are held in memory (an excerpt of a stream) have no entry
     there. Raises LapaError where there is no room on the disk.
@@ -73,11 +74,11 @@ def frame_features(packed: Packed, encode: Encode, width: int, name: str, key: s
         if file is None:
             parts.append(_held(frames, encode, width, name, key))
         else:
-            parts.append(_kept(Path(file).parent, frames, encode, width, name, key))
+            parts.append(_kept(Path(file).parent, frames, encode, width, name, key, hint))
     return FrameFeatures(tuple(parts), packed._rows)
 
 
-def _kept(pack: Path, frames: Array, encode: Encode, width: int, name: str, key: str) -> Array:
+def _kept(pack: Path, frames: Array, encode: Encode, width: int, name: str, key: str, hint: str) -> Array:
     """Of the frames in the folder `pack` of the cache."""
     about = read_json(pack / META, "pack")
     shape, size = (len(frames), width), frames.shape[1]
@@ -85,7 +86,7 @@ def _kept(pack: Path, frames: Array, encode: Encode, width: int, name: str, key:
     entry = pack.parent / f"{name}-{size}-{digest}"
     if not (entry / META).exists():
         with new_folder(entry, twin_is_fine=True) as work:
-            _require_room(work, 2 * len(frames) * width, about["dataset"])
+            _require_room(work, 2 * len(frames) * width, about["dataset"], hint)
             made = np.memmap(work / FEATURES, np.float16, "w+", shape=shape)
             _computed(frames, encode, made, name)
             made.flush()
@@ -95,12 +96,12 @@ def _kept(pack: Path, frames: Array, encode: Encode, width: int, name: str, key:
     return np.asarray(np.memmap(entry / FEATURES, np.float16, "r", shape=shape))
 
 
-def _require_room(work: Path, size: int, dataset: str) -> None:
+def _require_room(work: Path, size: int, dataset: str, hint: str) -> None:
     free = shutil.disk_usage(work).free
     if size + SPARE > free:
         raise LapaError(
             f"No room for the features of {dataset}: they take {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are left "
-            f"in {work.parent}. Free some space or set LAPA_CACHE to a folder on a larger disk."
+            f"in {work.parent}. Free some space or set LAPA_CACHE to a folder on a larger disk. {hint}".rstrip()
         )
 
 

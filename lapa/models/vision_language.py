@@ -225,6 +225,17 @@ class VisionLanguage:
         """Of a picture's pixels, as `pixels` gives them."""
         return tuple(self._blank[0].shape[2:])
 
+    @property
+    def grid(self) -> Tensor | None:
+        """Of any picture, int64 [3]; None where pictures have none."""
+        grid = self._blank[1]
+        return None if grid is None else grid[0, 0]
+
+    @property
+    def parts(self) -> int:
+        """Layers of the language model that get a picture's features."""
+        return 1 + len(getattr(self.config.vision_config, "deepstack_visual_indexes", None) or ())
+
     @cached_property
     def _blank(self) -> tuple[Tensor, Tensor | None]:
         return self.pixels(torch.zeros(1, 1, self.image_size, self.image_size, 3, dtype=torch.uint8))

@@ -34,6 +34,7 @@ from lapa.contracts import LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.observations import Seen
 from lapa.data.pack import Packed, pack
+from lapa.data.pixels import as_pixels
 from lapa.models.vision_language import EYES, FAMILIES, text_model
 from lapa.policies import configured, saved_config
 from lapa.recipe import PolicySettings, Recipe
@@ -133,6 +134,53 @@ def test_hidden_states_are_those_of_the_models_own_forward(name: str, reads: Any
             expected = own(input_ids=ids, **given).last_hidden_state[0]
         torch.testing.assert_close(context.hidden[row][context.mask[row]], expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(context.readout[row], expected[-1], rtol=1e-4, atol=1e-5)
+
+
+@every_family
+def test_what_is_kept_is_what_is_seen(name: str, reads: Any) -> None:
+    """To the bit, alone and beside others, and also where the language model acts in bfloat16."""
+    backbone, shown = reads(name), seen(3, cameras=2)
+    kept = {camera: backbone._look(as_pixels(images, 32, "cpu")).numpy() for camera, images in shown.images.items()}
+    known = Seen({}, shown.texts, features=kept)
+    with torch.no_grad():
+        fresh = backbone(backbone.prepare(shown))
+        again = backbone(backbone.prepare(known))
+        alone = backbone(backbone.prepare(known.part(1, 2)))
+        plain = backbone.keeps
+        backbone.keeps = False
+        together = backbone(backbone.prepare(shown))
+        backbone.keeps = plain
+        with torch.autocast("cpu", torch.bfloat16):
+            half, other = (backbone(backbone.prepare(one)).hidden for one in (shown, known))
+    assert torch.equal(fresh.hidden, again.hidden)
+    assert torch.equal(half, other)
+    torch.testing.assert_close(alone.readout[0], again.readout[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(again.hidden[again.mask], together.hidden[together.mask], rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_trained_is_not_kept(make: Make, videos: Packed) -> None:
+    for name, training, keeps in (("smolvlm", "full", False), ("qwen2_5_vl", "full", True), ("gemma3", "top", True)):
+        backbone = make(name, training=training, top=1)
+        assert backbone.keeps == keeps
+        if not keeps:
+            assert backbone.features(videos) is None
+    assert make("smolvlm", precompute=False).features(videos) is None
+
+
+def test_training_on_kept_features_and_on_pictures_is_equal_to_the_bit(
+    videos: Packed, tiny: Recipe, trained: Path, folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(settings(tiny, folder("smolvlm")), chunk=3, head="new", trainable="all")
+    with monkeypatch.context() as patch:
+        patch.setattr(Packed, "gather", lambda *_: pytest.fail("a picture was read"))
+        finetune(videos, trained / "latent", recipe, tmp_path / "kept", 7, rehearse=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Hf, "features", lambda *_: None)
+        finetune(videos, trained / "latent", recipe, tmp_path / "seen", 7, rehearse=False)
+    kept, seen = weights(tmp_path / "kept"), weights(tmp_path / "seen")
+    assert any(".lora_" in name for name in kept)
+    assert kept.keys() == seen.keys()
+    assert all(torch.equal(seen[name], tensor) for name, tensor in kept.items())
 
 
 @every_family

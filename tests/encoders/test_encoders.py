@@ -68,6 +68,33 @@ def test_the_grid_of_an_encoder(name: str, hub: Path) -> None:
     assert change[rows // 4 : -(rows // 4)].sum() > change[: rows // 4].sum() + change[-(rows // 4) :].sum()
 
 
+@pytest.mark.parametrize("size", [64, 112])
+def test_efficientnet_sees_what_the_package_sees(size: int) -> None:
+    """Folded convolutions against the package's own layers, up to what is kept: float16."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    from lapa.encoders.efficientnet import DEVIATION, MEAN, source
+
+    net = EfficientNet.from_name("efficientnet-lite0")
+    net.load_state_dict(torch.load(source().path, map_location="cpu", weights_only=True))
+    net.eval()
+    images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        x = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(3, 1, 1)
+        x = net._swish(net._bn0(net._conv_stem(x)))
+        seen = [x := block(x) for block in net._blocks]
+        encoder = plugins.configure("encoders", "efficientnet", {"pool": 1}).build()
+        grid, vector = encoder.grid(images), encoder(images)
+        alone = torch.cat([encoder.grid(each[None]) for each in images])
+    cells = size // 16
+    coarse = next(each for each in reversed(seen) if each.shape[1:] == (112, cells, cells))
+    fine = next(each for each in reversed(seen) if each.shape[1:] == (40, 2 * cells, 2 * cells))
+    torch.testing.assert_close(vector, coarse.flatten(1), rtol=2e-4, atol=1e-3)
+    torch.testing.assert_close(grid[:, 160:], coarse, rtol=2e-4, atol=1e-3)
+    torch.testing.assert_close(torch.nn.functional.pixel_shuffle(grid[:, :160], 2), fine, rtol=2e-4, atol=1e-3)
+    torch.testing.assert_close(alone, grid, rtol=1e-4, atol=1e-4)
+
+
 def test_efficientnet_sees_where_things_are() -> None:
     """A bright square that moves by a cell moves the features by a cell, and most of all there."""
     config = plugins.configure("encoders", "efficientnet", {"pool": 1})
