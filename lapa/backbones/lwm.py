@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapa.backbones import Backbone, pictures
@@ -146,6 +147,14 @@ class Table(nn.Embedding):
         """Nothing."""
 
 
+def padding(present: Tensor) -> int:
+    """How many columns of present bool [B, n] are padding on the left of all rows; none where shapes are compiled or
+    there are no values."""
+    if present.is_meta or torch.compiler.is_compiling():
+        return 0
+    return int((~present.any(0)).cumprod(0).sum())
+
+
 class LWM(Backbone):
     """See the module's docstring. Weights that no part of lapa reads (the heads for text and pictures) are kept, so
     that a policy can be given back to the released code."""
@@ -232,15 +241,18 @@ class LWM(Backbone):
         return torch.cat([inputs["words"], codes, end, inputs["after"]], 1)
 
     def encode(self, inputs: Inputs) -> Context:
-        """The hidden states of the whole prompt; the readout is that of its last token, after which it goes on."""
-        ids, present = self.ids(inputs), inputs["present"]
-        words, behind = present.shape[1], inputs["after"].shape[1]
-        parts = ids.split([words, ids.shape[1] - words - behind, behind], 1)
+        """The hidden states of the whole prompt; the readout is that of its last token, after which it goes on. Columns
+        that are padding in all rows are not computed, and zero."""
+        skip = padding(inputs["present"])
+        words, present = inputs["words"][:, skip:], inputs["present"][:, skip:]
+        ids, behind = self.ids({**inputs, "words": words}), inputs["after"].shape[1]
+        parts = ids.split([words.shape[1], ids.shape[1] - words.shape[1] - behind, behind], 1)
         # The prompt's residual stream is float32 also in bfloat16, as in the released code.
         x = torch.cat([self.text(parts[0]), self.vision(parts[1]), self.text(parts[2])], 1).float()
-        present = nn.functional.pad(present, (0, ids.shape[1] - words), value=True)
+        present = F.pad(present, (0, ids.shape[1] - words.shape[1]), value=True)
         hidden, cache = self.llama(x, present)
-        return Context(hidden, present, hidden[:, -1], Continued(self.llama, present, cache))
+        further = Continued(self.llama, present, cache)
+        return Context(F.pad(hidden, (0, 0, skip, 0)), F.pad(present, (skip, 0)), hidden[:, -1], further)
 
     def overlooked(self, texts: Sequence[str]) -> list[str]:
         """See Backbone."""
