@@ -97,7 +97,7 @@ class Features(nn.Module):
         halving = [number for number, stride in enumerate(strides) if stride in (2, [2, 2], (2, 2), [2])]
         self.stem = Folded(net._conv_stem, net._bn0, bounded=True)
         self.blocks = nn.ModuleList(
-            Block(block) for block in net._blocks[: halving[-1]]
+            Bottleneck(block) for block in net._blocks[: halving[-1]]
         )  # up to the last change, to 32
         self.fine = halving[-2]  # blocks at strides up to 8
         self.pool = pool
@@ -144,7 +144,7 @@ class Folded(nn.Module):
         return F.relu6(x, inplace=True) if self.bounded else x
 
 
-class Block(nn.Module):
+class Bottleneck(nn.Module):
     """An MBConvBlock of the package: to more channels, in the plane, to fewer, beside what came in."""
 
     def __init__(self, block: Any) -> None:
