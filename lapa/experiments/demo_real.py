@@ -27,11 +27,11 @@ TASKS = "reach-v3+push-v3+pick-place-v3"  # door-open and button-press are solve
 HOW = ",camera=corner4,size=128,repeat=2"  # 40 actions a second
 NOISE = "0.2"  # of the demonstrations
 FILMS, FPS = 9, 20.0  # episodes of each method that are recorded; frames a second of a film
-ALL_STAGES = (  # the arm is fast: within the 0.6 s of the preset most of a task is done
-    "window=0.2", "quantize.steps=300", "idm.image_size=96", "idm.blocks=3", "fit_idm.steps=500",
-    "trainable=all", "head=new", "finetune.steps=1500", "finetune.learning_rate=1e-3", "finetune.batch_size=64",
+SETTINGS = (  # the arm is fast: codes of two windows of 0.1 s are its next 8 actions (docs/benchmarks.md)
+    "window=0.1", "latent_chunk=2", "chunk=8", "policy.code_head=nearest", "policy.head=regression", "head=own",
+    "quantize.steps=300", "pretrain.steps=1200", "idm.image_size=96", "idm.blocks=3", "fit_idm.steps=500",
+    "trainable=all", "finetune.steps=1000", "finetune.learning_rate=5e-4",
 )  # fmt: skip
-STAGE_3 = ("policy.head=regression", "chunk=8")
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ def demo_real_plan(settings: RealDemoSettings, out: Path) -> list[PlanStep]:
     labelled = f"lerobot:{path},episodes=0-{used.labels - 1}"
     setting = Comparison(
         (f"lerobot:{path}",), (labelled,), tasks, used.episodes, settings.seed,
-        ("--preset", "video", *_set(ALL_STAGES), *(QUICK if settings.quick else ())), min(FILMS, used.episodes),
-        finetune_options=_set(STAGE_3),
+        ("--preset", "video", *_set(SETTINGS), *(QUICK if settings.quick else ())), min(FILMS, used.episodes),
     )  # fmt: skip
     return [data, *plan(METHODS, setting, out, ("expert",), ("data",))]
 

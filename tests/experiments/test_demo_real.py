@@ -12,8 +12,9 @@ from PIL import Image
 
 from lapa import cli
 from lapa.contracts import LapaError
-from lapa.experiments.demo_real import ALL_STAGES, STAGE_3, RealDemoSettings, demo_real_plan, side_by_side
+from lapa.experiments.demo_real import SETTINGS, RealDemoSettings, demo_real_plan, side_by_side
 from lapa.plots.codes import animation
+from lapa.policies import configured
 from lapa.recipe import overridden, preset
 
 
@@ -23,9 +24,9 @@ def test_the_plan_has_every_method_on_the_same_data(tmp_path: Path) -> None:
     for name in ("scratch", "vpt", "lapa", "actionvla"):
         assert f"lerobot:{tmp_path / 'data'},episodes=0-5" in steps[f"policy/{name}"].command
         assert steps[f"eval/{name}"].needs == (f"policy/{name}",)
-    recipe = overridden(preset("video"), ALL_STAGES)
-    assert recipe.policy.head == "parallel", "stage 2 predicts codes"
-    assert overridden(recipe, STAGE_3).policy.head == "regression"
+    recipe = overridden(preset("video"), SETTINGS)
+    assert configured(recipe).head_for("codes")[0] != configured(recipe).head_for("numbers")[0]
+    configured(recipe).require_pretrainable("codes")
     assert {step.command[0] for step in steps.values()} <= set(cli.COMMANDS)
     defaults = {name: p.default for name, p in inspect.signature(cli.COMMANDS["demo-real"]).parameters.items()}
     given = RealDemoSettings()
