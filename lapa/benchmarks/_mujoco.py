@@ -1,4 +1,4 @@
-"""What the benchmarks in MuJoCo share: drawing without a screen, pictures drawn when they are looked at."""
+"""What the benchmarks in MuJoCo share: drawing without a screen, pictures drawn when they are looked at, their rows."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ctypes.util import find_library
 from typing import Any
 
 import numpy as np
 
-from lapa.contracts import Array
+from lapa.contracts import Array, Observation
 
 GL = "MUJOCO_GL"
 LEANS = 0.1  # cameras that look straight down have no upper side: their tops point up or down by less than this
@@ -48,7 +49,8 @@ class Drawer:
     """Draws the cameras of one model at size x size pixels. Worlds of the same model may share it: it keeps meshes and
     textures, and what stands where comes from the world that is drawn."""
 
-    def __init__(self, model: Any, size: int, shadows: bool) -> None:
+    def __init__(self, model: Any, size: int, shadows: bool, hidden: Sequence[int] = ()) -> None:
+        """hidden: the groups of geoms that are not drawn, such as those that only collide."""
         import mujoco
 
         model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
@@ -61,6 +63,7 @@ class Drawer:
         atexit.register(_close_all)  # what is registered last comes first: before MuJoCo's end, and dm_control's
         _OPEN.append(weakref.ref(self))
         self._option = mujoco.MjvOption()
+        self._option.geomgroup[list(hidden)] = 0
 
     def draw(self, model: Any, data: Any, camera: str, spots: Sequence[tuple[Array, Array]] = ()) -> Array:
         """uint8 [size, size, 3], upright: a camera whose top points to the ground is turned by 180 degrees.
@@ -113,3 +116,24 @@ class Pictures(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._cameras)
+
+
+class Row:
+    """An actor that gives the next action of each episode it is asked about."""
+
+    def __init__(self, act: Callable[[int], Array]) -> None:
+        self._act = act
+
+    def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
+        """float32 [B, 1, A]; without `ids`, of the first B episodes."""
+        return np.stack([self._act(int(i)) for i in (range(len(observations)) if ids is None else ids)])[:, None]
+
+
+@contextmanager
+def numpy_state_kept() -> Iterator[None]:
+    """Whatever draws from numpy's global generator inside changes nothing outside."""
+    before = np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002

@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lapa.benchmarks._mujoco import Drawer, Pictures, without_a_screen
+from lapa.benchmarks._mujoco import Drawer, Pictures, Row, numpy_state_kept, without_a_screen
 from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, Step, TaskSpec
 from lapa.plugins import choose, require
 
@@ -173,7 +172,7 @@ class MetaWorld:
 
     def baselines(self) -> Mapping[str, Actor]:
         """no_op: stays, with an open hand; random: from all actions; expert: Meta-World's own, within the limits."""
-        return {"no_op": _Row(self._stay), "random": _Row(self._anything), "expert": _Row(self._demonstrated)}
+        return {"no_op": Row(self._stay), "random": Row(self._anything), "expert": Row(self._demonstrated)}
 
     # --- acting
 
@@ -216,7 +215,7 @@ class _World:
 
         self.task = task
         self._policy: Any = ENV_POLICY_MAP[task]
-        with _numpy_state_kept():
+        with numpy_state_kept():
             self.env: Any = ENV_CLS_MAP[task]()
         env = self.env
         env._partially_observable = False  # its expert needs the goal; a policy is not shown it
@@ -228,7 +227,7 @@ class _World:
         """Scene `seed` of this task, which depends on nothing else."""
         import mujoco
 
-        with _numpy_state_kept():
+        with numpy_state_kept():
             np.random.seed(0)  # noqa: NPY002  where a task draws past its own generator
             self.env.seed(int(np.random.default_rng([seed, zlib.crc32(self.task.encode())]).integers(2**31)))
             self.seen, _ = self.env.reset()
@@ -268,17 +267,6 @@ class _World:
         return told
 
 
-class _Row:
-    """An actor that gives the next action of each episode it is asked about."""
-
-    def __init__(self, act: Callable[[int], Array]) -> None:
-        self._act = act
-
-    def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
-        """float32 [B, 1, 4]; without `ids`, of the first B episodes."""
-        return np.stack([self._act(int(i)) for i in (range(len(observations)) if ids is None else ids)])[:, None]
-
-
 def _tasks(path: str) -> tuple[str, ...]:
     """The tasks that PATH names. Raises LapaError with a suggestion for an unknown one."""
     if path.lower() in ("mt10", "mt50"):
@@ -289,13 +277,3 @@ def _tasks(path: str) -> tuple[str, ...]:
     if len(set(found)) < len(found) or set(found) & {"mt10", "mt50"}:
         raise LapaError(f"metaworld:{path}: each task once, or mt10 or mt50 alone.")
     return found
-
-
-@contextmanager
-def _numpy_state_kept() -> Iterator[None]:
-    """Whatever draws from numpy's global generator inside changes nothing outside."""
-    before = np.random.get_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002

