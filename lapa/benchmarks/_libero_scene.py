@@ -16,7 +16,7 @@ OPEN = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)  # the action that stays and
 
 
 class Scene:
-    """What the simulator of a task (a robosuite environment of LIBERO) knows. All places are in metres, in the world."""
+    """What the simulator of a task, a robosuite environment of LIBERO, knows. Places are in metres, in the world."""
 
     def __init__(self, env: Any) -> None:
         self.env = env
@@ -24,7 +24,7 @@ class Scene:
         gripper = env.robots[0].gripper
         self._fingers = [frozenset(map(env.sim.model.geom_name2id, gripper.important_geoms[side]))
                          for side in ("left_finger", "right_finger")]  # fmt: skip
-        self._subjects = {goal[1]: self.geoms(goal[1]) for goal in self.goals}
+        self._subjects = {goal[1]: self.moving(goal[1]) for goal in self.goals}
 
     # --- running
 
@@ -41,6 +41,7 @@ class Scene:
     def settle(self, steps: int) -> None:
         """Wait, as published evaluations do, until objects lie still; what is then is the beginning."""
         self.env.sim.forward()
+        self.env._post_process()  # a burner that glowed in the episode before goes out
         for _ in range(steps):
             self.step(OPEN)
         self._began = {name: self.place(name) for name in self._subjects}
@@ -103,10 +104,6 @@ class Scene:
             return np.array(data.site_xpos[model.site_name2id(name)])
         return np.array(data.body_xpos[self._body(name)])
 
-    def size(self, region: str) -> Array:
-        """float [3]: half the sides of a region, in its own axes."""
-        return np.array(self.env.object_sites_dict[region].size, float)
-
     def touching(self, geoms: Iterable[int]) -> int:
         """How many fingers touch one of these geoms."""
         of = frozenset(geoms)
@@ -119,19 +116,35 @@ class Scene:
         """The names of the objects that may be carried."""
         return tuple(self.env.objects_dict)
 
-    def fixtures(self) -> tuple[str, ...]:
-        """The names of what stands firmly."""
-        return tuple(name for name in self.env.fixtures_dict if name in self.env.obj_body_id)
+    def boxes(self, but: str) -> Array:
+        """float [N, 2, 3]: the lowest and the highest corner of all that can collide, but for one object, the robot and
+        the table."""
+        names = [name for name in (*self.env.objects_dict, *self.env.fixtures_dict)
+                 if name != but and name in self.env.obj_body_id]  # fmt: skip
+        found = [self.corners(geom) for name in names for geom in self.geoms(name)]
+        return np.array([[points.min(0), points.max(0)] for points in found]).reshape(-1, 2, 3)
+
+    def region(self, name: str) -> bool:
+        """Is it a place on or in something, and no thing?"""
+        return name in self.env.object_sites_dict
+
+    def on_table(self, name: str) -> bool:
+        """Is it a place on the table or the floor?"""
+        return self.region(name) and self.env.object_sites_dict[name].parent_name is None
 
     def geoms(self, name: str) -> tuple[int, ...]:
-        """The geoms that can collide of an object or a fixture with all its parts; of a region the part it is on; of a
-        table or floor none."""
-        model = self.env.sim.model
-        body, within = self._body(name), set[int]()
-        if body <= 0:
-            return ()
-        for i in range(body, model.nbody):  # parts come after what they belong to
-            if i == body or model.body_parentid[i] in within:
+        """The geoms that can collide of an object or a fixture with all its parts; of a region the part it is on."""
+        return self._within(self._body(name))
+
+    def moving(self, name: str) -> tuple[int, ...]:
+        """The geoms that can collide of a region's part (a drawer), or of what turns of a fixture (a knob)."""
+        joints = self._joint_ids(name)
+        return self._within(int(self.env.sim.model.jnt_bodyid[joints[0]])) if joints else self.geoms(name)
+
+    def _within(self, body: int) -> tuple[int, ...]:
+        model, within = self.env.sim.model, {body}
+        for i in range(body + 1, model.nbody):  # parts come after what they belong to
+            if model.body_parentid[i] in within:
                 within.add(i)
         return tuple(g for g in range(model.ngeom) if model.geom_bodyid[g] in within and model.geom_contype[g])
 
@@ -150,14 +163,33 @@ class Scene:
         placed: Array = own @ np.array(data.geom_xmat[geom]).reshape(3, 3).T + data.geom_xpos[geom]
         return placed
 
-    def joint(self, name: str) -> tuple[Array, Array, float, tuple[float, float]]:
-        """The joint of a region's part (a drawer) or of a fixture (a knob): a point of its axis, the axis, its value and
-        its range."""
+    def drawer(self, name: str) -> bool:
+        """Is it in something that opens?"""
+        return self.region(name) and bool(self._joint_ids(name))
+
+    def opened(self, region: str) -> bool:
+        """Is a drawer open?"""
+        return bool(self.env.object_states_dict[region].is_open())
+
+    def slide(self, region: str, out: bool) -> tuple[Array, float]:
+        """The way a drawer opens, float [3], and how far it has to go along it, in metres: less than 0 to be shut."""
+        model, data = self.env.sim.model, self.env.sim.data
+        number = self._joint_ids(region)[0]
+        low, high = model.jnt_range[number]
+        parent = self.env.get_object(self.env.object_sites_dict[region].parent_name)
+        open_at, shut_at = (low, high) if parent.is_open(low) else (high, low)
+        way = np.array(data.xaxis[number]) * np.sign(open_at - shut_at)
+        left = abs((open_at if out else shut_at) - data.qpos[model.jnt_qposadr[number]])
+        return way, float(left if out else -left)
+
+    def knob(self, name: str, on: bool) -> tuple[Array, float]:
+        """The axis of a knob, float [3], and by how much it has to be turned about it, in radians."""
         model, data = self.env.sim.model, self.env.sim.data
         number = self._joint_ids(name)[0]
-        low, high = model.jnt_range[number]
-        now = float(data.qpos[model.jnt_qposadr[number]])
-        return np.array(data.xanchor[number]), np.array(data.xaxis[number]), now, (float(low), float(high))
+        ranges = self.env.get_object(name).object_properties["articulation"]
+        wanted = np.mean(ranges["default_turnon_ranges" if on else "default_turnoff_ranges"])
+        left = wanted - data.qpos[model.jnt_qposadr[number]]
+        return np.array(data.xaxis[number]), float(left)
 
     def _ways(self, name: str) -> list[tuple[float, float]]:
         """(value, length of its range) of each joint of a drawer or a knob."""

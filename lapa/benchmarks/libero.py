@@ -1,4 +1,4 @@
-"""LIBERO: a Panda does household tasks that are told in words (MuJoCo): libero:libero_object, libero_spatial, libero_10."""
+"""LIBERO: an arm does 130 household tasks that are told in words (MuJoCo): libero:libero_object, libero_goal, .."""
 
 from __future__ import annotations
 
@@ -37,11 +37,10 @@ CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand", "frontview":
 LIMITS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 VARIANTS = ("lan", "object", "swap", "task")  # of LIBERO-PRO: other words, objects, places, goals
 SUITES = (*LIMITS, *(f"{suite}_{how}" for suite in LIMITS if suite != "libero_90" for how in VARIANTS))
-WAIT = 10  # steps in which the objects settle, as in those programs
 # Scenes from here on, and below the others, are the published initial states; those for training and for choosing are
 # drawn anew from the same regions (evaluate.py: TEST_SEEDS, VALIDATION_SEEDS).
 PUBLISHED = range(1_000_000_000, 2_000_000_000)
-MOST_WORLDS = 20  # that are kept in memory: some 250 MB each
+MOST_WORLDS = 10  # that are kept in memory: some 700 MB each, 1.1 GB where pictures are drawn
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,11 @@ class Config:
     max_steps: int | None = None
     """actions of an episode (None: as the published evaluations have it, by suite, divided by repeat)"""
     mirror: bool = False
-    """pictures as published clients send them: turned by 180 degrees from upside-down, so left and right change places"""
+    """pictures as published clients send them: upside-down ones turned by 180 degrees, so left is right"""
     shadows: bool = False
     """draw shadows and smooth edges, slow without a GPU"""
+    wait: int = 10
+    """steps before an episode in which the objects come to lie still, as published evaluations have it"""
     batch: int = 10
     """episodes side by side, at most; a task that occurs twice among them is loaded twice"""
 
@@ -95,10 +96,11 @@ class Libero:
         self.families = tuple(task.name for task in self._all)
         longest = max(LIMITS[_base(task.suite)] for task in self._all)
         steps = config.max_steps or -(-longest // max(config.repeat, 1))
-        for option, value, high in (("size", config.size, 4096), ("repeat", config.repeat, 20),
-                                    ("max_steps", steps, 10_000), ("batch", config.batch, 100)):  # fmt: skip
-            if not 1 <= value <= high:
-                raise LapaError(f"libero: {option} is 1 to {high}, not {value}.")
+        for option, value, low, high in (("size", config.size, 1, 4096), ("repeat", config.repeat, 1, 20),
+                                         ("max_steps", steps, 1, 10_000), ("wait", config.wait, 0, 1000),
+                                         ("batch", config.batch, 1, 100)):  # fmt: skip
+            if not low <= value <= high:
+                raise LapaError(f"libero: {option} is {low} to {high}, not {value}.")
         kinds = (*("delta",) * 6, "binary")
         reach = float(config.repeat)
         self.spec = TaskSpec(
@@ -108,9 +110,9 @@ class Libero:
         self._idle: list[_World] = []
         self._worlds: list[_World] = []
         edges = "with" if config.shadows else "without"
-        print(f"libero: {len(self.families)} tasks; camera {', '.join(cameras)} at {config.size} pixels, {edges} shadows "
-              f"and smooth edges{', mirrored' * config.mirror}; {HZ / config.repeat:g} actions a second, at most {steps} "
-              "of them.", file=sys.stderr)  # fmt: skip
+        print(f"libero: {len(self.families)} tasks; camera {', '.join(cameras)} at {config.size} pixels"
+              f"{', mirrored' * config.mirror}, {edges} shadows and edges; {HZ / config.repeat:g} actions a second, at "
+              f"most {steps} of them.", file=sys.stderr)  # fmt: skip
 
     # --- the contract
 
@@ -127,7 +129,7 @@ class Libero:
         for seed in seeds:
             world = self._world(self._task(seed))
             self._worlds.append(world)
-            world.begin(int(seed), int(seed) % PUBLISHED.start // len(self._all))
+            world.begin(int(seed), int(seed) % PUBLISHED.start // len(self._all), self.config.wait)
         self._done = [False] * len(seeds)
         self._random = [np.random.default_rng([int(seed), 9]) for seed in seeds]
         self._experts: dict[int, Expert] = {}
@@ -212,7 +214,7 @@ class _World:
         self._published: Array = load_initial_states(task.states)
         self._drawer: Drawer | None = None
 
-    def begin(self, seed: int, number: int) -> None:
+    def begin(self, seed: int, number: int, wait: int) -> None:
         """Scene `seed` of this task: the published initial state of that number, or one that is drawn."""
         with numpy_state_kept(), redirect_stdout(StringIO()):
             drawn = np.random.default_rng([seed, zlib.crc32(self.task.name.encode())]).integers(2**31)
@@ -220,7 +222,7 @@ class _World:
             self._made.reset()
         if seed in PUBLISHED:
             self._made.set_state(self._published[number % len(self._published)])
-        self.scene.settle(WAIT)
+        self.scene.settle(wait)
         self.clock += 1
 
     def step(self, action: Array, repeat: int) -> None:
@@ -283,8 +285,8 @@ def _tasks(path: str) -> tuple[Task, ...]:
 
 
 def _described(suite: str, task: str, name: str) -> Task:
-    """A task with its files. Its sentence is the one that published clients tell: in LIBERO the name of its file, in the
-    variants of LIBERO-PRO, which change the words, what its problem says."""
+    """A task with its files. Its sentence is the one that published clients tell: in LIBERO the name of its file, in
+    the variants of LIBERO-PRO, which change the words, what its problem says."""
     from bddl.parsing import scan_tokens
     from libero.libero import benchmark, get_libero_path
 
