@@ -77,7 +77,7 @@ class Expert:
             yield from self._up(place[2] + 0.1 - here[2])
         yield from self._to(place + 0.08 * UP, turn, FREE, near=0.012)
         yield from self._to(place, turn, FREE, near=0.005, most=30)
-        yield from self._stay(turn, SHUT, 8)
+        yield from self._close(turn)
         yield from self._to(place + 0.06 * UP, turn, SHUT, near=0.03)
 
     def _goal(self, what: str, where: str, inside: bool) -> Array:
@@ -176,7 +176,7 @@ class Expert:
         yield from self._to(handle + 0.12 * outward, turn, FREE if out else SHUT, near=0.015)
         if out:
             yield from self._to(handle, turn, FREE, near=0.008, most=30)
-            yield from self._stay(turn, SHUT, 8)
+            yield from self._close(turn)
         end = handle + left * outward + (0.03 if out else -0.03) * outward
         yield from self._to(end, turn, SHUT, near=0.01, most=50)
         yield from self._stay(turn, FREE, 5)
@@ -194,7 +194,7 @@ class Expert:
         place = np.append(place[:2], top - 0.015)
         yield from self._to(place + 0.08 * UP, turn, FREE, near=0.012)
         yield from self._to(place, turn, FREE, near=0.006, most=30)
-        yield from self._stay(turn, SHUT, 8)
+        yield from self._close(turn)
         for part in np.linspace(0, 1, 12)[1:]:
             yield self._motion(place, _rotation(axis, part * left) @ turn, SHUT)
         yield from self._stay(_rotation(axis, left) @ turn, SHUT, 8)
@@ -213,6 +213,15 @@ class Expert:
 
     def _up(self, by: float) -> Iterator[Array]:
         yield from self._to(self.scene.hand() + by * UP, self.scene.turn(), FREE, near=0.03, most=20)
+
+    def _close(self, turn: Array) -> Iterator[Array]:
+        """Shut the hand, until the fingers come no nearer to each other."""
+        place, before = self.scene.hand(), self.scene.opening()
+        for step in range(20):
+            yield self._motion(place, turn, SHUT)
+            if step > 3 and before - self.scene.opening() < 0.001:
+                return
+            before = self.scene.opening()
 
     def _stay(self, turn: Array, grip: float, steps: int) -> Iterator[Array]:
         place = self.scene.hand()

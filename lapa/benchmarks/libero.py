@@ -220,6 +220,8 @@ class _World:
             drawn = np.random.default_rng([seed, zlib.crc32(self.task.name.encode())]).integers(2**31)
             np.random.seed(int(drawn))  # noqa: NPY002
             self._made.reset()
+        for robot in self._made.robots:  # robosuite makes a new gripper with each model; we keep the model
+            robot.gripper.current_action = np.zeros(robot.gripper.dof)
         if seed in PUBLISHED:
             self._made.set_state(self._published[number % len(self._published)])
         self.scene.settle(wait)

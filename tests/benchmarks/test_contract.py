@@ -17,7 +17,7 @@ SPECS = {  # where the name alone does not do, or takes long
     "gym": "gym:lapa/Tabletop-v0,max_steps=60,expert=info.expert_action",
     "aloha": "aloha,size=16,max_steps=8,batch=3",
     "so101": "so101:pick-cube,size=16,max_steps=8,batch=3",
-    "libero": "libero:libero_object/1,size=16,max_steps=3,wait=0",
+    "libero": "libero:libero_object/1,size=16,camera=agentview,max_steps=2,wait=0",
     "metaworld": "metaworld:reach-v3,size=24,repeat=4,max_steps=30,batch=3",
 }
 
