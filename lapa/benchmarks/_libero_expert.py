@@ -27,7 +27,7 @@ class Expert:
 
     def __init__(self, scene: Scene, repeat: int = 1) -> None:
         self.scene, self.repeat = scene, repeat
-        self._down = scene.turn()  # the hand points down at the beginning
+        self._home, self._down = scene.hand(), scene.turn()  # the hand points down at the beginning
         self._moves = self._all()
 
     def act(self) -> Array:
@@ -182,6 +182,7 @@ class Expert:
         yield from self._stay(turn, FREE, 5)
         yield from self._to(end + 0.1 * outward, turn, FREE, near=0.02, most=20)
         yield from self._up(0.15)
+        yield from self._to(self._home, self._down, FREE, near=0.04)  # the wrist turned far: not from here elsewhere
 
     def _rotate(self, knob: str, on: bool, attempt: int) -> Iterator[Array]:
         """Take a knob by what stands up of it, and turn it."""
