@@ -118,7 +118,7 @@ class Pictures(Mapping[str, Array]):
         return len(self._cameras)
 
 
-class Row:
+class OwnRow:
     """An actor that gives the next action of each episode it is asked about."""
 
     def __init__(self, act: Callable[[int], Array]) -> None:

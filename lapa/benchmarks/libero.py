@@ -18,7 +18,7 @@ import numpy as np
 
 from lapa.benchmarks._libero_expert import Expert
 from lapa.benchmarks._libero_scene import OPEN, STAGES, Scene
-from lapa.benchmarks._mujoco import Drawer, Pictures, Row, numpy_state_kept, without_a_screen
+from lapa.benchmarks._mujoco import Drawer, OwnRow, Pictures, numpy_state_kept, without_a_screen
 from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, Step, TaskSpec
 from lapa.plugins import choose, require
 
@@ -149,7 +149,7 @@ class Libero:
 
     def baselines(self) -> Mapping[str, Actor]:
         """no_op: stays, with an open hand; random: from all actions; expert: ours (_libero_expert.py)."""
-        return {"no_op": Row(lambda i: OPEN), "random": Row(self._anything), "expert": Row(self._demonstrated)}
+        return {"no_op": OwnRow(lambda i: OPEN), "random": OwnRow(self._anything), "expert": OwnRow(self._demonstrated)}
 
     # --- acting
 

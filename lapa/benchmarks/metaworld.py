@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa.benchmarks._mujoco import Drawer, Pictures, Row, numpy_state_kept, without_a_screen
+from lapa.benchmarks._mujoco import Drawer, OwnRow, Pictures, numpy_state_kept, without_a_screen
 from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, Step, TaskSpec
 from lapa.plugins import choose, require
 
@@ -172,7 +172,7 @@ class MetaWorld:
 
     def baselines(self) -> Mapping[str, Actor]:
         """no_op: stays, with an open hand; random: from all actions; expert: Meta-World's own, within the limits."""
-        return {"no_op": Row(self._stay), "random": Row(self._anything), "expert": Row(self._demonstrated)}
+        return {"no_op": OwnRow(self._stay), "random": OwnRow(self._anything), "expert": OwnRow(self._demonstrated)}
 
     # --- acting
 
