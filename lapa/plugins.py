@@ -16,7 +16,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -195,21 +195,25 @@ def _fits(value: Any, hint: Any) -> bool:
     return True
 
 
-def missing(kind: str, name: str) -> str:
-    """How to install what a plug-in needs, "" where all of it is there. Its file says it as NEEDS, {module: how its
-    package is installed}; read without being imported."""
+def missing(kind: str, name: str, given: Collection[str] = ()) -> str:
+    """How to get what a plug-in needs, "" where all of it is there or `given` in another way. Its file says it as
+    NEEDS, {module, or $VARIABLE that names a file or folder: how to get it}; read without being imported."""
     tree = ast.parse(file_of(kind, name).read_bytes())
     told = [
         node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NEEDS"
     ]
     needs: dict[str, str] = ast.literal_eval(told[0]) if told else {}
-    return "; ".join(dict.fromkeys(how for module, how in needs.items() if importlib.util.find_spec(module) is None))
+    return "; ".join(dict.fromkeys(how for need, how in needs.items() if need not in given and not _there(need)))
 
 
-def require(kind: str, name: str) -> None:
-    """Raise LapaError, with what to install, where a plug-in needs what is not there."""
-    if how := missing(kind, name):
-        raise LapaError(f"{name} needs packages that are not installed: {how}")
+def _there(need: str) -> bool:
+    return bool(os.environ.get(need[1:])) if need.startswith("$") else importlib.util.find_spec(need) is not None
+
+
+def require(kind: str, name: str, given: Collection[str] = ()) -> None:
+    """Raise LapaError, with how to get it, where a plug-in needs what is not there (see `missing`)."""
+    if how := missing(kind, name, given):
+        raise LapaError(f"{name} needs what is not there: {how}")
 
 
 def describe(kind: str, name: str) -> str:

@@ -446,6 +446,12 @@ def test_what_a_plugin_needs_is_said_in_one_line(
     with pytest.raises(LapaError, match=r"far .*pip install far$"):
         plugins.require("benchmarks", "far")
     plugins.require("benchmarks", "tabletop")
+    (tmp_path / "benchmarks/folder.py").write_text('NEEDS = {"$FAR_AWAY": "name it"}\nclass Config:\n    pass\n')
+    plugins._files.cache_clear()
+    assert plugins.missing("benchmarks", "folder") == "name it", "what a variable names"
+    assert plugins.missing("benchmarks", "folder", given=("$FAR_AWAY",)) == ""
+    monkeypatch.setenv("FAR_AWAY", "here")
+    assert plugins.missing("benchmarks", "folder") == ""
     show_list()
     lines = capsys.readouterr().out.splitlines()
     assert [line.endswith("pip install far") for line in lines if line.startswith("  far ")] == [True]

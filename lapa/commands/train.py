@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -285,15 +286,28 @@ def finetune(
 
 def _print_trial(policy: Path, dataset: tuple[str, ...], robots: tuple[str, ...]) -> None:
     """How to try a policy: on the benchmark that its robot belongs to, else on recorded episodes."""
-    from lapa import plugins
-
-    kinds = {robot.partition("_")[0] for robot in robots}
-    known = [name for name in plugins.names("benchmarks") if {name} == kinds]
-    if known:
-        print_next(f"lapa evaluate --policy {quoted(policy)} --benchmark {known[0]} --episodes 500 --out runs/eval")
+    if (known := _world(dataset, robots)) is not None:
+        print_next(
+            f"lapa evaluate --policy {quoted(policy)} --benchmark {quoted(known)} --episodes 500 --out runs/eval"
+        )
         return
     print("In a simulator of the robot: lapa evaluate --benchmark NAME (`lapa list` names those that there are).")
     print_next(f"lapa evaluate --policy {quoted(policy)} {again(dataset)} --out runs/eval")
+
+
+def _world(dataset: tuple[str, ...], robots: tuple[str, ...]) -> str | None:
+    """The benchmark that these data are of, as `lapa evaluate` takes it: the one that all say they were collected from,
+    or the one whose name and usual path are the name of every robot; None: that is not known."""
+    from lapa import plugins
+    from lapa.data.spec import parse
+    from lapa.interop.demonstrations import benchmark_of
+
+    told = {benchmark_of(parse(text)) for text in dataset}
+    if told != {None}:
+        return told.pop() if len(told) == 1 else None
+    paths = {name: fields(plugins.find("benchmarks", name)) for name in plugins.names("benchmarks")}
+    usual = {name: next((part.default for part in its if part.name == "path"), "") for name, its in paths.items()}
+    return next((name for name, path in usual.items() if robots and {*robots} <= {name, f"{name}_{path}"}), None)
 
 
 def _saved(policy: Path | None) -> dict[str, Any]:

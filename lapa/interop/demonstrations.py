@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from lapa.artefacts.folder import read_json
 from lapa.contracts import ActionSpec, Actor, Array, Benchmark, Episode, LapaError, Observation, Outcome, Step
+from lapa.data.spec import Spec
 from lapa.data.video import Quality
 from lapa.evaluate import EPISODES, Trial, open_benchmark, roll_out
 from lapa.interop.collect import Take, mere_video, write
@@ -27,6 +29,8 @@ from lapa.runtime.workers import PARENT, end_with_parent
 SIDE_BY_SIDE = 50  # scenes, where the benchmark takes as many as one likes
 REHEARSED = 8  # scenes that tell how large the expert's motions are
 TRIES = 5  # scenes for each demonstration, at most: an expert that fails more often is none
+
+EXPERT = ", its expert"  # what follows the benchmark where a dataset says what it was made from
 
 Shown = tuple[int, Outcome, Take | None]  # a scene's number, how it ended, and its episode where there was success
 
@@ -60,8 +64,8 @@ def collect_demonstrations(
     takes = demonstrations(open_benchmark(benchmark), episodes, seed, noise, benchmark, workers)
     if without_actions:
         takes = mere_video(takes)
-    origin = {"sources": [f"{benchmark}, its expert"], "seed": seed, "noise": noise}
-    return write(takes, out, origin, episodes, quality, robot or re.sub(r"\W+", "_", benchmark.partition(",")[0]))
+    robot = robot or re.sub(r"\W+", "_", benchmark.partition(",")[0])
+    return write(takes, out, origin(benchmark, seed, noise), episodes, quality, robot)
 
 
 def demonstrations(
@@ -98,6 +102,23 @@ def demonstrations(
                     yield take
     if told := wanted.failures():
         print(told, file=sys.stderr)
+
+
+def origin(benchmark: str, seed: int, noise: float) -> dict[str, Any]:
+    """What meta/lapa.json of such a dataset says of it."""
+    return {"sources": [benchmark + EXPERT], "seed": seed, "noise": noise}
+
+
+def benchmark_of(spec: Spec) -> str | None:
+    """The benchmark, with its options, that a dataset was collected from, where the dataset says so; None also where it
+    is read at another rate, as its actions are another robot's then."""
+    told = Path(spec.path).expanduser() / "meta/lapa.json"
+    if spec.choice.stride not in (None, 1) or spec.choice.fps is not None or not told.is_file():
+        return None
+    found = read_json(told, "dataset's origin")
+    sources = found.get("sources") if isinstance(found, dict) else None
+    one = sources[0] if isinstance(sources, list) and len(sources) == 1 else None
+    return one.removesuffix(EXPERT) if isinstance(one, str) and one.endswith(EXPERT) else None
 
 
 class _Wanted:

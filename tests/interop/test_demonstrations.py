@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from lapa import cli
+from lapa.commands.train import _world
 from lapa.contracts import Array, Episode, LapaError, Observation, Step
 from lapa.data.pack import pack
-from lapa.data.spec import open_dataset
+from lapa.data.spec import open_dataset, parse
 from lapa.evaluate import TEST_SEEDS, Trial, open_benchmark
-from lapa.interop.demonstrations import _Noisy, demonstrations, motion
+from lapa.interop.demonstrations import _Noisy, benchmark_of, demonstrations, motion, origin
 
 ANOTHER_WORLD = Path(__file__).parents[1] / "another_world"
 
@@ -151,6 +152,32 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert packed.action_spec == spec.action
     assert packed.state_names == spec.state
     assert json.loads((out / "meta/info.json").read_text())["fps"] == 10
+    assert benchmark_of(parse(f"lerobot:{out},camera=wrist")) == "arm"
+    assert benchmark_of(parse(f"lerobot:{out},stride=2")) is None, "at half the rate it is another robot"
+    assert benchmark_of(parse("tabletop:sim,episodes=2")) is None
+
+
+@pytest.mark.parametrize(
+    ("sources", "robots", "world"),
+    [
+        (["far:a+b,size=9"], ("far_a_b",), "far:a+b,size=9"),
+        (["far:a", "far:a"], ("far_a",), "far:a"),
+        (["far:a", "far:b"], ("far_a",), None),
+        (["", "far:b"], ("far_a",), None),
+        ([""], ("tabletop_sim",), "tabletop"),
+        ([""], ("tabletop_sim", "other"), None),
+        ([""], ("metaworld_reach_v3",), None),
+        ([""], (), None),
+    ],
+)
+def test_the_next_command_names_the_whole_benchmark_or_none(
+    tmp_path: Path, sources: list[str], robots: tuple[str, ...], world: str | None
+) -> None:
+    for i, source in enumerate(sources):
+        (tmp_path / f"{i}/meta").mkdir(parents=True)
+        told = origin(source, 0, 0.0) if source else {"sources": ["lerobot:elsewhere"]}
+        (tmp_path / f"{i}/meta/lapa.json").write_text(json.dumps(told))
+    assert _world(tuple(f"lerobot:{tmp_path / str(i)}" for i in range(len(sources))), robots) == world
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,177 @@
+"""Language Table, the real one (PyBullet): an arm pushes blocks: language_table:block2block+separate."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lapa.benchmarks import _language_table as real
+from lapa.benchmarks._mujoco import OwnRow, Pictures
+from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, Step, TaskSpec
+from lapa.data.images import resized
+from lapa.plugins import choose, require
+
+NEEDS = {
+    "pybullet": 'pip install "lapa[language-table]"',
+    "$LANGUAGE_TABLE": "git clone https://github.com/google-research/language-table, and name that folder with the "
+    "environment variable LANGUAGE_TABLE or the option clone=FOLDER",
+}
+
+VARIABLE = "LANGUAGE_TABLE"
+CAMERA = "front"
+STATE = ("effector_x", "effector_y")  # metres
+ACTION = ("dx", "dy")  # metres
+LIMIT = 200  # steps of an episode at 10 a second, as in the repository's evaluation
+FAST = 0.035  # metres in one step of 10 a second: the oracle's largest motion
+BLOCKS = ("BLOCK_4", "BLOCK_8", "N_CHOOSE_K")  # the others have one block, or a pole that the repository cannot place
+SPLITS = ("all", "seen", "unseen")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which tasks, and how they are seen: `language_table:block2block+separate,blocks=BLOCK_4,size=128`."""
+
+    path: str = "all"
+    """all, or families joined by +: block2block, block2absolute, block2block_relative, block2relative, separate"""
+    clone: str = ""
+    """folder of the user's clone of google-research/language-table ("": what LANGUAGE_TABLE names)"""
+    blocks: str = "BLOCK_8"
+    """BLOCK_4, BLOCK_8, or N_CHOOSE_K, 4 to 10 of 16"""
+    split: str = "all"
+    """seen, unseen: one of five combinations of blocks and places is held out, or all"""
+    size: int = 128
+    """pixels a side of the picture, squashed from 320 x 180 (0: as it is)"""
+    repeat: int = 1
+    """steps of the simulator for one action: 10 / repeat actions a second, each with a motion up to repeat * 10 cm"""
+    max_steps: int | None = None
+    """actions of an episode (None: 200 / repeat)"""
+    batch: int = 10
+    """episodes side by side"""
+
+    def build(self) -> LanguageTable:
+        """The benchmark. Raises LapaError where the package or the clone is missing and for unknown names."""
+        require("benchmarks", "language_table", given=("$LANGUAGE_TABLE",) if self.clone else ())
+        return LanguageTable(self)
+
+
+class LanguageTable:
+    """One table a running episode. Scene `seed` is of family seed modulo their number, so that each has as many."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.families = config, _families(config.path)
+        choose(config.blocks, BLOCKS, "set of blocks of Language Table")
+        choose(config.split, SPLITS, "split of Language Table")
+        most = LIMIT // max(config.repeat, 1)
+        steps = most if config.max_steps is None else config.max_steps
+        for option, value, low, high in (
+            ("size", config.size, 0, 4096),
+            ("repeat", config.repeat, 1, LIMIT),
+            ("max_steps", steps, 1, 100_000),
+            ("batch", config.batch, 1, 500),
+        ):
+            if not low <= value <= high:
+                raise LapaError(f"language_table: {option} is {low} to {high}, not {value}.")
+        reach = real.LIMIT * config.repeat
+        self.spec = TaskSpec(
+            ActionSpec(ACTION, ("delta", "delta"), real.HZ / config.repeat), (CAMERA,), self.families, steps, STATE,
+            config.batch, limits=((-reach, reach),) * 2, stages=real.STAGES,
+        )  # fmt: skip
+        clone = Path(config.clone or os.environ[VARIABLE]).expanduser().resolve()
+        self._package = real.load(clone)
+        self._idle: list[real.World] = []
+        self._worlds: list[real.World] = []
+        seen = f"{config.size} pixels a side, squashed from 320 x 180" if config.size else "320 x 180 pixels"
+        print(f"language_table: {', '.join(self.families)}; {config.blocks}, split {config.split}; {seen}; "
+              f"{self.spec.action.hz:g} actions a second; from {clone}.", file=sys.stderr)  # fmt: skip
+
+    # --- the contract
+
+    def family(self, seed: int) -> str:
+        """The family of a scene."""
+        return self.families[int(seed) % len(self.families)]
+
+    def reset(self, seeds: Sequence[int]) -> list[Observation]:
+        """See Benchmark. Raises LapaError for more seeds than `batch`."""
+        if len(seeds) > self.config.batch:
+            raise LapaError(
+                f"language_table runs {self.config.batch} episodes side by side (batch=), not {len(seeds)}."
+            )
+        self._idle += self._worlds
+        self._worlds = []
+        for seed in seeds:
+            self._worlds.append(self._idle.pop() if self._idle else self._made())
+            self._worlds[-1].begin(self.family(seed), int(seed))
+        self._done = [False] * len(seeds)
+        self._random = [np.random.default_rng([int(seed), 9]) for seed in seeds]
+        self._shown = [self._observation(world) for world in self._worlds]
+        return list(self._shown)
+
+    def step(self, actions: Array) -> list[Step]:
+        """See Benchmark."""
+        return [
+            Step(self._shown[i], world.success, True) if self._done[i] else self._step(i, actions[i])
+            for i, world in enumerate(self._worlds)
+        ]
+
+    def tasks(self) -> tuple[str, ...]:
+        """See Benchmark."""
+        return tuple(world.family for world in self._worlds)
+
+    def picture(self, i: int, size: int) -> Array:
+        """Episode i as it is now, in the shape of the camera, at most `size` pixels a side."""
+        from PIL import Image
+
+        image = Image.fromarray(self._worlds[i].picture())
+        image.thumbnail((size, size))
+        return np.asarray(image)
+
+    def baselines(self) -> Mapping[str, Actor]:
+        """no_op: stays; random: any motion up to the oracle's largest; expert: the repository's RRT push oracle."""
+        stay = np.zeros(len(ACTION), np.float32)
+        return {
+            "no_op": OwnRow(lambda i: stay),
+            "random": OwnRow(self._anything),
+            "expert": OwnRow(self._demonstrated),
+        }
+
+    # --- acting
+
+    def _made(self) -> real.World:
+        return real.World(self._package, self.config.blocks, self.config.split, self.config.repeat)
+
+    def _step(self, i: int, action: Array) -> Step:
+        world = self._worlds[i]
+        world.step(action)
+        self._shown[i], self._done[i] = self._observation(world), world.success
+        return Step(self._shown[i], world.success, self._done[i], world.stages())
+
+    def _anything(self, i: int) -> Array:
+        most = FAST * self.config.repeat
+        return self._random[i].uniform(-most, most, len(ACTION)).astype(np.float32)
+
+    def _demonstrated(self, i: int) -> Array:
+        return self._worlds[i].expert().astype(np.float32)
+
+    def _observation(self, world: real.World) -> Observation:
+        def draw(camera: str) -> Array:
+            return resized(world.picture(), self.config.size or None)
+
+        return Observation(
+            images=Pictures(self.spec.cameras, draw, lambda: world.clock), instruction=world.instruction,
+            state=np.asarray(world.state["effector_translation"], np.float32),
+        )  # fmt: skip
+
+
+def _families(path: str) -> tuple[str, ...]:
+    """The families that PATH names. Raises LapaError with a suggestion for an unknown one."""
+    if path == "all":
+        return tuple(real.REWARDS)
+    found = tuple(choose(name, real.REWARDS, "family of Language Table") for name in path.split("+"))
+    if len(set(found)) < len(found):
+        raise LapaError(f"language_table:{path} names a family twice.")
+    return found
