@@ -117,7 +117,7 @@ class MetaWorld:
         if len(set(cameras)) < len(cameras):
             raise LapaError(f"metaworld: camera={config.camera} names a camera twice.")
         most = LIMIT // max(config.repeat, 1)
-        steps = config.max_steps or most
+        steps = most if config.max_steps is None else config.max_steps
         for option, value, high in (("size", config.size, 4096), ("repeat", config.repeat, LIMIT),
                                     ("max_steps", steps, most), ("batch", config.batch, 1000)):  # fmt: skip
             if not 1 <= value <= high:
