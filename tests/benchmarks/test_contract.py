@@ -17,11 +17,8 @@ SPECS = {  # where the name alone does not do, or takes long
     "gym": "gym:lapa/Tabletop-v0,max_steps=60,expert=info.expert_action",
     "aloha": "aloha,size=16,max_steps=8,batch=3",
     "so101": "so101:pick-cube,size=16,max_steps=8,batch=3",
-<<<<<<< HEAD
     "libero": "libero:libero_object/1,size=16,camera=agentview,max_steps=2,wait=0",
-=======
     "language_table": "language_table:block2relative,blocks=BLOCK_4,size=16,batch=3",
->>>>>>> a378781 (Language Table from the user's clone, SIMPLER's four tasks, the whole benchmark in finetune's next command)
     "metaworld": "metaworld:reach-v3,size=24,repeat=4,max_steps=30,batch=3",
 }
 
