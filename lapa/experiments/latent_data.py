@@ -24,7 +24,7 @@ DEMONSTRATIONS, NOISE = 50, 0.2
 EXPERTS = {  # benchmark -> options of the dataset that is made of its demonstrations
     "metaworld:mt10,repeat=2": "",
     "so101:pick-place": "",
-    "libero:spatial": "",
+    "libero:libero_object": "",
 }
 
 Collect = Callable[[str, int, Path, float], object]
