@@ -14,6 +14,7 @@ from released_lapa import backbone_options
 
 import lapa
 from lapa.actions.spaces import CodeSpace
+from lapa.backbones import lwm
 from lapa.contracts import Labels, LapaError
 from lapa.data.observations import Seen
 from lapa.data.pack import pack
@@ -53,6 +54,20 @@ def test_tokens_after_the_prompt_one_by_one_or_all_at_once(backbone: Any) -> Non
         further = backbone(inputs).further
         single = torch.cat([further(embeddings[:, i : i + 1]) for i in range(5)], 1)
     torch.testing.assert_close(together, single, rtol=0, atol=1e-5)
+
+
+def test_padding_in_front_of_all_prompts_is_not_computed(backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, lengths = backbone.prepare(seen(3)), list[int]()
+    hook = backbone.llama.layers[0].register_forward_hook(lambda *args: lengths.append(args[2][0].shape[1]))
+    with torch.no_grad():
+        short = backbone(inputs)
+        monkeypatch.setattr(lwm, "padding", lambda present: 0)
+        whole = backbone(inputs)
+    hook.remove()
+    assert lengths[1] - lengths[0] == int((~inputs["present"]).sum(1).min()) > 0
+    assert torch.equal(short.mask, whole.mask)
+    torch.testing.assert_close(short.hidden[short.mask], whole.hidden[whole.mask], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(short.readout, whole.readout, rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_reach_the_prompt_through_what_follows_it(backbone: Any) -> None:
