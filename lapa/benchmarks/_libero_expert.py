@@ -63,7 +63,7 @@ class Expert:
         held = self.scene.place(what) - self.scene.hand()
         hangs = self.scene.hand()[2] - self.scene.points(what)[:, 2].min()
         goal = self._goal(what, where, inside) - held
-        over = max(self._highest(what) + hangs + 0.02, goal[2] + 0.03)
+        over = max(self._highest(what) + hangs + 0.02, goal[2] + 0.03, place[2] + 0.1)  # 0.1: out of a drawer
         yield from self._to(np.append(place[:2], over), turn, SHUT, near=0.03)
         yield from self._to(np.append(goal[:2], over), turn, SHUT, near=0.012)
         yield from self._to(goal, turn, SHUT, near=0.008, most=30)
