@@ -48,16 +48,20 @@ test-wheel: $(READY)  ## a built wheel runs the rehearsal of the demo in an empt
 $(WORLDS): $(READY)
 	@echo 'Installing the benchmarks that others wrote ...'
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[metaworld,so101,aloha]'
+	@touch $(WORLDS)
+
+$(WORLDS)-libero: $(WORLDS)
+	@echo 'Installing LIBERO (622 MB; `make worlds LIBERO=` leaves it out) ...'
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt numba easydict termcolor future networkx cloudpickle tqdm
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt --no-deps $(LIBERO)  # see above
-	@touch $(WORLDS)
+	@touch $(WORLDS)-libero
 
 demo-real: $(WORLDS)  ## the same in Meta-World with pretrained parts; films in runs/demo_real
 	@$(VENV)/bin/lapa demo-real --out runs/demo_real
 
-worlds: $(WORLDS)  ## install the benchmarks that others wrote
+worlds: $(WORLDS) $(if $(LIBERO),$(WORLDS)-libero)  ## install the benchmarks that others wrote
 
-test-worlds: $(WORLDS)  ## install them and run their tests
+test-worlds: worlds  ## install them and run their tests
 	@$(PYTEST) --durations 10 tests/worlds tests/benchmarks/test_contract.py
 
 $(LEROBOT)/.ready: pyproject.toml lerobot_policy_lapa/pyproject.toml
