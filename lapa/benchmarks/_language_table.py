@@ -130,7 +130,7 @@ def _stand_ins() -> dict[str, ModuleType]:
 
 
 def quick(planner: Any) -> Any:
-    """The repository's RRT* with the same plans in a quarter of the time: its distances are computed at once.
+    """The repository's RRT* with the same plans in less time: its distances are computed at once.
 
     Most of a scene's time goes there: it measures the way to each of up to 2,048 nodes for each of them.
     """
