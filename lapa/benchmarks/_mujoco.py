@@ -1,4 +1,4 @@
-"""What the benchmarks in MuJoCo share: drawing without a screen, pictures drawn when they are looked at, their rows."""
+"""What benchmarks of others share: drawing without a screen, pictures drawn when they are looked at, their rows."""
 
 from __future__ import annotations
 

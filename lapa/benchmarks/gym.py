@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lapa.actions.spec import parse_kinds
+from lapa.benchmarks._mujoco import OwnRow
 from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, Step, TaskSpec
 
 WHOLE = "observation"  # what an observation that is no dictionary is called
@@ -135,10 +136,10 @@ class GymBenchmark:
         rows: dict[str, Actor] = {}
         kinds, state = self.spec.action.kinds, self.spec.state
         if "absolute" not in kinds or len(state) == len(kinds):
-            rows["no_op"] = _Row(self._stay)
-        rows["random"] = _Row(self._anything)
+            rows["no_op"] = OwnRow(self._stay)
+        rows["random"] = OwnRow(self._anything)
         if self.config.expert:
-            rows["expert"] = _Row(self._demonstrated)
+            rows["expert"] = OwnRow(self._demonstrated)
         return rows
 
     # --- acting
@@ -289,17 +290,6 @@ class GymBenchmark:
         if not limit:
             raise LapaError(f"{self.name} does not say how long an episode is. Give max_steps=.")
         return int(limit)
-
-
-class _Row:
-    """An actor that gives the next action of each episode it is asked about."""
-
-    def __init__(self, act: Callable[[int], Array]) -> None:
-        self._act = act
-
-    def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
-        """float [B, 1, A]; without `ids`, of the first B episodes."""
-        return np.stack([self._act(int(i)) for i in (range(len(observations)) if ids is None else ids)])[:, None]
 
 
 def _leaves(seen: Any, path: str = "") -> list[tuple[str, Any]]:
