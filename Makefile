@@ -56,7 +56,7 @@ $(WORLDS)-libero: $(WORLDS)
 	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt --no-deps $(LIBERO)  # see above
 	@touch $(WORLDS)-libero
 
-demo-real: $(WORLDS)  ## the same in Meta-World with pretrained parts; films in runs/demo_real
+demo-real: $(WORLDS)  ## the same in Meta-World with pretrained parts, 18 minutes; films in runs/demo_real
 	@$(VENV)/bin/lapa demo-real --out runs/demo_real
 
 worlds: $(WORLDS) $(if $(LIBERO),$(WORLDS)-libero)  ## install the benchmarks that others wrote
