@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the same order of sums, however many cores
 os.environ["MPLBACKEND"] = "agg"
 
-import hypothesis
 import pytest
 
-# What a busy machine takes for an example is no fault of the code.
-hypothesis.settings.register_profile(
-    "any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("any-machine")
+if find_spec("hypothesis"):  # LeRobot's environment does without
+    import hypothesis
+
+    # How long a busy machine takes for an example is no fault of the code.
+    hypothesis.settings.register_profile(
+        "any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("any-machine")
 
 if TYPE_CHECKING:  # they import torch, which the process of xdist that hands out the tests does without
     from lapa.data.pack import Packed
