@@ -158,7 +158,7 @@ def _by_place(spec: ActionSpec) -> dict[int, tuple[tuple[str, str], bool]]:
     if not numbered or len(ways) not in (2, 3) or others not in ([], ["binary"]):
         return {}
     words = AXES_3D if len(ways) == 3 else AXES
-    named = {i: (words[a], False) for a, i in zip("xyz", ways, strict=False)}
+    named = {i: (words[a], False) for a, i in zip("xyz"[: len(ways)], ways, strict=True)}
     return named | {i: (GRIPPER, True) for i, kind in enumerate(spec.kinds) if kind == "binary"}
 
 

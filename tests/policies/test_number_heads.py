@@ -110,7 +110,7 @@ def test_codes_have_a_head_of_their_own(
     pretrained = lapa.Policy.from_pretrained(tmp_path / "latent")
     assert pretrained.space.positions == 4
     assert pretrained.predict_codes(packed.gather(np.arange(3)), ["push"] * 3).shape == (3, 2)
-    with pytest.raises(LapaError, match=r"nearest.*--head new|--head new.*nearest|Nearest"):
+    with pytest.raises(LapaError, match=r"Nearest.*--head new"):
         finetune(
             packed, tmp_path / "latent", changed(recipe, "policy.code_head=nearest", "head=linear"), tmp_path / "no", 7
         )
