@@ -7,7 +7,7 @@ import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,13 @@ OBJECT = slice(4, 7)  # of what the simulator shows: where the object is, metres
 NEAR, MOVED = 0.07, 0.02  # metres
 STAGES = ("reached", "moved", "lifted")  # the hand is NEAR the object; that has MOVED from its place, and upwards
 CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
+# look=other: material -> the material whose texture it takes, and the tint of that, red, green, blue. Objects, goals
+# and the arm keep their colours: the sentences name some.
+SURFACES = {"table_wood": ("basic_floor", (0.95, 0.75, 0.45)), "basic_floor": ("table_wood", (0.8, 0.7, 1.0)),
+            "wall_metal": ("table_wood", (0.5, 0.9, 0.9))}  # fmt: skip
+LIT = (0.25, 0.2)  # the strength of the light beside the camera: all around, and from there; usually .4 and .4
+SUN = ((-0.8, 0.2, -0.6), (0.75, 0.68, 0.5))  # the first lamp: where it shines to, and its colour
+OTHERS = (0.12, 0.14, 0.2)  # the colour of the other lamps
 MT10 = (
     *("reach-v3", "push-v3", "pick-place-v3", "door-open-v3", "drawer-open-v3", "drawer-close-v3"),
     *("button-press-topdown-v3", "peg-insert-side-v3", "window-open-v3", "window-close-v3"),
@@ -97,6 +104,8 @@ class Config:
     """steps of the simulator for one action: 80 / repeat actions a second, each with a motion up to repeat cm"""
     max_steps: int | None = None
     """actions of an episode (None: 500 / repeat, the simulator's own limit)"""
+    look: Literal["own", "other"] = "own"
+    """other: other textures and colours of table, floor and walls, and light from another side in another colour"""
     shadows: bool = False
     """draw shadows and smooth edges, which takes 10 to 20 times as long without a GPU"""
     batch: int = 10
@@ -112,7 +121,7 @@ class MetaWorld:
     """One world a running episode. Scene `seed` is of task seed modulo their number, so that each has as many."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.families = config, _tasks(config.path)
+        self.config, self.families = config, tasks_named(config.path)
         cameras = tuple(choose(name, CAMERAS, "camera of Meta-World") for name in config.camera.split("+"))
         if len(set(cameras)) < len(cameras):
             raise LapaError(f"metaworld: camera={config.camera} names a camera twice.")
@@ -128,13 +137,15 @@ class MetaWorld:
             steps, STATE, config.batch, limits=((-reach, reach),) * 3 + ((-1.0, 1.0),),
             stages=STAGES,
         )  # fmt: skip
+        choose(config.look, ("own", "other"), "look of Meta-World")
         without_a_screen()
         self._idle: dict[str, list[_World]] = {task: [] for task in self.families}
         self._drawers: dict[str, Drawer] = {}
         self._worlds: list[_World] = []
         edges = "with" if config.shadows else "without"
-        print(f"metaworld: {len(self.families)} tasks; camera {', '.join(cameras)} at {config.size} pixels, {edges} "
-              f"shadows and smooth edges; {HZ / config.repeat:g} actions a second.", file=sys.stderr)  # fmt: skip
+        seen = f"{config.size} pixels" + (", another look" if config.look == "other" else "")
+        print(f"metaworld: {len(self.families)} tasks; camera {', '.join(cameras)} at {seen}, {edges} shadows and "
+              f"smooth edges; {HZ / config.repeat:g} actions a second.", file=sys.stderr)  # fmt: skip
 
     # --- the contract
 
@@ -151,7 +162,7 @@ class MetaWorld:
         self._worlds = []
         for seed in seeds:
             task = self.family(seed)
-            world = self._idle[task].pop() if self._idle[task] else _World(task)
+            world = self._idle[task].pop() if self._idle[task] else _World(task, self.config.look)
             world.begin(int(seed))
             self._worlds.append(world)
         self._done = [False] * len(seeds)
@@ -209,7 +220,7 @@ class MetaWorld:
 class _World:
     """The simulator of one task, with what is known of the running episode."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, look: str = "own") -> None:
         from metaworld.env_dict import ENV_CLS_MAP
         from metaworld.policies import ENV_POLICY_MAP
 
@@ -221,6 +232,8 @@ class _World:
         env._partially_observable = False  # its expert needs the goal; a policy is not shown it
         env.__dict__.pop("sawyer_observation_space", None)  # made for the goal unseen
         env._freeze_rand_vec, env.seeded_rand_vec, env._set_task_called = False, True, True
+        if look == "other":
+            _other_look(env.model)
         self.clock = 0
 
     def begin(self, seed: int) -> None:
@@ -267,7 +280,23 @@ class _World:
         return told
 
 
-def _tasks(path: str) -> tuple[str, ...]:
+def _other_look(model: Any) -> None:
+    """Change surfaces and lights. Do it before the first picture: textures are read then."""
+    import mujoco
+
+    colour = int(mujoco.mjtTextureRole.mjTEXROLE_RGB)
+    materials = {model.material(i).name: i for i in range(model.nmat)}  # two tasks have no walls
+    textures = model.mat_texid[:, colour].copy()
+    for name in SURFACES.keys() & materials:
+        taken, tint = SURFACES[name]
+        model.mat_texid[materials[name], colour] = textures[materials[taken]]
+        model.mat_rgba[materials[name], :3] = tint
+    model.vis.headlight.ambient[:], model.vis.headlight.diffuse[:] = LIT
+    model.light_dir[0], model.light_diffuse[0] = SUN
+    model.light_diffuse[1:] = OTHERS
+
+
+def tasks_named(path: str) -> tuple[str, ...]:
     """The tasks that PATH names. Raises LapaError with a suggestion for an unknown one."""
     if path.lower() in ("mt10", "mt50"):
         return MT10 if path.lower() == "mt10" else tuple(sorted(SENTENCES))

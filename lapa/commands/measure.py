@@ -188,23 +188,27 @@ def compare(
     methods: Names = (),
     seeds: int = 3,
     budgets: Names = (),
-    videos: int = 6000,
-    episodes: int = 500,
-    validation: int = 200,
+    videos: int | None = None,
+    episodes: int | None = None,
+    validation: int | None = None,
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    other: Annotated[str, tyro.conf.arg(metavar="NAME[:PATH][,OPTION=VALUE]")] = "",
+    server: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="openpi://HOST:PORT")] = (),
     results: Path | None = None,
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    benchmark: str | None = None,
-    preset: Preset = "laptop",
+    benchmark: Annotated[str | None, tyro.conf.arg(metavar="NAME[:PATH][,OPTION=VALUE]")] = None,
+    preset: str | None = None,
     seed: int = 0,
     workers: int = 0,
     set: Options = (),
     set_finetune: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = (),
 ) -> None:
-    """Several methods on your data, or the paper's table on Tabletop.
+    """Several methods on your data, or the paper's table.
 
-    For your data give --dataset and --labelled, for the table --settings. If interrupted, the same command goes on.
+    For your data give --dataset and --labelled, for the table --settings; it is on Tabletop, or with --benchmark
+    metaworld:TASKS in Meta-World, whose expert then makes all data (docs/benchmarks.md). If interrupted, the same
+    command goes on.
     Examples: lapa compare --settings all --methods all --seeds 3 --out runs/paper; lapa compare --settings in-domain
     --methods lapa,vpt --budgets 20 --seeds 1 --out runs/part;
     lapa compare --dataset video_folder:clips/ --labelled lerobot:robot/ --out runs/mine. The first runs for hours; stop
@@ -219,34 +223,39 @@ def compare(
         methods: table: its rows (none: all of them); your data: methods (none: scratch,vpt,lapa and, if the
             videos have actions, actionvla)
         seeds: table: number of training seeds; each has its own data, models and test scenes
-        budgets: table: numbers of labelled trajectories (none: 5,10,20,50,100; cross-task 100)
-        videos: table: episodes of video
-        episodes: test episodes a method (table: and a seed and split)
-        validation: table: validation episodes for each way to finetune
+        budgets: table: numbers of labelled trajectories (none: 5,10,20,50,100; cross-task 100). With --benchmark, a
+            task: 1,3,5,10
+        videos: table: episodes of video (none: 6000; with --benchmark, a task: 50)
+        episodes: test episodes a method (table: and a seed and split; none: 500; with --benchmark, a task: 20)
+        validation: table on Tabletop: validation episodes for each way to finetune (none: 200)
         only: table: run only cells with this text in their title, such as "lapa", "cross-env 20 " or "seed 0"
+        other: table with --benchmark: whose expert makes the videos of cross-embodiment (none: so101:pick-place for
+            Meta-World), such as libero:libero_object,camera=agentview
+        server: table with --benchmark: a policy server, openpi:// or openvla:// as `lapa evaluate --policy` takes it:
+            one more row, on the same scenes; repeatable
         results: table: results.json of an earlier table; its cells are not run again
         quick: table: run every step with a hundredth of the work; the figures mean nothing
         dry_run: table: say what would be run, and how long it would take
-        benchmark: your data: NAME[:PATH][,OPTION=VALUE], where policies are tried (none: Tabletop where the labelled
-            trajectories are of its world; else policies are judged by their error on trajectories that are held out)
+        benchmark: table: metaworld:TASKS for the table in Meta-World. Your data: where policies are tried (none:
+            Tabletop where the labelled trajectories are of its world; else policies are judged by their error on
+            trajectories that are held out)
+        preset: named settings, as in the training commands (none: laptop; for the table in Meta-World video)
         seed: your data: seed of everything random
         workers: steps run side by side, one thread each (0: one per core)
         set_finetune: your data: as --set, for stage 3 alone, such as policy.head=regression
     """
     given = {"seeds": seeds, "budgets": budgets, "videos": videos, "validation": validation, "only": only,
-             "results": results, "quick": quick, "dry_run": dry_run}  # fmt: skip
-    options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
+             "results": results, "quick": quick, "dry_run": dry_run, "other": other, "server": server}  # fmt: skip
     if settings:
         if dataset or labelled:
             raise LapaError("Give either --settings, or --dataset and --labelled.")
-        own = {"benchmark": benchmark, "seed": seed, "set_finetune": set_finetune}
-        _refuse_changed(own, "--dataset and --labelled")
-        from lapa.experiments.paper_cells import Common, parse
+        _refuse_changed({"seed": seed, "set_finetune": set_finetune}, "--dataset and --labelled")
+        from lapa.experiments.paper_cells import common_of, parse
         from lapa.experiments.paper_table import run_paper
 
-        common = Common(videos, episodes, validation, options)
+        common = common_of(benchmark, other, videos, episodes, validation, preset, set)
         asked = parse(split_names(settings), split_names(methods) or ("all",), seeds, split_names(budgets), only,
-                      common.quick() if quick else common)  # fmt: skip
+                      common.quick() if quick else common, server)  # fmt: skip
         if run_paper(asked, out, workers, results, dry_run) is not None:
             print((out / "table.md").read_text(), end="")
             print(f"Table, figures and picture are in {out}.")
@@ -258,8 +267,10 @@ def compare(
     _refuse_changed(given, "--settings")
     named = split_names(methods)
     where = benchmark or benchmark_for(labelled)
+    options = ("--preset", preset or "laptop", *(part for option in set for part in ("--set", option)))
     later = tuple(part for option in set_finetune for part in ("--set", option))
-    setting = Comparison(at_least_one(dataset), labelled, where, episodes, seed, options, finetune_options=later)
+    setting = Comparison(at_least_one(dataset), labelled, where, 500 if episodes is None else episodes, seed, options,
+                         finetune_options=later)  # fmt: skip
     named = require_actions(setting, () if "all" in named else named)
     (_compared_by_errors if setting.benchmark is None else _compared_by_success)(named, setting, out, workers)
 

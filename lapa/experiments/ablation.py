@@ -16,13 +16,13 @@ from typing import Any
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import LapaError
 from lapa.experiments.compare import Guess, Plan, datasets
-from lapa.experiments.paper_cells import SETTINGS
 from lapa.experiments.sweep import Cell, Row, as_words, cells, markdown, run_cells, told, write
+from lapa.experiments.worlds import TABLETOP
 from lapa.plots.compute import compute_curves
 from lapa.plots.dots import Panel, dots
 from lapa.plugins import choose
 
-HOME = SETTINGS["in-domain"]
+HOME = TABLETOP.settings["in-domain"]
 PROBES = ("action_r2", "position_r2")
 FOUND = (*PROBES, "error_over_copy", "perplexity")  # of a LAQ
 
@@ -72,8 +72,9 @@ def plan(asked: AblationSettings, folder: Path) -> Plan:
     made, guess = Plan(folder), Guess()
     for cell in cells(ABLATIONS[asked.name], asked.seeds):
         row, seed = cell.row, cell.seed
-        videos = datasets([HOME.video_spec(max(2, round(asked.videos * row.share)), seed)])
-        labelled = datasets([HOME.label_spec(asked.labels, seed)])
+        some = max(2, round(asked.videos * row.share))
+        videos = datasets([source.spec for source in TABLETOP.videos(HOME, some, seed)])
+        labelled = datasets([source.spec for source in TABLETOP.labels(HOME, asked.labels, seed)])
         common = ("--seed", str(seed), *asked.options, *as_words(row.settings))
         stage1, source, cost = _stage1(cell), "ground_truth", guess.no_labels
         needs: tuple[str, ...] = ()

@@ -83,6 +83,7 @@ class Chain:
     """The input of stages 1 and 2 of a method: data and options as words of the command line, and names of steps.
 
     name: (method, step, whether it depends on the videos, whether on the labelled trajectories) -> the step's name.
+    needs, labels_need: the steps that make the videos, and the labelled trajectories.
     """
 
     videos: tuple[str, ...]
@@ -91,12 +92,13 @@ class Chain:
     name: Callable[[str, str, bool, bool], str]
     needs: tuple[str, ...] = ()
     guess: Guess = Guess()
+    labels_need: tuple[str, ...] = ()
 
 
 def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Plan stages 1 and 2 of a method. Returns options of stage 3 that name their results, and the steps it needs."""
     if not row.source:
-        return (), chain.needs
+        return (), chain.labels_need
     guess, fitted, few = chain.guess, "", row.fits == "idm"
     if row.fits:
         owner, data = (
@@ -104,18 +106,19 @@ def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], 
             chain.labelled if few else chain.videos,
         )  # VPT and UniPi share inverse dynamics
         fitted = plan.add(chain.name(owner, "fit", not few, few),
-                          (FITTED_BY[row.fits], *data, *chain.common, "--resume"),
-                          "config.json", chain.needs, guess.idm if few else guess.laq)  # fmt: skip
+                          (FITTED_BY[row.fits], *data, *chain.common, "--resume"), "config.json",
+                          chain.labels_need if few else chain.needs, guess.idm if few else guess.laq)  # fmt: skip
     word, films = row.read_by != "labels", row.read_by == "policy"
     source, few = (row.source, False) if word else (plan.path(fitted), few)
     labels = plan.add(chain.name(row.name, "labels", True, few), ("label", *chain.videos, "--source", source),
-                      "manifest.json", chain.needs if word else (fitted,),
+                      "manifest.json", chain.needs if word else (*chain.needs, fitted),
                       guess.no_labels if word else guess.labels)  # fmt: skip
     learn = ("pretrain", *chain.videos, "--labels", plan.path(labels), *chain.common, "--resume")
     latent = plan.add(chain.name(row.name, "latent", True, few), learn, "config.json", (labels,),
                       guess.pretrain_films if films else guess.pretrain)  # fmt: skip
     told = ("--policy", plan.path(latent))
-    return ((*told, "--idm", plan.path(fitted)), (latent, fitted)) if films else (told, (latent,))
+    after = (latent, *chain.labels_need)
+    return ((*told, "--idm", plan.path(fitted)), (*after, fitted)) if films else (told, after)
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ def plan(
     def name(method: str, step: str, videos: bool, few: bool) -> str:
         return f"{step}/{method}"
 
-    chain = Chain(datasets(setting.videos), labelled, common, name, needs)
+    chain = Chain(datasets(setting.videos), labelled, common, name, needs, guess, needs)
     for row in sorted(rows, key=lambda r: LONGEST_FIRST.index(r.name)):
         start, after = pretrained(made, row, chain)
         tuned = made.add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, *setting.finetune_options,

@@ -19,19 +19,15 @@ from lapa.contracts import Array, LapaError
 from lapa.experiments.compare import QUICK, Comparison, gap_closed, gather, plan, told
 from lapa.experiments.demo import begin
 from lapa.experiments.schedule import PlanStep, run
+from lapa.experiments.worlds import WORLDS, written
 from lapa.plots.codes import METHOD_NAMES, animation, success_bars
 from lapa.plugins import require
 
 METHODS = ("scratch", "vpt", "lapa", "actionvla")
 TASKS = "reach-v3+push-v3+pick-place-v3"  # door-open and button-press are solved by a blind policy
-HOW = ",camera=corner4,size=128,repeat=2"  # 40 actions a second
-NOISE = "0.2"  # of the demonstrations
+WORLD = WORLDS["metaworld"]
+SETTINGS = WORLD.recipe
 FILMS, FPS = 9, 20.0  # episodes of each method that are recorded; frames a second of a film
-SETTINGS = (  # the arm is fast: codes of two windows of 0.1 s are its next 8 actions (docs/benchmarks.md)
-    "window=0.1", "latent_chunk=2", "chunk=8", "policy.code_head=nearest", "policy.head=regression", "head=own",
-    "quantize.steps=300", "pretrain.steps=1200", "idm.image_size=96", "idm.blocks=3", "fit_idm.steps=500",
-    "trainable=all", "finetune.steps=1000", "finetune.learning_rate=5e-4",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,14 +77,14 @@ def run_demo_real(settings: RealDemoSettings, out: Path, workers: int = 0) -> di
 
 def demo_real_plan(settings: RealDemoSettings, out: Path) -> list[PlanStep]:
     """Collect the data, then the plan of `lapa compare`."""
-    tasks, path, used = f"metaworld:{TASKS}{HOW}", out / "data", settings.used()
-    collect = ("collect", "--benchmark", tasks, "--episodes", str(used.videos), "--noise", NOISE, "--workers", "2",
-               "--seed", str(settings.seed), "--out", str(path))  # fmt: skip
+    tasks, path, used = written(*WORLD.home(f"metaworld:{TASKS}")), out / "data", settings.used()
+    collect = ("collect", "--benchmark", tasks, "--episodes", str(used.videos), "--noise", WORLD.noise, "--workers",
+               "2", "--seed", str(settings.seed), "--out", str(path))  # fmt: skip
     data = PlanStep("data", collect, path, path / "meta" / "info.json", (), 300)
     labelled = f"lerobot:{path},episodes=0-{used.labels - 1}"
     setting = Comparison(
         (f"lerobot:{path}",), (labelled,), tasks, used.episodes, settings.seed,
-        ("--preset", "video", *_set(SETTINGS), *(QUICK if settings.quick else ())), min(FILMS, used.episodes),
+        ("--preset", WORLD.preset, *_set(SETTINGS), *(QUICK if settings.quick else ())), min(FILMS, used.episodes),
     )  # fmt: skip
     return [data, *plan(METHODS, setting, out, ("expert",), ("data",))]
 

@@ -1,9 +1,9 @@
 """The cells of the paper's table as values: a row in a setting with a budget of labels and a training seed (paper
 section 4.1, Table 2).
 
-A setting says which videos stages 1 and 2 watch and which labelled trajectories stage 3 gets. The evaluation is always
-in `sim`, on seen and on unseen instructions and objects. The paper has a cross-environment column (here: videos in the
-domain `real`, whose robot has another frame). There is one more column here, with videos of a `hand`.
+A setting says which videos stages 1 and 2 watch and which labelled trajectories stage 3 gets. Its world (worlds.py)
+says where these come from and where policies are tried. The paper has three settings; the one with videos of another
+body is from its second table.
 
 A cell ends in one evaluation for each split. The name of a step says what goes into it. So a step that two cells share
 has one name.
@@ -12,59 +12,24 @@ has one name.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lapa.contracts import LapaError
 from lapa.experiments.compare import QUICK
+from lapa.experiments.worlds import BUDGETS as BUDGETS
+from lapa.experiments.worlds import SPLITS as SPLITS
+from lapa.experiments.worlds import TABLETOP, WORLDS, Setting, World, world_of
 from lapa.methods import METHODS, Method
 from lapa.plugins import choose
 
-BUDGETS = (5, 10, 20, 50, 100)
-SPLITS = ("seen", "unseen")
-HOME = "sim"  # the domain of all labels and all tests
-VIDEO_SEED, LABEL_SEED = 1, 2  # of the data, added to 10 times the training seed, as `lapa demo` does
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One pair of columns (seen, unseen) of the table.
-
-    videos: the domain of the videos; family: the one task family of the labels ("" for all); budgets: how many labelled
-    trajectories; main: the budget that the table shows.
-    """
-
-    name: str
-    videos: str
-    note: str
-    family: str = ""
-    budgets: tuple[int, ...] = BUDGETS
-    main: int = 100
-
-    def video_spec(self, episodes: int, seed: int) -> str:
-        """The dataset that stages 1 and 2 watch for a training seed."""
-        return f"tabletop:{self.videos},episodes={episodes},seed={10 * seed + VIDEO_SEED}"
-
-    def label_spec(self, budget: int, seed: int) -> str:
-        """The labelled trajectories of stage 3 for a training seed; a smaller budget is part of a larger one."""
-        family = f",family={self.family}" if self.family else ""
-        return f"tabletop:{HOME},episodes={budget},seed={10 * seed + LABEL_SEED}{family}"
-
-
-SETTINGS = {
-    each.name: each
-    for each in (
-        Setting("in-domain", "sim", "videos and labels of the robot, all families", main=20),
-        Setting("cross-task", "sim", "labels of one family only", family="separate", budgets=(100,)),
-        Setting("cross-env", "real", "videos of another environment and robot frame"),
-        Setting("cross-embodiment", "hand", "videos of a hand"),
-    )
-}
+SETTINGS = TABLETOP.settings
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of the table; method None: a scripted one."""
+    """A row of the table; method None: a scripted one, or a policy server, openpi://HOST:PORT."""
 
     name: str
     method: Method | None
@@ -92,27 +57,63 @@ class Common:
     """What all cells of a table share. Two tables that differ in it must not be mixed.
 
     videos: episodes of video; episodes: of each test; validation: of each way to finetune that is tried; options: words
-    of the training commands, such as --preset.
+    of the training commands, such as --preset; benchmark, other: see worlds.py. On a benchmark of others the numbers
+    are those of each task, and validation is 0.
     """
 
     videos: int = 6000
     episodes: int = 500
     validation: int = 200
     options: tuple[str, ...] = ("--preset", "laptop")
+    benchmark: str = "tabletop"
+    other: str = ""
 
     def __post_init__(self) -> None:
-        if min(self.videos, self.episodes, self.validation) < 1:
+        if min(self.videos, self.episodes, self.validation if self.world.tunes else 1) < 1:
             raise LapaError("A table needs at least one video, one test episode and one validation episode.")
+        if self.validation and not self.world.tunes:
+            raise LapaError(f"--validation: in the table on {self.world.title} options fix how policies are finetuned "
+                            "(--set trainable=.., head=.., finetune.steps=..). Leave it out.")  # fmt: skip
+
+    @property
+    def world(self) -> World:
+        """Where all this is."""
+        return world_of(self.benchmark, self.other)
 
     def quick(self) -> Common:
         """The same with a hundredth of the work."""
-        return Common(min(self.videos, 60), min(self.episodes, 20), min(self.validation, 10), (*self.options, *QUICK))
+        videos, episodes, validation = self.world.little
+        return replace(self, videos=min(self.videos, videos), episodes=min(self.episodes, episodes),
+                       validation=min(self.validation, validation), options=(*self.options, *QUICK))  # fmt: skip
+
+
+def common_of(
+    benchmark: str | None,
+    other: str,
+    videos: int | None,
+    episodes: int | None,
+    validation: int | None,
+    preset: str | None,
+    settings: Sequence[str],
+) -> Common:
+    """What the options of `lapa compare` say, where they were given, and else what suits the world. settings:
+    NAME=VALUE each, which go over those of the world."""
+    where = benchmark or "tabletop"
+    world_of(where, other)  # refuses an unknown one
+    known = WORLDS.get(where.partition(":")[0].partition(",")[0])
+    usual = (6000, 500, 200) if known is None else (50, 20, 0)
+    given = (videos, episodes, validation)
+    some, tests, scenes = (u if g is None else g for u, g in zip(usual, given, strict=True))
+    named = preset or ("laptop" if known is None else known.preset)
+    options = (*(known.recipe if known else ()), *settings)
+    words = ("--preset", named, *(part for option in options for part in ("--set", option)))
+    return Common(some, tests, scenes, words, where, other)
 
 
 @dataclass(frozen=True)
 class Asked:
     """The part of the table that is wanted. budgets (): each setting's own. only: cells with one of these texts in
-    their title, such as "lapa", "cross-env 20 " or "seed 0"."""
+    their title, such as "lapa", "cross-env 20 " or "seed 0". servers: policy servers, a row each."""
 
     settings: tuple[str, ...]
     rows: tuple[str, ...]
@@ -120,6 +121,7 @@ class Asked:
     budgets: tuple[int, ...] = ()
     only: tuple[str, ...] = ()
     common: Common = Common()
+    servers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ class TableCell:
     def name(self, method: str, step: str, videos: bool, few: bool) -> str:
         """The name of a step and of its folder: the method, and the videos and labels that it uses."""
         parts = [self.setting.videos] * videos + [f"{self.setting.family}{self.budget}"] * few
-        return "/".join(part for part in (f"seed{self.seed}", method, "+".join(parts), step) if part)
+        folder = re.sub(r"[^\w.-]+", "_", method)  # of a policy server
+        return "/".join(part for part in (f"seed{self.seed}", folder, "+".join(parts), step) if part)
 
     def score(self, split: str) -> str:
         """Name of the evaluation on a split."""
@@ -159,16 +162,27 @@ def parse(
     budgets: Sequence[str],
     only: Sequence[str],
     common: Common,
+    servers: Sequence[str] = (),
 ) -> Asked:
     """Names, or "all", -> Asked. Raises LapaError for what is unknown or empty."""
-    named = tuple(SETTINGS) if "all" in settings else tuple(choose(s, SETTINGS, "setting") for s in settings)
-    found = tuple(ROWS) if "all" in rows else tuple(choose(name, ROWS, "method") for name in rows)
+    world = common.world
+    there = tuple(world.settings)
+    named = there if "all" in settings else tuple(choose(s, there, f"setting of {world.title}") for s in settings)
+    found = world.rows if "all" in rows else tuple(choose(name, world.rows, "method") for name in rows)
     if seeds < 1:
         raise LapaError(f"A table needs at least one seed, got {seeds}.")
     for budget in budgets:
         if not budget.isdigit() or not int(budget):
             raise LapaError(f'A budget is a number of labelled trajectories, such as 20, not "{budget}".')
-    asked = Asked(named, tuple(n for n in ROWS if n in found), seeds, tuple(map(int, budgets)), tuple(only), common)
+    for server in servers:
+        if "://" not in server:
+            raise LapaError(f'"{server}" is no policy server. Write openpi://HOST:PORT or openvla://HOST:PORT.')
+    asked = Asked(
+        named, tuple(n for n in ROWS if n in found), seeds, tuple(map(int, budgets)), tuple(only), common,
+        tuple(servers),
+    )  # fmt: skip
+    if not cells(replace(asked, only=())):
+        raise LapaError(f"{', '.join(named)} with {', '.join(found)}: such a table has no cell (docs/benchmarks.md).")
     for text in only:
         if not any(text in cell.title for cell in cells(replace(asked, only=()))):
             raise LapaError(f'No cell has "{text}" in its title, such as "in-domain 20 lapa seed 0".')
@@ -177,10 +191,14 @@ def parse(
 
 def cells(asked: Asked) -> list[TableCell]:
     """All cells that are asked for: first those of the table itself, seed by seed, then those of the other budgets."""
-    made = []
+    made, world = [], asked.common.world
+    rows = [*map(ROWS.__getitem__, asked.rows), *(TableRow(server, None) for server in asked.servers)]
     for seed, name in itertools.product(range(asked.seeds), asked.settings):
-        setting = SETTINGS[name]
-        for budget, row in itertools.product(asked.budgets or setting.budgets, map(ROWS.__getitem__, asked.rows)):
-            made.append(TableCell(setting, budget, row, seed))
+        setting = world.settings[name]
+        budgets = asked.budgets or setting.budgets
+        main = setting.main if setting.main in budgets else max(budgets)
+        for budget, row in itertools.product(budgets, rows):
+            if row.name not in setting.without and (budget == main or row.name not in world.once):
+                made.append(TableCell(setting, budget, row, seed))
     made.sort(key=lambda cell: cell.budget != cell.setting.main)
     return [cell for cell in made if any(text in cell.title for text in asked.only or ("",))]

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lapa.experiments.paper_cells import SETTINGS, SPLITS
+from lapa.experiments.worlds import SCRIPTED, SPLITS, Setting, World, world_of
 
 Results = Mapping[str, Any]
 
@@ -41,43 +41,47 @@ GAP = {"in-domain": (76, 79), "cross-task": (92, 89), "cross-env": (37, 37)}  # 
 
 def markdown(results: Results) -> str:
     """The whole of table.md."""
-    table = results["table"]
+    table, world = results["table"], _world(results)
     if not table:
         return "Nothing is done yet.\n"
+    staged: Results = next((cell["stages"] for cell in results["cells"].values() if "stages" in cell), {})
+    names = ", ".join(next(iter(staged.values()), {}))
+    by = f"## By task: success, and in brackets how far episodes got ({names})" if names else "## By task family, seen"
+    ways = _ways(results["cells"], world)
     parts = [
-        "# The paper's table on Tabletop",
+        f"# The paper's table on {world.title}",
         _how(results),
         "## As the paper's Table 2",
-        _main(table),
+        _main(table, world),
         "## Share of the gap from Scratch to ActionVLA that LAPA closes",
-        _gaps(table),
+        _gaps(table, world),
         "## By label budget",
-        *_budgets(table),
+        *_budgets(table, world),
         "## Labelled trajectories needed",
         _needed(table),
         "## LAPA and the others on the same episodes",
         _paired(results["paired"]),
-        "## By task family, seen",
+        by,
         _families(results),
-        "## How each was finetuned",
-        _ways(results["cells"]),
+        "## How each was finetuned" if ways else "",
+        ways,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def main_budget(setting: str, budgets: Iterable[str]) -> str:
+def main_budget(setting: Setting, budgets: Iterable[str]) -> str:
     """The budget that the table shows: the setting's main one, or if it was not run, the largest one that was."""
     there = sorted(budgets, key=int)
-    return str(SETTINGS[setting].main) if str(SETTINGS[setting].main) in there else there[-1]
+    return str(setting.main) if str(setting.main) in there else there[-1]
 
 
 def so_far(results: Results) -> Table:
     """For a terminal: success of the trained methods at the main budgets, and the number of training seeds so far."""
     table = results.get("table", {})
-    columns = _columns(table)
+    columns = _columns(table, _world(results)) if table else []
     there = _methods(table[s][split][budget] for s, split, budget in columns)
-    methods = [name for name in there if name not in ("no_op", "random", "expert")]
-    shown = Table("%, so far", *(NAMES[name].replace("Scratch, no ", "no\n") for name in methods), "seeds", box=None,
+    methods = [name for name in there if name not in SCRIPTED]
+    shown = Table("%, so far", *(_named(name).replace("Scratch, no ", "no\n") for name in methods), "seeds", box=None,
                   padding=(0, 1, 0, 0))  # fmt: skip
     for setting, split, budget in columns:
         here = table[setting][split][budget]
@@ -96,38 +100,57 @@ def _how(results: Results) -> str:
     return (
         f"Success in per cent, its 95% interval in brackets (bootstrap over training seeds and test episodes, what "
         f"seeds differ by widened for how few they are; over episodes alone where there is one seed: such an interval "
-        f"does not know how much another training would differ). {common['videos']:,} videos; {common['episodes']} "
-        f"test episodes a seed; the way to finetune chosen on {common['validation']} validation episodes a seed. "
+        f"does not know how much another training would differ). {_world(results).amount(common)} "
         f"Options: `{' '.join(common['options'])}`. Cells with fewer seeds or episodes than the others say so."
     )
 
 
-def _columns(table: Results) -> list[tuple[str, str, str]]:
-    return [(s, split, main_budget(s, table[s][split])) for s in table for split in SPLITS if table[s].get(split)]
+def _world(results: Results) -> World:
+    """The world that a table is of; before there were several it was Tabletop."""
+    common = results["common"]
+    return world_of(common.get("benchmark", "tabletop"), common.get("other", ""))
 
 
-def _main(table: Results) -> str:
-    columns = _columns(table)
+def _columns(table: Results, world: World) -> list[tuple[str, str, str]]:
+    return [
+        (s, split, main_budget(world.settings[s], table[s][split]))
+        for s in table
+        for split in world.settings[s].splits
+        if table[s].get(split)
+    ]
+
+
+def _papers(setting: str, split: str, name: str) -> float | None:
+    """The paper's success, where it has such a column."""
+    found = PAPER.get(setting, {}).get(name)
+    return found[SPLITS.index(split)] if found and split in SPLITS else None
+
+
+def _main(table: Results, world: World) -> str:
+    columns = _columns(table, world)
     most = _most(table[s][split][b] for s, split, b in columns)
-    heads = [f"{s}, {split}, {b} labels" for s, split, b in columns]
+    heads = [f"{s}, {split}, {b} {world.unit}" for s, split, b in columns]
     rows = []
     for name in _methods(table[s][split][b] for s, split, b in columns):
         line = []
         for setting, split, budget in columns:
             cell = table[setting][split][budget].get(name)
-            paper = PAPER.get(setting, {}).get(name, (None, None))[SPLITS.index(split)]
+            paper = _papers(setting, split, name)
             beside = "" if paper is None else f"<br>paper {paper:.1f}"
+            if name in world.settings[setting].without:
+                beside = "not possible: the videos' actions are another robot's"
             line.append((_cell(cell, most).replace(" (", "<br>(") if cell else "") + beside)
-        rows.append([NAMES[name], *line])
+        rows.append([_named(name), *line])
     return _grid(["", *heads], rows)
 
 
-def _gaps(table: Results) -> str:
+def _gaps(table: Results, world: World) -> str:
     rows = []
+    columns = list(dict.fromkeys(split for setting in world.settings.values() for split in setting.splits))
     for setting, splits in table.items():
         for budget in sorted({b for split in splits.values() for b in split}, key=int):
             line = []
-            for i, split in enumerate(SPLITS):
+            for split in columns:
                 cell = splits.get(split, {}).get(budget, {}).get("lapa", {})
                 told = ""
                 if "gap_closed" in cell:
@@ -135,23 +158,24 @@ def _gaps(table: Results) -> str:
                     told = f"{100 * cell['gap_closed']:.0f}% " + (
                         f"({100 * between[0]:.0f} to {100 * between[1]:.0f})" if between else "(gap may be none)"
                     )
-                shown = setting in GAP and budget == main_budget(setting, splits[split])
-                line.append(told + (f"; paper {GAP[setting][i]}%" if shown and told else ""))
+                paper = setting in GAP and split in SPLITS
+                shown = told and paper and budget == main_budget(world.settings[setting], splits[split])
+                line.append(told + (f"; paper {GAP[setting][SPLITS.index(split)]}%" if shown else ""))
             if any(line):
                 rows.append([setting, budget, *line])
-    return _grid(["setting", "labels", *SPLITS], rows) if rows else "Needs Scratch, LAPA and ActionVLA."
+    return _grid(["setting", "labels", *columns], rows) if rows else "Needs Scratch, LAPA and ActionVLA."
 
 
-def _budgets(table: Results) -> list[str]:
+def _budgets(table: Results, world: World) -> list[str]:
     parts = []
     for setting, splits in table.items():
         for split, budgets in splits.items():
             most, columns = _most(budgets.values()), sorted(budgets, key=int)
             rows = [
-                [NAMES[name], *(_cell(budgets[b][name], most) if name in budgets[b] else "" for b in columns)]
+                [_named(name), *(_cell(budgets[b][name], most) if name in budgets[b] else "" for b in columns)]
                 for name in _methods(budgets.values())
             ]
-            parts += [f"### {setting}, {split}", _grid(["", *(f"{b} labels" for b in columns)], rows)]
+            parts += [f"### {setting}, {split}", _grid(["", *(f"{b} {world.unit}" for b in columns)], rows)]
     return parts
 
 
@@ -162,10 +186,10 @@ def _needed(table: Results) -> str:
         for split, budgets in splits.items():
             for name in _methods(budgets.values()):
                 tried = [(int(b), budgets[b][name]["success"]) for b in sorted(budgets, key=int) if name in budgets[b]]
-                if len(tried) > 1 and name not in ("no_op", "random", "expert"):
+                if len(tried) > 1 and name not in SCRIPTED:
                     reached = [[str(b) for b, success in tried if success >= level / 100] for level in LEVELS]
                     told = ", ".join(str(b) for b, _ in tried)
-                    rows.append([setting, split, NAMES[name], *(r[0] if r else "more" for r in reached), told])
+                    rows.append([setting, split, _named(name), *(r[0] if r else "more" for r in reached), told])
     heads = ["setting", "split", "method", *(f"for {level}%" for level in LEVELS), "tried"]
     return _grid(heads, rows) if rows else "Needs several budgets."
 
@@ -178,7 +202,7 @@ def _paired(paired: Results) -> str:
                 for pair, found in budgets[budget].items():
                     one, other = pair.split(" - ")
                     low, high = found["interval"]
-                    rows.append([setting, split, budget, f"{NAMES[one]} - {NAMES[other]}",
+                    rows.append([setting, split, budget, f"{_named(one)} - {_named(other)}",
                                  f"{100 * found['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
                                  "yes" if low > 0 or high < 0 else "no", f"{len(found['seeds'])}",
                                  f"{found['episodes']}"])  # fmt: skip
@@ -187,24 +211,36 @@ def _paired(paired: Results) -> str:
 
 
 def _families(results: Results) -> str:
-    table, cells, parts = results["table"], results["cells"], []
-    for setting, split, budget in _columns(table):
-        if split != SPLITS[0]:
+    table, cells, world, parts = results["table"], results["cells"], _world(results), []
+    for setting, split, budget in _columns(table, world):
+        where = world.settings[setting]
+        if split != where.splits[0]:
             continue
         rows = []
         for name in _methods([table[setting][split][budget]]):
-            mine = [c["families"] for c in cells.values() if _is(c, name, setting, split, budget)]
-            shares = {f: 100 * sum(m[f] for m in mine) / len(mine) for f in mine[0]}
-            rows.append([NAMES[name], *(f"{share:.0f}" for share in shares.values())])
-        parts.append(_grid([f"{setting}, {budget} labels", *shares], rows))
+            mine = [c for c in cells.values() if _is(c, name, where, split, budget)]
+            shares = {f: _mean([m["families"][f] for m in mine]) + _far(mine, f) for f in mine[0]["families"]}
+            rows.append([_named(name), *shares.values()])
+        parts.append(_grid([f"{setting}, {budget} {world.unit}", *shares], rows))
     return "\n\n".join(parts)
 
 
-def _ways(cells: Results) -> str:
+def _mean(shares: Sequence[float]) -> str:
+    return f"{100 * sum(shares) / len(shares):.0f}"
+
+
+def _far(mine: Sequence[Results], family: str) -> str:
+    """How far a family's episodes got, " (85, 80, 60)"; "" where nothing is told."""
+    told = [cell["stages"][family] for cell in mine if family in cell.get("stages", {})]
+    return f" ({', '.join(_mean([each[name] for each in told]) for name in told[0])})" if told else ""
+
+
+def _ways(cells: Results, world: World) -> str:
     """The ways to finetune that were chosen, seed by seed, and the mean validation success of every way."""
     rows: dict[tuple[Any, ...], list[Results]] = {}
+    first = {setting.splits[0] for setting in world.settings.values()}
     for cell in cells.values():
-        if cell["split"] == SPLITS[0] and "way" in cell:
+        if cell["split"] in first and "way" in cell:
             row = (cell.get("videos", ""), cell["budget"], cell["family"], list(NAMES).index(cell["method"]))
             rows.setdefault(row, []).append(cell)
     lines = []
@@ -222,16 +258,20 @@ def _ways(cells: Results) -> str:
 # The pieces
 
 
-def _is(cell: Results, method: str, setting: str, split: str, budget: str) -> bool:
+def _is(cell: Results, method: str, where: Setting, split: str, budget: str) -> bool:
     """Whether the cell belongs to this place of the table. One without videos or labels belongs to several places."""
-    where = SETTINGS[setting]
     wanted = {"method": method, "split": split, "videos": where.videos, "family": where.family, "budget": int(budget)}
     return all(cell.get(key, value) == value for key, value in wanted.items())
 
 
 def _methods(places: Iterable[Results]) -> list[str]:
     there = {name for place in places for name in place}
-    return [name for name in NAMES if name in there]
+    return [*(name for name in NAMES if name in there), *sorted(there - NAMES.keys())]
+
+
+def _named(method: str) -> str:
+    """What the table calls a row; a policy server by its address."""
+    return NAMES.get(method, method)
 
 
 def _most(places: Iterable[Results]) -> tuple[int, int]:

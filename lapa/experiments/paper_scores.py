@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from lapa.contracts import Array
-from lapa.experiments.paper_cells import ROWS, SETTINGS, SPLITS, Asked, Setting, TableCell, TableRow
+from lapa.experiments.paper_cells import ROWS, Asked, TableCell, TableRow
+from lapa.experiments.worlds import Setting
 from lapa.measures import intervals
 
 Runs = tuple[tuple[int, str], ...]
@@ -27,9 +27,12 @@ def build(known: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
     """
     table: dict[str, Any] = {}
     paired: dict[str, Any] = {}
-    for setting, split in itertools.product(SETTINGS.values(), SPLITS):
+    servers = {cell["method"] for cell in known.values()} - ROWS.keys()
+    rows = ROWS | {name: TableRow(name, None) for name in sorted(servers)}
+    places = ((setting, split) for setting in asked.common.world.settings.values() for split in setting.splits)
+    for setting, split in places:
         for budget in _budgets(setting, known.values(), setting.name in asked.settings):
-            found = {name: _outcomes(setting, split, budget, row, known) for name, row in ROWS.items()}
+            found = {name: _outcomes(setting, split, budget, row, known) for name, row in rows.items()}
             here, differences = _place(tuple((name, runs) for name, runs in found.items() if runs))
             table.setdefault(setting.name, {}).setdefault(split, {})[str(budget)] = here
             if differences:

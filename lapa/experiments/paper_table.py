@@ -1,4 +1,5 @@
-"""`lapa compare --settings`: the paper's table. Every method, setting and budget of labels, over several seeds.
+"""`lapa compare --settings`: the paper's table, on Tabletop or on a benchmark of others (worlds.py). Every method,
+setting and budget of labels, over several seeds.
 
 The cells (paper_cells.py) become steps (schedule.py), each a `lapa` command. A result that several cells use is made
 once. LAQ, its labels and the latent policy are used for all budgets, both in-domain and cross-task. Scratch uses no
@@ -19,10 +20,11 @@ from typing import Any
 from lapa.artefacts.folder import read_json, replacing, write_json
 from lapa.contracts import LapaError
 from lapa.experiments.compare import Chain, Guess, Plan, datasets, pretrained
-from lapa.experiments.paper_cells import HOME, SPLITS, Asked, Common, TableCell, cells
+from lapa.experiments.paper_cells import Asked, Common, TableCell, cells
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
 from lapa.experiments.schedule import PlanStep, left, run, seconds
+from lapa.experiments.worlds import Source
 from lapa.plots.budgets import budget_curves
 from lapa.recipe import Recipe, overridden, preset
 from lapa.runtime.progress import duration
@@ -38,7 +40,7 @@ def steps_of(asked: Asked, out: Path, known: Mapping[str, Any]) -> list[PlanStep
     plan, recipe = Plan(out), recipe_of(asked.common.options)
     goals = []
     for cell in cells(asked):
-        missing = [split for split in SPLITS if cell.score(split) not in known]
+        missing = [split for split in cell.setting.splits if cell.score(split) not in known]
         if cell.row.method and missing:
             _train(plan, cell, asked.common, recipe)
         for split in missing:
@@ -53,15 +55,21 @@ def steps_of(asked: Asked, out: Path, known: Mapping[str, Any]) -> list[PlanStep
 
 
 def _train(plan: Plan, cell: TableCell, common: Common, recipe: Recipe) -> None:
-    """Stages 1 to 3. For each cell `lapa tune` chooses the way to finetune, on validation scenes."""
+    """The data, where a step makes them, and stages 1 to 3. Where its world `tunes`, `lapa tune` chooses for each cell
+    the way to finetune, on validation scenes."""
     assert cell.row.method
+    world = common.world
     options = (*common.options, *(() if cell.row.grounded else ("--set", ungrounded(recipe))))
-    labelled = datasets([cell.setting.label_spec(cell.budget, cell.seed)])
-    chain = Chain(
-        datasets([cell.setting.video_spec(common.videos, cell.seed)]), labelled,
-        ("--seed", str(cell.seed), *options), cell.name, guess=guesses(recipe, common),
-    )  # fmt: skip
+    labelled, labels_need = _data(plan, world.labels(cell.setting, cell.budget, cell.seed))
+    shown = world.videos(cell.setting, common.videos, cell.seed) if cell.row.method.source else ()
+    videos, needs = _data(plan, shown)
+    chain = Chain(videos, labelled, ("--seed", str(cell.seed), *options), cell.name, needs, guesses(recipe, common),
+                  labels_need)  # fmt: skip
     start, needs = pretrained(plan, cell.row.method, chain)
+    if not world.tunes:
+        cost = chain.guess.tune_films if _films(cell) else chain.guess.finetune
+        plan.add(cell.tuned, ("finetune", *labelled, *start, *chain.common, "--resume"), "config.json", needs, cost)
+        return
     cost = chain.guess.tune_films if _films(cell) else chain.guess.tune
     if cell.row.method.name in ("vpt", "actionvla"):
         cost *= 2.3  # they predict actions: more ways to try
@@ -69,15 +77,25 @@ def _train(plan: Plan, cell: TableCell, common: Common, recipe: Recipe) -> None:
     plan.add(cell.tuned, ("tune", *labelled, *start, *search, *chain.common, "--resume"), "config.json", needs, cost)
 
 
+def _data(plan: Plan, sources: Sequence[Source]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Datasets as words of the command line, and the steps that make them."""
+    made = [plan.add(s.step, s.command, "meta/info.json", (), s.seconds) if s.step else "" for s in sources]
+    specs = [f"lerobot:{plan.path(step)}{s.spec}" if step else s.spec for step, s in zip(made, sources, strict=True)]
+    return datasets(specs), tuple(step for step in made if step)
+
+
 def _evaluate(plan: Plan, cell: TableCell, split: str, common: Common) -> str:
     scripted = cell.row.method is None
     actor = ("--row", cell.row.name) if scripted else ("--policy", plan.path(cell.tuned))
+    if scripted and "://" in cell.row.name:
+        actor = ("--policy", cell.row.name)
+    benchmark, episodes = common.world.test(cell.setting, split, common.episodes)
     guess = guesses(Recipe(), common)
     cost = guess.scripted if scripted else guess.evaluate_films if _films(cell) else guess.evaluate
     return plan.add(
         cell.score(split),
-        ("evaluate", *actor, "--name", cell.row.name, "--benchmark", f"tabletop:{HOME},split={split}",
-         "--episodes", str(common.episodes), "--seed", str(cell.seed)),
+        ("evaluate", *actor, "--name", cell.row.name, "--benchmark", benchmark, "--episodes", str(episodes), "--seed",
+         str(cell.seed)),
         "results.json", () if scripted else (cell.tuned,), cost,
     )  # fmt: skip
 
@@ -100,23 +118,8 @@ def ungrounded(recipe: Recipe) -> str:
 
 
 def guesses(recipe: Recipe, common: Common) -> Guess:
-    """Guessed seconds of each step on one core of the machine of docs/results.md, with the models of `laptop`."""
-    start, videos, few = 4.0, common.videos / 6000, recipe.finetune.steps
-    ways = 0.012 * few + 0.05 * few + 0.05 * 4 * few  # head, all, all-long
-    films, few_films = recipe.pretrain_planner.steps, recipe.finetune_planner.steps
-    return Guess(
-        laq=start + 10 * videos + 0.125 * (0.75 + 0.25 * max(1, len(recipe.starts))) * recipe.quantize.steps,
-        idm=start + 0.06 * recipe.fit_idm.steps,
-        labels=start + 64 * videos,
-        no_labels=start + 2 * videos,
-        pretrain=start + 0.075 * recipe.pretrain.steps,
-        pretrain_films=start + 0.13 * films,
-        tune=start + ways + 3 * 0.02 * common.validation,
-        tune_films=start + 0.13 * 6 * few_films + 4 * 0.12 * common.validation,
-        evaluate=start + 0.02 * common.episodes,
-        evaluate_films=start + 0.12 * common.episodes,
-        scripted=start + 0.004 * common.episodes,
-    )
+    """Guessed seconds of each step on one core."""
+    return common.world.guess(recipe, common.videos, common.episodes, common.validation)
 
 
 # The run
@@ -140,13 +143,14 @@ def run_paper(
         if path:
             there = read_results(path, common)
             known, sources, before = known | there["cells"], sources | there["sources"], before | there["seconds"]
-    wanted = {cell.score(split): (cell, split) for cell in cells(asked) for split in SPLITS}
+    wanted = {cell.score(split): (cell, split) for cell in cells(asked) for split in cell.setting.splits}
     steps = steps_of(asked, out, known)
     _announce(asked, steps, wanted, known, out, workers)
     if dry_run:
         for step in steps:
             print(f"{'done' if step.marker.exists() else 'run '}  lapa {shlex.join(step.command)}")
         return None
+    asked.common.world.check(asked.settings)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / ASKED, common)
     os.environ.setdefault("LAPA_CACHE", str((out / "cache").absolute()))
@@ -209,7 +213,7 @@ def read_results(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_other(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Raises LapaError for different settings. Those that only one of them has (another version) do not count."""
-    before = dict(_leaves(theirs))
+    before = {"benchmark": "tabletop", "other": "", **dict(_leaves(theirs))}  # of before there were others
     for name, value in _leaves(ours):
         if name in before and before[name] != value:
             raise LapaError(f"{path} is a table with other settings ({name} {before[name]}, here {value}). Give the "
@@ -230,17 +234,26 @@ def _read(cell: TableCell, split: str, out: Path) -> dict[str, Any]:
     read: dict[str, Any] = {
         "method": cell.row.name, "seed": cell.seed, "split": split, "success": found["success"],
         "families": {family: part["success"] for family, part in found["families"].items()},
+        **_stages(found),
         "mean_steps": found["mean_steps"], "episodes": found["episodes"],
         "outcomes": "".join("01"[o["success"]] for o in found["outcomes"]),
     }  # fmt: skip
     if cell.row.method:
-        tuning = read_json(out / cell.tuned / "config.json", "finetuned policy")["tuning"]
-        read |= {"budget": cell.budget, "family": cell.setting.family, "way": tuning["chosen"]}
+        read |= {"budget": cell.budget, "family": cell.setting.family}
         if cell.row.method.source:
             read["videos"] = cell.setting.videos
-        if tuning["validation"]:
+        tuning = read_json(out / cell.tuned / "config.json", "finetuned policy").get("tuning")
+        if tuning:
+            read["way"] = tuning["chosen"]
+        if tuning and tuning["validation"]:
             read["validation"] = {way: score["success"] for way, score in tuning["validation"].items()}
     return read
+
+
+def _stages(found: Mapping[str, Any]) -> dict[str, Any]:
+    """How far the episodes of each family got, {"stages": {family: {stage: share}}}; {} where nothing is told."""
+    told = {family: part["stages"] for family, part in found["families"].items() if "stages" in part}
+    return {"stages": told} if told else {}
 
 
 def _source(step: PlanStep) -> dict[str, Any] | None:

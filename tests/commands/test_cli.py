@@ -410,7 +410,7 @@ def test_reading_takes_no_options_of_training(refuses: Refuses, made: Path, robo
 def test_options_of_the_other_comparison(refuses: Refuses, tmp_path: Path) -> None:
     own = ("compare", "--dataset", TABLE, "--labelled", TABLE, "--out", tmp_path / "out")
     for option in ("--dry-run", "--quick", "--seeds 1", "--budgets 20", "--only lapa", "--results x", "--videos 9",
-                   "--validation 9"):  # fmt: skip
+                   "--validation 9", "--other so101", "--server openpi://x:1"):  # fmt: skip
         refuses(*own, *option.split(), says=(option.split()[0], "--settings"))
     for option in ("--seed 1", "--benchmark other", "--set-finetune chunk=2"):
         refuses("compare", "--settings", "all", *option.split(), "--out", tmp_path / "out",
