@@ -137,7 +137,6 @@ class MetaWorld:
             steps, STATE, config.batch, limits=((-reach, reach),) * 3 + ((-1.0, 1.0),),
             stages=STAGES,
         )  # fmt: skip
-        choose(config.look, ("own", "other"), "look of Meta-World")
         without_a_screen()
         self._idle: dict[str, list[_World]] = {task: [] for task in self.families}
         self._drawers: dict[str, Drawer] = {}

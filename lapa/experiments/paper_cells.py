@@ -168,7 +168,9 @@ def parse(
     world = common.world
     there = tuple(world.settings)
     named = there if "all" in settings else tuple(choose(s, there, f"setting of {world.title}") for s in settings)
-    found = world.rows if "all" in rows else tuple(choose(name, world.rows, "method") for name in rows)
+    every = tuple(name for name in world.rows if name not in world.costly)
+    named_rows = tuple(choose(name, world.rows, "method") for name in rows if name != "all")
+    found = (*every, *named_rows) if "all" in rows else named_rows
     if seeds < 1:
         raise LapaError(f"A table needs at least one seed, got {seeds}.")
     for budget in budgets:

@@ -193,6 +193,10 @@ def _announce(
     print(f"{len(cells(asked))} cells, {len(wanted)} evaluations, {there} of them done. {len(waiting)} steps to run, "
           f"{duration(sum(step.seconds for step in waiting))} of one core by guess, about "
           f"{duration(left(list(steps), out, workers))} with {cores} side by side.")  # fmt: skip
+    world = asked.common.world
+    if set(asked.rows) == set(world.rows) - set(world.costly) != set(world.rows):
+        aside = ",".join(world.costly)
+        print(f"Left out: {aside}, which takes hours on {world.title} without a GPU (--methods all,{aside} has it).")
     print(f"Everything goes to {out}: {RESULTS}, table.md, curves.png, a folder and a log a step. Stop and run again "
           "at any time.", flush=True)  # fmt: skip
 
@@ -214,7 +218,7 @@ def read_results(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_other(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Raises LapaError for different settings. Those that only one of them has (another version) do not count."""
     before = {"benchmark": "tabletop", "other": "", **dict(_leaves(theirs))}  # of before there were others
-    for name, value in _leaves(ours):
+    for name, value in sorted(_leaves(ours), key=lambda leaf: leaf[0] != "benchmark"):  # what says most
         if name in before and before[name] != value:
             raise LapaError(f"{path} is a table with other settings ({name} {before[name]}, here {value}). Give the "
                             "same, or start another table: another --out, no --results.")  # fmt: skip

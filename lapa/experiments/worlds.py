@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from lapa.benchmarks.metaworld import tasks_named
@@ -60,14 +61,15 @@ class Setting:
 class World(ABC):
     """What the table must know of a world.
 
-    title: its name in headings; unit: what a budget counts; rows: names of paper_cells.ROWS; once: those that have the
-    main budget alone; tunes: whether `lapa tune` chooses the way to finetune, on validation scenes, else options fix
-    it; little: videos, test and validation episodes of --quick, at most.
+    title: its name in headings; unit: what a budget counts; rows: names of paper_cells.ROWS; costly: those that "all"
+    leaves out; once: those that have the main budget alone; tunes: whether `lapa tune` chooses the way to finetune, on
+    validation scenes, else options fix it; little: videos, test and validation episodes of --quick, at most.
     """
 
     title: str
     unit: str
     rows: tuple[str, ...]
+    costly: tuple[str, ...] = ()
     once: tuple[str, ...] = ()
     tunes: bool
     little: tuple[int, int, int]
@@ -228,7 +230,7 @@ class Demonstrated(World):
     other: str
 
     unit, tunes, little = "labels a task", False, (4, 2, 0)
-    once = ("unipi",)
+    costly = once = ("unipi",)  # it imagines pictures as large as the backbone reads: 23 s a step on a busy core
     rows = ("no_op", "random", *TRAINED, "expert")
 
     @property
@@ -318,11 +320,11 @@ class Demonstrated(World):
             labels=start + 0.12 * videos,
             no_labels=start + 0.03 * videos,
             pretrain=start + 0.12 * recipe.pretrain.steps,
-            pretrain_films=start + 0.3 * recipe.pretrain_planner.steps,
+            pretrain_films=start + 12 * recipe.pretrain_planner.steps,
             finetune=start + 0.13 * recipe.finetune.steps,
-            tune_films=start + 0.3 * recipe.finetune_planner.steps,
+            tune_films=start + 24 * recipe.finetune_planner.steps,
             evaluate=start + 1.8 * episodes,
-            evaluate_films=start + 5.0 * episodes,
+            evaluate_films=start + 600 * episodes,
             scripted=start + 0.4 * episodes,
         )
 
@@ -343,6 +345,7 @@ WORLDS: dict[str, Known] = {
 }  # fmt: skip
 
 
+@cache
 def world_of(benchmark: str, other: str = "") -> World:
     """The world that --benchmark and --other name. Raises LapaError for one without a table."""
     if benchmark == "tabletop":

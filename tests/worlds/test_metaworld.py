@@ -83,6 +83,28 @@ def test_up_is_up() -> None:
         assert after < before - 2, camera
 
 
+def test_another_look_is_of_surfaces_and_light_alone() -> None:
+    """Nothing moves, and what sentences name keeps its colour: the green goal of push, the blue one of pick-place."""
+    tasks = "push-v3+pick-place-v3+hand-insert-v3"  # the last has no walls
+    own, other = (open_benchmark(f"metaworld:{tasks},camera=corner3,size=96,look={x}") for x in ("own", "other"))
+    one, two = looks(own, [0, 1, 2]), looks(other, [0, 1, 2])
+    for (state, picture), (same, changed) in zip(one, two, strict=True):
+        np.testing.assert_array_equal(state, same)
+        assert (np.abs(picture.astype(int) - changed).max(-1) > 20).mean() > 0.5
+        assert _cyan(picture) == _cyan(changed)
+    for scene, channel in ((0, 1), (1, 2)):
+        here, there = (_of_colour(seen[scene][1], channel) for seen in (one, two))
+        np.testing.assert_allclose(here, there, atol=1.5)
+
+
+def _of_colour(picture: Array, channel: int) -> Array:
+    """The middle (row, column) of what has this colour and no other."""
+    others = np.delete(picture.astype(int), channel, axis=2).max(-1)
+    found = np.argwhere(picture[..., channel] > others + 60)
+    assert len(found), "it is in the picture"
+    return found.mean(0)
+
+
 def _cyan(picture: Array) -> float:
     """The row of the cyan finger."""
     red, *others = picture.transpose(2, 0, 1).astype(int)
@@ -140,6 +162,7 @@ def test_the_expert_succeeds_and_stays_within_the_limits() -> None:
         ("metaworld,camera=corner9", "corner"),
         ("metaworld,camera=corner+corner", "corner"),
         ("metaworld,size=0", "size"),
+        ("metaworld,look=new", "other"),
         ("metaworld,repeat=2,max_steps=251", "250"),
         ("metaworld,batch=0", "batch"),
     ],

@@ -1,0 +1,270 @@
+"""The paper's table on a benchmark of others: its data, what cells share, what is refused, how it is told. No simulator
+is needed for a plan; tests/worlds runs one."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lapa import cli
+from lapa.contracts import LapaError
+from lapa.experiments.demo_real import RealDemoSettings, demo_real_plan
+from lapa.experiments.paper_cells import Asked, Common, TableCell, TableRow, cells, common_of, parse
+from lapa.experiments.paper_markdown import markdown
+from lapa.experiments.paper_scores import build
+from lapa.experiments.paper_table import described, read_results, recipe_of, steps_of
+from lapa.experiments.schedule import PlanStep
+from lapa.experiments.worlds import FEW, WORLDS, Demonstrated, world_of
+from lapa.plots.budgets import budget_curves
+
+FIVE = "metaworld:reach-v3+push-v3+pick-place-v3+door-open-v3+button-press-topdown-v3"
+THREE = ("scratch", "vpt", "lapa")
+
+
+def table(settings: str = "all", rows: tuple[str, ...] = ("all",), seeds: int = 1, benchmark: str = FIVE,
+          other: str = "", **more: Any) -> Asked:  # fmt: skip
+    common = common_of(benchmark, other, more.pop("videos", None), more.pop("episodes", None),
+                       more.pop("validation", None), more.pop("preset", None), more.pop("set", ()))  # fmt: skip
+    return parse(settings.split(","), rows, seeds, more.pop("budgets", ()), more.pop("only", ()), common, **more)
+
+
+def plan(asked: Asked, out: Path = Path("out")) -> dict[str, PlanStep]:
+    return {step.name: step for step in steps_of(asked, out, {})}
+
+
+def datasets(step: PlanStep) -> list[str]:
+    return [value for word, value in pairwise(step.command) if word == "--dataset"]
+
+
+def after(step: PlanStep, word: str) -> str:
+    return step.command[step.command.index(word) + 1]
+
+
+def everything_before(name: str, steps: dict[str, PlanStep]) -> set[str]:
+    return {name}.union(*(everything_before(need, steps) for need in steps[name].needs))
+
+
+# --- the data
+
+
+def test_a_step_that_reads_data_waits_for_those_who_make_them(tmp_path: Path) -> None:
+    steps = plan(table(), tmp_path)
+    makes = {f"lerobot:{step.out}": name for name, step in steps.items() if step.command[0] == "collect"}
+    for name, step in steps.items():
+        assert step.command[0] in cli.COMMANDS
+        before = everything_before(name, steps)
+        for spec in datasets(step):
+            assert makes[spec.partition(",")[0]] in before, f"{name} reads {spec}"
+
+
+def test_which_videos_labels_and_tests_a_setting_has() -> None:
+    steps = plan(table(budgets=("3",)))
+    made = {name: after(step, "--benchmark") for name, step in steps.items() if step.command[0] == "collect"}
+    home = made["seed0/data/home"]
+    assert home == f"{FIVE},camera=corner4,size=128,repeat=2"
+    assert made["seed0/data/elsewhere"] == f"{FIVE},camera=corner3,size=128,repeat=2,look=other"
+    assert made["seed0/data/so101_pick-place"] == "so101:pick-place"
+    assert (
+        after(steps["seed0/data/home"], "--episodes")
+        == after(steps["seed0/data/so101_pick-place"], "--episodes")
+        == "250"
+    )
+    tested = steps["seed0/lapa/home+3/test"]
+    assert after(tested, "--benchmark").startswith(FIVE)
+    assert after(tested, "--episodes") == "100"
+    fit = {name: datasets(step) for name, step in steps.items() if step.command[0] == "quantize"}
+    assert fit == {
+        f"seed0/lapa/{which}/fit": [f"lerobot:out/seed0/data/{which}"]
+        for which in ("home", "elsewhere", "so101_pick-place")
+    }
+
+
+def test_labels_and_tests_of_cross_task_have_no_task_in_common() -> None:
+    steps = plan(table("cross-task", ("lapa",), budgets=("1",)))
+    labelled = {Path(spec.partition(",")[0]).name for spec in datasets(steps["seed0/lapa/home+some1/tuned"])}
+    tested = after(steps["seed0/lapa/home+some1/others"], "--benchmark").partition(",")[0].partition(":")[2].split("+")
+    assert labelled == {"reach-v3", "pick-place-v3", "button-press-topdown-v3"}
+    assert set(tested) == {"push-v3", "door-open-v3"}
+    assert after(steps["seed0/lapa/home+some1/others"], "--episodes") == "40"
+    assert "push-v3" in after(steps["seed0/data/home"], "--benchmark"), "the videos show all tasks"
+
+
+def test_a_smaller_budget_is_part_of_a_larger_one_and_of_no_video() -> None:
+    steps = plan(table("in-domain", ("scratch", "lapa")))
+    chosen = {budget: datasets(steps[f"seed0/scratch/{budget}/tuned"]) for budget in FEW}
+    for budget in FEW:
+        assert len(chosen[budget]) == 5
+        for spec in chosen[budget]:
+            folder, _, span = spec.partition(",episodes=0-")
+            assert (int(span) + 1 if span else 10) == budget
+            assert folder in {other.partition(",")[0] for other in chosen[10]}
+    seeds = {after(step, "--seed") for step in steps.values() if step.command[0] == "collect"}
+    assert seeds == {"1", "2"}, "other scenes than those of the videos"
+    more = plan(table("in-domain", ("scratch",), budgets=("20",)))
+    assert after(more["seed0/data/labels20/reach-v3"], "--episodes") == "20"
+
+
+def test_one_robot_in_all_labelled_data() -> None:
+    """Datasets of several robots would make a policy of several robots."""
+    steps = plan(table())
+    robots = {after(s, "--robot") for n, s in steps.items() if s.command[0] == "collect" and "so101" not in n}
+    assert robots == {"metaworld"}
+    assert "--robot" not in steps["seed0/data/so101_pick-place"].command
+
+
+# --- what cells share
+
+
+def test_what_cells_share_is_made_once() -> None:
+    steps = plan(table(rows=("all", "unipi"), seeds=2))
+    names = [name for name in steps if name.startswith("seed0")]
+    assert len(names) * 2 == len(steps), "each seed has its own data, models and tests"
+    kinds = [steps[name].command[0] for name in names]
+    assert kinds.count("collect") == 5 + 3, "labels of each task; videos at home, elsewhere, of another robot"
+    assert kinds.count("quantize") == 3
+    assert kinds.count("fit") == 2 * len(FEW), "inverse dynamics: for each budget of all tasks and of some"
+    assert not any("actionvla/so101" in name for name in names)
+    scratch = [name for name in names if "/scratch/" in name and name.endswith("tuned")]
+    assert len(scratch) == 2 * len(FEW), "it knows no videos"
+    assert [name for name in names if "/unipi/" in name and name.endswith("tuned")] == [
+        f"seed0/unipi/{which}/tuned" for which in ("home+3", "home+some3", "elsewhere+3", "so101_pick-place+3")
+    ], "one budget"
+    assert {name for name in names if "/random/" in name} == {"seed0/random/test", "seed0/random/others"}
+
+
+def test_rows_have_one_budget_the_main_one_or_the_largest() -> None:
+    def budgets(*asked: str) -> set[int]:
+        return {
+            cell.budget
+            for cell in cells(table("in-domain", ("unipi", "lapa"), budgets=asked))
+            if cell.row.name == "unipi"
+        }
+
+    assert (budgets(), budgets("1", "10"), budgets("1", "3")) == ({3}, {10}, {3})
+
+
+def test_options_fix_the_way_to_finetune_and_yours_come_last() -> None:
+    steps = plan(table("in-domain", ("lapa",), budgets=("3",), set=("finetune.steps=7",)))
+    assert steps["seed0/lapa/home+3/tuned"].command[0] == "finetune"
+    recipe = recipe_of(table(set=("finetune.steps=7",)).common.options)
+    assert (recipe.finetune.steps, recipe.window, recipe.policy.code_head) == (7, 0.1, "nearest")
+    assert recipe.laq.encoder == "efficientnet", "preset video"
+    assert recipe_of(table().common.quick().options).finetune.steps == 10
+    demo = demo_real_plan(RealDemoSettings(), Path("out"))
+    training = next(step.command for step in demo if step.command[0] == "pretrain")
+    assert {word for word in training if "=" in word} >= set(WORLDS["metaworld"].recipe), "one place"
+
+
+def test_what_you_say_of_the_benchmark_goes_over_what_is_usual() -> None:
+    world = world_of("metaworld:push,size=64,repeat=4")
+    assert isinstance(world, Demonstrated)
+    assert world.test(world.settings["in-domain"], "test", 20) == (
+        "metaworld:push-v3,batch=25,camera=corner4,size=64,repeat=4", 20,
+    )  # fmt: skip
+    assert len(world_of("metaworld").settings["in-domain"].budgets) == 4
+    assert len(plan(table("in-domain", ("expert",), benchmark="metaworld"))) == 1
+    other = plan(table("cross-embodiment", ("lapa",), other="libero:libero_object,camera=agentview", budgets=("1",)))
+    assert after(other["seed0/data/libero_libero_object"], "--benchmark") == "libero:libero_object,camera=agentview"
+
+
+def test_a_policy_server_is_one_more_row() -> None:
+    asked = table(
+        "in-domain,cross-env", ("expert",), servers=("openpi://127.0.0.1:8000,execute=5",), budgets=("1", "3")
+    )
+    steps = plan(asked)
+    assert len(steps) == 2
+    (served,) = (step for step in steps.values() if "--policy" in step.command)
+    assert after(served, "--policy") == after(served, "--name") == "openpi://127.0.0.1:8000,execute=5"
+    assert served.name.count("/") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"settings": "cross-domain"}, "cross-task"),
+        ({"settings": "cross-task", "benchmark": "metaworld:push-v3"}, "cross-task"),
+        ({"rows": ("scratch_ungrounded",)}, "scratch_ungrounded"),
+        ({"settings": "cross-embodiment", "rows": ("actionvla",)}, "actionvla"),
+        ({"benchmark": "metaworld:pusch-v3"}, "push-v3"),
+        ({"benchmark": "metaworld,camra=corner"}, "camera"),
+        ({"benchmark": "metawold"}, "metaworld"),
+        ({"benchmark": "aloha:insertion"}, "--labelled"),
+        ({"benchmark": "tabletop:real"}, "tabletop:real"),
+        ({"benchmark": "tabletop", "other": "so101:pick-place"}, "--other"),
+        ({"validation": 5}, "--validation"),
+        ({"episodes": 0}, "episode"),
+        ({"servers": ("127.0.0.1:8000",)}, "openpi://"),
+        ({"preset": "laptp"}, "laptop"),
+    ],
+)
+def test_what_is_refused(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(LapaError, match=says):
+        plan(table(**change))
+
+
+def test_tables_of_two_worlds_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    old = {name: value for name, value in described(Common()).items() if name not in ("benchmark", "other")}
+    path.write_text(json.dumps({"common": old, "cells": {}, "sources": {}, "seconds": {}}))
+    read_results(path, described(Common()))
+    with pytest.raises(LapaError, match="benchmark tabletop"):
+        read_results(path, described(table().common))
+
+
+# --- figures and layout
+
+
+def made(asked: Asked) -> dict[str, Any]:
+    """Cells as a run would leave them."""
+    rates = {"scratch": 0.2, "vpt": 0.4, "lapa": 0.6, "actionvla": 0.8, "expert": 1.0}
+    found: dict[str, Any] = {}
+    for cell in cells(asked):
+        for split in cell.setting.splits:
+            rate = rates.get(cell.row.name, 0.0)
+            tasks = asked.common.world.test(cell.setting, split, 1)[0].partition(",")[0].partition(":")[2].split("+")
+            here: dict[str, Any] = {
+                "method": cell.row.name, "seed": cell.seed, "split": split, "success": rate, "episodes": 10,
+                "families": dict.fromkeys(tasks, rate), "mean_steps": 9.0,
+                "outcomes": "".join("01"[i < 10 * rate] for i in range(10)),
+                "stages": {task: {"reached": 1.0, "moved": rate} for task in tasks},
+            }  # fmt: skip
+            if cell.row.method:
+                here |= {"budget": cell.budget, "family": cell.setting.family}
+                here |= {"videos": cell.setting.videos} if cell.row.method.source else {}
+            found[cell.score(split)] = here
+    return found
+
+
+def test_the_table_says_what_each_setting_has(tmp_path: Path) -> None:
+    asked = table(rows=("expert", *THREE, "actionvla"), budgets=("1", "3"), servers=("openpi://a:1",))
+    known = made(asked)
+    results = {"common": described(asked.common), **build(known, asked), "cells": known}
+    assert {name: list(splits) for name, splits in results["table"].items()} == {
+        "in-domain": ["test"], "cross-task": ["others"], "cross-env": ["test"], "cross-embodiment": ["test"],
+    }  # fmt: skip
+    here = results["table"]["in-domain"]["test"]["3"]
+    assert here["lapa"]["gap_closed"] == pytest.approx(2 / 3)
+    assert here["openpi://a:1"]["success"] == 0
+    assert "actionvla" not in results["table"]["cross-embodiment"]["test"]["3"]
+    assert "lapa - scratch" in results["paired"]["cross-task"]["others"]["1"]
+    text = markdown(results)
+    assert "Meta-World" in text.partition("\n")[0]
+    assert "paper 6" not in text, "its figures are of other columns"
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ActionVLA | 80.0")]
+    assert rows[0][-1].startswith("not possible")
+    assert "60 (100, 60)" in text, "LAPA: solved, and how many reached and moved"
+    assert "openpi://a:1" in text
+    tasks = next(line for line in text.splitlines() if line.startswith("| cross-task, 3 labels a task"))
+    assert tasks.split(" | ")[1:] == ["push-v3", "door-open-v3 |"]
+    budget_curves(results["table"], tmp_path / "curves.png")
+    part = Asked(("in-domain",), asked.rows, common=asked.common)
+    assert build(json.loads(json.dumps(known)), part)["table"] == results["table"], "known cells stay"
+
+
+def test_where_a_server_writes() -> None:
+    cell = TableCell(world_of(FIVE).settings["in-domain"], 3, TableRow("openvla://10.0.0.1:80/act", None), 1)
+    assert cell.score("test") == "seed1/openvla_10.0.0.1_80_act/test"
