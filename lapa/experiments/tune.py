@@ -73,7 +73,8 @@ def candidates(ways: Sequence[str], only: Sequence[str] = ()) -> list[Candidate]
     named = [CANDIDATES[choose(name, CANDIDATES, "way to finetune")] for name in only or CANDIDATES]
     found = [each for each in named if each.name in ways]
     if not found:
-        raise LapaError(f"{', '.join(only)}: this policy has no such head yet, so there is none to keep or replace.")
+        raise LapaError(f"{', '.join(only)}: not for this policy, whose head is another or that has none yet. What suits "
+                        f"it: {', '.join(ways)}.")  # fmt: skip
     return found
 
 

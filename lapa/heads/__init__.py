@@ -70,7 +70,7 @@ class AnyHead(nn.Module, ABC):
 
     def reading(self) -> Head:
         """A head with the same weights; labels tell what its classes mean (heads/linear.py). Raises LapaError where
-        this is not possible."""
+        this is not possible; of a head where it is, the Config has `readable` = True."""
         raise LapaError(f"What the head {type(self).__name__} says cannot be read; finetune with --head new.")
 
 
@@ -134,6 +134,11 @@ def predicts_numbers(config: Any) -> bool:
     return bool(getattr(config, "numbers", False))
 
 
+def is_readable(config: Any) -> bool:
+    """Can labels tell what the classes of the head of this `Config` mean (AnyHead.reading)?"""
+    return bool(getattr(config, "readable", False))
+
+
 def known_error(said: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """What a chunk [B, chunk, A] misses the targets by, and where there are any, bool; 0 where there are none."""
     known = ~target.isnan()
@@ -148,6 +153,6 @@ def absolute_error(said: Tensor, target: Tensor) -> tuple[Tensor, Logs]:
 
 
 __all__ = [
-    "AnyHead", "AnySpace", "ChunkHead", "Head", "absolute_error", "cross_entropy", "known_error", "possible",
-    "predicts_numbers",
+    "AnyHead", "AnySpace", "ChunkHead", "Head", "absolute_error", "cross_entropy", "is_readable", "known_error",
+    "possible", "predicts_numbers",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ with near code embeddings mean similar actions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ FOLDS = 10  # parts of the labelled trajectories of which each is left out once
 @dataclass(frozen=True)
 class Config:
     """Width of the hidden layer of the network that it keeps."""
+
+    readable: ClassVar[bool] = True
 
     width: int = 256
 

@@ -34,11 +34,16 @@ class Config:
     heads: int = 4
     """its attention heads"""
 
+    @property
+    def readable(self) -> bool:
+        """See heads.is_readable: with neither queries nor rounds it is what heads/linear.py keeps."""
+        return self.queries == "none" and self.rounds == 1
+
     def build(self, width: int, space: Space) -> Head:
         """A new head for readouts of this width. Raises LapaError on settings that cannot be."""
         if min(self.width, self.rounds, self.layers, self.heads) < 1:
             raise LapaError("parallel: width, rounds, layers and heads are at least 1.")
-        if self.queries == "none" and self.rounds == 1:
+        if self.readable:
             return Parallel(width, self.width, space)
         return Rounds(width, self, space)
 

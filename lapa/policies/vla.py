@@ -35,7 +35,7 @@ from lapa.data.index import Index
 from lapa.data.observations import ONE, Seen, say_once, seen
 from lapa.data.pack import Packed
 from lapa.data.pairs import window_offsets
-from lapa.heads import AnyHead, Head, predicts_numbers
+from lapa.heads import AnyHead, Head, is_readable, predicts_numbers
 from lapa.plugins import configure
 from lapa.policies import (
     Examples,
@@ -100,12 +100,20 @@ class Config(OnBackbone):
 
     @classmethod
     def ways(cls, saved: Mapping[str, Any] | None) -> tuple[str, ...]:
-        """See PolicyConfig. Without a head there is none to keep; a head for codes can be read; a head for actions can
-        be trained further or replaced."""
+        """See PolicyConfig. Without a head there is none to keep; some heads can be read; a head for actions can be
+        trained further or replaced."""
         kind = _kind(saved)
-        read = ("linear",) if kind and kind != "numbers" else ()
+        read = ("linear",) if kind and is_readable(cls._head_of(saved or {})) else ()
         again = ("as-it-is", "new-head", "all-new-head", "all-long-new-head") if kind not in ("", "codes") else ()
         return (*read, "head", "all", "all-long", *again)
+
+    @classmethod
+    def _head_of(cls, saved: Mapping[str, Any]) -> Any:
+        """The Config of the head of a saved policy."""
+        has = object_at(saved.get("model", {}), "model")
+        its = cls(**{name: has[name] for name in ("head", "head_options", "code_head") if name in has})
+        name, options = its.head_for(_kind(saved))
+        return configure("heads", name, options)
 
     @classmethod
     def may_change(cls, saved: Mapping[str, Any], recipe: Recipe) -> tuple[str, ...]:

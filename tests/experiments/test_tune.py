@@ -131,8 +131,11 @@ def test_a_killed_search_goes_on(packed: Packed, tiny: Recipe, actionvla: Path, 
     assert same(tmp_path / "whole", tmp_path / "broken")
 
 
-def saved(kind: str) -> dict[str, Any]:
-    return {"space": {"kind": kind}}
+def saved(kind: str, **model: Any) -> dict[str, Any]:
+    return {"space": {"kind": kind}, "model": model}
+
+
+UNREAD = [name for name in CANDIDATES if name != "linear"]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +145,13 @@ def saved(kind: str) -> dict[str, Any]:
         ("vla", saved("codes"), ["linear", "head", "all", "all-long"]),
         ("vla", saved("codebook"), list(CANDIDATES)),
         ("vla", saved("actions"), list(CANDIDATES)),
+        ("vla", saved("codes", code_head="nearest"), ["head", "all", "all-long"]),
+        ("vla", saved("actions", code_head="nearest"), list(CANDIDATES)),
+        ("vla", saved("actions", head="autoregressive"), UNREAD),
+        ("vla", saved("codes", head_options={"rounds": 2}), ["head", "all", "all-long"]),
+        ("vla", saved("codes", head="autoregressive", code_head="parallel"), ["linear", "head", "all", "all-long"]),
+        ("vla", saved("codebook", head="linear"), list(CANDIDATES)),
+        ("vla", saved("numbers", head="regression"), UNREAD),
         ("video_planner", {}, ["head", "all", "all-long", "as-it-is"]),
     ],
 )
@@ -153,6 +163,8 @@ def test_ways_that_are_refused() -> None:
     ways = config_class("vla").ways(saved("codes"))
     with pytest.raises(LapaError, match="new-head: "):
         candidates(ways, ["new-head"])
+    with pytest.raises(LapaError, match=r"linear: .*\bhead, all, all-long"):
+        candidates(config_class("vla").ways(saved("codes", code_head="nearest")), ["linear"])
     with pytest.raises(LapaError, match='"all-long"'):
         candidates(ways, ["all-lomg"])
 
