@@ -6,20 +6,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lapa.benchmarks._libero_grasps import UP, WIDEST, aside, grasps, narrow
 from lapa.benchmarks._libero_scene import OPEN, Scene
 from lapa.contracts import Array
 
 STEP, TURN = 0.05, 0.5  # metres and radians of an action of 1
 GAIN = 1.6  # the arm goes some 60% of what it is told in one step
-WIDEST = 0.072  # metres between the open fingers, with room on both sides
-FINGER = 0.04  # metres from the middle of the open hand to a finger
-DEEP, RIM = 0.035, 0.02  # metres below its top where an object is taken, and a rim
 FLAT = 0.03  # metres; what is lower and wider than the hand is dragged
 TILT = np.radians(75)  # from pointing down, to take the handle of a drawer
+STUCK = 15  # actions that bring the hand no nearer to where it goes
 FREE, SHUT = -1.0, 1.0
-UP = np.array([0, 0, 1.0])
-
-Grasp = tuple[Array, Array]  # the place of the hand, and its turn [3, 3]
 
 
 class Expert:
@@ -54,8 +50,10 @@ class Expert:
         """Take an object and put it on or into something, which is opened first."""
         if inside and self.scene.drawer(where) and not self.scene.opened(where):
             yield from self._slide(where, True)
-        grasps = self._grasps(what)
-        place, turn = grasps[attempt % len(grasps)]
+        others = self.scene.solids(but=what)
+        ways = grasps(self.scene.points(what), others)
+        place, angle = ways[attempt % len(ways)]
+        turn = self._turned(angle)
         yield from self._take(place, turn)
         if not self.scene.touching(self.scene.geoms(what)):
             yield from self._stay(turn, FREE, 4)
@@ -64,9 +62,13 @@ class Expert:
         hangs = self.scene.hand()[2] - self.scene.points(what)[:, 2].min()
         goal = self._goal(what, where, inside) - held
         over = max(self._highest(what) + hangs + 0.02, goal[2] + 0.03, place[2] + 0.1)  # 0.1: out of a drawer
-        yield from self._to(np.append(place[:2], over), turn, SHUT, near=0.03)
-        yield from self._to(np.append(goal[:2], over), turn, SHUT, near=0.012)
-        yield from self._to(goal, turn, SHUT, near=0.008, most=30)
+        start = self.scene.hand()
+        start = start + aside(start, angle, self.scene.points(what), others, over)
+        up, above = np.append(start[:2], over), np.append(goal[:2], over)
+        for target, near, most in ((start, 0.02, 60), (up, 0.03, 60), (above, 0.012, 60), (goal, 0.008, 30)):
+            yield from self._to(target, turn, SHUT, near, most)
+            if not self.scene.touching(self.scene.geoms(what)):
+                break  # it fell
         yield from self._stay(turn, FREE, 6)
         yield from self._up(0.1)
 
@@ -99,42 +101,6 @@ class Expert:
         return max((float(self.scene.points(name)[:, 2].max()) for name in self.scene.movable() if name != but),
                    default=0.0)  # fmt: skip
 
-    # --- how to take things
-
-    def _grasps(self, what: str) -> list[Grasp]:
-        """Ways to take an object from above, the best first: across where it is narrow, or by the rim."""
-        boxes = self.scene.boxes(but=what)
-        return self._narrow(self.scene.points(what), boxes) or self._rims(self.scene.points(what), boxes)
-
-    def _narrow(self, points: Array, boxes: Array) -> list[Grasp]:
-        low, high = points[:, 2].min(), points[:, 2].max()
-        turns = np.radians(np.arange(-90, 90, 15))
-        widths = np.array([np.ptp(points[:, :2] @ _across(turn)) for turn in turns])
-        middle = (points[:, :2].min(0) + points[:, :2].max(0)) / 2
-        place = np.append(middle, max(high - DEEP, low + 0.012))
-        found = []
-        for turn, width in zip(turns, widths, strict=True):
-            if width < WIDEST:
-                sides = [place[:2] + side * FINGER * _across(turn) for side in (-1, 1)]
-                wide = width > widths.min() + 0.006
-                found.append(((_blocked(sides, place[2], boxes), wide, abs(turn)), (place, self._turned(turn))))
-        return [grasp for _, grasp in sorted(found, key=lambda each: each[0])]
-
-    def _rims(self, points: Array, boxes: Array) -> list[Grasp]:
-        """By the rim of what is wider than the hand: one finger inside."""
-        low, high = points[:, 2].min(), points[:, 2].max()
-        rim = points[points[:, 2] > high - 0.015]
-        middle = (rim[:, :2].min(0) + rim[:, :2].max(0)) / 2
-        radius = np.linalg.norm(rim[:, :2] - middle, axis=1).max() - 0.004
-        found = []
-        for angle in np.radians(np.arange(0, 360, 15)):
-            turn = angle % np.pi - np.pi / 2
-            way = np.array([np.cos(angle), np.sin(angle)])
-            place = np.append(middle + radius * way, max(high - RIM, low + 0.012))
-            blocked = _blocked([middle + (radius + FINGER) * way], place[2], boxes)
-            found.append(((blocked, abs(turn)), (place, self._turned(turn))))
-        return [grasp for _, grasp in sorted(found, key=lambda each: each[0])]
-
     def _turned(self, angle: float) -> Array:
         """float [3, 3]: the hand that points down, turned about the vertical."""
         return _rotation(UP, angle) @ self._down
@@ -156,7 +122,8 @@ class Expert:
         yield from self._to(start, self._down, SHUT, near=0.006, most=30)
         for _ in range(80):
             left = (at - self.scene.place(what))[:2]
-            if np.linalg.norm(left) < 0.012:
+            lost = np.linalg.norm((self.scene.hand() - self.scene.place(what))[:2]) > radius
+            if np.linalg.norm(left) < 0.012 or lost:
                 break
             ahead = self.scene.hand()[:2] + left * min(1.0, 0.04 / np.linalg.norm(left))
             yield self._motion(np.append(ahead, low + 0.008), self._down, SHUT)
@@ -190,9 +157,9 @@ class Expert:
         parts = [self.scene.corners(geom) for geom in self.scene.moving(knob)]
         top = max(float(points[:, 2].max()) for points in parts)
         fin = np.concatenate([points for points in parts if points[:, 2].max() > top - 0.02])
-        grasps = self._narrow(fin, self.scene.boxes(but=knob)[:0])
-        place, turn = grasps[attempt % len(grasps)]
-        place = np.append(place[:2], top - 0.015)
+        ways = narrow(fin, self.scene.solids(but=knob))
+        place, angle = ways[attempt % len(ways)]
+        place, turn = np.append(place[:2], top - 0.015), self._turned(angle)
         yield from self._to(place + 0.08 * UP, turn, FREE, near=0.012)
         yield from self._to(place, turn, FREE, near=0.006, most=30)
         yield from self._close(turn)
@@ -205,10 +172,16 @@ class Expert:
     # --- moving
 
     def _to(self, place: Array, turn: Array, grip: float, near: float, most: int = 60) -> Iterator[Array]:
-        """Go to a place and a turn, until it is near (metres) or so many actions are over."""
+        """Go to a place and a turn, until it is near (metres), comes no nearer or so many actions are over."""
+        best, since = np.inf, 0
         for _ in range(most):
             action = self._motion(place, turn, grip)
-            if np.linalg.norm(place - self.scene.hand()) < near and np.abs(action[3:6]).max() < 0.3:
+            off = float(np.linalg.norm(place - self.scene.hand()))
+            if off < near and np.abs(action[3:6]).max() < 0.3:
+                return
+            missing = off + STEP / TURN * float(np.linalg.norm(_axis_angle(turn @ self.scene.turn().T)))
+            best, since = (missing, 0) if missing < best - 0.001 else (best, since + 1)
+            if since > STUCK:
                 return
             yield action
 
@@ -235,20 +208,6 @@ class Expert:
         turned = _axis_angle(turn @ self.scene.turn().T) / TURN
         motion = np.clip(np.append(off, turned) * GAIN, -self.repeat, self.repeat)
         return np.append(motion, grip).astype(np.float32)
-
-
-def _across(angle: float) -> Array:
-    """float [2]: the way of the fingers of a hand that points down and is turned by an angle."""
-    return np.array([-np.sin(angle), np.cos(angle)])
-
-
-def _blocked(places: list[Array], height: float, boxes: Array) -> int:
-    """How many of these places [2] a finger cannot reach from above, down to a height, for `boxes` [N, 2, 3]."""
-    inside = [
-        (np.abs(place - boxes[:, :, :2].mean(1)) < np.ptp(boxes[:, :, :2], axis=1) / 2 + 0.012).all(1)
-        & (boxes[:, 1, 2] > height - 0.008) for place in places
-    ]  # fmt: skip
-    return sum(bool(each.any()) for each in inside)
 
 
 def _rotation(axis: Array, angle: float) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lapa.benchmarks._libero_grasps import Solids
 from lapa.contracts import Array
 
 STAGES = ("reached", "grasped", "moved", "lifted")
@@ -87,8 +88,8 @@ class Scene:
         return np.array(self.env.sim.data.site_xpos[self.env.robots[0].eef_site_id])
 
     def turn(self) -> Array:
-        """float [3, 3]: how the hand is turned; its third column is the way it points, its second that of the
-        fingers."""
+        """float [3, 3]: how the hand is turned; its third column is the way it points. At the beginning
+        the fingers lie along y."""
         site = self.env.robots[0].eef_site_id
         return np.array(self.env.sim.data.site_xmat[site]).reshape(3, 3)
 
@@ -116,13 +117,16 @@ class Scene:
         """The names of the objects that may be carried."""
         return tuple(self.env.objects_dict)
 
-    def boxes(self, but: str) -> Array:
-        """float [N, 2, 3]: the lowest and the highest corner of all that can collide, but for one object, the robot and
-        the table."""
+    def solids(self, but: str) -> Solids:
+        """All that can collide, but for one object, the robot and the table."""
         names = [name for name in (*self.env.objects_dict, *self.env.fixtures_dict)
                  if name != but and name in self.env.obj_body_id]  # fmt: skip
-        found = [self.corners(geom) for name in names for geom in self.geoms(name)]
-        return np.array([[points.min(0), points.max(0)] for points in found]).reshape(-1, 2, 3)
+        geoms, data = [geom for name in names for geom in self.geoms(name)], self.env.sim.data
+        ends = np.array([[own.min(0), own.max(0)] for own in map(self._own, geoms)]).reshape(-1, 2, 3)
+        low, high = ends[:, 0], ends[:, 1]
+        axes = np.array([data.geom_xmat[geom] for geom in geoms]).reshape(-1, 3, 3)
+        places = np.array([data.geom_xpos[geom] for geom in geoms]).reshape(-1, 3)
+        return Solids(places + np.einsum("nij,nj->ni", axes, (low + high) / 2), axes, (high - low) / 2)
 
     def region(self, name: str) -> bool:
         """Is it a place on or in something, and no thing?"""
@@ -154,14 +158,19 @@ class Scene:
 
     def corners(self, geom: int) -> Array:
         """float [N, 3]: of one geom; of round ones points on its rims."""
-        model, data = self.env.sim.model._model, self.env.sim.data
+        data = self.env.sim.data
+        placed: Array = self._own(geom) @ np.array(data.geom_xmat[geom]).reshape(3, 3).T + data.geom_xpos[geom]
+        return placed
+
+    def _own(self, geom: int) -> Array:
+        """Its corners in its own axes."""
+        model = self.env.sim.model._model
         own = _corners(int(model.geom_type[geom]), tuple(model.geom_size[geom]))
         if model.geom_dataid[geom] >= 0:
             mesh = model.geom_dataid[geom]
             start = model.mesh_vertadr[mesh]
             own = model.mesh_vert[start : start + model.mesh_vertnum[mesh]]
-        placed: Array = own @ np.array(data.geom_xmat[geom]).reshape(3, 3).T + data.geom_xpos[geom]
-        return placed
+        return own
 
     def drawer(self, name: str) -> bool:
         """Is it in something that opens?"""
