@@ -73,8 +73,10 @@ def candidates(ways: Sequence[str], only: Sequence[str] = ()) -> list[Candidate]
     named = [CANDIDATES[choose(name, CANDIDATES, "way to finetune")] for name in only or CANDIDATES]
     found = [each for each in named if each.name in ways]
     if not found:
-        raise LapaError(f"{', '.join(only)}: not for this policy, whose head is another or that has none yet. What suits "
-                        f"it: {', '.join(ways)}.")  # fmt: skip
+        raise LapaError(
+            f"{', '.join(only)}: not for this policy, whose head is another or that has none yet. It can be finetuned "
+            f"by {', '.join(ways)}."
+        )
     return found
 
 
