@@ -183,7 +183,8 @@ class Known:
 
     tasks: the benchmark's path -> its tasks, each of which is a path too; options: of the benchmark; recipe: of
     training, over the preset; noise: of the demonstrations; elsewhere: the options that differ in the videos of
-    cross-env; other: the benchmark of another robot, for cross-embodiment; seconds: of one demonstration on one core.
+    cross-env; other: the benchmark of another robot, for cross-embodiment; seconds, others_seconds: of a demonstration
+    of the one and of the other on one core.
     """
 
     title: str
@@ -195,6 +196,7 @@ class Known:
     noise: str = "0.2"
     preset: str = "video"
     seconds: float = 1.0
+    others_seconds: float = 5.0
 
     def home(self, text: str) -> tuple[str, tuple[str, ...], dict[str, str]]:
         """NAME[:PATH][,option=value...] -> its name, tasks, and options, with those that nobody gave."""
@@ -276,9 +278,10 @@ class Demonstrated(World):
 
     def videos(self, setting: Setting, number: int, seed: int) -> tuple[Source, ...]:
         """See World: `number` a task; of another robot as many in all."""
-        robot = "" if setting.name == "cross-embodiment" else self.name
-        step = f"seed{seed}/data/{setting.videos}"
-        return (self._collected(step, self._shown(setting), number * len(self.tasks), 10 * seed + VIDEO_SEED, robot),)
+        step, many, seed = f"seed{seed}/data/{setting.videos}", number * len(self.tasks), 10 * seed + VIDEO_SEED
+        if setting.name == "cross-embodiment":  # no noise: that SO-101's expert fails with it
+            return (Source("", step, _collect(self.other, many, seed), 5 + self.known.others_seconds * many),)
+        return (self._collected(step, self._shown(setting), many, seed),)
 
     def labels(self, setting: Setting, budget: int, seed: int) -> tuple[Source, ...]:
         """See World: the first `budget` of each task that has labels."""
@@ -286,13 +289,13 @@ class Demonstrated(World):
         made = []
         for task in self.labelled if setting.family else self.tasks:
             spec, step = written(self.name, (task,), self.options), f"seed{seed}/data/labels{many}/{task}"
-            source = self._collected(step, spec, many, 10 * seed + LABEL_SEED, self.name)
+            source = self._collected(step, spec, many, 10 * seed + LABEL_SEED)
             made.append(replace(source, spec=f",episodes=0-{budget - 1}" if budget < many else ""))
         return tuple(made)
 
-    def _collected(self, step: str, spec: str, number: int, seed: int, robot: str) -> Source:
-        words = ("collect", "--benchmark", spec, "--episodes", str(number), "--noise", self.known.noise, "--seed",
-                 str(seed), *(("--robot", robot) if robot else ()))  # fmt: skip
+    def _collected(self, step: str, spec: str, number: int, seed: int) -> Source:
+        """Demonstrations of this robot."""
+        words = (*_collect(spec, number, seed), "--noise", self.known.noise, "--robot", self.name)
         return Source("", step, words, 5 + self.known.seconds * number)
 
     def test(self, setting: Setting, split: str, number: int) -> tuple[str, int]:
@@ -327,6 +330,10 @@ class Demonstrated(World):
             evaluate_films=start + 600 * episodes,
             scripted=start + 0.4 * episodes,
         )
+
+
+def _collect(spec: str, number: int, seed: int) -> tuple[str, ...]:
+    return ("collect", "--benchmark", spec, "--episodes", str(number), "--seed", str(seed))
 
 
 WORLDS: dict[str, Known] = {
