@@ -42,6 +42,8 @@ class PolicySettings:
     """the cameras that it looks at, by name; []: the one that the dataset gives"""
     state: bool = False
     """read the state of the robot as well; the dataset must have one"""
+    execute: int = 0
+    """how many actions of an answer are carried out before the policy is asked again; 0: all, or what the head says"""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Recipe:
 
 
 # Of the whole numbers; all the others count something that there must be.
-ZERO_IS_FINE = ("warmup", "clusters", "patience")
+ZERO_IS_FINE = ("warmup", "clusters", "patience", "execute")
 
 PRESETS: dict[str, Recipe] = {
     "laptop": Recipe(),

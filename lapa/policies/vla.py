@@ -76,7 +76,7 @@ class PolicyBatch:
 class Config(OnBackbone):
     """A backbone and a head, plug-ins of lapa/backbones and lapa/heads with their options."""
 
-    changeable: ClassVar[tuple[str, ...]] = ("decoding", "cameras", "state")
+    changeable: ClassVar[tuple[str, ...]] = ("decoding", "cameras", "state", "execute")
 
     head: str = "parallel"
     head_options: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +88,8 @@ class Config(OnBackbone):
     """the cameras that it looks at; (): the one that the dataset gives"""
     state: bool = False
     """read the state of the robot"""
+    execute: int = 0
+    """how many actions of an answer are carried out before it is asked again; 0: all, or what the head says"""
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -209,7 +211,7 @@ class VLA(Policy):
         chunk = self.acting.chunk if self.acting else 1
         meaning = self.meaning if self.acting else None
         state = self.reads.state or (meaning.state if meaning else ())
-        execute = self.head.execute if isinstance(self.head, AnyHead) else 0
+        execute = self.config.execute or (self.head.execute if isinstance(self.head, AnyHead) else 0)
         return PolicySpec(self.reads.cameras, state, meaning.spec if meaning else None, chunk, execute or chunk)
 
     @property
@@ -228,9 +230,24 @@ class VLA(Policy):
         if predicts_numbers(config) != isinstance(space, NumberSpace):
             raise LapaError(f"The head {name} does not predict {space.kind}.")
         self.head = config.build(self.backbone.width, space)
+        self._require_executable()
         self.grown = name, dict(options)
         self._introduce()
         self.backbone.answers(space.kind)
+
+    def _require_executable(self) -> None:
+        """Raises LapaError where `execute` is not 0 and the head cannot be asked again after so many actions."""
+        asked, head = self.config.execute, self._answering()
+        if asked and head.execute:
+            raise LapaError(
+                f"policy.execute={asked}: the head {self.config.head} says itself when it is asked again. Leave it out, "
+                f'or set its own: policy.head_options={{"execute":{asked}}}.'
+            )
+        if self.acting and not 0 <= asked <= self.acting.chunk:
+            raise LapaError(
+                f"policy.execute={asked}: 1 to {self.acting.chunk} actions of an answer can be carried out (0: all). Set "
+                "chunk, or policy.execute."
+            )
 
     def _introduce(self) -> None:
         """Tell the head what is shown to the policy."""
@@ -296,6 +313,7 @@ class VLA(Policy):
             own = space_of_actions(chunks, pad, recipe, data.action_names, self.config.numbers)
             self.grow(own)
         else:
+            self._require_executable()
             self._introduce()
         targets, head = own.targets(chunks, pad), self._answering()
         return self._with_plans(data, frames, targets, head) if head.every else Examples(frames, targets)

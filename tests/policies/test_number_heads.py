@@ -201,3 +201,21 @@ def test_a_damaged_description(packed: Packed, tiny: Recipe, tmp_path: Path) -> 
     for field, value in (("high", space["high"][:1]), ("reach", [[1, 0], [0, 1]]), ("chunk", 0), ("low", [])):
         with pytest.raises(LapaError, match=rf"space\.{field}"):
             space_from_json({**space, field: value})
+
+
+def test_it_is_asked_again_before_its_answer_is_used_up(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    four, asked = packed.subset(np.arange(4)), changed(tiny, *OPTIONS["regression"], "chunk=4", "policy.execute=3")
+    finetune(four, None, asked, tmp_path / "policy", 7)
+    spec = lapa.Policy.from_pretrained(tmp_path / "policy").spec
+    assert (spec.chunk, spec.execute) == (4, 3)
+    keeps = replace(asked, head="own")
+    told = chosen_settings(tmp_path / "policy", changed(keeps, "policy.execute=0"), ("policy.execute=0",))
+    finetune(four, tmp_path / "policy", keeps, tmp_path / "kept", 7)
+    finetune(four, tmp_path / "policy", keeps, tmp_path / "all", 7, changes=told)
+    assert lapa.Policy.from_pretrained(tmp_path / "kept").spec.execute == 3
+    assert lapa.Policy.from_pretrained(tmp_path / "all").spec.execute == 4
+    with pytest.raises(LapaError, match=r"policy\.execute=5"):
+        finetune(four, tmp_path / "policy", keeps, tmp_path / "more", 7, changes={"execute": 5})
+    fast = changed(tiny, "policy.head=fast", 'policy.head_options={"vision":"pixels"}', "policy.execute=1")
+    with pytest.raises(LapaError, match="head_options"):
+        finetune(four, None, fast, tmp_path / "fast", 7)
