@@ -240,13 +240,13 @@ class VLA(Policy):
         asked, head = self.config.execute, self._answering()
         if asked and head.execute:
             raise LapaError(
-                f"policy.execute={asked}: the head {self.config.head} says itself when it is asked again. Leave it out, "
-                f'or set its own: policy.head_options={{"execute":{asked}}}.'
+                f"policy.execute={asked}: the head {self.config.head} says itself when it is asked again. Leave it "
+                f'out, or set its own: policy.head_options={{"execute":{asked}}}.'
             )
         if self.acting and not 0 <= asked <= self.acting.chunk:
             raise LapaError(
-                f"policy.execute={asked}: 1 to {self.acting.chunk} actions of an answer can be carried out (0: all). Set "
-                "chunk, or policy.execute."
+                f"policy.execute={asked}: 1 to {self.acting.chunk} actions of an answer can be carried out (0: all). "
+                "Set chunk, or policy.execute."
             )
 
     def _introduce(self) -> None:
