@@ -229,7 +229,7 @@ class World:
             else:
                 raise LapaError(f"language_table: no scene of {family} was found for seed {seed} with these blocks and "
                                 f"this split in {TRIES} tries.")  # fmt: skip
-        self.family, self.success = family, False
+        self.success = self.over = False
         self.instruction = str(self.env._instruction_str)
         self.pushed = str(self.env._start_block)
         self.state = self.env.compute_state()

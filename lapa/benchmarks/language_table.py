@@ -12,7 +12,8 @@ import numpy as np
 
 from lapa.benchmarks import _language_table as real
 from lapa.benchmarks._mujoco import OwnRow, Pictures
-from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, Step, TaskSpec
+from lapa.benchmarks._side_by_side import SideBySide
+from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, TaskSpec
 from lapa.data.images import resized
 from lapa.plugins import choose, require
 
@@ -59,10 +60,11 @@ class Config:
         return LanguageTable(self)
 
 
-class LanguageTable:
+class LanguageTable(SideBySide[real.World]):
     """One table a running episode. Scene `seed` is of family seed modulo their number, so that each has as many."""
 
     def __init__(self, config: Config) -> None:
+        super().__init__("language_table", config.batch)
         self.config, self.families = config, _families(config.path)
         choose(config.blocks, BLOCKS, "set of blocks of Language Table")
         choose(config.split, SPLITS, "split of Language Table")
@@ -84,7 +86,6 @@ class LanguageTable:
         clone = Path(config.clone or os.environ[VARIABLE]).expanduser().resolve()
         self._package = real.load(clone)
         self._idle: list[real.World] = []
-        self._worlds: list[real.World] = []
         seen = f"{config.size} pixels a side, squashed from 320 x 180" if config.size else "320 x 180 pixels"
         print(f"language_table: {', '.join(self.families)}; {config.blocks}, split {config.split}; {seen}; "
               f"{self.spec.action.hz:g} actions a second; from {clone}.", file=sys.stderr)  # fmt: skip
@@ -94,33 +95,6 @@ class LanguageTable:
     def family(self, seed: int) -> str:
         """The family of a scene."""
         return self.families[int(seed) % len(self.families)]
-
-    def reset(self, seeds: Sequence[int]) -> list[Observation]:
-        """See Benchmark. Raises LapaError for more seeds than `batch`."""
-        if len(seeds) > self.config.batch:
-            raise LapaError(
-                f"language_table runs {self.config.batch} episodes side by side (batch=), not {len(seeds)}."
-            )
-        self._idle += self._worlds
-        self._worlds = []
-        for seed in seeds:
-            self._worlds.append(self._idle.pop() if self._idle else self._made())
-            self._worlds[-1].begin(self.family(seed), int(seed))
-        self._done = [False] * len(seeds)
-        self._random = [np.random.default_rng([int(seed), 9]) for seed in seeds]
-        self._shown = [self._observation(world) for world in self._worlds]
-        return list(self._shown)
-
-    def step(self, actions: Array) -> list[Step]:
-        """See Benchmark."""
-        return [
-            Step(self._shown[i], world.success, True) if self._done[i] else self._step(i, actions[i])
-            for i, world in enumerate(self._worlds)
-        ]
-
-    def tasks(self) -> tuple[str, ...]:
-        """See Benchmark."""
-        return tuple(world.family for world in self._worlds)
 
     def picture(self, i: int, size: int) -> Array:
         """Episode i as it is now, in the shape of the camera, at most `size` pixels a side."""
@@ -141,14 +115,19 @@ class LanguageTable:
 
     # --- acting
 
-    def _made(self) -> real.World:
+    def _taken(self, seed: int) -> real.World:
+        if self._idle:
+            return self._idle.pop()
         return real.World(self._package, self.config.blocks, self.config.split, self.config.repeat)
 
-    def _step(self, i: int, action: Array) -> Step:
-        world = self._worlds[i]
+    def _rest(self, worlds: Sequence[real.World]) -> None:
+        self._idle += worlds
+
+    def _begin(self, world: real.World, seed: int) -> None:
+        world.begin(self.family(seed), seed)
+
+    def _act(self, world: real.World, action: Array) -> None:
         world.step(action)
-        self._shown[i], self._done[i] = self._observation(world), world.success
-        return Step(self._shown[i], world.success, self._done[i], world.stages())
 
     def _anything(self, i: int) -> Array:
         most = FAST * self.config.repeat

@@ -19,7 +19,8 @@ import numpy as np
 from lapa.benchmarks._libero_expert import Expert
 from lapa.benchmarks._libero_scene import OPEN, STAGES, Scene
 from lapa.benchmarks._mujoco import Drawer, OwnRow, Pictures, numpy_state_kept, without_a_screen
-from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, Step, TaskSpec
+from lapa.benchmarks._side_by_side import SideBySide
+from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, TaskSpec
 from lapa.plugins import choose, require
 
 NEEDS = {
@@ -83,10 +84,11 @@ class Task(NamedTuple):
     states: Path
 
 
-class Libero:
+class Libero(SideBySide["_World"]):
     """One world a running episode. Scene `seed` is of task seed modulo their number, so that each has as many."""
 
     def __init__(self, config: Config) -> None:
+        super().__init__("libero", config.batch)
         self.config = config
         cameras = tuple(choose(name, CAMERAS, "camera of LIBERO") for name in config.camera.split("+"))
         if len(set(cameras)) < len(cameras):
@@ -108,7 +110,7 @@ class Libero:
             min(config.batch, len(self._all)), ((-reach, reach),) * 6 + ((-1.0, 1.0),), STAGES,
         )  # fmt: skip
         self._idle: list[_World] = []
-        self._worlds: list[_World] = []
+        self._experts: dict[int, Expert] = {}
         edges = "with" if config.shadows else "without"
         print(f"libero: {len(self.families)} tasks; camera {', '.join(cameras)} at {config.size} pixels"
               f"{', mirrored' * config.mirror}, {edges} shadows and edges; {HZ / config.repeat:g} actions a second, at "
@@ -120,49 +122,21 @@ class Libero:
         """The task of a scene."""
         return self._task(seed).name
 
-    def reset(self, seeds: Sequence[int]) -> list[Observation]:
-        """See Benchmark. Raises LapaError for more seeds than it runs side by side."""
-        if len(seeds) > self.config.batch:
-            raise LapaError(f"libero runs {self.config.batch} episodes side by side (batch=), not {len(seeds)}.")
-        self._idle += self._worlds
-        self._worlds = []
-        for seed in seeds:
-            world = self._world(self._task(seed))
-            self._worlds.append(world)
-            world.begin(int(seed), int(seed) % PUBLISHED.start // len(self._all), self.config.wait)
-        self._done = [False] * len(seeds)
-        self._random = [np.random.default_rng([int(seed), 9]) for seed in seeds]
-        self._experts: dict[int, Expert] = {}
-        self._shown = [self._observation(world) for world in self._worlds]
-        return list(self._shown)
-
-    def step(self, actions: Array) -> list[Step]:
-        """See Benchmark."""
-        return [
-            Step(self._shown[i], world.scene.success(), True) if self._done[i] else self._step(i, actions[i])
-            for i, world in enumerate(self._worlds)
-        ]
-
-    def tasks(self) -> tuple[str, ...]:
-        """See Benchmark."""
-        return tuple(world.task.name for world in self._worlds)
-
     def baselines(self) -> Mapping[str, Actor]:
         """no_op: stays, with an open hand; random: from all actions; expert: ours (_libero_expert.py)."""
         return {"no_op": OwnRow(lambda i: OPEN), "random": OwnRow(self._anything), "expert": OwnRow(self._demonstrated)}
 
     # --- acting
 
-    def _step(self, i: int, action: Array) -> Step:
-        world = self._worlds[i]
-        world.step(action, self.config.repeat)
-        self._shown[i], self._done[i] = self._observation(world), world.scene.success()
-        return Step(self._shown[i], self._done[i], self._done[i], world.scene.stages())
+    def _rest(self, worlds: Sequence[_World]) -> None:
+        self._idle += worlds
 
-    def _anything(self, i: int) -> Array:
-        low, high = np.array(self.spec.limits).T
-        drawn = self._random[i].uniform(low, high)
-        return np.where(np.array(self.spec.action.kinds) == "binary", np.sign(drawn), drawn).astype(np.float32)
+    def _begin(self, world: _World, seed: int) -> None:
+        self._experts.clear()
+        world.begin(seed, seed % PUBLISHED.start // len(self._all), self.config.wait)
+
+    def _act(self, world: _World, action: Array) -> None:
+        world.step(action, self.config.repeat)
 
     def _demonstrated(self, i: int) -> Array:
         if i not in self._experts:
@@ -184,8 +158,9 @@ class Libero:
     def _task(self, seed: int) -> Task:
         return self._all[int(seed) % PUBLISHED.start % len(self._all)]
 
-    def _world(self, task: Task) -> _World:
+    def _taken(self, seed: int) -> _World:
         """One that is idle, or a new one; the one that was idle longest goes where there are many."""
+        task = self._task(seed)
         found = next((world for world in self._idle if world.task == task), None)
         if found is not None:
             self._idle.remove(found)
@@ -197,6 +172,8 @@ class Libero:
 
 class _World:
     """The simulator of one task."""
+
+    over = False  # evaluate.py ends what takes too long
 
     def __init__(self, task: Task) -> None:
         from libero.libero.envs.env_wrapper import ControlEnv
@@ -235,6 +212,15 @@ class _World:
             self.scene.step(part)
             if self.scene.success():
                 break
+
+    @property
+    def success(self) -> bool:
+        """Whether all is as the task asks now."""
+        return self.scene.success()
+
+    def stages(self) -> tuple[str, ...]:
+        """Those of STAGES that hold now."""
+        return self.scene.stages()
 
     def draw(self, camera: str, size: int, shadows: bool) -> Array:
         """uint8 [size, size, 3], upright."""

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from lapa.benchmarks._mujoco import Drawer, OwnRow, Pictures, numpy_state_kept, without_a_screen
-from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, Step, TaskSpec
+from lapa.benchmarks._side_by_side import SideBySide
+from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, TaskSpec
 from lapa.plugins import choose, require
 
 NEEDS = {"metaworld": 'pip install "lapa[metaworld]"'}
@@ -117,10 +118,11 @@ class Config:
         return MetaWorld(self)
 
 
-class MetaWorld:
+class MetaWorld(SideBySide["_World"]):
     """One world a running episode. Scene `seed` is of task seed modulo their number, so that each has as many."""
 
     def __init__(self, config: Config) -> None:
+        super().__init__("metaworld", config.batch)
         self.config, self.families = config, tasks_named(config.path)
         cameras = tuple(choose(name, CAMERAS, "camera of Meta-World") for name in config.camera.split("+"))
         if len(set(cameras)) < len(cameras):
@@ -140,7 +142,6 @@ class MetaWorld:
         without_a_screen()
         self._idle: dict[str, list[_World]] = {task: [] for task in self.families}
         self._drawers: dict[str, Drawer] = {}
-        self._worlds: list[_World] = []
         edges = "with" if config.shadows else "without"
         seen = f"{config.size} pixels" + (", another look" if config.look == "other" else "")
         print(f"metaworld: {len(self.families)} tasks; camera {', '.join(cameras)} at {seen}, {edges} shadows and "
@@ -152,53 +153,28 @@ class MetaWorld:
         """The task of a scene."""
         return self.families[int(seed) % len(self.families)]
 
-    def reset(self, seeds: Sequence[int]) -> list[Observation]:
-        """See Benchmark. Raises LapaError for more seeds than `batch`."""
-        if len(seeds) > self.config.batch:
-            raise LapaError(f"metaworld runs {self.config.batch} episodes side by side (batch=), not {len(seeds)}.")
-        for world in self._worlds:
-            self._idle[world.task].append(world)
-        self._worlds = []
-        for seed in seeds:
-            task = self.family(seed)
-            world = self._idle[task].pop() if self._idle[task] else _World(task, self.config.look)
-            world.begin(int(seed))
-            self._worlds.append(world)
-        self._done = [False] * len(seeds)
-        self._random = [np.random.default_rng([int(seed), 9]) for seed in seeds]
-        self._shown = [self._observation(world) for world in self._worlds]
-        return list(self._shown)
-
-    def step(self, actions: Array) -> list[Step]:
-        """See Benchmark."""
-        return [
-            Step(self._shown[i], world.success, True) if self._done[i] else self._step(i, actions[i])
-            for i, world in enumerate(self._worlds)
-        ]
-
-    def tasks(self) -> tuple[str, ...]:
-        """See Benchmark."""
-        return tuple(world.task for world in self._worlds)
-
     def baselines(self) -> Mapping[str, Actor]:
         """no_op: stays, with an open hand; random: from all actions; expert: Meta-World's own, within the limits."""
         return {"no_op": OwnRow(self._stay), "random": OwnRow(self._anything), "expert": OwnRow(self._demonstrated)}
 
     # --- acting
 
-    def _step(self, i: int, action: Array) -> Step:
-        world = self._worlds[i]
+    def _taken(self, seed: int) -> _World:
+        idle = self._idle[task := self.family(seed)]
+        return idle.pop() if idle else _World(task, self.config.look)
+
+    def _rest(self, worlds: Sequence[_World]) -> None:
+        for world in worlds:
+            self._idle[world.task].append(world)
+
+    def _begin(self, world: _World, seed: int) -> None:
+        world.begin(seed)
+
+    def _act(self, world: _World, action: Array) -> None:
         world.step(action, self.config.repeat)
-        self._shown[i], self._done[i] = self._observation(world), world.success or world.over
-        return Step(self._shown[i], world.success, self._done[i], world.stages())
 
     def _stay(self, i: int) -> Array:
         return np.array([0, 0, 0, -1], np.float32)
-
-    def _anything(self, i: int) -> Array:
-        low, high = np.array(self.spec.limits).T
-        drawn = self._random[i].uniform(low, high)
-        return np.where(np.array(self.spec.action.kinds) == "binary", np.sign(drawn), drawn).astype(np.float32)
 
     def _demonstrated(self, i: int) -> Array:
         reach = self.config.repeat
