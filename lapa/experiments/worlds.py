@@ -279,7 +279,7 @@ class Demonstrated(World):
     def videos(self, setting: Setting, number: int, seed: int) -> tuple[Source, ...]:
         """See World: `number` a task; of another robot as many in all."""
         step, many, seed = f"seed{seed}/data/{setting.videos}", number * len(self.tasks), 10 * seed + VIDEO_SEED
-        if setting.name == "cross-embodiment":  # no noise: that SO-101's expert fails with it
+        if setting.name == "cross-embodiment":  # no noise: nobody learns these actions
             return (Source("", step, _collect(self.other, many, seed), 5 + self.known.others_seconds * many),)
         return (self._collected(step, self._shown(setting), many, seed),)
 

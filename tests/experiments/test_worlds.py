@@ -115,7 +115,7 @@ def test_one_robot_in_all_labelled_data() -> None:
     assert robots == {"metaworld"}
     other = steps["seed0/data/so101_pick-place"].command
     assert "--robot" not in other
-    assert "--noise" not in other, "the expert of SO-101 fails with it"
+    assert "--noise" not in other
 
 
 # --- what cells share
