@@ -79,7 +79,7 @@ class SideBySide(ABC, Generic[W]):
     def step(self, actions: Array) -> list[Step]:
         """See Benchmark."""
         return [
-            Step(self._shown[i], world.success, True) if self._done[i] else self._step(i, world, actions[i])
+            Step(self._shown[i], world.success, True) if self._done[i] else self._step(i, actions[i])
             for i, world in enumerate(self._worlds)
         ]
 
@@ -87,7 +87,8 @@ class SideBySide(ABC, Generic[W]):
         """See Benchmark."""
         return self._tasks
 
-    def _step(self, i: int, world: W, action: Array) -> Step:
+    def _step(self, i: int, action: Array) -> Step:
+        world = self._worlds[i]
         self._act(world, action)
         self._shown[i], won = self._observation(world), world.success
         self._done[i] = won or world.over

@@ -175,7 +175,7 @@ def run_paper(
     finally:  # also when a step has failed: show what is there
         keep(seconds(out))
         if results["table"]:
-            budget_curves(results["table"], out / "curves.png")
+            budget_curves(results["table"], out / "curves.png", asked.common.world.counted)
     return results
 
 

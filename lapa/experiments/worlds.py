@@ -75,6 +75,11 @@ class World(ABC):
     little: tuple[int, int, int]
 
     @property
+    def counted(self) -> str:
+        """What a budget counts, in a picture."""
+        return self.unit.replace("labels", "labelled trajectories")
+
+    @property
     @abstractmethod
     def settings(self) -> Mapping[str, Setting]:
         """The columns, by name."""

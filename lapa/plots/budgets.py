@@ -1,4 +1,4 @@
-"""Success over the number of labelled trajectories: one row of panels per split, one column per setting."""
+"""Success over the number of labelled trajectories: one column of panels per setting, in it one for each split."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ LINES = {  # method -> name, colour
 LEVELS = {"expert": "expert", "random": "random"}  # rows without labels: a horizontal line
 
 
-def budget_curves(table: Mapping[str, Any], path: Path) -> None:
-    """Draw {setting: {split: {budget: {method: {"success", "interval"}}}}} as a PNG; the bars are the intervals."""
+def budget_curves(table: Mapping[str, Any], path: Path, counted: str = "labelled trajectories") -> None:
+    """Draw {setting: {split: {budget: {method: {"success", "interval"}}}}} as a PNG; the bars are the intervals.
+    counted: what a budget counts."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    splits = list(dict.fromkeys(split for splits in table.values() for split in splits))
-    figure = Figure(figsize=(1.0 + 3.3 * max(len(table), 2), 1.3 + 2.8 * len(splits)), dpi=130)
+    rows = max(map(len, table.values()))
+    figure = Figure(figsize=(1.0 + 3.3 * max(len(table), 2), 1.3 + 2.8 * rows), dpi=130)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(splits), len(table), squeeze=False, sharey=True)
+    grid = figure.subplots(rows, len(table), squeeze=False, sharey=True)
     drawn: dict[str, Any] = {}
     for column, (setting, of) in enumerate(table.items()):
-        for row, split in enumerate(splits):
+        for axes in grid[len(of) :, column]:
+            axes.set_visible(False)
+        for row, (split, budgets) in enumerate(of.items()):
             axes = grid[row][column]
-            drawn |= _panel(axes, of.get(split, {}))
+            drawn |= _panel(axes, budgets)
             axes.set_title(f"{setting}, {split}", loc="left", fontsize=10, fontweight="bold")
-            if row == len(splits) - 1:
-                axes.set_xlabel("labelled trajectories", fontsize=9, color=MUTED)
+            if row == len(of) - 1:
+                axes.set_xlabel(counted, fontsize=9, color=MUTED)
             if not column:
                 axes.set_ylabel("solved, %", fontsize=9, color=MUTED)
     names = [name for name in LINES if name in drawn]
