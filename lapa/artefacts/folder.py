@@ -15,7 +15,7 @@ import re
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from lapa import __version__
 from lapa.artefacts.borrowed import SHIPPED, joined, lender_of, parted
 from lapa.artefacts.download import WITHIN, local
 from lapa.artefacts.limits import no_larger_than, require_small_buffers
-from lapa.artefacts.older import upgraded, upgraded_weights
+from lapa.artefacts.older import completed, upgraded, upgraded_weights
 from lapa.artefacts.settings import checked, object_at, typed_value
 from lapa.artefacts.sums import require_sums, with_sums
 from lapa.contracts import LapaError
@@ -135,7 +135,8 @@ class Artefact:
         missing, unknown or of another type. In what older versions wrote, and with `defaults`, a missing one takes its
         default."""
         with self._described():
-            return checked(config, self.config.get(key), key, defaults or self.old)
+            names = [field.name for field in fields(config)]  # type: ignore[arg-type]
+            return checked(config, completed(self.config.get(key), names), key, defaults or self.old)
 
     def value(self, hint: type[T], *place: str) -> T:
         """The value of that type at a place, such as "recipe", "window". Raises LapaError where it is another."""

@@ -5,7 +5,7 @@ Format 1 is that of lapa 0.1; today's is 2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -15,6 +15,9 @@ VALUES = {
     ("head", "read"): "linear",
     ("kind", "vocabulary"): "codebook",
 }
+# Settings that format 2 has got since it was first written: what every artefact meant before. For those whose absence
+# means one thing alone.
+ADDED: dict[str, Any] = {"root_length": False, "code_head": ""}
 HEAD_WIDTH = 256  # of who did not choose one
 WEIGHTS = {".steer.": ".film."}  # parts of names
 
@@ -35,6 +38,13 @@ def upgraded(content: Any) -> Any:
 
 def _value(key: str, value: Any) -> Any:
     return VALUES.get((key, value), value) if isinstance(value, str) else value
+
+
+def completed(content: Any, names: Iterable[str]) -> Any:
+    """Settings (a JSON object) with those of ADDED among `names` that they have not."""
+    if not isinstance(content, Mapping):
+        return content
+    return {**{name: ADDED[name] for name in names if name in ADDED}, **content}
 
 
 def upgraded_weights(tensors: Mapping[str, T]) -> dict[str, T]:

@@ -117,12 +117,9 @@ def evaluate(
         video: the number of episodes, from the first on, that are also written as animations
         validation: use the validation scenes, for choosing settings
     """
-    from lapa.artefacts.folder import load_artefact
-    from lapa.contracts import Actor
-    from lapa.evaluate import Trial, open_benchmark, require_fit
+    from lapa.evaluate import Trial, open_benchmark
     from lapa.evaluate import evaluate as score
-    from lapa.plugins import choose
-    from lapa.policies import opened
+    from lapa.experiments.players import of_policy, of_row
 
     if dataset:
         given = {"row": row, "benchmark": benchmark, "execute": execute, "instruction": instruction,
@@ -138,27 +135,11 @@ def evaluate(
         raise LapaError(f"--video must be at least 0, got {video}.")
     trial = Trial(episodes, seed, validation, instruction, execute)
     world = open_benchmark(benchmark)
-    about: dict[str, Any] = {"benchmark": benchmark}
     if policy and is_remote(policy):
         require_packages()
-        from lapa.serving.remote import remote
-
-        actor: Actor = (server := remote(policy, world.spec, benchmark))
-        require_fit(server, policy, world.spec, benchmark)
-        about |= {"policy": policy, "hash": server.hash}
-        named = name or policy.partition(",")[0]
-    elif policy:
-        artefact = load_artefact(policy, "policy")
-        about |= {"policy": policy, "hash": artefact.hash}
-        actor = opened(artefact)
-        data = " ".join(artefact.config.get("provenance", {}).get("data", {}))
-        require_fit(actor, f"{policy} (finetuned on {data})", world.spec, benchmark)
-        named = name or str(artefact.config.get("method"))
-    else:
-        rows = world.baselines()
-        named = choose(str(row), rows, f"row of {benchmark}")
-        actor, named = rows[named], name or named
-    results = score(named, actor, world, trial, out, video, about)
+    who = of_policy(policy, world, benchmark) if policy else of_row(str(row), world, benchmark)
+    about, named = {"benchmark": benchmark, **who.about}, name or who.name
+    results = score(named, who.actor, world, trial, out, video, about)
     low, high = results["interval"]
     words = "" if instruction == "right" else f", {instruction} instructions"
     print(f"{named}: {results['success']:.1%} of {episodes} episodes (95%: {low:.1%} to {high:.1%}){words}.")

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from lapa.artefacts.folder import read_json, write_json
-from lapa.contracts import Actor, Benchmark, LapaError, Outcome
-from lapa.evaluate import Trial, open_benchmark, require_fit, roll_out
+from lapa.contracts import Benchmark, LapaError, Outcome
+from lapa.evaluate import Trial, open_benchmark, roll_out
+from lapa.experiments.players import Player, of_policy, of_row
 from lapa.experiments.protocol_file import Protocol, Task
-from lapa.plugins import choose
 
 OWN = ("plan.json", "sealed.json", "answers.json", "logs", "results.json", "report.md", "success.png", "credit.png")
 PATIENCE = 10  # seconds that a command has to end after Ctrl-C
@@ -302,7 +302,7 @@ class _Simulator:
     def __init__(self, session: Session) -> None:
         self.session, protocol = session, session.protocol
         self.worlds = {text: open_benchmark(text) for text in dict.fromkeys(pose.benchmark for pose in protocol.poses)}
-        self.actors = {(text, name): _actor(run or name, world, text) for text, world in self.worlds.items()
+        self.actors = {(text, name): _player(run or name, world, text).actor for text, world in self.worlds.items()
                        for name, run in protocol.methods.items()}  # fmt: skip
         for pose in {(pose.task, pose.benchmark): pose for pose in protocol.poses}.values():
             told, task = self.worlds[pose.benchmark].spec.stages, protocol.tasks[pose.task]
@@ -345,28 +345,14 @@ class _Simulator:
         return fits[left]
 
 
+def _player(run: str, world: Benchmark, benchmark: str) -> Player:
+    if "://" in run or Path(run).is_dir():
+        return of_policy(run, world, benchmark)
+    return of_row(run, world, benchmark, "policy folder, policy server or row")
+
+
 def stage_of(outcome: Outcome, task: Task) -> int:
     """The number of stages that an outcome reached. The last is the benchmark's success, and nothing else is."""
     if outcome.success:
         return len(task.stages)
     return max((i for i, (name, _) in enumerate(task.stages[:-1], 1) if name in outcome.stages), default=0)
-
-
-def _actor(text: str, world: Benchmark, benchmark: str) -> Actor:
-    """A policy server, a policy's folder, or a row of the benchmark. Raises LapaError."""
-    actor: Any
-    if "://" in text:
-        from lapa.serving.remote import remote
-
-        actor = remote(text, world.spec, benchmark)
-    elif Path(text).is_dir():
-        from lapa.artefacts.folder import load_artefact
-        from lapa.policies import opened
-
-        actor = opened(load_artefact(text, "policy"))
-    else:
-        rows = world.baselines()
-        return rows[choose(text, rows, "policy folder, policy server or row", f" of {benchmark}")]
-    require_fit(actor, text, world.spec, benchmark)
-    made: Actor = actor
-    return made

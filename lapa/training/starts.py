@@ -5,6 +5,7 @@ which shows early. The result is, bit for bit, that of the chosen start alone (o
 
     OUT/starts/0, 1, ..    each start's own checkpoints, figures and pictures, until the run has ended
     OUT                    the chosen one's, copied, and then the rest of the run
+    OUT/starts.json        which one was chosen, for a run that goes on when the others are gone
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lapa.contracts import LapaError
 from lapa.runtime.distributed import on_first_rank
 from lapa.training.resume import STATE, Checkpoints
 
-FOLDER = "starts"
+FOLDER, CHOSEN = "starts", "starts.json"
 
 
 def furthest(

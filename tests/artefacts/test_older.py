@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from safetensors.torch import load_file
 
 import lapa
 from lapa import cli
-from lapa.artefacts.folder import load_artefact
+from lapa.artefacts.folder import load_artefact, save_artefact
+from lapa.contracts import LapaError
 from lapa.data.labelled import read_labels
 from lapa.models.idm import InverseDynamics
+from lapa.models.laq import LAQConfig
 
 OLD = Path(__file__).parents[1] / "fixtures" / "lapa_0_1"
 EXPECTED = load_file(OLD / "expected.safetensors")
@@ -77,3 +80,25 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         cli.main([*command, "--set", "laq.encoder_input=pixels", "--out", str(tmp_path / "laq")])
     assert "laq.encoder_input contrast -> pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("root_length", [False, True])
+def test_a_setting_that_came_later(root_length: bool, tmp_path: Path) -> None:
+    """A LAQ of before `root_length` has none; what one has is kept, and no other setting may be missing."""
+    config = LAQConfig(image_size=24, patch_size=6, dim=16, spatial_depth=1, temporal_depth=1, heads=2, dim_head=8,
+                       codes=1, codebook_size=8, quant_dim=4, root_length=root_length)  # fmt: skip
+    laq = config.build().eval()
+    save_artefact(tmp_path, "laq", {"model": asdict(config)}, laq.state_dict())
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    saved.pop("sums", None)
+    if not root_length:
+        del saved["model"]["root_length"]
+    file.write_text(json.dumps(saved))
+    opened = lapa.LAQ.from_pretrained(tmp_path)
+    assert opened.config == config
+    assert torch.equal(opened.encode(NOW, LATER), laq.encode(NOW, LATER))
+    del saved["model"]["quant_dim"]
+    file.write_text(json.dumps(saved))
+    with pytest.raises(LapaError, match=r"model\.quant_dim"):
+        lapa.LAQ.from_pretrained(tmp_path)

@@ -133,3 +133,18 @@ def test_who_chooses_the_quantizer_has_no_starts() -> None:
     assert not PRESETS["video"].starts
     with pytest.raises(LapaError, match=r"\bstarts\b"):
         override(recipe, "starts=[1]")
+
+
+def test_a_finished_run_that_lost_its_config_knows_its_start(
+    unbroken: Path, videos: Packed, recipe: Recipe, tmp_path: Path
+) -> None:
+    """The other starts are gone by then."""
+    out = tmp_path / "laq"
+    shutil.copytree(unbroken, out, symlinks=True)
+    (out / "config.json").unlink()
+    (out / "model.safetensors").unlink()
+    fit_laq(videos, recipe, out, SEED)
+    assert same_bits(out, unbroken)
+    made, before = (load_artefact(folder, "laq").config for folder in (out, unbroken))
+    assert made["starts"] == before["starts"]
+    assert made["model"] == before["model"]
