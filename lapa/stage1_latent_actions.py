@@ -153,8 +153,8 @@ def _start(
     one that goes on, and what to tell of them. A run that had begun before there were starts goes on as it was; one
     that was finished, and is to be longer now, with the start that was chosen."""
     count, begun = len(recipe.starts), on_first_rank((out / "checkpoints").exists)
-    if begun and count > 1 and (told := on_first_rank(lambda: _chosen(out))) is not None:
-        return (recipe.start(told["chosen"]), {"starts": told}) if told else (recipe, {})
+    if begun and count > 1 and (known := on_first_rank(lambda: _chosen(out))) is not None:
+        return (recipe.start(known["chosen"]), {"starts": known}) if known else (recipe, {})
     if count < 2 or (begun and not on_first_rank((out / STARTS).exists)):
         return (recipe.start(0) if count == 1 else recipe), {}
     for number in range(count):

@@ -32,8 +32,10 @@ class Solids(NamedTuple):
 
     def hit(self, points: Array, room: float = 0.0) -> int:
         """How many of these points [M, 3] lie in a box, or nearer to it than `room`."""
-        own = np.einsum("mni,nij->mnj", points[:, None] - self.middle, self.axes)
-        return int((np.abs(own) < self.half + room).all(-1).any(1).sum())
+        reach = np.linalg.norm(self.half, axis=1)[:, None] + 2 * room
+        near = ((self.middle + reach > points.min(0)) & (self.middle - reach < points.max(0))).all(1)
+        own = np.einsum("mni,nij->mnj", points[:, None] - self.middle[near], self.axes[near])
+        return int((np.abs(own) < self.half[near] + room).all(-1).any(1).sum())
 
 
 NOTHING = Solids(np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros((0, 3)))

@@ -39,6 +39,28 @@ class Reads:
         return ((state - np.array(self.mean)) / np.array(self.deviation)).astype(np.float32)
 
 
+def met(before: Reads, wanted: tuple[str, ...], state: bool, data: Index) -> Reads:
+    """What a policy that read `before` reads of these data: the cameras `wanted` (none named: the one that the data
+    give), and with `state` their state. Raises LapaError where that is less than before, or where they have no such
+    camera or state."""
+    cameras = wanted or (data.camera or ONE,)
+    if len(cameras) < len(before.cameras) or (before.state and not state):
+        read = ", ".join(before.cameras) + (" and the state" if before.state else "")
+        raise LapaError(
+            f"This policy was made to read {read}; it cannot do with less. Leave policy.cameras and policy.state out."
+        )
+    if missing := [name for name in cameras if name not in (ONE, data.camera, *data.cameras)]:
+        there = ", ".join(data.cameras) or data.camera or "one without a name"
+        raise LapaError(f'{data.spec} has no camera "{missing[0]}" (policy.cameras). Its cameras: {there}.')
+    reads = replace(before, cameras=cameras)
+    if state and not before.state:
+        return with_state(reads, data)
+    if before.state and (data.state is None or data.state.shape[1] != len(before.state)):
+        has = "none" if data.state is None else f"{data.state.shape[1]} numbers"
+        raise LapaError(f"This policy reads a state of {len(before.state)} numbers; {data.spec} has {has}.")
+    return reads
+
+
 def with_state(reads: Reads, data: Index) -> Reads:
     """It reads the state of these data from now on. Raises LapaError where they have none."""
     if data.state is None:

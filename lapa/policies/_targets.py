@@ -6,13 +6,16 @@ codes those that begin where the window before them ends.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from lapa.actions.codebook import ActionCodebook
 from lapa.actions.meaning import Meaning
 from lapa.actions.numbers import NumberSpace
 from lapa.actions.spaces import ActionSpace
-from lapa.contracts import Array, Labels
+from lapa.contracts import Array, Labels, LapaError
+from lapa.data.index import Index
 from lapa.recipe import Recipe
 
 
@@ -56,3 +59,21 @@ def space_of_actions(
     if recipe.clusters:
         return ActionCodebook.clusters(actions, recipe.clusters, names, pad if pad.any() else None)
     return ActionSpace.fit(actions[:, 0], recipe.bins, actions.shape[1], names)
+
+
+def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | None:
+    """What actions learnt from these data mean, which is printed; `kept`: what the head means that goes on. Raises
+    LapaError where that is something else."""
+    meaning = Meaning.of(data, recipe.actions)
+    if kept and meaning:
+        meaning = replace(meaning, relative=kept.relative, state=kept.state and meaning.state)
+        if any(meaning.relative):
+            if data.state is None or data.state.shape[1] != len(meaning.relative):
+                raise LapaError(
+                    f"This policy speaks actions relative to the state, and {data.spec} has no such state. Give it a "
+                    "new head (--head new)."
+                )
+            meaning = replace(meaning, state=meaning.state or (data.state_names or meaning.spec.names))
+    if meaning and (told := meaning.described()):
+        print(told, flush=True)
+    return meaning

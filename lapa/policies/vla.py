@@ -27,19 +27,17 @@ from lapa.actions.scales import Scales, scales_from_json
 from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.actions.tables import Decoding
 from lapa.artefacts.pretrained import Reference
-from lapa.artefacts.settings import object_at
 from lapa.backbones import Backbone, build_backbone, pictures
 from lapa.contracts import Array, Context, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.features import FrameFeatures
 from lapa.data.index import Index
-from lapa.data.observations import ONE, Seen, say_once, seen
+from lapa.data.observations import Seen, say_once, seen
 from lapa.data.pack import Packed
 from lapa.data.pairs import window_offsets
-from lapa.heads import AnyHead, Head, is_readable, predicts_numbers
+from lapa.heads import AnyHead, Head, predicts_numbers
 from lapa.plugins import configure
 from lapa.policies import (
     Examples,
-    OnBackbone,
     Policy,
     Which,
     acting_frames,
@@ -49,16 +47,16 @@ from lapa.policies import (
     refuse_idm,
     tell_of_texts,
 )
+from lapa.policies._kept import WithHead
 from lapa.policies._looks import Aged, Looks, plans
-from lapa.policies._reads import Reads, with_state
-from lapa.policies._targets import actions_ahead, codes_ahead, space_of_actions
+from lapa.policies._reads import Reads, met
+from lapa.policies._targets import actions_ahead, codes_ahead, meaning_of, space_of_actions
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import device, once_a_machine
 from lapa.runtime.precision import fast_dtype
 
 AT_ONCE = 256  # frames that it is asked about at once
 LITTLE = 0.3  # R^2 below which the user hears that reading is not enough
-OF_THE_HEAD = ("chunk", "clusters", "bins", "scale")  # settings of the recipe that a head that speaks actions has
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class PolicyBatch:
 
 
 @dataclass(frozen=True)
-class Config(OnBackbone):
+class Config(WithHead):
     """A backbone and a head, plug-ins of lapa/backbones and lapa/heads with their options."""
 
     changeable: ClassVar[tuple[str, ...]] = ("decoding", "cameras", "state", "execute")
@@ -99,42 +97,6 @@ class Config(OnBackbone):
     def build(self, pretrained: bool = True) -> VLA:
         """A policy without a head; `grow` makes one. `pretrained=False` skips the backbone's own weights."""
         return VLA(self, build_backbone(self.backbone, self.backbone_options, pretrained))
-
-    @classmethod
-    def ways(cls, saved: Mapping[str, Any] | None) -> tuple[str, ...]:
-        """See PolicyConfig. Without a head there is none to keep; some heads can be read; a head for actions can be
-        trained further or replaced."""
-        kind = _kind(saved)
-        read = ("linear",) if kind and is_readable(cls._head_of(saved or {})) else ()
-        again = ("as-it-is", "new-head", "all-new-head", "all-long-new-head") if kind not in ("", "codes") else ()
-        return (*read, "head", "all", "all-long", *again)
-
-    @classmethod
-    def _head_of(cls, saved: Mapping[str, Any]) -> Any:
-        """The Config of the head of a saved policy."""
-        has = object_at(saved.get("model", {}), "model")
-        its = cls(**{name: has[name] for name in ("head", "head_options", "code_head") if name in has})
-        name, options = its.head_for(_kind(saved))
-        return configure("heads", name, options)
-
-    @classmethod
-    def may_change(cls, saved: Mapping[str, Any], recipe: Recipe) -> tuple[str, ...]:
-        """See PolicyConfig: where a new head is made, it may be another one."""
-        kept = _kind(saved) not in (("",) if recipe.head == "linear" else ("", "codes")) and recipe.head != "new"
-        return cls.changeable if kept else (*cls.changeable, "head", "head_options")
-
-    @classmethod
-    def kept_with_head(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """See PolicyConfig."""
-        if _kind(saved) in ("", "codes"):
-            return {}
-        has = {**saved.get("recipe", {}), "chunk": space_from_json(saved.get("space")).chunk}  # type: ignore[union-attr]
-        return {name: has[name] for name in OF_THE_HEAD if name in has}
-
-    @classmethod
-    def trains(cls, saved: Mapping[str, Any] | None, recipe: Recipe) -> bool:
-        """See PolicyConfig."""
-        return recipe.head != "linear" or not _kind(saved)
 
     def head_for(self, kind: str) -> tuple[str, dict[str, Any]]:
         """The head for a space of this kind, and its options."""
@@ -169,12 +131,6 @@ class Config(OnBackbone):
                 f"The head {name} looks for itself, so it is for stage 3. Pretrain with another policy.head, then "
                 f"lapa finetune --head new --set policy.head={name}."
             )
-
-
-def _kind(saved: Mapping[str, Any] | None) -> str:
-    """What the classes of a saved policy are; "" for one that has none."""
-    space = (saved or {}).get("space")
-    return "" if space is None else str(object_at(space, "space").get("kind", ""))
 
 
 class VLA(Policy):
@@ -298,7 +254,7 @@ class VLA(Policy):
                 "This policy has not seen that camera or state before, and must be trained to read it; --head linear "
                 "trains nothing. Add --head own or new."
             )
-        self._mean(data, recipe, own is not None)
+        self.meaning = meaning_of(data, recipe, self.meaning if own is not None else None)
         frames = acting_frames(data)
         chunks, pad = chunks_after(data, frames, own.chunk if own else recipe.chunk)
         if self.meaning:
@@ -341,43 +297,9 @@ class VLA(Policy):
 
     def _meet(self, data: Index) -> bool:
         """Set cameras and state by these data. Returns whether that needs new weights."""
-        cameras = self.config.cameras or (data.camera or ONE,)
-        if len(cameras) < len(self.reads.cameras) or (self.reads.state and not self.config.state):
-            read = ", ".join(self.reads.cameras) + (" and the state" if self.reads.state else "")
-            raise LapaError(
-                f"This policy was made to read {read}; it cannot do with less. Leave policy.cameras and policy.state "
-                "out."
-            )
-        if missing := [name for name in cameras if name not in (ONE, data.camera, *data.cameras)]:
-            there = ", ".join(data.cameras) or data.camera or "one without a name"
-            raise LapaError(f'{data.spec} has no camera "{missing[0]}" (policy.cameras). Its cameras: {there}.')
-        before = self.reads
-        reads = replace(before, cameras=cameras)
-        if self.config.state and not before.state:
-            reads = with_state(reads, data)
-        elif before.state and (data.state is None or data.state.shape[1] != len(before.state)):
-            has = "none" if data.state is None else f"{data.state.shape[1]} numbers"
-            raise LapaError(f"This policy reads a state of {len(before.state)} numbers; {data.spec} has {has}.")
-        self.reads = reads
-        self.backbone.extend(cameras, len(reads.state))
-        return len(cameras) > len(before.cameras) or len(reads.state) > len(before.state)
-
-    def _mean(self, data: Index, recipe: Recipe, kept: bool) -> None:
-        """Decide what its actions mean, and print it. Raises LapaError where a kept head means something else."""
-        meaning = Meaning.of(data, recipe.actions)
-        if kept and self.meaning and meaning:
-            own = replace(meaning, relative=self.meaning.relative, state=self.meaning.state and meaning.state)
-            if any(own.relative) and (data.state is None or data.state.shape[1] != len(own.relative)):
-                raise LapaError(
-                    f"This policy speaks actions relative to the state, and {data.spec} has no such state. Give it a "
-                    "new head (--head new)."
-                )
-            meaning = (
-                replace(own, state=own.state or (data.state_names or own.spec.names)) if any(own.relative) else own
-            )
-        self.meaning = meaning
-        if meaning and (told := meaning.described()):
-            print(told, flush=True)
+        before, self.reads = self.reads, met(self.reads, self.config.cameras, self.config.state, data)
+        self.backbone.extend(self.reads.cameras, len(self.reads.state))
+        return len(self.reads.cameras) > len(before.cameras) or len(self.reads.state) > len(before.state)
 
     def _read(self, data: Packed, frames: Array, chunks: Array, pad: Array) -> Logs:
         """Keep the head; the labels tell what its classes mean."""
