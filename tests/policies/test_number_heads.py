@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,11 @@ def test_it_is_asked_again_before_its_answer_is_used_up(packed: Packed, tiny: Re
     assert lapa.Policy.from_pretrained(tmp_path / "all").spec.execute == 4
     with pytest.raises(LapaError, match=r"policy\.execute=5"):
         finetune(four, tmp_path / "policy", keeps, tmp_path / "more", 7, changes={"execute": 5})
+    file = tmp_path / "all" / "config.json"
+    saved = json.loads(file.read_text())
+    del saved["model"]["execute"], saved["sums"]  # as it was saved before there was this setting
+    file.write_text(json.dumps(saved))
+    assert lapa.Policy.from_pretrained(tmp_path / "all").spec.execute == 4
     fast = changed(tiny, "policy.head=fast", 'policy.head_options={"vision":"pixels"}', "policy.execute=1")
     with pytest.raises(LapaError, match="head_options"):
         finetune(four, None, fast, tmp_path / "fast", 7)
