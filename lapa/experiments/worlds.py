@@ -349,7 +349,7 @@ WORLDS: dict[str, Known] = {
         (  # the arm is fast: codes of two windows of 0.1 s are its next 8 actions (docs/benchmarks.md)
             "window=0.1", "latent_chunk=2", "chunk=8", "policy.code_head=nearest", "policy.head=regression", "head=own",
             "quantize.steps=300", "pretrain.steps=3000", "idm.image_size=96", "idm.blocks=3", "fit_idm.steps=500",
-            "trainable=all", "finetune.steps=1000", "finetune.learning_rate=5e-4",
+            "trainable=all", "finetune.steps=1500", "finetune.learning_rate=1e-3",
         ),
         {"camera": "corner3", "look": "other"},
         "so101:pick-place",
