@@ -5,6 +5,7 @@ All of it follows from what config.json says: what the classes of the policy mea
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,9 +23,9 @@ class WithHead(OnBackbone):
     """Base class of the `Config` of a policy with a plug-in of lapa/heads: its fields are `head`, `head_options` and
     `code_head` (policies/vla.py)."""
 
+    @abstractmethod
     def head_for(self, kind: str) -> tuple[str, dict[str, Any]]:
         """The head for a space of this kind, and its options."""
-        raise NotImplementedError
 
     @classmethod
     def ways(cls, saved: Mapping[str, Any] | None) -> tuple[str, ...]:
