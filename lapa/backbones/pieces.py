@@ -73,6 +73,8 @@ class Config:
     """layers of the transformer"""
     heads: int = 6
     """its attention heads"""
+    dropout: float = 0.0
+    """share of its activations that training leaves out, where few videos are learnt by heart; with sentence alone"""
     precompute: bool = True
     """keep on disk what the vision encoder sees in all frames; false looks at every picture again in each step"""
     grounded: bool = True
@@ -82,6 +84,8 @@ class Config:
         sizes = {f.name: getattr(self, f.name) for f in fields(self) if f.type in ("int", int)}
         if wrong := [f"{n} {v}" for n, v in sizes.items() if not (n not in ZERO_IS_FINE) <= v <= LARGEST_SETTING]:
             raise LapaError(f"pieces: {', '.join(wrong)}: it is 1 to {LARGEST_SETTING:,} (0 for layers and tuned).")
+        if not 0 <= self.dropout < 1:
+            raise LapaError(f"pieces: dropout {self.dropout}: it is 0 up to, not including, 1.")
         if self.width % self.heads or self.width % 4:
             raise LapaError(f"pieces: width {self.width} must be divisible by heads {self.heads} and by 4.")
 
@@ -213,7 +217,7 @@ class SentenceReader(nn.Module):
         self.readout = nn.Parameter(torch.randn(config.width) * 0.1)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                config.width, config.heads, 4 * config.width, 0.0, "gelu", batch_first=True, norm_first=True
+                config.width, config.heads, 4 * config.width, config.dropout, "gelu", batch_first=True, norm_first=True
             )
             for _ in range(config.depth)
         )
@@ -240,6 +244,8 @@ class WordReader(nn.Module):
         super().__init__()
         self.language, self.most = language, config.words
         kept = language.config.num_hidden_layers
+        if config.dropout:
+            raise LapaError("pieces: dropout is of the small transformer (reads=sentence); with words it is 0.")
         if config.tuned > kept:
             raise LapaError(f"pieces: tuned {config.tuned}: language={language.name} has {kept} layers here.")
         self.tuned = language.blank(config.tuned) if config.tuned else nn.ModuleList()

@@ -136,6 +136,14 @@ def test_everything_that_is_read_matters_and_neighbours_do_not(name: str, option
     assert readout(backbone, seen(2, 3, 3, size)).isfinite().all()
 
 
+def test_dropout_is_for_training_alone(make: Make) -> None:
+    dropping, plain = make("bert", dropout=0.5), make("bert")
+    assert torch.equal(readout(dropping, seen()), readout(plain, seen()))
+    assert not torch.equal(readout(dropping.train(), seen()), readout(dropping, seen()))
+    with pytest.raises(LapaError, match="dropout"):
+        make("llama", tuned=1, dropout=0.5)
+
+
 def test_hidden_states_are_those_of_the_language_model(make: Make, llama: Path) -> None:
     """Its own forward pass over the same embeddings, without padding; the first two layers alone."""
     backbone = make("llama", layers=2, tuned=1)
@@ -382,7 +390,16 @@ def test_models_of_the_hub_are_pinned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"width": 0}, {"width": 30, "heads": 4}, {"tuned": -1}, {"words": 0}, {"keypoints": 10**9}]
+    "options",
+    [
+        {"width": 0},
+        {"width": 30, "heads": 4},
+        {"tuned": -1},
+        {"words": 0},
+        {"keypoints": 10**9},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+    ],
 )
 def test_sizes_that_cannot_be(options: dict[str, Any]) -> None:
     with pytest.raises(LapaError, match="pieces: "):
