@@ -435,32 +435,39 @@ def ablate(
     name: Annotated[Literal["codes", "positions", "window", "videos", "policy", "compute"], tyro.conf.Positional],
     out: Path,
     seeds: int = 3,
-    videos: int = 6000,
-    labels: int = 20,
-    episodes: int = 500,
-    preset: Preset = "laptop",
+    videos: int | None = None,
+    labels: int | None = None,
+    episodes: int | None = None,
+    benchmark: Annotated[str, tyro.conf.arg(metavar="NAME[:PATH][,OPTION=VALUE]")] = "tabletop",
+    preset: str | None = None,
     workers: int = 0,
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     set: Options = (),
 ) -> None:
-    """Several values of one setting, from video to success on Tabletop.
+    """Several values of one setting, from video to success.
 
-    It also shows what the codes tell of the actions. After an interruption the same command goes on. A cell takes about
-    six minutes of a core. Data and scenes are those of `lapa compare --settings in-domain`.
+    It also shows what the codes tell of the actions. After an interruption the same command goes on. On Tabletop a cell
+    takes about six minutes of a core. Data and scenes are those of `lapa compare --settings in-domain`. With
+    --benchmark metaworld:TASKS its expert makes all data, and several ablations may have one --out: they share these
+    data and the row that changes nothing (docs/benchmarks.md).
 
     Args:
-        name: codes: |C| 4 to 64; positions: s 1, 2, 4; window: 0.2 to 1 s; videos: 1 to 100% of them; policy: sizes of
-            the backbone, grounded first, and the preset's without grounding; compute: steps of pretraining, 125 to
-            2,000, of LAPA and of ActionVLA
-        out: folder of all runs, results.json, table.md and ablation.png
+        name: codes: |C|; positions: s; window: seconds of a code; videos: a share of them; policy: sizes of the
+            backbone; compute: steps of pretraining, of LAPA and of ActionVLA. docs/analysis.md and docs/benchmarks.md
+            have the values
+        out: folder of all runs, results.json, table.md and ablation.png (with --benchmark these are in OUT/NAME)
         seeds: number of training seeds; each has its own data, models and test scenes
-        videos: episodes of video
-        labels: labelled trajectories
-        episodes: test episodes a seed
+        videos: episodes of video (none: 6000; with --benchmark, a task: 50)
+        labels: labelled trajectories (none: 20; with --benchmark, a task: 10)
+        episodes: test episodes a seed (none: 500; with --benchmark, a task: 20)
+        benchmark: where all this is: tabletop, or metaworld:TASKS as in `lapa compare`
+        preset: named settings, as in the training commands (none: laptop; with --benchmark video)
         workers: steps run side by side, one thread each (0: one per core)
+        dry_run: say what would be run, and how long it would take
     """
-    from lapa.experiments.ablation import AblationSettings, run_ablation
+    from lapa.experiments.ablation import reports_of, run_ablation, settings_of
 
-    options = ("--preset", preset, *(part for option in set for part in ("--set", option)))
-    run_ablation(AblationSettings(name, seeds, videos, labels, episodes, options), out, workers)
-    print((out / "table.md").read_text(), end="")
-    print(f"Table, figures and picture are in {out}.")
+    asked = settings_of(name, benchmark, seeds, (videos, labels, episodes), preset, set)
+    if run_ablation(asked, out, workers, dry_run) is not None:
+        print((reports_of(asked, out) / "table.md").read_text(), end="")
+        print(f"Table, figures and picture are in {reports_of(asked, out)}.")

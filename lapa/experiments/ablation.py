@@ -1,58 +1,50 @@
-"""`lapa ablate`: several values of one setting, from video to success on Tabletop (paper 4.6, Figure 5).
+"""`lapa ablate`: several values of one setting, from video to success (paper 4.6, Figures 5 and 15).
+
+It is on Tabletop or on a benchmark of others (worlds.py).
 
 A cell runs the whole chain on test scenes: quantize, label, pretrain, finetune and evaluate. Rows with the same labels
 of stage 2 share them. Each success has beside it what the codes tell of the actions, so that one sees how well this
 figure of stage 1 predicts the success, and the time that stages 1 and 2 took.
+
+In a benchmark of others the expert makes the data first, a step for each task and training seed. Several ablations may
+have one folder: they share these data and the row that changes nothing. What is found is in a folder of each.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import LapaError
-from lapa.experiments.compare import Guess, Plan, datasets
+from lapa.experiments.ablation_rows import ABLATIONS, around, backbone
+from lapa.experiments.compare import Guess, Plan
+from lapa.experiments.paper_cells import common_of
+from lapa.experiments.paper_table import collected, recipe_of
+from lapa.experiments.schedule import left, show
 from lapa.experiments.sweep import Cell, Row, as_words, cells, markdown, run_cells, told, write
-from lapa.experiments.worlds import TABLETOP
+from lapa.experiments.worlds import TABLETOP, WORLDS, Setting, World, world_of
+from lapa.measures.intervals import wilson
 from lapa.plots.compute import compute_curves
 from lapa.plots.dots import Panel, dots
-from lapa.plugins import choose
+from lapa.plugins import choose, suggest
+from lapa.recipe import Recipe, overridden
+from lapa.runtime.progress import duration
 
-HOME = TABLETOP.settings["in-domain"]
-PROBES = ("action_r2", "position_r2")
-FOUND = (*PROBES, "error_over_copy", "perplexity")  # of a LAQ
-
-
-def _backbone(**options: Any) -> tuple[str, ...]:
-    return (f"policy.backbone_options={json.dumps(options, separators=(',', ':'))}",)
-
-
-ABLATIONS: dict[str, tuple[Row, ...]] = {
-    "codes": tuple(Row(f"|C| {n}", (f"laq.codebook_size={n}",)) for n in (4, 8, 16, 32, 64)),
-    "positions": tuple(Row(f"s {n}", (f"laq.codes={n}",)) for n in (1, 2, 4)),
-    "window": tuple(Row(f"{n:g} s", (f"window={n:g}",)) for n in (0.2, 0.4, 0.6, 1.0)),
-    "videos": tuple(Row(f"{n}% of the videos", share=n / 100) for n in (1, 3, 10, 30, 100)),
-    "policy": (
-        *(Row(f"width {w}, depth {d}", size=(w, d)) for w, d in ((32, 2), (64, 2))),
-        Row("width 128, depth 3"),  # the preset's, whose weights ship
-        Row("width 256, depth 4", size=(256, 4)),
-        Row("width 128, depth 3, not grounded", policy=_backbone(grounded=False)),
-    ),
-    "compute": tuple(
-        Row(f"{name}, {n:,} steps", policy=(f"pretrain.steps={n}",), true_actions=name == "ActionVLA")
-        for name in ("LAPA", "ActionVLA")
-        for n in (125, 250, 500, 1000, 2000)
-    ),
-}
+PROBES = {"action_r2": "action R²", "state_r2": "state R²", "position_r2": "position R²"}
+FOUND = (*PROBES, "action_mean_r2", "error_over_copy", "perplexity")  # of a LAQ, as far as the data allow
+FEW = 100  # videos of Tabletop, at least
 
 
 @dataclass(frozen=True)
 class AblationSettings:
-    """Which ablation, and how much data. options: more words of the training commands, such as --preset."""
+    """Which ablation, and how much data: on a benchmark of others of each task. options: more words of the training
+    commands, such as --preset."""
 
     name: str
     seeds: int = 3
@@ -60,46 +52,127 @@ class AblationSettings:
     labels: int = 20
     episodes: int = 500
     options: tuple[str, ...] = ()
+    benchmark: str = "tabletop"
 
     def __post_init__(self) -> None:
         choose(self.name, ABLATIONS, "ablation")
-        if min(self.seeds, self.labels, self.episodes) < 1 or self.videos < 100:
-            raise LapaError("An ablation needs at least one seed, label and episode, and 100 videos.")
+        if min(self.seeds, self.labels, self.episodes) < 1 or self.videos < (1 if self.others else FEW):
+            raise LapaError("An ablation needs at least one seed, label, test episode and video "
+                            f"(on Tabletop {FEW} videos).")  # fmt: skip
+        _ = self.rows  # refuses what leaves nothing to compare
+
+    @property
+    def world(self) -> World:
+        """Where all this is."""
+        return world_of(self.benchmark)
+
+    @property
+    def others(self) -> bool:
+        """Whether the benchmark is one of others, whose data are made first."""
+        return self.world is not TABLETOP
+
+    @property
+    def home(self) -> Setting:
+        """Videos, labels and tests are in-domain."""
+        return self.world.settings["in-domain"]
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Of the row that changes nothing."""
+        return recipe_of(self.options)
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """What is compared."""
+        return around(self.name, self.recipe, self.videos) if self.others else ABLATIONS[self.name]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Each row with each seed."""
+        return cells(self.rows, self.seeds)
+
+    @property
+    def test(self) -> tuple[str, int]:
+        """The benchmark where policies are tried, and the number of episodes of a seed."""
+        return self.world.test(self.home, self.home.splits[0], self.episodes)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What must be the same, as JSON values, for two runs to have one folder."""
+        found = {**asdict(self), "options": list(self.options)}
+        if self.others:  # ablations and more seeds may come in
+            return {**{key: found[key] for key in found if key not in ("name", "seeds")}, "test": self.test[0]}
+        return {key: found[key] for key in found if key != "benchmark"}
+
+    def guess(self, row: Row) -> Guess:
+        """Guessed seconds of the steps of a row on one core."""
+        return self.world.guess(overridden(self.recipe, (*row.settings, *row.policy)), self.watched(row),
+                                self.episodes, 0)  # fmt: skip
+
+    def watched(self, row: Row) -> int:
+        """How many videos stages 1 and 2 watch."""
+        return max(1 if self.others else 2, round(self.videos * row.share))
+
+
+def settings_of(
+    name: str,
+    benchmark: str,
+    seeds: int,
+    amounts: tuple[int | None, int | None, int | None],
+    preset: str | None,
+    settings: Sequence[str],
+) -> AblationSettings:
+    """What the options of the command say, and else what suits the world. amounts: videos, labels, test episodes;
+    settings: NAME=VALUE each, which go over those of the world. Raises LapaError for a world without ablations."""
+    where = benchmark.partition(":")[0].partition(",")[0]
+    if where not in (there := ("tabletop", *WORLDS)):
+        raise LapaError(f"--benchmark {benchmark}: lapa ablate runs on {', '.join(there)}.{suggest(where, there)} It "
+                        "needs an expert that makes the data, and a recipe that is known to work.")  # fmt: skip
+    videos, labels, episodes = amounts
+    common = common_of(benchmark, "", videos, episodes, None, preset, settings)
+    few = labels if labels is not None else 20 if common.world is TABLETOP else 10
+    return AblationSettings(name, seeds, common.videos, few, common.episodes, common.options, benchmark)
+
+
+# --- the steps
 
 
 def plan(asked: AblationSettings, folder: Path) -> Plan:
     """The steps of all cells."""
-    made, guess = Plan(folder), Guess()
-    for cell in cells(ABLATIONS[asked.name], asked.seeds):
-        row, seed = cell.row, cell.seed
-        some = max(2, round(asked.videos * row.share))
-        videos = datasets([source.spec for source in TABLETOP.videos(HOME, some, seed)])
-        labelled = datasets([source.spec for source in TABLETOP.labels(HOME, asked.labels, seed)])
-        common = ("--seed", str(seed), *asked.options, *as_words(row.settings))
-        stage1, source, cost = _stage1(cell), "ground_truth", guess.no_labels
-        needs: tuple[str, ...] = ()
-        if not row.true_actions:
-            needs = (
-                made.add(f"{stage1}/laq", ("quantize", *videos, *common, "--resume"), "config.json", (), guess.laq),
-            )
-            source, cost = made.path(needs[0]), guess.labels * row.share
-        labels = made.add(f"{stage1}/labels", ("label", *videos, "--source", source), "manifest.json", needs, cost)
-        options = row.policy
-        start: tuple[str, ...] = (labels,)
-        if row.size:  # one seed of grounding for all: it stands for a pretrained model
-            width, depth = row.size
-            ground = made.add(f"ground/width{width}_depth{depth}",
-                              ("ground", "--width", str(width), "--depth", str(depth), "--resume"), "config.json", (),
-                              guess.ground * width / 128)  # fmt: skip
-            options, start = _backbone(width=width, depth=depth, weights=made.path(ground)), (labels, ground)
-        learn = (*common, *as_words(options), "--resume")
-        latent = made.add(f"{cell.name}/latent", ("pretrain", *videos, "--labels", made.path(labels), *learn),
-                          "config.json", start, guess.pretrain)  # fmt: skip
-        policy = made.add(f"{cell.name}/policy", ("finetune", *labelled, "--policy", made.path(latent), *learn),
-                          "config.json", (latent,), guess.finetune)  # fmt: skip
-        made.add(f"{cell.name}/eval", ("evaluate", "--policy", made.path(policy), "--episodes", str(asked.episodes),
-                                       "--seed", str(seed)), "results.json", (policy,), guess.evaluate)  # fmt: skip
+    made = Plan(folder)
+    for cell in asked.cells:
+        _chain(made, asked, cell)
     return made
+
+
+def _chain(made: Plan, asked: AblationSettings, cell: Cell) -> None:
+    """The steps of a cell, from its data on."""
+    row, seed, guess = cell.row, cell.seed, asked.guess(cell.row)
+    videos, shown = collected(made, asked.world.part(asked.watched(row), asked.videos, seed))
+    labelled, demonstrated = collected(made, asked.world.labels(asked.home, asked.labels, seed))
+    common = ("--seed", str(seed), *asked.options, *as_words(row.settings))
+    stage1, source, cost, needs = _stage1(cell), "ground_truth", guess.no_labels, shown
+    if not row.true_actions:
+        fit = ("quantize", *videos, *common, "--resume")
+        laq = made.add(f"{stage1}/laq", fit, "config.json", shown, guess.laq)
+        source, cost, needs = made.path(laq), guess.labels, (*shown, laq)
+    labels = made.add(f"{stage1}/labels", ("label", *videos, "--source", source), "manifest.json", needs, cost)
+    options, start = row.policy, (labels, *_looked(made, asked, seed))
+    if row.size:  # one seed of grounding for all: it stands for a pretrained model
+        width, depth = row.size
+        ground = made.add(f"ground/width{width}_depth{depth}",
+                          ("ground", "--width", str(width), "--depth", str(depth), "--resume"), "config.json", (),
+                          guess.ground * width / 128)  # fmt: skip
+        options, start = backbone(width=width, depth=depth, weights=made.path(ground)), (*start, ground)
+    learn = (*common, *as_words(options), "--resume")
+    latent = made.add(f"{cell.name}/latent", ("pretrain", *videos, "--labels", made.path(labels), *learn),
+                      "config.json", start, guess.pretrain)  # fmt: skip
+    policy = made.add(f"{cell.name}/policy", ("finetune", *labelled, "--policy", made.path(latent), *learn),
+                      "config.json", (latent, *demonstrated), guess.finetune)  # fmt: skip
+    where, episodes = asked.test
+    named = ("--benchmark", where) if asked.others else ()  # else what is meant where none is named
+    made.add(f"{cell.name}/eval", ("evaluate", "--policy", made.path(policy), *named, "--episodes", str(episodes),
+                                   "--seed", str(seed)), "results.json", (policy,), guess.evaluate)  # fmt: skip
 
 
 def _stage1(cell: Cell) -> str:
@@ -109,25 +182,81 @@ def _stage1(cell: Cell) -> str:
     return cell.name if cell.row.settings or cell.row.share != 1 else f"laq/seed{cell.seed}"
 
 
-def run_ablation(asked: AblationSettings, out: Path, workers: int = 0) -> dict[str, Any]:
-    """Run the cells that are not in `out`; returns what `out/results.json` holds. Table and picture are written anew
-    after every step. Raises LapaError when `out` holds an ablation with other settings, or a step fails."""
-    started = out / "ablation.json"
-    wanted = {**asdict(asked), "options": list(asked.options)}
-    if started.exists() and read_json(started, "settings of the ablation") != wanted:
-        raise LapaError(f"{out} holds an ablation with other settings (ablation.json). Give another --out.")
-    write_json(started, wanted)
+def _looked(made: Plan, asked: AblationSettings, seed: int) -> tuple[str, ...]:
+    """Before stage 2 a frozen vision encoder looks at all frames, once for all rows (data/features.py). So that no row
+    pays for the others it is a step of its own: a single step of training. () on Tabletop, where nothing is frozen."""
+    if not asked.others:
+        return ()
+    guess = asked.guess(Row(""))
+    videos, shown = collected(made, asked.world.part(asked.videos, asked.videos, seed))
+    labels = made.add(f"truth/seed{seed}/labels", ("label", *videos, "--source", "ground_truth"), "manifest.json",
+                      shown, guess.no_labels)  # fmt: skip
+    learn = ("--seed", str(seed), *asked.options, "--set", "pretrain.steps=1", "--resume")
+    return (made.add(f"seen/seed{seed}", ("pretrain", *videos, "--labels", made.path(labels), *learn), "config.json",
+                     (labels,), guess.labels),)  # fmt: skip
+
+
+# --- the run
+
+
+def run_ablation(asked: AblationSettings, out: Path, workers: int = 0, dry_run: bool = False) -> dict[str, Any] | None:
+    """Run the cells that are not in `out`; returns what results.json holds. Table and picture are written anew after
+    every step. With `dry_run` only say what would be run.
+
+    Raises LapaError when `out` holds an ablation with other settings, or a step fails."""
+    started, reports, steps = out / "ablation.json", reports_of(asked, out), list(plan(asked, out).steps.values())
+    if started.exists():
+        _refuse_other(started, asked.shared)
+    _announce(asked, steps, out, workers)
+    if dry_run:
+        show(steps)
+        return None
+    asked.world.check(())
+    if asked.others:
+        os.environ.setdefault("LAPA_CACHE", str((out / "cache").absolute()))
+    write_json(started, asked.shared)
 
     def keep(times: Mapping[str, float]) -> dict[str, Any]:
-        read = [_read(cell, out, times) for cell in cells(ABLATIONS[asked.name], asked.seeds)]
+        read = [_read(cell, out, times) for cell in asked.cells]
         found = [content for content in read if content]
         results = {"asked": asdict(asked), "cells": found}
         if found:
-            write(results, table(found), out)
-            picture(asked, found, out / "ablation.png")
+            write(results, table(found) + ("\n" + by_task(found) if asked.others else ""), reports)
+            picture(asked, found, reports / "ablation.png")
         return results
 
-    return run_cells(list(plan(asked, out).steps.values()), out, workers, keep)
+    return run_cells(steps, out, workers, keep)
+
+
+def reports_of(asked: AblationSettings, out: Path) -> Path:
+    """Where results.json, table.md and ablation.png are."""
+    return out / asked.name if asked.others else out
+
+
+def _refuse_other(path: Path, ours: Mapping[str, Any]) -> None:
+    before = read_json(path, "settings of the ablation")
+    if before != ours:
+        names = [name for name in {**before, **ours} if before.get(name) != ours.get(name)]
+        told = ", ".join(f"{name} {json.dumps(before.get(name))}, here {json.dumps(ours.get(name))}" for name in names)
+        raise LapaError(f"{path.parent} holds an ablation with other settings (ablation.json: {told}). Give another "
+                        "--out.")  # fmt: skip
+
+
+def _announce(asked: AblationSettings, steps: Sequence[Any], out: Path, workers: int) -> None:
+    waiting = [step for step in steps if not step.marker.exists()]
+    there = sum((out / cell.name / "eval/results.json").exists() for cell in asked.cells)
+    cores = workers or os.cpu_count() or 1
+    print(f"{len(asked.cells)} cells ({len(asked.rows)} rows, {asked.seeds} seed{'s' * (asked.seeds > 1)}), {there} of "
+          f"them done. {len(waiting)} steps to run, {duration(sum(step.seconds for step in waiting))} of one core by "
+          f"guess, about {duration(left(list(steps), out, workers))} with {cores} side by side.")  # fmt: skip
+    where, episodes = asked.test
+    if asked.others:
+        print(f"{asked.world.title}: {asked.videos} videos and {asked.labels} labelled trajectories a task; {episodes} "
+              f"test episodes a cell in {where}.")  # fmt: skip
+    print(f"Table and picture go to {reports_of(asked, out)}. Stop and run again at any time.", flush=True)
+
+
+# --- what is found
 
 
 def _read(cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any] | None:
@@ -142,37 +271,70 @@ def _read(cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any] |
     stage1 = _stage1(cell)
     if not row.true_actions:
         laq = read_json(out / stage1 / "laq/config.json", "LAQ")["results"]
-        found = {name: laq[name] for name in FOUND}
+        found = {name: laq[name] for name in FOUND if name in laq}
+    before = (f"{stage1}/laq", f"{stage1}/labels", f"seen/seed{cell.seed}")
     return {
         "row": row.name, "seed": cell.seed, "success": score["success"], "interval": score["interval"],
-        "families": {name: part["success"] for name, part in score["families"].items()},
-        "accuracy": policy["results"].get("accuracy"), "samples": stage2["steps"] * stage2["batch_size"],
+        "episodes": score["episodes"], "families": {name: part["success"] for name, part in score["families"].items()},
+        "accuracy": policy["results"].get("accuracy"),
+        "held_out_accuracy": policy["results"].get("watched/accuracy"),
+        "samples": _steps(where / "latent", stage2["steps"]) * stage2["batch_size"],
         "seconds": times.get(f"{cell.name}/latent"),
-        "seconds_of_stage_1": sum(times.get(f"{stage1}/{step}", 0) for step in ("laq", "labels")), **found,
+        "seconds_of_stage_1": sum(times.get(step, 0) for step in before), **found,
     }  # fmt: skip
 
 
+def _steps(latent: Path, planned: int) -> int:
+    """The steps that stage 2 took; fewer than planned where it ended early (`patience`)."""
+    if not (latent / "metrics.jsonl").exists():
+        return planned
+    *_, last = (latent / "metrics.jsonl").read_text().splitlines() or ["{}"]
+    return min(int(json.loads(last).get("step", planned)), planned)
+
+
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """Markdown: means over seeds, with the lowest and highest in brackets. Samples are those of stage 2. Seconds of a
-    core are given for stage 2, and for what comes before it (LAQ and the labels)."""
-    heads = ["", "seeds", "success", "action R²", "position R²", "error / copy", "perplexity", "samples", "seconds",
-             "before"]  # fmt: skip
+    """Markdown: means over seeds, with the lowest and highest in brackets; 95%: Wilson's interval of all test episodes
+    of a row. Samples are those of stage 2. Seconds of a core are given for stage 2, and for what comes before it (LAQ
+    and the labels; on a benchmark of others also the first look at all frames)."""
+    probes = {key: title for key, title in PROBES.items() if any(key in cell for cell in found)}
+    figures = {**probes, "error_over_copy": "error / copy"}
+    heads = ["", "seeds", "success", "95%", *figures.values(), "perplexity", "samples", "seconds", "before"]
     lines = []
-    for name in dict.fromkeys(cell["row"] for cell in found):
-        mine = [cell for cell in found if cell["row"] == name]
-        codes = [cell for cell in mine if PROBES[0] in cell]
-        used = [f"{sum(p) / len(p):.1f}" for p in zip(*(cell["perplexity"] for cell in codes), strict=True)]
-        figures = [told([100 * cell["success"] for cell in mine], "{:.1f}%")]
-        figures += [told([cell[key] for cell in codes]) for key in FOUND[:-1]]
-        figures += [", ".join(used), f"{mine[0]['samples']:,}"]
-        figures += [told([c[key] for c in mine if c[key]], "{:.0f}") for key in ("seconds", "seconds_of_stage_1")]
-        lines.append([name, str(len(mine)), *figures])
+    for name, mine in _rows(found):
+        codes = [cell["perplexity"] for cell in mine if "perplexity" in cell]
+        line = [name, str(len(mine)), told([100 * cell["success"] for cell in mine], "{:.1f}%"), _interval(mine)]
+        line += [told([cell[key] for cell in mine if key in cell]) for key in figures]
+        line += [", ".join(f"{sum(p) / len(p):.1f}" for p in zip(*codes, strict=True))]
+        line += [told([c["samples"] for c in mine], "{:,.0f}")]
+        line += [told([c[key] for c in mine if c[key]], "{:.0f}") for key in ("seconds", "seconds_of_stage_1")]
+        lines.append(line)
     return markdown(heads, lines)
+
+
+def by_task(found: Sequence[dict[str, Any]]) -> str:
+    """Markdown: success of each task, in percent, as in `table`."""
+    tasks = list(dict.fromkeys(task for cell in found for task in cell["families"]))
+    lines = [[name, *(told([100 * c["families"][task] for c in mine if task in c["families"]], "{:.0f}")
+                      for task in tasks)] for name, mine in _rows(found)]  # fmt: skip
+    return markdown(["success, %", *tasks], lines)
+
+
+def _rows(found: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    for name in dict.fromkeys(cell["row"] for cell in found):
+        yield name, [cell for cell in found if cell["row"] == name]
+
+
+def _interval(mine: Sequence[dict[str, Any]]) -> str:
+    episodes = sum(cell["episodes"] for cell in mine)
+    low, high = wilson(round(sum(cell["success"] * cell["episodes"] for cell in mine)), episodes)
+    return f"{100 * low:.0f} to {100 * high:.0f}"
 
 
 def picture(asked: AblationSettings, found: Sequence[dict[str, Any]], path: Path) -> None:
     """Success, a dot for each seed; where rows differ in their codes also what these tell. "compute": curves."""
     title = f"lapa ablate {asked.name}: {asked.videos:,} videos, {asked.labels} labelled trajectories"
+    if asked.others:
+        title = f"{asked.name}, {asked.world.title}: {asked.videos} videos, {asked.labels} labels a task"
     if asked.name == "compute":
         return compute_curves(found, path, title)
     rows = list(dict.fromkeys(cell["row"] for cell in found))
@@ -181,10 +343,10 @@ def picture(asked: AblationSettings, found: Sequence[dict[str, Any]], path: Path
         return [[float(c[key]) for c in found if c["row"] == name and c.get(key) is not None] for name in rows]
 
     panels = [Panel("success on test scenes", {"": values("success")}, (0.0, 1.0))]
-    with_codes = [row for row in ABLATIONS[asked.name] if not row.true_actions]
+    with_codes = [row for row in asked.rows if not row.true_actions]
     if len({_stage1(Cell(row, 0)) for row in with_codes}) > 1:  # not the same codes for all
-        panels += [
-            Panel("what the codes tell, R²", {k.removesuffix("_r2"): values(k) for k in PROBES}, (-0.1, 1.0)),
-            Panel("error / copy", {"": values("error_over_copy")}),
-        ]
+        told_of = {key.removesuffix("_r2"): values(key) for key in PROBES if any(values(key))}
+        if told_of:
+            panels.append(Panel("what the codes tell, R²", told_of, (-0.1, 1.0)))
+        panels.append(Panel("error / copy", {"": values("error_over_copy")}))
     dots(rows, panels, path, title)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,7 @@ from lapa.experiments.compare import Chain, Guess, Plan, datasets, pretrained
 from lapa.experiments.paper_cells import Asked, Common, TableCell, cells
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
-from lapa.experiments.schedule import PlanStep, left, run, seconds
+from lapa.experiments.schedule import PlanStep, left, run, seconds, show
 from lapa.experiments.worlds import Source
 from lapa.plots.budgets import budget_curves
 from lapa.recipe import Recipe, overridden, preset
@@ -60,9 +59,9 @@ def _train(plan: Plan, cell: TableCell, common: Common, recipe: Recipe) -> None:
     assert cell.row.method
     world = common.world
     options = (*common.options, *(() if cell.row.grounded else ("--set", ungrounded(recipe))))
-    labelled, labels_need = _data(plan, world.labels(cell.setting, cell.budget, cell.seed))
+    labelled, labels_need = collected(plan, world.labels(cell.setting, cell.budget, cell.seed))
     shown = world.videos(cell.setting, common.videos, cell.seed) if cell.row.method.source else ()
-    videos, needs = _data(plan, shown)
+    videos, needs = collected(plan, shown)
     chain = Chain(videos, labelled, ("--seed", str(cell.seed), *options), cell.name, needs, guesses(recipe, common),
                   labels_need)  # fmt: skip
     start, needs = pretrained(plan, cell.row.method, chain)
@@ -77,7 +76,7 @@ def _train(plan: Plan, cell: TableCell, common: Common, recipe: Recipe) -> None:
     plan.add(cell.tuned, ("tune", *labelled, *start, *search, *chain.common, "--resume"), "config.json", needs, cost)
 
 
-def _data(plan: Plan, sources: Sequence[Source]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def collected(plan: Plan, sources: Sequence[Source]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Datasets as words of the command line, and the steps that make them."""
     made = [plan.add(s.step, s.command, "meta/info.json", (), s.seconds) if s.step else "" for s in sources]
     specs = [f"lerobot:{plan.path(step)}{s.spec}" if step else s.spec for step, s in zip(made, sources, strict=True)]
@@ -147,8 +146,7 @@ def run_paper(
     steps = steps_of(asked, out, known)
     _announce(asked, steps, wanted, known, out, workers)
     if dry_run:
-        for step in steps:
-            print(f"{'done' if step.marker.exists() else 'run '}  lapa {shlex.join(step.command)}")
+        show(steps)
         return None
     asked.common.world.check(asked.settings)
     out.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +121,12 @@ def left(steps: list[PlanStep], folder: Path, workers: int = 0) -> float:
     """The seconds that the remaining steps will take: their guesses times the pace of the finished steps."""
     waiting = [step for step in steps if not step.marker.exists()]
     return _Board(steps, seconds(folder)).left(waiting, [], workers or max(1, os.cpu_count() or 1))
+
+
+def show(steps: Sequence[PlanStep]) -> None:
+    """Print the command of each step, and whether it is done."""
+    for step in steps:
+        print(f"{'done' if step.marker.exists() else 'run '}  lapa {shlex.join(step.command)}")
 
 
 def seconds(folder: Path) -> dict[str, float]:

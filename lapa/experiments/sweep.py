@@ -27,6 +27,7 @@ class Row:
     true_actions  stage 2 predicts true actions (ActionVLA), not codes
     size          width and depth of a backbone that is grounded first; None: the preset's
     needs         a setting that the row needs; if it is not given, the row is left out
+    folder        where its cells are, inside the folder of the sweep; "": by its name
     """
 
     name: str
@@ -36,6 +37,7 @@ class Row:
     true_actions: bool = False
     size: tuple[int, int] | None = None
     needs: str = ""
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The folder of the cell, inside the folder of the sweep."""
-        return f"{slug(self.row.name)}/seed{self.seed}"
+        return f"{self.row.folder or slug(self.row.name)}/seed{self.seed}"
 
 
 def cells(rows: Sequence[Row], seeds: int) -> list[Cell]:

@@ -97,6 +97,10 @@ class World(ABC):
         """The labelled trajectories of stage 3 for a training seed; a smaller budget is part of a larger one."""
 
     @abstractmethod
+    def part(self, number: int, of: int, seed: int) -> tuple[Source, ...]:
+        """The first `number` of `of` videos in-domain for a training seed (`lapa ablate`)."""
+
+    @abstractmethod
     def test(self, setting: Setting, split: str, number: int) -> tuple[str, int]:
         """The benchmark where a split is tested, and the number of episodes."""
 
@@ -135,6 +139,10 @@ class Tabletop(World):
         """See World."""
         family = f",family={setting.family}" if setting.family else ""
         return (Source(f"tabletop:{self.home},episodes={budget},seed={10 * seed + LABEL_SEED}{family}"),)
+
+    def part(self, number: int, of: int, seed: int) -> tuple[Source, ...]:
+        """See World."""
+        return self.videos(self.settings["in-domain"], number, seed)
 
     def test(self, setting: Setting, split: str, number: int) -> tuple[str, int]:
         """See World."""
@@ -291,11 +299,20 @@ class Demonstrated(World):
     def labels(self, setting: Setting, budget: int, seed: int) -> tuple[Source, ...]:
         """See World: the first `budget` of each task that has labels."""
         many = max(budget, COLLECTED)
+        tasks = self.labelled if setting.family else self.tasks
+        return self._first(budget, many, tasks, f"seed{seed}/data/labels{many}", 10 * seed + LABEL_SEED)
+
+    def part(self, number: int, of: int, seed: int) -> tuple[Source, ...]:
+        """See World: of each task."""
+        return self._first(number, of, self.tasks, f"seed{seed}/data/home", 10 * seed + VIDEO_SEED)
+
+    def _first(self, number: int, of: int, tasks: Sequence[str], step: str, seed: int) -> tuple[Source, ...]:
+        """The first `number` of `of` demonstrations of each task. A step for each task: where scenes fail, a dataset of
+        several has them in no known order."""
         made = []
-        for task in self.labelled if setting.family else self.tasks:
-            spec, step = written(self.name, (task,), self.options), f"seed{seed}/data/labels{many}/{task}"
-            source = self._collected(step, spec, many, 10 * seed + LABEL_SEED)
-            made.append(replace(source, spec=f",episodes=0-{budget - 1}" if budget < many else ""))
+        for task in tasks:
+            source = self._collected(f"{step}/{task}", written(self.name, (task,), self.options), of, seed)
+            made.append(replace(source, spec=f",episodes=0-{number - 1}" if number < of else ""))
         return tuple(made)
 
     def _collected(self, step: str, spec: str, number: int, seed: int) -> Source:
