@@ -358,7 +358,8 @@ class Benchmark(Protocol):
     Episodes run side by side: row i of what goes in and out is episode i of the last `reset`. It may have
     `picture(i, size)` -> uint8 [H, W, 3], about `size` pixels a side, for films of episode i; else those are of the
     first camera. Where a scene's seed alone tells its family, it may have `family(seed)` -> str: `lapa collect` then
-    takes equally many of each.
+    takes equally many of each. Where the order of scenes costs time or memory, it may have `order(seeds)` -> the same
+    seeds as they are best run.
     """
 
     spec: TaskSpec

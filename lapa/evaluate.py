@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -83,16 +83,19 @@ def roll_out(
     A policy is asked about all scenes that are not done and have carried out its last answer. Raises LapaError when
     its actions do not fit.
     """
-    parts = list(_side_by_side(trial.seeds, benchmark.spec.batch))
+    order: Callable[[Sequence[int]], Sequence[int]] = getattr(benchmark, "order", lambda seeds: seeds)
+    parts = list(_side_by_side(order(trial.seeds), benchmark.spec.batch))
     told = _told(benchmark, parts, trial)
-    outcomes: list[Outcome] = []
-    films: list[Array] = []
+    wanted = frozenset(trial.seeds[: max(record, 0)])
+    outcomes: dict[int, Outcome] = {}
+    films: dict[int, Array] = {}
     for seeds in parts:
         scenes = _Scenes(benchmark, actor, trial, told[len(outcomes) : len(outcomes) + len(seeds)])
-        made, more = scenes.run(seeds, max(0, min(record - len(films), len(seeds))), size)
-        outcomes += made
-        films += more
-    return outcomes, films
+        filmed = [i for i, seed in enumerate(seeds) if seed in wanted]
+        made, more = scenes.run(seeds, filmed, size)
+        outcomes.update(zip(seeds, made, strict=True))
+        films.update(zip((seeds[i] for i in filmed), more, strict=True))
+    return [outcomes[seed] for seed in trial.seeds], [films[seed] for seed in trial.seeds if seed in films]
 
 
 def _side_by_side(seeds: Sequence[int], most: int) -> Iterator[Sequence[int]]:
@@ -122,7 +125,8 @@ class _Scenes:
         self.execute = trial.execute or getattr(getattr(actor, "spec", None), "execute", None)
         self.queues: list[deque[Array]] = [deque() for _ in told]
 
-    def run(self, seeds: Sequence[int], record: int, size: int) -> tuple[list[Outcome], list[Array]]:
+    def run(self, seeds: Sequence[int], filmed: Sequence[int], size: int) -> tuple[list[Outcome], list[Array]]:
+        """An Outcome per scene, and films of those whose numbers are `filmed`."""
         spec, count = self.benchmark.spec, len(seeds)
         shown = self.benchmark.reset(seeds)
         forget = getattr(self.actor, "reset", None)  # of a policy that remembers
@@ -130,7 +134,7 @@ class _Scenes:
             forget(None)
         families, right = self.benchmark.tasks(), [observation["instruction"] for observation in shown]
         steps, won, over = np.full(count, spec.max_steps), np.zeros(count, bool), np.zeros(count, bool)
-        films = [[self._picture(i, shown, size)] for i in range(record)]
+        films = {i: [self._picture(i, shown, size)] for i in filmed}
         achieved: list[set[str]] = [set() for _ in range(count)]
         for step in range(1, spec.max_steps + 1):
             running = np.flatnonzero(~over).tolist()
@@ -141,13 +145,13 @@ class _Scenes:
                     steps[i] = step
                     achieved[i].update(made.stages)
             for i in running:
-                if i < record:
+                if i in films:
                     films[i].append(self._picture(i, shown, size))
             if over.all():
                 break
         stages = [tuple(name for name in spec.stages if name in those) for those in achieved]
         told = zip(families, seeds, right, won.tolist(), steps.tolist(), stages, strict=True)
-        return [Outcome(*each) for each in told], [np.stack(film) for film in films]
+        return [Outcome(*each) for each in told], [np.stack(film) for film in films.values()]
 
     def _actions(self, running: Sequence[int], shown: Sequence[Observation]) -> Array:
         """The next action of each running scene, float [B, A]; zeros for the others."""

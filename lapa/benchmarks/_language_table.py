@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -38,6 +38,10 @@ NEAR, MOVED = 0.045, 0.02  # metres: the effector touches a block at about .03 o
 STAGES = ("reached", "moved")  # the effector is NEAR the block that is to be pushed; that has MOVED from its place
 ASKED = ("block", "block1", "block2", "target_block", "location", "direction")  # what a task may be about
 EVERY = 5  # one combination of five is unseen
+MIDDLE = (0.375, 0.0)  # metres, of the table
+TURNED = {"front": 0.0, "corner": math.radians(35)}  # camera -> how far it is turned about the middle of the table
+# look=other: red, green, blue of the table and of the floor, where the light comes from, and its colour
+WOOD, FLOOR, SUN, WARM = (0.62, 0.47, 0.3), (0.5, 0.75, 0.55), (-1.0, 1.5, 1.2), (1.0, 0.9, 0.75)
 BESIDE = (5.0, 5.0, 0.0)  # metres: where the repository puts blocks that are not on the table
 TRIES, REDRAWS = 50, 20  # tables until one is as it must be; tasks on a table
 
@@ -211,12 +215,19 @@ class World:
 
     split    "seen" or "unseen" (`held_out`), or "all"
     repeat   steps of the simulator's 10 a second in which an action is carried out
+    camera   one of TURNED
+    look     "own" or "other"
     """
 
-    def __init__(self, package: Package, blocks: str, split: str, repeat: int) -> None:
+    def __init__(
+        self, package: Package, blocks: str, split: str, repeat: int, camera: str = "front", look: str = "own"
+    ) -> None:
         mode = package.blocks.LanguageTableBlockVariants(blocks)
         self._package, self._mode, self._split, self._repeat = package, mode, split, repeat
         self.env = _environment(package, mode, split != "unseen", HZ / repeat)
+        _turn_camera(self.env, TURNED[camera])
+        if look == "other":
+            _other_look(self.env)
         self.clock = 0
 
     def begin(self, family: str, seed: int) -> None:
@@ -294,7 +305,7 @@ class World:
         return np.asarray(told, np.float64)
 
     def picture(self) -> Array:
-        """uint8 [180, 320, 3], as the repository draws it."""
+        """uint8 [180, 320, 3], drawn by the repository."""
         drawn: Array = self._package.table._render_camera(self.env, self.env._image_size)
         return drawn
 
@@ -341,6 +352,28 @@ def _environment(package: Package, mode: Any, training: bool, rate: float) -> An
             super()._save_state()
 
     return Table(block_mode=mode, training=training, reward_factory=None, render_text_in_image=False, seed=0)
+
+
+def _turn_camera(env: Any, angle: float) -> None:
+    """Turn it about an upright line through the middle of the table, by an angle in radians."""
+    if not angle:
+        return
+    (x, y, z), (roll, pitch, yaw) = env._camera_pose, env._camera_orientation
+    along, across = x - MIDDLE[0], y - MIDDLE[1]
+    env._camera_pose = (
+        MIDDLE[0] + math.cos(angle) * along - math.sin(angle) * across,
+        MIDDLE[1] + math.sin(angle) * along + math.cos(angle) * across,
+        z,
+    )
+    env._camera_orientation = (roll, pitch, yaw + angle)
+
+
+def _other_look(env: Any) -> None:
+    """Other colours of table and floor, and other light. Arm and blocks keep their colours: the sentences name some."""
+    client = env._pybullet_client
+    for body, colour in ((env._workspace_uid, WOOD), (0, FLOOR)):  # the floor is loaded first
+        client.changeVisualShape(body, -1, rgbaColor=(*colour, 1.0))
+    client.getCameraImage = partial(client.getCameraImage, lightDirection=SUN, lightColor=WARM)
 
 
 def _apart(place: Callable[..., None]) -> Callable[..., None]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -24,7 +25,6 @@ NEEDS = {
 }
 
 VARIABLE = "LANGUAGE_TABLE"
-CAMERA = "front"
 STATE = ("effector_x", "effector_y")  # metres
 ACTION = ("dx", "dy")  # metres
 LIMIT = 200  # steps of an episode at 10 a second, as in the repository's evaluation
@@ -47,6 +47,10 @@ class Config:
     """seen, unseen: one of five combinations of blocks and places is held out, or all"""
     size: int = 128
     """pixels a side of the picture, squashed from 320 x 180 (0: as it is)"""
+    camera: str = "front"
+    """front, the repository's; corner: turned by 35 degrees about the middle of the table"""
+    look: Literal["own", "other"] = "own"
+    """other: other colours of table and floor, and light from another side in another colour"""
     repeat: int = 1
     """steps of the simulator for one action: 10 / repeat actions a second, each with a motion up to repeat * 10 cm"""
     max_steps: int | None = None
@@ -65,9 +69,10 @@ class LanguageTable(SideBySide[real.World]):
 
     def __init__(self, config: Config) -> None:
         super().__init__("language_table", config.batch)
-        self.config, self.families = config, _families(config.path)
+        self.config, self.families = config, families_named(config.path)
         choose(config.blocks, BLOCKS, "set of blocks of Language Table")
         choose(config.split, SPLITS, "split of Language Table")
+        choose(config.camera, real.TURNED, "camera of Language Table")
         most = LIMIT // max(config.repeat, 1)
         steps = most if config.max_steps is None else config.max_steps
         for option, value, low, high in (
@@ -80,15 +85,17 @@ class LanguageTable(SideBySide[real.World]):
                 raise LapaError(f"language_table: {option} is {low} to {high}, not {value}.")
         reach = real.LIMIT * config.repeat
         self.spec = TaskSpec(
-            ActionSpec(ACTION, ("delta", "delta"), real.HZ / config.repeat), (CAMERA,), self.families, steps, STATE,
-            config.batch, limits=((-reach, reach),) * 2, stages=real.STAGES,
+            ActionSpec(ACTION, ("delta", "delta"), real.HZ / config.repeat), (config.camera,), self.families, steps,
+            STATE, config.batch, limits=((-reach, reach),) * 2, stages=real.STAGES,
         )  # fmt: skip
         clone = Path(config.clone or os.environ[VARIABLE]).expanduser().resolve()
         self._package = real.load(clone)
         self._idle: list[real.World] = []
         seen = f"{config.size} pixels a side, squashed from 320 x 180" if config.size else "320 x 180 pixels"
-        print(f"language_table: {', '.join(self.families)}; {config.blocks}, split {config.split}; {seen}; "
-              f"{self.spec.action.hz:g} actions a second; from {clone}.", file=sys.stderr)  # fmt: skip
+        look = ", another look" if config.look == "other" else ""
+        print(f"language_table: {', '.join(self.families)}; {config.blocks}, split {config.split}; camera "
+              f"{config.camera} at {seen}{look}; {self.spec.action.hz:g} actions a second; from {clone}.",
+              file=sys.stderr)  # fmt: skip
 
     # --- the contract
 
@@ -118,7 +125,8 @@ class LanguageTable(SideBySide[real.World]):
     def _taken(self, seed: int) -> real.World:
         if self._idle:
             return self._idle.pop()
-        return real.World(self._package, self.config.blocks, self.config.split, self.config.repeat)
+        told = self.config
+        return real.World(self._package, told.blocks, told.split, told.repeat, told.camera, told.look)
 
     def _rest(self, worlds: Sequence[real.World]) -> None:
         self._idle += worlds
@@ -146,7 +154,7 @@ class LanguageTable(SideBySide[real.World]):
         )  # fmt: skip
 
 
-def _families(path: str) -> tuple[str, ...]:
+def families_named(path: str) -> tuple[str, ...]:
     """The families that PATH names. Raises LapaError with a suggestion for an unknown one."""
     if path == "all":
         return tuple(real.REWARDS)

@@ -41,7 +41,6 @@ SUITES = (*LIMITS, *(f"{suite}_{how}" for suite in LIMITS if suite != "libero_90
 # Scenes from here on, and below the others, are the published initial states; those for training and for choosing are
 # drawn anew from the same regions (evaluate.py: TEST_SEEDS, VALIDATION_SEEDS).
 PUBLISHED = range(1_000_000_000, 2_000_000_000)
-MOST_WORLDS = 10  # that are kept in memory: some 700 MB each, 1.1 GB where pictures are drawn
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,9 @@ class Config:
     """steps before an episode in which the objects come to lie still, as published evaluations have it"""
     batch: int = 10
     """episodes side by side, at most; a task that occurs twice among them is loaded twice"""
+    keep: int = 10
+    """tasks in memory, some 0.7 GB each, 1.1 GB where pictures are drawn, and episodes side by side, at most; an
+    evaluation of more tasks runs all scenes of so many before it goes on to the next"""
 
     def build(self) -> Libero:
         """The benchmark. Raises LapaError where the package is missing and for unknown tasks and cameras."""
@@ -100,14 +102,14 @@ class Libero(SideBySide["_World"]):
         steps = config.max_steps or -(-longest // max(config.repeat, 1))
         for option, value, low, high in (("size", config.size, 1, 4096), ("repeat", config.repeat, 1, 20),
                                          ("max_steps", steps, 1, 10_000), ("wait", config.wait, 0, 1000),
-                                         ("batch", config.batch, 1, 100)):  # fmt: skip
+                                         ("batch", config.batch, 1, 100), ("keep", config.keep, 1, 100)):  # fmt: skip
             if not low <= value <= high:
                 raise LapaError(f"libero: {option} is {low} to {high}, not {value}.")
         kinds = (*("delta",) * 6, "binary")
         reach = float(config.repeat)
         self.spec = TaskSpec(
             ActionSpec(ACTION, kinds, HZ / config.repeat), cameras, self.families, steps, STATE,  # type: ignore[arg-type]
-            min(config.batch, len(self._all)), ((-reach, reach),) * 6 + ((-1.0, 1.0),), STAGES,
+            min(config.batch, config.keep, len(self._all)), ((-reach, reach),) * 6 + ((-1.0, 1.0),), STAGES,
         )  # fmt: skip
         self._idle: list[_World] = []
         self._experts: dict[int, Expert] = {}
@@ -121,6 +123,10 @@ class Libero(SideBySide["_World"]):
     def family(self, seed: int) -> str:
         """The task of a scene."""
         return self._task(seed).name
+
+    def order(self, seeds: Sequence[int]) -> list[int]:
+        """Scenes of the tasks that are kept in memory one after another; see Benchmark."""
+        return sorted(map(int, seeds), key=lambda seed: self._number(seed) // self.config.keep)
 
     def baselines(self) -> Mapping[str, Actor]:
         """no_op: stays, with an open hand; random: from all actions; expert: ours (_libero_expert.py)."""
@@ -155,8 +161,11 @@ class Libero(SideBySide["_World"]):
 
     # --- the worlds
 
+    def _number(self, seed: int) -> int:
+        return int(seed) % PUBLISHED.start % len(self._all)
+
     def _task(self, seed: int) -> Task:
-        return self._all[int(seed) % PUBLISHED.start % len(self._all)]
+        return self._all[self._number(seed)]
 
     def _taken(self, seed: int) -> _World:
         """One that is idle, or a new one; the one that was idle longest goes where there are many."""
@@ -165,7 +174,7 @@ class Libero(SideBySide["_World"]):
         if found is not None:
             self._idle.remove(found)
             return found
-        while self._idle and len(self._idle) + len(self._worlds) >= MOST_WORLDS:
+        while self._idle and len(self._idle) + len(self._worlds) >= self.config.keep:
             self._idle.pop(0).close()
         return _World(task)
 
@@ -242,6 +251,24 @@ class _World:
 def _base(suite: str) -> str:
     """The suite of LIBERO of which this one is, or is a variant."""
     return next(name for name in LIMITS if suite == name or suite.startswith(f"{name}_"))
+
+
+def tasks_named(path: str) -> tuple[str, ...]:
+    """The tasks that PATH names, each a path too, without the package: those of a suite are SUITE/0, SUITE/1, .. Names
+    of tasks are taken as they are. Raises LapaError with a suggestion for an unknown suite."""
+    found: list[str] = []
+    for part in path.split("+"):
+        suite, slash, name = part.partition("/")
+        if part and not slash and not part.startswith("libero"):
+            found.append(part)
+            continue
+        many = 90 if choose(suite, SUITES, "suite of LIBERO") == "libero_90" else 10
+        if name.isdigit() and int(name) >= many:
+            raise LapaError(f"libero:{part}: the tasks of {suite} are 0 to {many - 1}.")
+        found += [part] if slash else [f"{suite}/{number}" for number in range(many)]
+    if len(set(found)) < len(found):
+        raise LapaError(f"libero:{path}: each task once.")
+    return tuple(found)
 
 
 def _tasks(path: str) -> tuple[Task, ...]:

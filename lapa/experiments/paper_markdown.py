@@ -120,9 +120,9 @@ def _columns(table: Results, world: World) -> list[tuple[str, str, str]]:
     ]
 
 
-def _papers(setting: str, split: str, name: str) -> float | None:
+def _papers(world: World, setting: str, split: str, name: str) -> float | None:
     """The paper's success, where it has such a column."""
-    found = PAPER.get(setting, {}).get(name)
+    found = PAPER.get(setting, {}).get(name) if setting in world.papers else None
     return found[SPLITS.index(split)] if found and split in SPLITS else None
 
 
@@ -137,7 +137,7 @@ def _main(table: Results, world: World) -> str:
         for column in columns:
             setting, split, budget = column
             cell = table[setting][split][budget].get(name)
-            paper = _papers(setting, split, name)
+            paper = _papers(world, setting, split, name)
             beside = "" if paper is None else f"<br>paper {paper:.1f}"
             if name in world.settings[setting].without:
                 beside = "not possible: the videos' actions are another robot's"
@@ -160,7 +160,7 @@ def _gaps(table: Results, world: World) -> str:
                     told = f"{100 * cell['gap_closed']:.0f}% " + (
                         f"({100 * between[0]:.0f} to {100 * between[1]:.0f})" if between else "(gap may be none)"
                     )
-                paper = setting in GAP and split in SPLITS
+                paper = setting in GAP and setting in world.papers and split in SPLITS
                 shown = told and paper and budget == main_budget(world.settings[setting], splits[split])
                 line.append(told + (f"; paper {GAP[setting][SPLITS.index(split)]}%" if shown else ""))
             if any(line):

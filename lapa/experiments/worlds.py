@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from lapa.benchmarks.metaworld import tasks_named
+from lapa.benchmarks import language_table, libero, metaworld
 from lapa.contracts import LapaError
 from lapa.evaluate import open_benchmark
 from lapa.experiments.compare import Guess
-from lapa.plugins import find, parse, require, suggest
+from lapa.plugins import find, parse, suggest
 from lapa.recipe import Recipe
 
 BUDGETS = (5, 10, 20, 50, 100)
@@ -63,7 +63,8 @@ class World(ABC):
 
     title: its name in headings; unit: what a budget counts; rows: names of paper_cells.ROWS; costly: those that "all"
     leaves out; once: those that have the main budget alone; tunes: whether `lapa tune` chooses the way to finetune, on
-    validation scenes, else options fix it; little: videos, test and validation episodes of --quick, at most.
+    validation scenes, else options fix it; little: videos, test and validation episodes of --quick, at most; papers:
+    settings in which the paper's figures stand beside ours, where the tests are `seen` and `unseen`.
     """
 
     title: str
@@ -73,6 +74,7 @@ class World(ABC):
     once: tuple[str, ...] = ()
     tunes: bool
     little: tuple[int, int, int]
+    papers: tuple[str, ...] = ()
 
     @property
     def counted(self) -> str:
@@ -121,7 +123,7 @@ class Tabletop(World):
 
     title, unit, tunes, little = "Tabletop", "labels", True, (60, 20, 10)
     rows = ("no_op", "random", "scratch_ungrounded", *TRAINED, "expert")
-    home = "sim"
+    home, papers = "sim", ("in-domain", "cross-task", "cross-env", "cross-embodiment")
 
     @property
     def settings(self) -> Mapping[str, Setting]:
@@ -189,15 +191,19 @@ TABLETOP = Tabletop()
 
 # --- benchmarks of others
 
+TEST, OTHERS = "test", "others"  # tests of all tasks; of those without labels
+
 
 @dataclass(frozen=True)
 class Known:
     """What is known to work in a benchmark of others, so that nobody need type it.
 
     tasks: the benchmark's path -> its tasks, each of which is a path too; options: of the benchmark; recipe: of
-    training, over the preset; noise: of the demonstrations; elsewhere: the options that differ in the videos of
-    cross-env; other: the benchmark of another robot, for cross-embodiment; seconds, others_seconds: of a demonstration
-    of the one and of the other on one core.
+    training, over the preset; elsewhere: the options that differ in the videos of cross-env; other: the benchmark of
+    another robot, for cross-embodiment; noise: of the demonstrations; tests: the options that differ in each split of
+    the tests; trials: further ones of all tests; apart: videos are collected task by task, as a task takes much memory;
+    papers: see World; seconds, others_seconds, trial_seconds: guessed for a demonstration of the one and of the other
+    and for a test episode, on one core.
     """
 
     title: str
@@ -205,16 +211,25 @@ class Known:
     options: Mapping[str, str]
     recipe: tuple[str, ...]
     elsewhere: Mapping[str, str]
-    other: str
+    other: str = "so101:pick-place"
     noise: str = "0.2"
     preset: str = "video"
+    tests: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {TEST: {}})
+    trials: Mapping[str, str] = field(default_factory=lambda: {"batch": "25"})
+    apart: bool = False
+    papers: tuple[str, ...] = ()
     seconds: float = 1.0
     others_seconds: float = 5.0
+    trial_seconds: float = 1.8
 
     def home(self, text: str) -> tuple[str, tuple[str, ...], dict[str, str]]:
         """NAME[:PATH][,option=value...] -> its name, tasks, and options, with those that nobody gave."""
         name, path, given = parse("benchmarks", text)
         told = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in given.items()}
+        for split in self.tests.values():
+            if own := sorted(split.keys() & told.keys()):
+                raise LapaError(f"The table on {self.title} tests {' and '.join(self.tests)} itself: leave {own[0]}= "
+                                f"out of {text}.")  # fmt: skip
         tasks = self.tasks(find("benchmarks", name)().path if path is None else path)
         return name, tasks, {**self.options, **told}
 
@@ -226,8 +241,6 @@ def written(name: str, tasks: tuple[str, ...], options: Mapping[str, str]) -> st
 
 FEW = (1, 3, 5, 10)  # labelled trajectories a task
 COLLECTED = 10  # of each task, whatever the budget; where it is larger, as many as that
-SIDE_BY_SIDE = "25"  # test episodes
-TEST, OTHERS = "test", "others"
 
 
 @dataclass(frozen=True)
@@ -254,6 +267,11 @@ class Demonstrated(World):
         return self.known.title
 
     @property
+    def papers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See World."""
+        return self.known.papers
+
+    @property
     def labelled(self) -> tuple[str, ...]:
         """The tasks with labels in cross-task: the first, the third, .."""
         return self.tasks[::2]
@@ -261,7 +279,7 @@ class Demonstrated(World):
     @property
     def settings(self) -> dict[str, Setting]:
         """See World. cross-task needs two tasks, cross-env something that can look otherwise."""
-        few: dict[str, Any] = {"budgets": FEW, "main": 3, "splits": (TEST,)}
+        few: dict[str, Any] = {"budgets": FEW, "main": 3, "splits": tuple(self.known.tests)}
         robot = self.other.partition(",")[0].replace(":", "_").replace("/", "_")
         made = [Setting("in-domain", "home", "videos and labels of the same world and tasks", **few)]
         if len(self.tasks) > 1:
@@ -277,23 +295,26 @@ class Demonstrated(World):
     def check(self, settings: Sequence[str]) -> None:
         """See World."""
         for spec in dict.fromkeys(self._shown(self.settings[name]) for name in ("in-domain", *settings)):
-            require("benchmarks", spec.partition(":")[0].partition(",")[0])
-            world = open_benchmark(spec)
-            if "expert" not in world.baselines():
+            if "expert" not in open_benchmark(spec).baselines():
                 raise LapaError(f"{spec} has no expert to make the videos. Give another --other or --benchmark.")
 
     def _shown(self, setting: Setting) -> str:
         """The benchmark whose expert makes the videos of a setting."""
-        if setting.name == "cross-embodiment":
-            return self.other
+        return self.other if setting.name == "cross-embodiment" else self._own(setting, self.tasks)
+
+    def _own(self, setting: Setting, tasks: tuple[str, ...]) -> str:
+        """Tasks of this benchmark, as the videos of a setting show them."""
         changed = self.known.elsewhere if setting.name == "cross-env" else {}
-        return written(self.name, self.tasks, {**self.options, **changed})
+        return written(self.name, tasks, {**self.options, **changed})
 
     def videos(self, setting: Setting, number: int, seed: int) -> tuple[Source, ...]:
         """See World: `number` a task; of another robot as many in all."""
         step, many, seed = f"seed{seed}/data/{setting.videos}", number * len(self.tasks), 10 * seed + VIDEO_SEED
         if setting.name == "cross-embodiment":  # no noise: nobody learns these actions
             return (Source("", step, _collect(self.other, many, seed), 5 + self.known.others_seconds * many),)
+        if self.known.apart:
+            each = ((task, self._own(setting, (task,))) for task in self.tasks)
+            return tuple(self._collected(f"{step}/{task}", spec, number, seed) for task, spec in each)
         return (self._collected(step, self._shown(setting), many, seed),)
 
     def labels(self, setting: Setting, budget: int, seed: int) -> tuple[Source, ...]:
@@ -322,8 +343,9 @@ class Demonstrated(World):
 
     def test(self, setting: Setting, split: str, number: int) -> tuple[str, int]:
         """See World."""
-        tasks = tuple(task for task in self.tasks if split == TEST or task not in self.labelled)
-        return written(self.name, tasks, {"batch": SIDE_BY_SIDE, **self.options}), number * len(tasks)
+        tasks = tuple(task for task in self.tasks if split != OTHERS or task not in self.labelled)
+        options = {**self.known.trials, **self.options, **self.known.tests.get(split, {})}
+        return written(self.name, tasks, options), number * len(tasks)
 
     def amount(self, common: Mapping[str, Any]) -> str:
         """See World."""
@@ -338,7 +360,7 @@ class Demonstrated(World):
 
     def guess(self, recipe: Recipe, videos: int, episodes: int, validation: int) -> Guess:
         """By the seconds in docs/results/demo_real.json, where two steps ran side by side on two cores."""
-        start, videos, episodes = 8.0, videos * len(self.tasks), episodes * len(self.tasks)
+        start, videos, trials = 8.0, videos * len(self.tasks), episodes * len(self.tasks)
         return Guess(
             laq=start + 0.35 * videos + 0.15 * recipe.quantize.steps,
             idm=start + 0.42 * recipe.fit_idm.steps,
@@ -348,9 +370,9 @@ class Demonstrated(World):
             pretrain_films=start + 12 * recipe.pretrain_planner.steps,
             finetune=start + 0.13 * recipe.finetune.steps,
             tune_films=start + 24 * recipe.finetune_planner.steps,
-            evaluate=start + 1.8 * episodes,
-            evaluate_films=start + 600 * episodes,
-            scripted=start + 0.4 * episodes,
+            evaluate=start + self.known.trial_seconds * trials,
+            evaluate_films=start + 600 * trials,
+            scripted=start + 0.2 * self.known.trial_seconds * trials,
         )
 
 
@@ -358,20 +380,49 @@ def _collect(spec: str, number: int, seed: int) -> tuple[str, ...]:
     return ("collect", "--benchmark", spec, "--episodes", str(number), "--seed", str(seed))
 
 
+def _recipe(window: str, latent_chunk: int, chunk: int) -> tuple[str, ...]:
+    """What worked in Meta-World (docs/benchmarks.md). Codes of `latent_chunk` windows are the next `chunk` actions."""
+    return (
+        f"window={window}", f"latent_chunk={latent_chunk}", f"chunk={chunk}", "policy.code_head=nearest",
+        "policy.head=regression", "head=own", "quantize.steps=300", "pretrain.steps=3000", "idm.image_size=96",
+        "idm.blocks=3", "fit_idm.steps=500", "trainable=all", "finetune.steps=1500", "finetune.learning_rate=1e-3",
+    )  # fmt: skip
+
+
 WORLDS: dict[str, Known] = {
     "metaworld": Known(
         "Meta-World",
-        tasks_named,
+        metaworld.tasks_named,
         {"camera": "corner4", "size": "128", "repeat": "2"},  # 40 actions a second
-        (  # the arm is fast: codes of two windows of 0.1 s are its next 8 actions (docs/benchmarks.md)
-            "window=0.1", "latent_chunk=2", "chunk=8", "policy.code_head=nearest", "policy.head=regression", "head=own",
-            "quantize.steps=300", "pretrain.steps=3000", "idm.image_size=96", "idm.blocks=3", "fit_idm.steps=500",
-            "trainable=all", "finetune.steps=1500", "finetune.learning_rate=1e-3",
-        ),
+        _recipe("0.1", 2, 8),  # the arm is fast
         {"camera": "corner3", "look": "other"},
-        "so101:pick-place",
     ),
-}  # fmt: skip
+    # Nobody has run the tables of these two as a whole: their settings are guesses (docs/benchmarks.md).
+    "language_table": Known(
+        "Language Table",
+        language_table.families_named,
+        {"blocks": "BLOCK_4", "split": "seen", "size": "128"},  # 10 actions a second
+        _recipe("0.2", 2, 4),
+        {"camera": "corner", "look": "other"},
+        tests={"seen": {"split": "seen"}, "unseen": {"split": "unseen"}},
+        trials={"batch": "10"},
+        papers=("in-domain", "cross-env"),
+        seconds=4.0,
+        trial_seconds=4.0,
+    ),
+    "libero": Known(
+        "LIBERO",
+        libero.tasks_named,
+        {"camera": "agentview", "size": "128"},  # 20 actions a second
+        _recipe("0.2", 2, 8),
+        {"camera": "frontview"},
+        noise="0",
+        trials={"keep": "2"},  # 2.5 GB with a policy
+        apart=True,
+        seconds=12.0,
+        trial_seconds=10.0,
+    ),
+}
 
 
 @cache
