@@ -188,8 +188,8 @@ def compare(
     """Several methods on your data, or the paper's table.
 
     For your data give --dataset and --labelled, for the table --settings; it is on Tabletop, or with --benchmark
-    metaworld:TASKS in Meta-World, whose expert then makes all data (docs/benchmarks.md). If interrupted, the same
-    command goes on.
+    metaworld, language_table or libero in a benchmark of others, whose expert then makes all data (docs/benchmarks.md).
+    If interrupted, the same command goes on.
     Examples: lapa compare --settings all --methods all --seeds 3 --out runs/paper; lapa compare --settings in-domain
     --methods lapa,vpt --budgets 20 --seeds 1 --out runs/part;
     lapa compare --dataset video_folder:clips/ --labelled lerobot:robot/ --out runs/mine. The first runs for hours; stop
@@ -210,17 +210,17 @@ def compare(
         episodes: test episodes a method (table: and a seed and split; none: 500; with --benchmark, a task: 20)
         validation: table on Tabletop: validation episodes for each way to finetune (none: 200)
         only: table: run only cells with this text in their title, such as "lapa", "cross-env 20 " or "seed 0"
-        other: table with --benchmark: whose expert makes the videos of cross-embodiment (none: so101:pick-place for
-            Meta-World), such as libero:libero_object,camera=agentview
+        other: table with --benchmark: whose expert makes the videos of cross-embodiment (none: so101:pick-place),
+            such as libero:libero_object,camera=agentview
         server: table with --benchmark: a policy server, openpi:// or openvla:// as `lapa evaluate --policy` takes it:
             one more row, on the same scenes; repeatable
         results: table: results.json of an earlier table; its cells are not run again
         quick: table: run every step with a hundredth of the work; the figures mean nothing
         dry_run: table: say what would be run, and how long it would take
-        benchmark: table: metaworld:TASKS for the table in Meta-World. Your data: where policies are tried (none:
-            Tabletop where the labelled trajectories are of its world; else policies are judged by their error on
-            trajectories that are held out)
-        preset: named settings, as in the training commands (none: laptop; for the table in Meta-World video)
+        benchmark: table: metaworld:TASKS, language_table:FAMILIES or libero:SUITE in place of Tabletop, with options
+            of that benchmark. Your data: where policies are tried (none: Tabletop where the labelled trajectories are
+            of its world; else policies are judged by their error on trajectories that are held out)
+        preset: named settings, as in the training commands (none: laptop; table with --benchmark: video)
         seed: your data: seed of everything random
         workers: steps run side by side, one thread each (0: one per core)
         set_finetune: your data: as --set, for stage 3 alone, such as policy.head=regression

@@ -419,7 +419,7 @@ WORLDS: dict[str, Known] = {
         noise="0",
         trials={"keep": "2"},  # 2.5 GB with a policy
         apart=True,
-        seconds=12.0,
+        seconds=8.0,
         trial_seconds=10.0,
     ),
 }

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lapa import plugins
-from lapa.benchmarks._language_table import REWARDS, _apart, combination, held_out, quick
+from lapa.benchmarks._language_table import MIDDLE, REWARDS, TURNED, _apart, combination, held_out, quick
 from lapa.contracts import LapaError
 from lapa.evaluate import Trial, open_benchmark, roll_out
 from lapa.interop.demonstrations import demonstrations
@@ -31,7 +31,7 @@ from language_table.environments import blocks as blocks_module
 
 class Client:
   def __init__(self):
-    self.mass, self.where, self.told, self.done = {}, {}, {}, []
+    self.mass, self.where, self.told, self.done, self.colours, self.lit = {}, {}, {}, [], {}, []
   def changeDynamics(self, body, link, mass):
     self.mass[body] = mass
     self.done.append('mass')
@@ -40,6 +40,10 @@ class Client:
     self.done.append('place')
   def setPhysicsEngineParameter(self, **told):
     self.told.update(told)
+  def changeVisualShape(self, body, link, rgbaColor):
+    self.colours[body] = rgbaColor
+  def getCameraImage(self, **told):
+    self.lit.append(told)
 
 class Robot:
   initial_joint_positions = (0.0,)
@@ -54,6 +58,8 @@ class LanguageTable(gym.Env):
     self._pybullet_client, self._robot = Client(), Robot()
     self._block_to_pybullet_id = {name: i for i, name in enumerate(blocks_module.ALL)}
     self._reward_calculator, self._start_block, self._hand = None, None, np.zeros(2)
+    self._camera_pose, self._camera_orientation = (.75, 0, .5), (np.pi / 5, np.pi, -np.pi / 2)
+    self._workspace_uid = 1
     self.action_space = spaces.Box(low=-0.1, high=0.1, shape=(2,))
     self._save_state()
     self.saved = dict(self._pybullet_client.mass)
@@ -98,6 +104,7 @@ class LanguageTable(gym.Env):
   def _render_camera(self, image_size, return_seg_mask=False):
     picture = np.full((*image_size, 3), 200, np.uint8)
     self.drawn = getattr(self, 'drawn', 0) + 1
+    self._pybullet_client.getCameraImage(width=image_size[1])
     for (x, y), value in ((self._hand, 0), (self._pybullet_client.where[0][:2], 90)):
       if x < 1:
         row, column = int((x - .1) / .5 * 160), int((y + .3) / .6 * 300)
@@ -271,6 +278,38 @@ def test_what_is_drawn_and_when(clone: Path) -> None:
         )["front"]
 
 
+def test_another_look_changes_table_floor_and_light_and_no_block(clone: Path) -> None:
+    shown = {}
+    for look in ("own", "other"):
+        bench = opened(clone, f",look={look}")
+        (shown[look],) = bench.reset([3])
+        assert shown[look]["images"]["front"].shape == (128, 128, 3)
+        client = bench._worlds[0].env._pybullet_client
+        assert set(client.colours) == ({0, 1} if look == "other" else set()), "the floor and the table"
+        assert ("lightColor" in client.lit[-1]) == (look == "other")
+        assert client.lit[-1]["width"] == 320
+    np.testing.assert_array_equal(shown["own"]["state"], shown["other"]["state"])
+    assert shown["own"]["instruction"] == shown["other"]["instruction"]
+
+
+def test_the_camera_is_turned_about_the_middle_and_looks_at_it(clone: Path) -> None:
+    bench = opened(clone, ",camera=corner")
+    (shown,) = bench.reset([3])
+    assert bench.spec.cameras == tuple(shown["images"]) == ("corner",)
+    assert shown["images"]["corner"].shape == (128, 128, 3)
+    env = bench._worlds[0].env
+    away = np.array(env._camera_pose[:2]) - MIDDLE
+    assert math.dist((0, 0), away) == pytest.approx(0.75 - MIDDLE[0])
+    assert math.atan2(away[1], away[0]) == pytest.approx(TURNED["corner"])
+    assert env._camera_pose[2] == 0.5
+    roll, pitch, yaw = env._camera_orientation
+    assert (roll, pitch) == (math.pi / 5, math.pi)
+    along = np.array(
+        [math.sin(roll) * math.sin(yaw), -math.sin(roll) * math.cos(yaw)]
+    )  # where it looks, seen from above
+    np.testing.assert_allclose(along / np.linalg.norm(along), -away / np.linalg.norm(away), atol=1e-9)
+
+
 @pytest.mark.parametrize("blocks", ["BLOCK_4", "N_CHOOSE_K"])
 def test_a_split_has_its_combinations(clone: Path, blocks: str) -> None:
     asked: dict[str, set[tuple[str, ...]]] = {}
@@ -371,6 +410,8 @@ def test_what_is_missing_is_one_line(
         ("separate+separate", "", "separate"),
         ("all", ",blocks=BLOCK_4_WPOLE", "BLOCK_4"),
         ("all", ",split=test", "unseen"),
+        ("all", ",camera=cornr", "corner"),
+        ("all", ",look=othr", "other"),
         ("all", ",size=-1", "size"),
         ("all", ",repeat=0", "repeat"),
         ("all", ",max_steps=0", "max_steps"),

@@ -154,6 +154,26 @@ def test_batches_queues_and_ends() -> None:
     assert counting.got[8][0] == 0, "a scene that is done is sent zeros"
 
 
+def test_a_benchmark_may_say_in_which_order_scenes_are_run() -> None:
+    class Sorted(Counting):
+        def order(self, seeds: Sequence[int]) -> list[int]:
+            return sorted(seeds, key=lambda seed: seed % 3)
+
+        def reset(self, seeds: Sequence[int]) -> list[Observation]:
+            begun.append([seed % 10 for seed in seeds])
+            return super().reset(seeds)
+
+    begun: list[list[int]] = []
+    plain = roll_out(Counting(), Speaker(), Trial(10), record=6)
+    outcomes, films = roll_out(Sorted(), Speaker(), Trial(10), record=6)
+    assert begun == [[2, 5, 8, 0], [3, 6, 9, 1], [4, 7]]
+    assert outcomes == plain[0], "in the order of their seeds"
+    assert [len(film) for film in films] == [len(film) for film in plain[1]]
+    told = Speaker()
+    roll_out(Sorted(), told, Trial(10, instruction="shuffled"))
+    assert all(told.told[i] != f"until {begun[0][i]}" for i in range(4))
+
+
 @pytest.mark.parametrize(("execute", "its", "times"), [(None, None, 3), (None, 1, 9), (2, None, 5), (2, 1, 5)])
 def test_how_much_of_a_chunk_is_carried_out(execute: int | None, its: int | None, times: int) -> None:
     """All of it, what the policy's spec says, or what the trial says."""

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from lapa import cli
+from lapa import cli, plugins
+from lapa.benchmarks import _language_table, libero, metaworld
 from lapa.contracts import LapaError
 from lapa.experiments.demo_real import RealDemoSettings, demo_real_plan
 from lapa.experiments.paper_cells import Asked, Common, TableCell, TableRow, cells, common_of, parse
 from lapa.experiments.paper_markdown import markdown
 from lapa.experiments.paper_scores import build
-from lapa.experiments.paper_table import described, read_results, recipe_of, steps_of
+from lapa.experiments.paper_table import described, read_results, recipe_of, run_paper, steps_of
 from lapa.experiments.schedule import PlanStep
 from lapa.experiments.worlds import FEW, WORLDS, Demonstrated, world_of
 from lapa.plots.budgets import budget_curves
@@ -173,6 +174,111 @@ def test_what_you_say_of_the_benchmark_goes_over_what_is_usual() -> None:
     assert after(other["seed0/data/libero_libero_object"], "--benchmark") == "libero:libero_object,camera=agentview"
 
 
+# --- Language Table and LIBERO
+
+
+def collected(steps: dict[str, PlanStep], part: str) -> dict[str, str]:
+    """{what follows seed0/data/PART: the benchmark} of steps that collect."""
+    start = f"seed0/data/{part}"
+    return {name.removeprefix(start): after(step, "--benchmark") for name, step in steps.items()
+            if step.command[0] == "collect" and name.startswith(start)}  # fmt: skip
+
+
+def test_language_table_has_tests_of_combinations_seen_and_unseen() -> None:
+    steps = plan(table(benchmark="language_table", rows=("lapa",), budgets=("3",)))
+    five = "language_table:block2block+block2absolute+block2block_relative+block2relative+separate"
+    usual = ",blocks=BLOCK_4,split=seen,size=128"
+    assert collected(steps, "home") == {"": five + usual}
+    assert collected(steps, "elsewhere") == {"": f"{five}{usual},camera=corner,look=other"}
+    assert collected(steps, "so101_pick-place") == {"": "so101:pick-place"}
+    labels = collected(steps, "labels10/")
+    assert labels["separate"] == f"language_table:separate{usual}"
+    assert len(labels) == 5
+    for which in ("home+3", "elsewhere+3", "so101_pick-place+3"):
+        for split in ("seen", "unseen"):
+            tested = after(steps[f"seed0/lapa/{which}/{split}"], "--benchmark")
+            assert tested == f"{five},batch=10{usual.replace('seen', split)}"
+    others = after(steps["seed0/lapa/home+some3/others"], "--benchmark")
+    assert others == f"language_table:block2absolute+block2relative,batch=10{usual}"
+    assert "seed0/lapa/home+some3/unseen" not in steps
+
+
+def test_libero_makes_its_videos_task_by_task_and_tests_few_tasks_at_a_time() -> None:
+    steps = plan(table(benchmark="libero:libero_goal,size=64", rows=("lapa",), budgets=("1",)))
+    each = [f"libero_goal/{number}" for number in range(10)]
+    for part, camera in (("home/", "agentview"), ("elsewhere/", "frontview"), ("labels10/", "agentview")):
+        assert collected(steps, part) == {task: f"libero:{task},camera={camera},size=64" for task in each}
+    assert after(steps["seed0/data/home/libero_goal/3"], "--episodes") == "50"
+    assert len(datasets(steps["seed0/lapa/home/fit"])) == 10
+    assert after(steps["seed0/data/so101_pick-place"], "--episodes") == "500"
+    tested = after(steps["seed0/lapa/home+1/test"], "--benchmark")
+    assert tested == f"libero:{'+'.join(each)},keep=2,camera=agentview,size=64"
+    labelled = {spec.partition(",")[0][-1] for spec in datasets(steps["seed0/lapa/home+some1/tuned"])}
+    assert labelled == set("02468")
+    others = after(steps["seed0/lapa/home+some1/others"], "--benchmark").partition(",")[0]
+    assert others == f"libero:{'+'.join(each[1::2])}"
+    one = plan(table("in-domain", ("expert",), benchmark="libero:libero_object/3,keep=1"))
+    assert after(one["seed0/expert/test"], "--benchmark") == "libero:libero_object/3,keep=1,camera=agentview,size=128"
+
+
+RATES = {"metaworld": metaworld.HZ, "language_table": _language_table.HZ, "libero": libero.HZ}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_codes_of_stage_2_are_the_actions_of_stage_3(name: str) -> None:
+    known = WORLDS[name]
+    recipe = recipe_of(table(benchmark=name).common.options)
+    rate = RATES[name] / int(known.options.get("repeat", "1"))
+    assert recipe.chunk == pytest.approx(recipe.latent_chunk * recipe.window * rate)
+    assert known.elsewhere
+    assert known.home(name)[1], "its default has tasks"
+    made = world_of(name).guess(recipe, 50, 20, 0)
+    assert made.evaluate > made.scripted > 0
+
+
+def test_the_papers_figures_stand_beside_language_tables_where_they_are_of_the_same() -> None:
+    asked = table(benchmark="language_table", rows=("expert", *THREE, "actionvla"), budgets=("3",))
+    known = made(asked)
+    results = {"common": described(asked.common), **build(known, asked), "cells": known}
+    assert list(results["table"]["in-domain"]) == ["seen", "unseen"]
+    text = markdown(results)
+    main = text.partition("## As the paper's Table 2")[2].partition("##")[0]
+    head, _, *rows = [line.split(" | ") for line in main.strip().splitlines()]
+    lapa = dict(zip(head, next(row for row in rows if row[0] == "| LAPA"), strict=True))
+    told = {column: cell.partition("paper ")[2].strip(" |") for column, cell in lapa.items()}
+    assert {column.partition(" 3 labels")[0]: figure for column, figure in told.items() if figure} == {
+        "in-domain, seen,": "62.0", "in-domain, unseen,": "49.6", "cross-env, seen,": "33.6",
+        "cross-env, unseen,": "29.6",
+    }  # fmt: skip
+    assert "paper 76%" in text, "the share of the gap"
+    assert "Language Table" in text.partition("\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "settings", "says"),
+    [
+        ("libero", "in-domain", r"lapa\[libero\]"),
+        ("language_table", "cross-env", r"lapa\[language-table\].*LANGUAGE_TABLE"),
+        ("language_table,clone=/nowhere", "in-domain", r'lapa\[language-table\]"$'),
+        ("metaworld:push", "in-domain", r"lapa\[metaworld\]"),
+    ],
+)
+def test_a_plan_needs_nothing_and_a_run_says_what_is_not_there(
+    benchmark: str, settings: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(plugins, "_there", lambda need: False)
+    out = tmp_path / "table"
+    command = ["compare", "--benchmark", benchmark, "--settings", settings, "--methods", "all", "--seeds", "1"]
+    cli.main([*command, "--out", str(out), "--dry-run"])
+    assert "lapa collect --benchmark " + benchmark.partition(",")[0].partition(":")[0] in capsys.readouterr().out
+    asked = table(settings, benchmark=benchmark)
+    with pytest.raises(LapaError, match=says) as refused:
+        run_paper(asked, out)
+    assert "\n" not in str(refused.value)
+    assert not out.exists()
+
+
 def test_a_policy_server_is_one_more_row() -> None:
     asked = table(
         "in-domain,cross-env", ("expert",), servers=("openpi://127.0.0.1:8000,execute=5",), budgets=("1", "3")
@@ -195,6 +301,10 @@ def test_a_policy_server_is_one_more_row() -> None:
         ({"benchmark": "metaworld,camra=corner"}, "camera"),
         ({"benchmark": "metawold"}, "metaworld"),
         ({"benchmark": "aloha:insertion"}, "--labelled"),
+        ({"benchmark": "libero:libero_objects"}, "libero_object"),
+        ({"benchmark": "libero:libero_object/10"}, "0 to 9"),
+        ({"benchmark": "language_table:block2blok"}, "block2block"),
+        ({"benchmark": "language_table:all,split=all"}, "split="),
         ({"benchmark": "tabletop:real"}, "tabletop:real"),
         ({"benchmark": "tabletop", "other": "so101:pick-place"}, "--other"),
         ({"validation": 5}, "--validation"),

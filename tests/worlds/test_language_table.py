@@ -54,6 +54,24 @@ def test_the_picture_is_upright_and_shows_the_block_where_it_is(table: Any) -> N
     assert right > left + 60
 
 
+def test_another_look_is_the_same_scene_with_its_blocks_in_their_colours(table: Any) -> None:
+    other = open_benchmark("language_table,blocks=BLOCK_4,size=64,camera=corner,look=other")
+    (shown,), (seen,) = table.reset([5]), other.reset([5])
+    np.testing.assert_array_equal(shown["state"], seen["state"])
+    assert shown["instruction"] == seen["instruction"]
+    parts: dict[str, list[Any]] = {"table": [], "red": []}
+    for world in (table._worlds[0], other._worlds[0]):
+        picture = world.picture().astype(int)
+        parts["table"].append(np.median(picture[60:150, 60:260].reshape(-1, 3), 0))
+        red, green, blue = picture.transpose(2, 0, 1)
+        rows, columns = np.nonzero(red > 1.9 * np.maximum(green, blue))  # of the red moon; wood is less red
+        assert len(rows) > 30
+        parts["red"].append((np.median(rows), np.median(columns)))
+    assert np.abs(np.subtract(*parts["table"])).max() > 40, "dark grey and wood"
+    assert np.linalg.norm(np.subtract(*parts["red"])) > 15, "seen from elsewhere"
+    assert next(iter(seen["images"].values())).shape == (64, 64, 3)
+
+
 def test_blocks_can_be_pushed_and_unused_ones_lie_still(table: Any) -> None:
     table.reset([0])
     world = table._worlds[0]

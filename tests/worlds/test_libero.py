@@ -21,7 +21,7 @@ from lapa.recipe import Recipe
 if how := plugins.missing("benchmarks", "libero"):
     pytest.skip(f"libero is not installed: {how}", allow_module_level=True)
 
-from lapa.benchmarks.libero import LIMITS, STATE, SUITES, Libero, Task, _tasks
+from lapa.benchmarks.libero import LIMITS, STATE, SUITES, Libero, Task, _tasks, tasks_named
 
 TASK = "pick_up_the_cream_cheese_and_place_it_in_the_basket"
 ONE = f"libero:{TASK},size=32"  # one world for all tests: to load it takes six seconds
@@ -199,6 +199,7 @@ def test_suites_and_tasks(one: Libero) -> None:
         tasks = _tasks(suite)
         assert len(tasks) == (90 if suite == "libero_90" else 10)
         assert all(task.sentence and task.problem.is_file() for task in tasks)
+        assert [task[1:] for task in _tasks("+".join(tasks_named(suite)))] == [task[1:] for task in tasks]
     assert len({task.name for suite in LIMITS for task in _tasks(suite)}) == 130
     names: list[Task] = [*_tasks(f"libero_object/1+libero_object_lan/{TASK}+libero_10/0")]
     assert [task.name for task in names[:2]] == [f"libero_object/{TASK}", f"libero_object_lan/{TASK}"]
@@ -219,6 +220,7 @@ def test_suites_and_tasks(one: Libero) -> None:
         ("libero,repeat=21", "repeat"),
         ("libero,wait=-1", "wait"),
         ("libero,batch=0", "batch"),
+        ("libero,keep=0", "keep"),
     ],
 )  # fmt: skip
 def test_what_is_refused(spec: str, says: str) -> None:
