@@ -147,32 +147,55 @@ def plan(asked: AblationSettings, folder: Path) -> Plan:
 
 def _chain(made: Plan, asked: AblationSettings, cell: Cell) -> None:
     """The steps of a cell, from its data on."""
-    row, seed, guess = cell.row, cell.seed, asked.guess(cell.row)
-    videos, shown = collected(made, asked.world.part(asked.watched(row), asked.videos, seed))
-    labelled, demonstrated = collected(made, asked.world.labels(asked.home, asked.labels, seed))
-    common = ("--seed", str(seed), *asked.options, *as_words(row.settings))
-    stage1, source, cost, needs = _stage1(cell), "ground_truth", guess.no_labels, shown
-    if not row.true_actions:
-        fit = ("quantize", *videos, *common, "--resume")
-        laq = made.add(f"{stage1}/laq", fit, "config.json", shown, guess.laq)
-        source, cost, needs = made.path(laq), guess.labels, (*shown, laq)
-    labels = made.add(f"{stage1}/labels", ("label", *videos, "--source", source), "manifest.json", needs, cost)
-    options, start = row.policy, (labels, *_looked(made, asked, seed))
-    if row.size:  # one seed of grounding for all: it stands for a pretrained model
-        width, depth = row.size
-        ground = made.add(f"ground/width{width}_depth{depth}",
-                          ("ground", "--width", str(width), "--depth", str(depth), "--resume"), "config.json", (),
-                          guess.ground * width / 128)  # fmt: skip
-        options, start = backbone(width=width, depth=depth, weights=made.path(ground)), (*start, ground)
-    learn = (*common, *as_words(options), "--resume")
-    latent = made.add(f"{cell.name}/latent", ("pretrain", *videos, "--labels", made.path(labels), *learn),
-                      "config.json", start, guess.pretrain)  # fmt: skip
-    policy = made.add(f"{cell.name}/policy", ("finetune", *labelled, "--policy", made.path(latent), *learn),
-                      "config.json", (latent, *demonstrated), guess.finetune)  # fmt: skip
+    guess, latent = asked.guess(cell.row), _pretrained(made, asked, cell) if cell.row.pretrained else ""
+    labelled, needs = collected(made, asked.world.labels(asked.home, asked.labels, cell.seed))
+    start = ("--policy", made.path(latent)) if latent else ()
+    policy = made.add(f"{cell.name}/policy", ("finetune", *labelled, *start, *_learn(made, asked, cell)), "config.json",
+                      ((latent,) if latent else ()) + needs, guess.finetune)  # fmt: skip
     where, episodes = asked.test
     named = ("--benchmark", where) if asked.others else ()  # else what is meant where none is named
     made.add(f"{cell.name}/eval", ("evaluate", "--policy", made.path(policy), *named, "--episodes", str(episodes),
-                                   "--seed", str(seed)), "results.json", (policy,), guess.evaluate)  # fmt: skip
+                                   "--seed", str(cell.seed)), "results.json", (policy,), guess.evaluate)  # fmt: skip
+
+
+def _pretrained(made: Plan, asked: AblationSettings, cell: Cell) -> str:
+    """The steps of stages 1 and 2. Returns the name of the last."""
+    row, seed, guess, stage1 = cell.row, cell.seed, asked.guess(cell.row), _stage1(cell)
+    videos, needs = collected(made, asked.world.part(asked.watched(row), asked.videos, seed))
+    source, cost = "ground_truth", guess.no_labels
+    if not row.true_actions:
+        laq = made.add(f"{stage1}/laq", ("quantize", *videos, *_common(asked, cell), "--resume"), "config.json", needs,
+                       guess.laq)  # fmt: skip
+        source, cost, needs = made.path(laq), guess.labels, (*needs, laq)
+    labels = made.add(f"{stage1}/labels", ("label", *videos, "--source", source), "manifest.json", needs, cost)
+    ground = (_ground(made, row.size, guess),) if row.size else ()
+    learn = ("pretrain", *videos, "--labels", made.path(labels), *_learn(made, asked, cell))
+    return made.add(f"{cell.name}/latent", learn, "config.json", (labels, *_looked(made, asked, seed), *ground),
+                    guess.pretrain)  # fmt: skip
+
+
+def _common(asked: AblationSettings, cell: Cell) -> tuple[str, ...]:
+    """Words of all commands that train."""
+    return ("--seed", str(cell.seed), *asked.options, *as_words(cell.row.settings))
+
+
+def _learn(made: Plan, asked: AblationSettings, cell: Cell) -> tuple[str, ...]:
+    """Words of stages 2 and 3."""
+    options = cell.row.policy
+    if cell.row.size:
+        width, depth = cell.row.size
+        options = backbone(width=width, depth=depth, weights=made.path(_grounded(width, depth)))
+    return (*_common(asked, cell), *as_words(options), "--resume")
+
+
+def _grounded(width: int, depth: int) -> str:
+    return f"ground/width{width}_depth{depth}"
+
+
+def _ground(made: Plan, size: tuple[int, int], guess: Guess) -> str:
+    """One seed of grounding for all: it stands for a pretrained model."""
+    words = ("ground", "--width", str(size[0]), "--depth", str(size[1]), "--resume")
+    return made.add(_grounded(*size), words, "config.json", (), guess.ground * size[0] / 128)
 
 
 def _stage1(cell: Cell) -> str:
@@ -261,24 +284,28 @@ def _announce(asked: AblationSettings, steps: Sequence[Any], out: Path, workers:
 
 def _read(cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any] | None:
     """A finished cell; None for one that is not finished."""
-    where, row = out / cell.name, cell.row
+    where = out / cell.name
     if not (where / "eval/results.json").exists():
         return None
     score = read_json(where / "eval/results.json", "evaluation")
-    policy = read_json(where / "latent/config.json", "policy")
-    stage2 = policy["recipe"]["pretrain"]
-    found: dict[str, Any] = {}
-    stage1 = _stage1(cell)
-    if not row.true_actions:
+    return {
+        "row": cell.row.name, "seed": cell.seed, "success": score["success"], "interval": score["interval"],
+        "episodes": score["episodes"], "families": {name: part["success"] for name, part in score["families"].items()},
+        **(_before_stage_3(cell, out, times) if cell.row.pretrained else {}),
+    }  # fmt: skip
+
+
+def _before_stage_3(cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any]:
+    """What stages 1 and 2 of a finished cell found, and took."""
+    policy, stage1 = read_json(out / cell.name / "latent/config.json", "policy"), _stage1(cell)
+    stage2, found = policy["recipe"]["pretrain"], {}
+    if not cell.row.true_actions:
         laq = read_json(out / stage1 / "laq/config.json", "LAQ")["results"]
         found = {name: laq[name] for name in FOUND if name in laq}
     before = (f"{stage1}/laq", f"{stage1}/labels", f"seen/seed{cell.seed}")
     return {
-        "row": row.name, "seed": cell.seed, "success": score["success"], "interval": score["interval"],
-        "episodes": score["episodes"], "families": {name: part["success"] for name, part in score["families"].items()},
-        "accuracy": policy["results"].get("accuracy"),
-        "held_out_accuracy": policy["results"].get("watched/accuracy"),
-        "samples": _steps(where / "latent", stage2["steps"]) * stage2["batch_size"],
+        "accuracy": policy["results"].get("accuracy"), "held_out_accuracy": policy["results"].get("watched/accuracy"),
+        "samples": _steps(out / cell.name / "latent", stage2["steps"]) * stage2["batch_size"],
         "seconds": times.get(f"{cell.name}/latent"),
         "seconds_of_stage_1": sum(times.get(step, 0) for step in before), **found,
     }  # fmt: skip
@@ -305,8 +332,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         line = [name, str(len(mine)), told([100 * cell["success"] for cell in mine], "{:.1f}%"), _interval(mine)]
         line += [told([cell[key] for cell in mine if key in cell]) for key in figures]
         line += [", ".join(f"{sum(p) / len(p):.1f}" for p in zip(*codes, strict=True))]
-        line += [told([c["samples"] for c in mine], "{:,.0f}")]
-        line += [told([c[key] for c in mine if c[key]], "{:.0f}") for key in ("seconds", "seconds_of_stage_1")]
+        line += [told([c["samples"] for c in mine if "samples" in c], "{:,.0f}")]
+        line += [told([c[key] for c in mine if c.get(key)], "{:.0f}") for key in ("seconds", "seconds_of_stage_1")]
         lines.append(line)
     return markdown(heads, lines)
 

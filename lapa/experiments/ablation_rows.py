@@ -62,7 +62,7 @@ def _without_what_is_there(row: Row, recipe: Recipe) -> Row:
     settings = tuple(setting for setting in row.settings if override(recipe, setting) != recipe)
     policy = tuple(setting for setting in row.policy if override(recipe, setting) != recipe)
     row = replace(row, settings=settings, policy=policy)
-    own = not (settings or policy or row.true_actions) and row.share == 1
+    own = row.pretrained and not (settings or policy or row.true_actions) and row.share == 1
     return replace(row, name=row.name + OWN, folder=USUAL) if own else row
 
 
@@ -115,13 +115,11 @@ def _policy(recipe: Recipe, videos: int) -> tuple[Row, ...]:
 
 
 def _compute(recipe: Recipe, videos: int) -> tuple[Row, ...]:
-    """A fifteenth of the recipe's steps of stage 2, twice as many and so on, and all of them."""
+    """A fifteenth of the recipe's steps of stage 2, twice as many and so on, and all of them; beside them none."""
     steps = sorted({max(1, round(recipe.pretrain.steps * part / 15)) for part in (1, 2, 4, 8, 15)})
-    return tuple(
-        Row(f"{name}, {n:,} steps", policy=(f"pretrain.steps={n}",), true_actions=name == "ActionVLA")
-        for name in ("LAPA", "ActionVLA")
-        for n in steps
-    )
+    made = [Row(f"{name}, {n:,} steps", policy=(f"pretrain.steps={n}",), true_actions=name == "ActionVLA")
+            for name in ("LAPA", "ActionVLA") for n in steps]  # fmt: skip
+    return (Row("Scratch", pretrained=False), *made)
 
 
 AROUND: Mapping[str, Callable[[Recipe, int], tuple[Row, ...]]] = {

@@ -25,6 +25,7 @@ class Row:
     policy        what it changes in stages 2 and 3 alone
     share         of the videos that stages 1 and 2 watch
     true_actions  stage 2 predicts true actions (ActionVLA), not codes
+    pretrained    False: there is stage 3 alone (Scratch)
     size          width and depth of a backbone that is grounded first; None: the preset's
     needs         a setting that the row needs; if it is not given, the row is left out
     folder        where its cells are, inside the folder of the sweep; "": by its name
@@ -35,6 +36,7 @@ class Row:
     policy: tuple[str, ...] = ()
     share: float = 1.0
     true_actions: bool = False
+    pretrained: bool = True
     size: tuple[int, int] | None = None
     needs: str = ""
     folder: str = ""

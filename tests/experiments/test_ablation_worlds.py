@@ -64,8 +64,8 @@ def test_rows_stand_around_what_the_recipe_has() -> None:
     assert names("videos") == [f"{n} videos a task" for n in (2, 5, 15, 50)]
     assert names("videos", videos=4) == ["1 video a task", "4 videos a task"]
     assert names("policy") == ["width 48, depth 1", "width 96, depth 2", "width 192, depth 2", "width 384, depth 4"]
-    assert names("compute")[:5] == [f"LAPA, {n} steps" for n in ("200", "400", "800", "1,600", "3,000")]
-    assert names("compute", "pretrain.steps=30")[5:] == [f"ActionVLA, {n} steps" for n in (2, 4, 8, 16, 30)]
+    assert names("compute")[:6] == ["Scratch", *(f"LAPA, {n} steps" for n in ("200", "400", "800", "1,600", "3,000"))]
+    assert names("compute", "pretrain.steps=30")[6:] == [f"ActionVLA, {n} steps" for n in (2, 4, 8, 16, 30)]
 
 
 @pytest.mark.parametrize("name", sorted(AROUND))
@@ -77,7 +77,7 @@ def test_each_row_changes_the_recipe_but_one(name: str) -> None:
     assert len({cell.name for cell in of.cells}) == len(of.rows)
     for row in of.rows:
         changed = overridden(of.recipe, (*row.settings, *row.policy)) != of.recipe
-        assert changed or row.share < 1 or row.true_actions or row in own
+        assert changed or row.share < 1 or row.true_actions or not row.pretrained or row in own
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,12 @@ def test_ablations_in_one_folder_share_what_does_not_differ() -> None:
             assert together.setdefault(name, step).command == step.command, name
     count = [step.command[0] for step in together.values()].count
     assert count("collect") == 10
-    assert count("evaluate") == 4 + 4 + 2 + 3 + 3 + 9 + 1, "the recipe's own row once"
+    assert count("evaluate") == 4 + 4 + 2 + 3 + 3 + 10 + 1, "the recipe's own row once"
     assert count("quantize") == 4 + 4 + 2 + 3 + 1
     assert {"usual/seed0/eval", "laq/seed0/labels", "truth/seed0/labels"} <= together.keys()
+    scratch = together["scratch/seed0/policy"]
+    assert "--policy" not in scratch.command
+    assert set(scratch.needs) == {f"seed0/data/labels10/{task}" for task in TASKS}
     assert together["actionvla_200_steps/seed0/latent"].needs[0] == "truth/seed0/labels"
 
 
@@ -228,13 +231,17 @@ def finish(of: AblationSettings, out: Path, wins: dict[str, float]) -> dict[str,
                   "results": {"accuracy": 0.8, "watched/accuracy": 0.6}}  # fmt: skip
         laq = {"results": {"error_over_copy": 0.4, "action_r2": 0.86, "action_mean_r2": 0.8, "perplexity": [40.0, 30.0],
                            "watched_on": "pairs"}}  # fmt: skip
-        for name, content in (("eval/results", score), ("latent/config", policy)):
-            (out / cell.name / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / cell.name / f"{name}.json").write_text(json.dumps(content))
-        (out / cell.name / "latent/metrics.jsonl").write_text('{"step": 30}\n{"step": 1200, "loss": 1}\n')
-        if not cell.row.true_actions:
-            (out / ablation._stage1(cell) / "laq").mkdir(parents=True, exist_ok=True)
-            (out / ablation._stage1(cell) / "laq/config.json").write_text(json.dumps(laq))
+        made = {f"{cell.name}/eval/results.json": score}
+        if cell.row.pretrained:
+            made[f"{cell.name}/latent/config.json"] = policy
+            if not cell.row.true_actions:
+                made[f"{ablation._stage1(cell)}/laq/config.json"] = laq
+        for name, content in made.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text(json.dumps(content))
+        if cell.row.pretrained:
+            metrics = out / cell.name / "latent/metrics.jsonl"
+            metrics.write_text('{"step": 30}\n{"step": 1200, "loss": 1}\n')
     return times
 
 
@@ -275,8 +282,9 @@ def test_what_was_found_is_told_for_each_ablation(made_up: Path, monkeypatch: py
     monkeypatch.setitem(globals(), "TIMES", finish(compute, made_up, dict.fromkeys(names("compute"), 0.4)))
     ablation.run_ablation(compute, made_up)
     cells = json.loads((made_up / "compute/results.json").read_text())["cells"]
-    assert cells[4]["row"] == f"LAPA, 3,000 steps{OWN}"
-    assert [("action_r2" in cell, cell["seconds_of_stage_1"]) for cell in cells[4:6]] == [(True, 30), (False, 20)]
+    assert "samples" not in cells[0], "Scratch"
+    assert cells[5]["row"] == f"LAPA, 3,000 steps{OWN}"
+    assert [("action_r2" in cell, cell["seconds_of_stage_1"]) for cell in cells[5:7]] == [(True, 30), (False, 20)]
     assert (made_up / "compute/ablation.png").exists()
     assert (made_up / "window/table.md").read_text() == table, "each has a folder"
     with pytest.raises(LapaError, match="labels 10, here 3"):
