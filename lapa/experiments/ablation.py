@@ -332,7 +332,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         line = [name, str(len(mine)), told([100 * cell["success"] for cell in mine], "{:.1f}%"), _interval(mine)]
         line += [told([cell[key] for cell in mine if key in cell]) for key in figures]
         line += [", ".join(f"{sum(p) / len(p):.1f}" for p in zip(*codes, strict=True))]
-        line += [told([c["samples"] for c in mine if "samples" in c], "{:,.0f}")]
+        samples = sorted(c["samples"] for c in mine if "samples" in c)
+        line += [told(samples[:1] if samples[:1] == samples[-1:] else samples, "{:,.0f}")]
         line += [told([c[key] for c in mine if c.get(key)], "{:.0f}") for key in ("seconds", "seconds_of_stage_1")]
         lines.append(line)
     return markdown(heads, lines)
@@ -372,8 +373,9 @@ def picture(asked: AblationSettings, found: Sequence[dict[str, Any]], path: Path
     panels = [Panel("success on test scenes", {"": values("success")}, (0.0, 1.0))]
     with_codes = [row for row in asked.rows if not row.true_actions]
     if len({_stage1(Cell(row, 0)) for row in with_codes}) > 1:  # not the same codes for all
-        told_of = {key.removesuffix("_r2"): values(key) for key in PROBES if any(values(key))}
-        if told_of:
-            panels.append(Panel("what the codes tell, R²", told_of, (-0.1, 1.0)))
+        known = {key: values(key) for key in PROBES if any(values(key))}
+        if known:
+            what = "what the codes tell, R²" if len(known) > 1 else f"{PROBES[min(known)]} of the codes"
+            panels.append(Panel(what, {k.removesuffix("_r2"): known[k] for k in known}, (-0.1, 1.0)))
         panels.append(Panel("error / copy", {"": values("error_over_copy")}))
     dots(rows, panels, path, title)
