@@ -46,7 +46,8 @@ def markdown(results: Results) -> str:
         return "Nothing is done yet.\n"
     staged: Results = next((cell["stages"] for cell in results["cells"].values() if "stages" in cell), {})
     names = ", ".join(next(iter(staged.values()), {}))
-    by = f"## By task: success, and in brackets how far episodes got ({names})" if names else "## By task family, seen"
+    seen = ", seen" if any(SPLITS[0] in splits for splits in table.values()) else ""
+    by = f"## By task{seen}: success, and in brackets how far episodes got ({names})"
     ways = _ways(results["cells"], world)
     parts = [
         f"# The paper's table on {world.title}",
@@ -61,7 +62,7 @@ def markdown(results: Results) -> str:
         _needed(table),
         "## LAPA and the others on the same episodes",
         _paired(results["paired"]),
-        by,
+        by if names else "## By task family, seen",
         _families(results),
         "## How each was finetuned" if ways else "",
         ways,

@@ -416,7 +416,7 @@ WORLDS: dict[str, Known] = {
         {"camera": "agentview", "size": "128"},  # 20 actions a second
         _recipe("0.2", 2, 8),
         {"camera": "frontview"},
-        noise="0",
+        noise="0.1",
         trials={"keep": "2"},  # 2.5 GB with a policy
         apart=True,
         seconds=8.0,

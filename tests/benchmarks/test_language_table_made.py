@@ -3,6 +3,7 @@ The real one is in tests/worlds/test_language_table.py."""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from itertools import permutations, product
@@ -12,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from here import here
 
-from lapa import plugins
+from lapa import cli, plugins
 from lapa.benchmarks._language_table import MIDDLE, REWARDS, TURNED, _apart, combination, held_out, quick
 from lapa.contracts import LapaError
 from lapa.evaluate import Trial, open_benchmark, roll_out
@@ -441,6 +443,27 @@ def test_demonstrations(clone: Path) -> None:
         assert episode.frames.shape[1:] == (24, 24, 3)
         moved = np.diff(episode.state, axis=0)
         np.testing.assert_allclose(moved, episode.actions[:-1], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_papers_table_from_nothing(
+    clone: Path, small: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tests of seen and of unseen combinations, videos of another look, as `lapa compare` makes it."""
+    monkeypatch.setenv("LANGUAGE_TABLE", str(clone))
+    started, out = here(monkeypatch).started, tmp_path / "table"
+    part = ["--settings", "cross-env", "--methods", "random,lapa", "--budgets", "1", "--seeds", "1"]
+    few = ["--videos", "2", "--episodes", "2", "--quick", "--preset", "laptop", *small]
+    where = ["--benchmark", "language_table:block2relative,size=32,max_steps=30"]
+    cli.main(["compare", *where, *part, *few, "--out", str(out)])
+    assert (out / "table.md").read_text() in capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["table"]["cross-env"]) == ["seen", "unseen"]
+    tried = results["cells"]["seed0/lapa/elsewhere+1/unseen"]
+    assert (tried["episodes"], list(tried["stages"]["block2relative"])) == (2, ["reached", "moved"])
+    assert [name for name in started if "/data/" in name] == [
+        "seed0/data/labels10/block2relative", "seed0/data/elsewhere",
+    ]  # fmt: skip
 
 
 # --- the planner

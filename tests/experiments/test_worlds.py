@@ -251,6 +251,7 @@ def test_the_papers_figures_stand_beside_language_tables_where_they_are_of_the_s
         "cross-env, unseen,": "29.6",
     }  # fmt: skip
     assert "paper 76%" in text, "the share of the gap"
+    assert "## By task, seen: " in text
     assert "Language Table" in text.partition("\n")[0]
 
 
