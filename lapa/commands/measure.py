@@ -460,7 +460,8 @@ def ablate(
         videos: episodes of video (none: 6000; with --benchmark, a task: 50)
         labels: labelled trajectories (none: 20; with --benchmark, a task: 10)
         episodes: test episodes a seed (none: 500; with --benchmark, a task: 20)
-        benchmark: where all this is: tabletop, or metaworld:TASKS as in `lapa compare`
+        benchmark: where all this is: tabletop, or metaworld:TASKS, language_table:FAMILIES or libero:SUITE as in
+            `lapa compare`
         preset: named settings, as in the training commands (none: laptop; with --benchmark video)
         workers: steps run side by side, one thread each (0: one per core)
         dry_run: say what would be run, and how long it would take

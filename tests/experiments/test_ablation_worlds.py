@@ -18,7 +18,6 @@ from lapa.experiments import ablation
 from lapa.experiments.ablation import AblationSettings, plan, settings_of
 from lapa.experiments.ablation_rows import ABLATIONS, AROUND, OWN
 from lapa.experiments.schedule import PlanStep
-from lapa.experiments.sweep import Row
 from lapa.experiments.worlds import WORLDS, world_of
 from lapa.recipe import overridden
 
@@ -301,10 +300,13 @@ def test_what_is_not_known_of_codes_has_no_column(tmp_path: Path) -> None:
     assert (tmp_path / "x.png").exists()
 
 
-def test_every_world_has_rows() -> None:
-    for name in WORLDS:
-        for each in AROUND:
-            rows = AblationSettings(each, 1, 10, 1, 1, ("--preset", "video", *(
-                word for setting in WORLDS[name].recipe for word in ("--set", setting))), name).rows  # fmt: skip
-            assert all(isinstance(row, Row) for row in rows)
-            assert len(rows) > 1
+@pytest.mark.parametrize("world", sorted(WORLDS))
+def test_every_world_has_rows_and_makes_its_data(world: str) -> None:
+    for name in AROUND:
+        of = asked(name, benchmark=world)
+        assert len(of.rows) > 1
+        made = plan(of, Path("out")).steps
+        makes = {f"lerobot:{step.out}": step.name for step in made.values() if step.command[0] == "collect"}
+        latent = next(step for step in made if step.endswith("/latent"))
+        assert {makes[spec.partition(",")[0]] for spec in datasets(made[latent])} <= everything_before(latent, made)
+        assert of.test[0].startswith(f"{world}:")
