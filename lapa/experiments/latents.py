@@ -2,21 +2,23 @@
 
     target     what the robot did over the window (measures/motion.py), and the coarse optical flow (measures/flow.py)
     pairs      every so manyth frame; one episode in EVERY is held out whole, as `--set hold_out=5` of `lapa quantize`
-               does. Where tasks take turns, all of them are among those (training/held_out.py)
+               does. Where tasks take turns, all of them are among those (training/held_out.py). Each seed holds out
+               other episodes, so EVERY seeds hold out each episode once
     baselines  first picture, difference picture, k-means on it; of each frozen encoder: its difference, k-means on it,
                and four principal components of eight levels each
     codes      those of the preset `video` with each encoder (models/directions.py), without labels and with the actions
                of a few training episodes; and of finished LAQs
 
-A row has several seeds where luck is in it. `results.json` and `table.md` are written after each dataset; one that is
-there already is not run again, row by row. With "all" for a dataset those of latent_data.py are judged.
+A row has several seeds: what split and luck do is in its spread. `results.json` and `table.md` are written after each
+dataset; one that is there already is not run again, row by row. With "all" for a dataset those of latent_data.py are
+judged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -41,7 +43,8 @@ from lapa.training.held_out import is_held_out
 
 ENCODERS = ("pixels", "efficientnet")
 LABELLED = (3, 10)  # training episodes whose actions stretch the directions
-PROTOCOL = 2  # raise it when figures change for the same data: 2 spreads the held-out episodes over tasks
+PROTOCOL = 3  # raise it when figures change for the same data: 2 spreads the held-out episodes over tasks, 3: each
+# seed has its own
 PAIRS = 4000  # pairs that a table is made from, at most
 LEVELS, LEVELLED = 8, 4  # levels of a component; components
 COLUMNS = ("motion, mean", "motion", "position", "flow", "perplexity")
@@ -73,17 +76,17 @@ class Asked:
 class Judge:
     """The pairs of one dataset that all rows are judged on.
 
-    rows  int64 [R] of the pairs; test bool [R]: of held-out episodes; episode int64 [R]
+    rows  int64 [R] of the pairs; episode int64 [R]; seed: which episodes are held out, 0 those of `is_held_out`
     targets  float64 [R, D] by column: what features are to tell
     """
 
     packed: Packed
     pairs: PairIndex
     rows: Array
-    test: Array
     episode: Array
     targets: Mapping[str, Array]
     what: str
+    seed: int = 0
 
     @staticmethod
     def of(packed: Packed, window: float) -> Judge:
@@ -91,25 +94,36 @@ class Judge:
         pairs = window_pairs(packed, window)
         rows = np.arange(0, len(pairs), -(-len(pairs) // PAIRS))
         episode = pairs.episode[rows]
-        test = is_held_out(episode, EVERY)
         did = motion(packed, pairs, rows)
         targets = {} if did is None else {"motion": did.values}
         if packed.state is not None:
             targets["position"] = packed.state[pairs.now[rows]].astype(np.float64)
         if installed():
             targets["flow"] = flow_motion(packed, pairs, rows).values
-        if not targets or test.all() or not test.any():
+        if not targets or len(np.unique(episode)) < EVERY:
             raise LapaError(
                 f"{packed.spec}: a table needs {EVERY} episodes or more, and a state, actions or the library for "
                 'optical flow (pip install "lapa[flow]").'
             )
         what = "optical flow alone" if did is None else did.what
-        return Judge(packed, pairs, rows, test, episode, targets, what)
+        return Judge(packed, pairs, rows, episode, targets, what)
+
+    @cached_property
+    def test(self) -> Array:
+        """Rows of held-out episodes, bool [R]. Raises LapaError where there are none."""
+        held = self._held_out(self.episode)
+        if not held.any():
+            raise LapaError(f"{self.packed.spec}: no episode that seed {self.seed} holds out is as long as the window.")
+        return held
 
     @property
     def fitting(self) -> Array:
         """Pairs of training episodes, int64: what codes are fitted to."""
-        return np.flatnonzero(~is_held_out(self.pairs.episode, EVERY))
+        return np.flatnonzero(~self._held_out(self.pairs.episode))
+
+    def _held_out(self, episode: Array) -> Array:
+        """Episodes int64 [N] -> bool [N]: each seed takes the next one of EVERY in a row."""
+        return is_held_out(episode // EVERY * EVERY + (episode + self.seed) % EVERY, EVERY)
 
     def figures(self, features: Array) -> dict[str, float]:
         """R^2 of each target on held-out episodes, each dimension weighted by its variance. One fit tells them all."""
@@ -185,22 +199,22 @@ def _rows(judge: Judge, asked: Asked) -> Iterator[tuple[str, Callable[[], list[d
     """Each row's name, and what makes its figures, one for each seed."""
     first, difference = small_pictures(judge.packed, judge.pairs, judge.rows)
     clusters = min(CLUSTERS, max(2, int((~judge.test).sum()) // 4))
+    judges = [replace(judge, seed=seed) for seed in range(asked.seeds)]
 
     def told(features: Array) -> list[dict[str, float]]:
-        return [judge.figures(features)]
+        return [one.figures(features) for one in judges]
 
     def grouped(features: Array) -> list[dict[str, float]]:
-        return told(clustered(features, ~judge.test, clusters))
+        return [one.figures(clustered(features, ~one.test, clusters)) for one in judges]
 
     def levelled(features: Array) -> list[dict[str, float]]:
-        return told(_levels(features, ~judge.test))
+        return [one.figures(_levels(features, ~one.test)) for one in judges]
 
     def directed(config: LAQConfig) -> list[dict[str, float]]:
-        return told(_fitted(judge, config, 0, 0)[1])
+        return [one.figures(_fitted(one, config, 0)[1]) for one in judges]
 
     def coded(config: LAQConfig, few: int) -> list[dict[str, float]]:
-        size = config.codebook_size
-        return [judge.of_codes(_fitted(judge, config, seed, few)[0], size) for seed in range(asked.seeds)]
+        return [one.of_codes(_fitted(one, config, few)[0], config.codebook_size) for one in judges]
 
     yield FIRST, partial(told, first)
     yield DIFFERENCE, partial(told, difference)
@@ -222,6 +236,7 @@ def _rows(judge: Judge, asked: Asked) -> Iterator[tuple[str, Callable[[], list[d
 
 
 def _finished(judge: Judge, path: str) -> list[dict[str, float]]:
+    """Of a LAQ that has been trained already, with one split of its own: judged by the first seed's alone."""
     laq = LAQ.from_pretrained(path)
     codes = encode_all(laq, judge.packed, judge.pairs, judge.rows)
     return [judge.of_codes(codes, laq.config.codebook_size)]
@@ -239,10 +254,10 @@ def _config(encoder: str) -> LAQConfig:
     return replace(preset("video").laq, encoder=encoder, encoder_options={}, unet_width=4)
 
 
-def _fitted(judge: Judge, config: LAQConfig, seed: int, few: int) -> tuple[Array, Array]:
+def _fitted(judge: Judge, config: LAQConfig, few: int) -> tuple[Array, Array]:
     """Codes int64 [R, s] and the differences in the directions, float32 [R, dim], fitted to training episodes, `few` of
     them with their actions."""
-    laq, taught, packed = config.build(), None, judge.packed
+    laq, taught, packed, seed = config.build(), None, judge.packed, judge.seed
     if few:
         some = np.random.default_rng(seed).choice(np.unique(judge.pairs.episode[judge.fitting]), few, replace=False)
         taught = taught_by(packed.subset(np.sort(some)), config, preset("video").window)
@@ -315,7 +330,10 @@ def table(spec: str, made: Mapping[str, Any]) -> str:
     there = [column for column in COLUMNS if any(column in row for row in made["rows"].values())]
     lines = [[name, *(_cell(row.get(column)) for column in there)] for name, row in made["rows"].items()]
     ranks = made["flow_ranks_as_motion"]
-    said = f"`{spec}`: {made['what']}; {made['pairs']:,} pairs, {made['held_out']:,} of them held out."
+    said = (
+        f"`{spec}`: {made['what']}; {made['pairs']:,} pairs, {made['held_out']:,} of them held out, with each seed "
+        "those of other episodes."
+    )
     if ranks is not None:
         said += f" Flow ranks the rows as the motion does with a correlation of {ranks:.2f}."
     return f"{said}\n\n{markdown(['R^2 on held-out episodes', *there], lines)}"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lapa.artefacts.folder import read_json
 from lapa.contracts import LapaError
-from lapa.experiments.latents import Asked, ranks_alike, study_latents
+from lapa.data.pack import pack
+from lapa.experiments.latents import Asked, Judge, ranks_alike, study_latents
+from lapa.training.held_out import is_held_out
 
 DATA = "tabletop:sim,episodes=15,seed=3"
 
@@ -27,7 +30,7 @@ def test_codes_stand_beside_what_needs_no_training(made: Path) -> None:
     assert 0 < table["held_out"] < table["pairs"]
     assert rows["difference picture, 24 px"]["motion"]["mean"] > rows["first picture, 24 px"]["motion"]["mean"]
     [codes] = [row for name, row in rows.items() if "preset" in name and "labelled" not in name]
-    assert codes["motion"]["seeds"] == 2
+    assert codes["motion"]["seeds"] == rows["first picture, 24 px"]["motion"]["seeds"] == 2
     assert codes["motion"]["low"] <= codes["motion"]["mean"] <= codes["motion"]["high"]
     assert 1 <= codes["perplexity"]["mean"] <= 64
     assert sum("labelled" in name for name in rows) == 2
@@ -41,6 +44,16 @@ def test_what_is_made_is_not_made_again(made: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("lapa.experiments.latents.Judge", None)
     study_latents(Asked((DATA,), seeds=2, encoders=("pixels",)), made)
     assert (made / "results.json").read_text() == before
+
+
+def test_five_seeds_hold_out_each_episode_once() -> None:
+    judge = Judge.of(pack([DATA], 24, quiet=True), 0.6)
+    assert (judge.test == is_held_out(judge.episode, 5)).all()
+    held = np.stack([replace(judge, seed=seed).test for seed in range(5)])
+    assert (held.sum(0) == 1).all()
+    for row, seed in zip(held, range(5), strict=True):
+        fitted = judge.pairs.episode[replace(judge, seed=seed).fitting]
+        assert not np.intersect1d(fitted, judge.episode[row]).size
 
 
 def test_some_rows_now_and_the_others_later(tmp_path: Path) -> None:
