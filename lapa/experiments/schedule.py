@@ -6,12 +6,14 @@ finished steps are skipped. An unfinished step is run again and starts from its 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +60,7 @@ def run(
     Logs go to `folder/logs`, times to `folder/seconds.json`. workers 0: one per core. `after` is called with the times
     whenever a step is done; `shown` gives what a terminal shows above the bars. Raises LapaError with the end of the
     log when a step fails: at once, the others being stopped, or with `keep_going` after all steps that do not need it.
-    KeyboardInterrupt stops all steps first.
+    KeyboardInterrupt stops all steps first. Raises LapaError, too, while another process runs steps in `folder`.
     """
     workers = workers or max(1, os.cpu_count() or 1)
     times = seconds(folder)
@@ -71,11 +73,14 @@ def run(
         console.print(f"{skipped} of {len(steps)} steps are done already; going on with the rest.")
     board = _Board(steps, times)
     try:
-        with Live(
-            console=console,
-            refresh_per_second=2,
-            transient=True,
-            get_renderable=lambda: Group(*([shown()] if shown else []), board.draw(waiting, running, workers)),
+        with (
+            _alone(folder),
+            Live(
+                console=console,
+                refresh_per_second=2,
+                transient=True,
+                get_renderable=lambda: Group(*([shown()] if shown else []), board.draw(waiting, running, workers)),
+            ),
         ):
             while waiting or running:
                 open_steps = {s.name for s in waiting} | {r.step.name for r in running}
@@ -107,6 +112,21 @@ def run(
     if failures:
         raise LapaError("\n".join(failures))
     return times
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else runs steps in `folder` meanwhile: two would write the same files. A killed process holds nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LapaError(f"Another lapa runs steps in {folder}. Wait for it, or give another --out.") from None
+        yield
+    finally:
+        os.close(held)
 
 
 def _without(waiting: list[PlanStep], failed: str) -> list[PlanStep]:

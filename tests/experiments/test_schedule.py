@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -83,6 +85,16 @@ def test_a_failing_step_is_shown_and_stops_the_others(tmp_path: Path, started: l
     assert [r.step.name for r in started] == ["endless", "typo"]
     assert all(r.process.poll() is not None for r in started), "nothing goes on in the background"
     assert set(json.loads((tmp_path / "seconds.json").read_text())) == {"endless", "typo"}
+
+
+def test_two_do_not_run_steps_in_one_folder(tmp_path: Path) -> None:
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(LapaError, match=str(tmp_path)):
+        run([collecting("a", tmp_path)], tmp_path)
+    assert not (tmp_path / "logs").exists()
+    os.close(other)
+    assert run([], tmp_path) == {}
 
 
 def test_a_step_that_leaves_no_result_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
