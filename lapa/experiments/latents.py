@@ -10,8 +10,7 @@
                of a few training episodes; and of finished LAQs
 
 A row has several seeds: what split and luck do is in its spread. `results.json` and `table.md` are written after each
-dataset; one that is there already is not run again, row by row. With "all" for a dataset those of latent_data.py are
-judged.
+row; one that is there already is not run again. With "all" for a dataset those of latent_data.py are judged.
 """
 
 from __future__ import annotations
@@ -156,15 +155,21 @@ def study_latents(asked: Asked, out: Path) -> dict[str, Any]:
             _leave_out(results, why)
         for one in found.datasets if found else (spec,):
             try:
-                results["tables"][one] = _judged(one, asked, before.get(one))
+                for table in _judged(one, asked, before.get(one)):
+                    results["tables"][one] = table
+                    _keep(results, out)
             except LapaError as error:
                 if not found:
                     raise
                 _leave_out(results, f"{one}: {error}")
-            write_json(path, results)
-            with replacing(out / "table.md") as file:
-                file.write_text(report(results))
+                _keep(results, out)
     return results
+
+
+def _keep(results: Mapping[str, Any], out: Path) -> None:
+    write_json(out / "results.json", results)
+    with replacing(out / "table.md") as file:
+        file.write_text(report(results))
 
 
 def _leave_out(results: dict[str, Any], why: str) -> None:
@@ -172,22 +177,29 @@ def _leave_out(results: dict[str, Any], why: str) -> None:
     print(f"left out: {why}", flush=True)
 
 
-def _judged(spec: str, asked: Asked, made: dict[str, Any] | None) -> dict[str, Any]:
-    """The table of one dataset; `made` is what an earlier run left of it."""
+def _judged(spec: str, asked: Asked, made: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The table of one dataset, after each new row and at the end; `made` is what an earlier run left of it."""
     recipe = preset("video")
     packed = pack([spec], recipe.laq.image_size)
     key = _plain({**asdict(replace(asked, datasets=(), only=())), "preset": asdict(recipe.laq), "protocol": PROTOCOL,
                   "fingerprint": packed.fingerprint})  # fmt: skip
-    if made is not None and made["key"] == key and made["complete"]:
-        return made
+    same = made is not None and made["key"] == key
+    if made is not None and same and made["complete"]:
+        yield made
+        return
     judge = Judge.of(packed, recipe.window)
-    rows: dict[str, Any] = made["rows"] if made is not None and made["key"] == key else {}
+    rows: dict[str, Any] = made["rows"] if made is not None and same else {}
+
+    def so_far(complete: bool) -> dict[str, Any]:
+        return {"key": key, "complete": complete, "what": judge.what, "pairs": len(judge.rows),
+                "held_out": int(judge.test.sum()), "rows": rows, "flow_ranks_as_motion": ranks_alike(rows)}  # fmt: skip
+
     for name, make in _rows(judge, asked):
         if name not in rows and asked.takes(name):
             rows[name] = over(make())
             print(f"{spec}: {name}: {_words(rows[name])}", flush=True)
-    return {"key": key, "complete": not asked.only, "what": judge.what, "pairs": len(judge.rows),
-            "held_out": int(judge.test.sum()), "rows": rows, "flow_ranks_as_motion": ranks_alike(rows)}  # fmt: skip
+            yield so_far(False)
+    yield so_far(not asked.only)
 
 
 def _plain(key: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,18 @@ def test_some_rows_now_and_the_others_later(tmp_path: Path) -> None:
     assert table["complete"]
 
 
+def test_a_killed_study_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lapa.experiments.latents.clustered", killed)
+    with pytest.raises(KeyboardInterrupt):
+        study_latents(Asked((DATA,), seeds=1, encoders=()), tmp_path)
+    table = read_json(tmp_path / "results.json", "study")["tables"][DATA]
+    assert list(table["rows"]) == ["first picture, 24 px", "difference picture, 24 px"]
+    assert not table["complete"]
+
+
 def test_rows_that_flow_ranks_the_other_way_round() -> None:
     rows = {str(i): {"flow": {"mean": i}, "motion": {"mean": -i}} for i in range(4)}
     assert ranks_alike(rows) == pytest.approx(-1)
