@@ -59,7 +59,7 @@ def test_what_lies_past_the_end_of_the_video_counts_for_nothing() -> None:
 def test_the_wrong_code_that_lies_near_costs_less_than_one_that_lies_far() -> None:
     seen = context(1)
     head = learnt(seen, torch.tensor([[0, 0, 0, 0]]))
-    near, far = (float(head.loss(seen, torch.tensor([[code, 0, 0, 0]]))[0]) for code in (1, 2))
+    near, far = (float(head.loss(seen, torch.tensor([[code, 0, 0, 0]]))[0].detach()) for code in (1, 2))
     assert near < far
 
 
