@@ -21,6 +21,7 @@ from lapa.benchmarks._libero_scene import OPEN, STAGES, Scene
 from lapa.benchmarks._mujoco import Drawer, OwnRow, Pictures, numpy_state_kept, without_a_screen
 from lapa.benchmarks._side_by_side import SideBySide
 from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, TaskSpec
+from lapa.data.index import counted
 from lapa.plugins import choose, require
 
 NEEDS = {
@@ -114,7 +115,7 @@ class Libero(SideBySide["_World"]):
         self._idle: list[_World] = []
         self._experts: dict[int, Expert] = {}
         edges = "with" if config.shadows else "without"
-        print(f"libero: {len(self.families)} tasks; camera {', '.join(cameras)} at {config.size} pixels"
+        print(f"libero: {counted(len(self.families), 'task')}; camera {', '.join(cameras)} at {config.size} pixels"
               f"{', mirrored' * config.mirror}, {edges} shadows and edges; {HZ / config.repeat:g} actions a second, at "
               f"most {steps} of them.", file=sys.stderr)  # fmt: skip
 

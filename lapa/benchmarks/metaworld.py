@@ -14,6 +14,7 @@ import numpy as np
 from lapa.benchmarks._mujoco import Drawer, OwnRow, Pictures, numpy_state_kept, without_a_screen
 from lapa.benchmarks._side_by_side import SideBySide
 from lapa.contracts import ActionSpec, Actor, Array, LapaError, Observation, TaskSpec
+from lapa.data.index import counted
 from lapa.plugins import choose, require
 
 NEEDS = {"metaworld": 'pip install "lapa[metaworld]"'}
@@ -144,8 +145,8 @@ class MetaWorld(SideBySide["_World"]):
         self._drawers: dict[str, Drawer] = {}
         edges = "with" if config.shadows else "without"
         seen = f"{config.size} pixels" + (", another look" if config.look == "other" else "")
-        print(f"metaworld: {len(self.families)} tasks; camera {', '.join(cameras)} at {seen}, {edges} shadows and "
-              f"smooth edges; {HZ / config.repeat:g} actions a second.", file=sys.stderr)  # fmt: skip
+        print(f"metaworld: {counted(len(self.families), 'task')}; camera {', '.join(cameras)} at {seen}, {edges} shadows "
+              f"and smooth edges; {HZ / config.repeat:g} actions a second.", file=sys.stderr)  # fmt: skip
 
     # --- the contract
 

@@ -145,10 +145,12 @@ class Judge:
 
 def study_latents(asked: Asked, out: Path) -> dict[str, Any]:
     """Make the tables of all datasets, one after another; returns what results.json holds. A dataset of "all" that
-    cannot be judged is left out, and why is said."""
+    cannot be judged is left out, and why is said. Tables that `out` has of other datasets stay, if they were made with
+    the same settings."""
     path = out / "results.json"
     before = read_json(path, "results of a study")["tables"] if path.exists() else {}
-    results: dict[str, Any] = {"setting": asdict(asked), "left_out": [], "tables": {}}
+    kept = {spec: made for spec, made in before.items() if _settings(asked).items() <= made["key"].items()}
+    results: dict[str, Any] = {"setting": asdict(asked), "left_out": [], "tables": kept}
     for spec in asked.datasets:
         found = find_all(spec) if is_all(spec) else None
         for why in found.left_out if found else ():
@@ -181,8 +183,7 @@ def _judged(spec: str, asked: Asked, made: dict[str, Any] | None) -> Iterator[di
     """The table of one dataset, after each new row and at the end; `made` is what an earlier run left of it."""
     recipe = preset("video")
     packed = pack([spec], recipe.laq.image_size)
-    key = _plain({**asdict(replace(asked, datasets=(), only=())), "preset": asdict(recipe.laq), "protocol": PROTOCOL,
-                  "fingerprint": packed.fingerprint})  # fmt: skip
+    key = {**_settings(asked), "fingerprint": packed.fingerprint}
     same = made is not None and made["key"] == key
     if made is not None and same and made["complete"]:
         yield made
@@ -202,9 +203,14 @@ def _judged(spec: str, asked: Asked, made: dict[str, Any] | None) -> Iterator[di
     yield so_far(not asked.only)
 
 
-def _plain(key: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in key.items()}
+def _settings(asked: Asked) -> dict[str, Any]:
+    """What the figures of a table depend on beside its dataset, as JSON gives it back."""
+    whole = {
+        **asdict(replace(asked, datasets=(), only=())),
+        "preset": asdict(preset("video").laq),
+        "protocol": PROTOCOL,
+    }
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in whole.items()}
 
 
 def _rows(judge: Judge, asked: Asked) -> Iterator[tuple[str, Callable[[], list[dict[str, float]]]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_what_is_made_is_not_made_again(made: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("lapa.experiments.latents.Judge", None)
     study_latents(Asked((DATA,), seeds=2, encoders=("pixels",)), made)
     assert (made / "results.json").read_text() == before
+
+
+def test_tables_of_other_datasets_stay(made: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(made, tmp_path / "study")
+    other, asked = "tabletop:sim,episodes=6,seed=4", Asked((), seeds=2, encoders=("pixels",), only=("first picture",))
+    before = read_json(out / "results.json", "study")["tables"]
+    after = study_latents(replace(asked, datasets=(other,)), out)["tables"]
+    assert after[DATA] == before[DATA]
+    assert set(after) == {DATA, other}
+    of_one_seed = study_latents(replace(asked, datasets=(other,), seeds=1), out)["tables"]
+    assert set(of_one_seed) == {other}  # DATA's has two
 
 
 def test_five_seeds_hold_out_each_episode_once() -> None:
