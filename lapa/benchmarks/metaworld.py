@@ -145,8 +145,9 @@ class MetaWorld(SideBySide["_World"]):
         self._drawers: dict[str, Drawer] = {}
         edges = "with" if config.shadows else "without"
         seen = f"{config.size} pixels" + (", another look" if config.look == "other" else "")
-        print(f"metaworld: {counted(len(self.families), 'task')}; camera {', '.join(cameras)} at {seen}, {edges} shadows "
-              f"and smooth edges; {HZ / config.repeat:g} actions a second.", file=sys.stderr)  # fmt: skip
+        tasks = counted(len(self.families), "task")
+        print(f"metaworld: {tasks}; camera {', '.join(cameras)} at {seen}, {edges} shadows and smooth edges; "
+              f"{HZ / config.repeat:g} actions a second.", file=sys.stderr)  # fmt: skip
 
     # --- the contract
 
