@@ -1,4 +1,4 @@
-"""`lapa demo`: the whole method in 10 to 17 minutes on two cores: a plan of `lapa` commands, a report with pictures.
+"""`lapa demo`: the whole method in 10 to 25 minutes on two cores: a plan of `lapa` commands, a report with pictures.
 
 The videos show a hand and have no actions. Twenty labelled trajectories are of the robot. The result is a policy for
 the robot. With --setting in-domain the videos show the robot itself.
