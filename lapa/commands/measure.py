@@ -28,9 +28,9 @@ from lapa.contracts import LapaError
 
 def demo(
     out: Path = Path("runs/demo"),
-    videos: int = 6000,
+    videos: int = 3000,
     labels: int = 20,
-    episodes: int = 500,
+    episodes: int = 250,
     setting: Literal["cross-embodiment", "in-domain"] = "cross-embodiment",
     seed: Seed = 0,
     workers: int = 0,
@@ -188,7 +188,7 @@ def compare(
     """Several methods on your data, or the paper's table.
 
     For your data give --dataset and --labelled, for the table --settings; it is on Tabletop, or with --benchmark
-    metaworld, language_table or libero in a benchmark of others, whose expert then makes all data (docs/benchmarks.md).
+    metaworld, language_table or libero in a benchmark of others, whose expert then makes all data (docs/world_table.md).
     If interrupted, the same command goes on.
     Examples: lapa compare --settings all --methods all --seeds 3 --out runs/paper; lapa compare --settings in-domain
     --methods lapa,vpt --budgets 20 --seeds 1 --out runs/part;
@@ -449,11 +449,11 @@ def ablate(
     It also shows what the codes tell of the actions. After an interruption the same command goes on. On Tabletop a cell
     takes about six minutes of a core. Data and scenes are those of `lapa compare --settings in-domain`. With
     --benchmark metaworld:TASKS its expert makes all data, and several ablations may have one --out: they share these
-    data and the row that changes nothing (docs/benchmarks.md).
+    data and the row that changes nothing (docs/world_table.md).
 
     Args:
         name: codes: |C|; positions: s; window: seconds of a code; videos: a share of them; policy: sizes of the
-            backbone; compute: steps of pretraining, of LAPA and of ActionVLA. docs/analysis.md and docs/benchmarks.md
+            backbone; compute: steps of pretraining, of LAPA and of ActionVLA. docs/analysis.md and docs/world_table.md
             have the values
         out: folder of all runs, results.json, table.md and ablation.png (with --benchmark these are in OUT/NAME)
         seeds: number of training seeds; each has its own data, models and test scenes

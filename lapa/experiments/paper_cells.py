@@ -184,7 +184,7 @@ def parse(
         tuple(servers),
     )  # fmt: skip
     if not cells(replace(asked, only=())):
-        raise LapaError(f"{', '.join(named)} with {', '.join(found)}: such a table has no cell (docs/benchmarks.md).")
+        raise LapaError(f"{', '.join(named)} with {', '.join(found)}: such a table has no cell (docs/world_table.md).")
     for text in only:
         if not any(text in cell.title for cell in cells(replace(asked, only=()))):
             raise LapaError(f'No cell has "{text}" in its title, such as "in-domain 20 lapa seed 0".')

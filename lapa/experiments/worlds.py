@@ -381,7 +381,7 @@ def _collect(spec: str, number: int, seed: int) -> tuple[str, ...]:
 
 
 def _recipe(window: str, latent_chunk: int, chunk: int) -> tuple[str, ...]:
-    """What worked in Meta-World (docs/benchmarks.md). Codes of `latent_chunk` windows are the next `chunk` actions."""
+    """What worked in Meta-World (docs/world_table.md). Codes of `latent_chunk` windows are the next `chunk` actions."""
     return (
         f"window={window}", f"latent_chunk={latent_chunk}", f"chunk={chunk}", "policy.code_head=nearest",
         "policy.head=regression", "head=own", "quantize.steps=300", "pretrain.steps=3000", "idm.image_size=96",
@@ -397,7 +397,7 @@ WORLDS: dict[str, Known] = {
         _recipe("0.1", 2, 8),  # the arm is fast
         {"camera": "corner3", "look": "other"},
     ),
-    # Nobody has run the tables of these two as a whole: their settings are guesses (docs/benchmarks.md).
+    # Nobody has run the tables of these two as a whole: their settings are guesses (docs/world_table.md).
     "language_table": Known(
         "Language Table",
         language_table.families_named,
