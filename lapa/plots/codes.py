@@ -6,6 +6,7 @@ enlarged by whole factors, so that each pixel becomes a square.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,7 @@ TITLE, TEXT, SMALL = 19, 14, 13  # font sizes in pixels
 MARGIN, GAP = 18, 4  # pixels around a sheet and between its tiles
 AMPLIFY = 2  # differences are multiplied by this
 MOST_CODES = 64  # rows of a gallery if the caller does not choose the codes
+LETTERS = 24  # in a line above the bars of a task family
 REFERENCES = ("no_op", "random", "expert")
 METHOD_NAMES = {
     "no_op": "no action",
@@ -315,7 +317,7 @@ def _ranges(values: Array, names: tuple[str, ...]) -> list[dict[str, Any]]:
 def success_bars(
     results: Mapping[str, Mapping[str, Any]], path: Path, title: str = "Success", what: str = "episodes solved"
 ) -> None:
-    """One bar for each method, with its interval, for all tasks and for each task family.
+    """One bar for each method, with its interval, for all tasks and, below, for each task family, five in a row.
 
     results: {method: {"success": share, "interval": (low, high), "families": {family: the same}}}. what: the numbers.
     """
@@ -324,19 +326,18 @@ def success_bars(
 
     methods = list(results)
     families = list(dict.fromkeys(f for row in results.values() for f in row.get("families", {})))
-    tall = 0.29 * len(methods)
-    figure = Figure(figsize=(6.8, tall + 1.0 + (tall * 0.62 + 0.9 if families else 0)), dpi=150)
+    wide = max(1, min(len(families), 5 if max(map(len, families), default=0) < 18 else 4))
+    rows, tall = -(-len(families) // wide), 0.29 * len(methods)
+    figure = Figure(figsize=(6.8, tall + 1.0 + rows * (tall * 0.62 + 0.9)), dpi=150)
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        2 if families else 1, max(len(families), 1), height_ratios=[1, 0.62] if families else [1]
-    )
+    grid = figure.add_gridspec(1 + rows, wide, height_ratios=[1, *[0.62] * rows])
     _bars(figure.add_subplot(grid[0, :]), methods, results, title, what)
     for i, family in enumerate(families):
         part = {m: results[m]["families"][family] for m in methods if family in results[m].get("families", {})}
-        axes = figure.add_subplot(grid[1, i])
-        _bars(axes, methods, part, family)
-        if i:
+        axes = figure.add_subplot(grid[1 + i // wide, i % wide])
+        _bars(axes, methods, part, textwrap.fill(family, LETTERS))
+        if i % wide:
             axes.set_yticklabels([])
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

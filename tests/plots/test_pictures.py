@@ -175,6 +175,15 @@ def test_success_bars(tmp_path: Path) -> None:
     assert size_of(tmp_path / "all.png") > size_of(tmp_path / "one.png")
 
 
+@pytest.mark.filterwarnings("error")  # matplotlib warns where there is no room for the bars
+def test_bars_of_many_families_have_room(tmp_path: Path) -> None:
+    named = {f"pick up the red mug and put it on plate {i}": shares(0.5) for i in range(10)}
+    explorer.success_bars({"actionvla": {**shares(0.5), "families": named}}, tmp_path / "many.png")
+    with Image.open(tmp_path / "many.png") as picture:
+        assert picture.width < 1100
+        assert picture.height > 500  # three rows of families
+
+
 @pytest.mark.parametrize("ending", ["gif", "webp", "png"])
 def test_animation(ending: str, packed: Packed, tmp_path: Path) -> None:
     frames = packed.gather(np.arange(8))
