@@ -90,6 +90,9 @@ class Recipe:
     head: Literal["linear", "own", "new"] = "linear"
     """stage 3. "linear": keep the head; labels tell what its classes mean; nothing is trained. "own": as in the paper,
     replace a latent head, but keep a head that predicts actions (VPT, ActionVLA). "new": always a new head"""
+    kept_head_rate: float = 1.0
+    """stage 3: a policy that keeps its head of actions learns at so much of finetune.learning_rate; below 1 it forgets
+    less of what it can do already (docs/world_table.md)"""
     choose_decoding: bool = False
     """stage 3: choose policy.decoding by the error and the step length on labelled episodes that are held out, unless
     it is set; for robots on which nobody has tried which is best"""

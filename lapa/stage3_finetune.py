@@ -97,6 +97,10 @@ def _learn(
     policy.config = replace(policy.config, **changes)
     how: Optimisation = getattr(recipe, policy.config.finetuned_by)
     examples = policy.adapt(packed, recipe, idm_path)
+    if examples.kept and recipe.kept_head_rate != 1:
+        how = replace(how, learning_rate=how.learning_rate * recipe.kept_head_rate)
+        say_once(f"The policy keeps its head of actions, so it learns at {how.learning_rate:g} "
+                 f"(kept_head_rate={recipe.kept_head_rate:g}).")  # fmt: skip
     parents |= examples.parents or {}
     results = examples.results
     if results is None:

@@ -171,6 +171,22 @@ def test_a_policy_that_keeps_its_head_keeps_its_chunk(
     assert steps_logged(tmp_path) == [1, 2, 3, 4]
 
 
+def test_a_head_that_is_kept_learns_at_a_rate_of_its_own(
+    packed: Packed, tiny: Recipe, chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 0 it stays as it is; a latent head, which makes way for a new one, has the usual rate."""
+    own = replace(tiny, head="own")
+    still = replace(own, kept_head_rate=0.0)
+    finetune(packed, chain / "policy", still, tmp_path / "kept", 7)
+    assert "learns at 0 (kept_head_rate=0)" in capsys.readouterr().err
+    before, after = weights(chain / "policy"), weights(tmp_path / "kept")
+    assert all(after[name].equal(before[name]) for name in before)
+    for name, recipe in {"usual": own, "still": still}.items():
+        finetune(packed, chain / "latent", recipe, tmp_path / name, 7)
+    usual, new = weights(tmp_path / "usual"), weights(tmp_path / "still")
+    assert all(new[name].equal(usual[name]) for name in usual)
+
+
 @pytest.mark.parametrize("head", ["linear", "own", "new"])
 def test_each_robot_keeps_its_own_units(head: str, robot: Path, tiny: Recipe, tmp_path: Path) -> None:
     """The same episodes twice, the second time in other units: in stages 2 and 3 they are one robot's, and the policy

@@ -45,6 +45,7 @@ class Examples:
     watch    (out, seed) -> a monitor for training, or None
     results  figures of a policy that is ready and trains nothing; None: it must be trained
     parents  {path: hash} of what it was given beside the data
+    kept     stage 3: the policy keeps a head that speaks actions already (Recipe.kept_head_rate)
     """
 
     frames: Array
@@ -52,6 +53,7 @@ class Examples:
     watch: Callable[[Path, int], Monitor] | None = None
     results: Logs | None = None
     parents: Mapping[str, str] | None = None
+    kept: bool = False
 
 
 @dataclass(frozen=True)

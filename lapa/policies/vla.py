@@ -241,6 +241,7 @@ class VLA(Policy):
         refuse_idm(idm)
         actions = data.require_actions("finetuning")
         own = self.acting if recipe.head == "own" else None
+        kept = own is not None
         if own is not None and own.dimensions != actions.shape[1]:
             raise LapaError(
                 f"{data.spec} has {actions.shape[1]} action dimensions; the policy speaks {own.dimensions}. "
@@ -272,7 +273,8 @@ class VLA(Policy):
             self._require_executable()
             self._introduce()
         targets, head = own.targets(chunks, pad), self._answering()
-        return self._with_plans(data, frames, targets, head) if head.every else Examples(frames, targets)
+        made = self._with_plans(data, frames, targets, head) if head.every else Examples(frames, targets)
+        return replace(made, kept=kept)
 
     def _with_plans(self, data: Packed, frames: Array, targets: Array, head: AnyHead) -> Examples:
         """Examples for a head that looks for itself: with plans of every age that they have in service."""
