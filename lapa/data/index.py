@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -228,8 +229,9 @@ class Listing:
         if set(kinds) - {"delta"}:  # so that the fingerprints of deltas are those of lapa 0.1
             digest.update(json.dumps(kinds).encode())
         cameras = getattr(source, "cameras", ()) or tuple(filter(None, [kept[0].camera]))
+        robots = {e.embodiment for e in kept}
         told = {"kinds": kinds, "kinds_from": kinds_from, "camera": kept[0].camera, "cameras": cameras,
-                "embodiment": kept[0].embodiment, "dataset": self.spec,
+                "embodiment": kept[0].embodiment if len(robots) == 1 else "", "dataset": self.spec,
                 "instructions_from": [e.instruction_from for e in kept], "notes": _all_notes(source, kept)}  # fmt: skip
         meta = {"image_size": size, "fingerprint": digest.hexdigest(), "bad": self.bad, **texts, **told, **about}
         (work / META).write_text(json.dumps(meta))
@@ -408,9 +410,13 @@ def _kinds(first: Episode, tables: dict[str, Array], source: object) -> tuple[tu
 
 
 def _all_notes(source: object, kept: Sequence[Episode]) -> list[str]:
-    """Those of a dataset and of its episodes; an index has both already."""
+    """Those of a dataset and of its episodes, and its robots where there are several; an index has them already."""
     own = list(getattr(source, "notes", ()))
-    return own if isinstance(source, Index) else [*notes_of(kept), *own]
+    if isinstance(source, Index):
+        return own
+    robots = Counter(episode.embodiment or "unknown" for episode in kept)
+    several = [f"robot: {', '.join(f'{name} ({n})' for name, n in robots.items())}; taken together without a name"]
+    return [*notes_of(kept), *own, *(several if len(robots) > 1 else [])]
 
 
 def notes_of(kept: Sequence[Episode]) -> list[str]:
@@ -451,6 +457,12 @@ def _check(episode: Episode, kept: list[Episode], spec: str) -> None:
     first = kept[0] if kept else episode
     for key, word in VECTORS.items():
         _check_vector(getattr(episode, key), getattr(first, key), len(episode.frames), where, word)
+        its, names = getattr(episode, f"{word}_names"), getattr(first, f"{word}_names")
+        if its and names and its != names:
+            raise BadVideo(f"{where}: {word} is {_named(its)}; {_named(names)} in the first episode.")
+    if episode.action_kinds and first.action_kinds and episode.action_kinds != first.action_kinds:
+        its, names = episode.action_kinds, first.action_kinds
+        raise BadVideo(f"{where}: action is {_named(its)} (kinds= says otherwise); {_named(names)} in the first one.")
 
 
 def _check_vector(value: Array | None, first: Array | None, length: int, where: str, word: str) -> None:
@@ -470,6 +482,10 @@ def _check_vector(value: Array | None, first: Array | None, length: int, where: 
             f"{where}: {word} is {value[frame, dimension]} at frame {frame}, dimension {dimension} "
             f"({len(broken)} such values in this episode)."
         )
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", .." if len(names) > 8 else "")
 
 
 class Bar:

@@ -63,6 +63,7 @@ STATES = (  # joined with "+"; the first whose parts are all there
 TIMES = ("timestamp", "timestamps", "time", "obs/timestamp", "observations/timestamp")
 PUSHT = {"img", "keypoint", "n_contacts", "state"}  # the arrays of Diffusion Policy's PushT
 LOOKED_AT = 5  # episodes that tell which arrays there are
+SCATTER = 0.1  # of a rate: what is measured differs by so much, and is one rate all the same
 NEXT_STATE, NONE = "next_state", "none"  # instead of an array for the action; of either, for none
 
 
@@ -161,7 +162,7 @@ class Recordings(ABC):
         with self._opened(place) as recording:
             with guarded(recording.where):
                 length = length_of(recording, self._fields(recording))
-            yield from pictures_of(recording, self._path, length, self._turn, size, start)
+            yield from pictures_of(recording, self._path, length, self._upright(recording.about)[0], size, start)
 
     def _each(self) -> Iterator[tuple[int, Episode | BadVideo]]:
         for number, place in enumerate(self._places):
@@ -178,7 +179,9 @@ class Recordings(ABC):
 
     def _episode(self, place: Place, recording: Recording) -> Episode:
         length = length_of(recording, self._fields(recording))
-        size = picture_size(recording, self._path, self._turn)
+        turn, turned = self._upright(recording.about)
+        fps, rate = self._rate_of(recording)
+        size = picture_size(recording, self._path, turn)
         state = numbers_of(recording, self._state, length)
         actions = numbers_of(recording, self._action, length)
         if self._next_state and state is not None:
@@ -188,7 +191,7 @@ class Recordings(ABC):
         return Episode(
             id=printable(place.id),
             frames=blank(length, size),
-            fps=self.fps,
+            fps=fps,
             instruction=said,
             actions=actions,
             state=state,
@@ -196,9 +199,9 @@ class Recordings(ABC):
             state_names=_names(recording, self._state),
             size=size,
             camera=self.camera,
-            action_kinds=self._kinds,
-            embodiment=self._robot,
-            notes=(*self._notes, *recording.notes),
+            action_kinds=self._kinds_of(recording),
+            embodiment=self._told_robot(recording.about),
+            notes=(*self._why, f"pictures: {turned}", f"rate: {fps:g} Hz, {rate}", self._taken, *recording.notes),
             instruction_from=source if said else "",
         )
 
@@ -244,7 +247,7 @@ class Recordings(ABC):
         return [*some, *[place for place in self._places if isinstance(place, BadVideo)]]
 
     def _take(self, recording: Recording) -> None:
-        options, arrays, where, about = self._options, recording.arrays, recording.where, recording.about
+        options, arrays, where = self._options, recording.arrays, recording.where
         cameras = cameras_of(arrays)
         if options.camera in arrays and options.camera not in cameras.values():
             cameras[str(options.camera)] = str(options.camera)  # whatever it is called, it was asked for
@@ -261,21 +264,27 @@ class Recordings(ABC):
         )
         if self._next_state and not self._state:
             raise LapaError(f"{where}: action={NEXT_STATE} is asked for, and no state is known. Say which: state=.")
-        self.fps, rate = self._rate(recording)
-        self._turn, turned = self._upright(about)
-        self._robot = self._told_robot(about)
-        absolute: ActionKind = "absolute"
-        self._kinds = (absolute,) * sum(part.width(arrays) for part in self._state if self._next_state)
+        self.fps, self._rate_from = self._rate(recording)
+        self._upright(recording.about)  # refuses angles that make no sense
+        acted = f"the next state (action={NONE} leaves it out)" if self._next_state else _joined(self._action)
+        self._why = (f"camera: {self.camera}, {why}",) if why else ()
+        self._taken = f"taken: action from {acted}, state from {_joined(self._state)}"
+
+    # --- what each episode says for itself, for files of one folder may differ
+
+    def _kinds_of(self, recording: Recording) -> tuple[ActionKind, ...]:
         if not self._next_state:
             names = [str(part) for part in self._action]
-            self._kinds = self._told_kinds(recording, names, sum(part.width(arrays) for part in self._action))
-        acted = f"the next state (action={NONE} leaves it out)" if self._next_state else _joined(self._action)
-        self._notes = (
-            *([f"camera: {self.camera}, {why}"] if why else []),
-            f"pictures: {turned}",
-            f"rate: {self.fps:g} Hz, {rate}",
-            f"taken: action from {acted}, state from {_joined(self._state)}",
-        )
+            return self._told_kinds(recording, names, sum(part.width(recording.arrays) for part in self._action))
+        absolute: ActionKind = "absolute"
+        return (absolute,) * sum(part.width(recording.arrays) for part in self._state)
+
+    def _rate_of(self, recording: Recording) -> tuple[float, str]:
+        """Frames a second of an episode, and who says so: that of the first one looked at, unless it has another."""
+        own = self._known_rate(recording)
+        if own and abs(own[0] / self.fps - 1) > SCATTER:
+            return own
+        return self.fps, self._rate_from
 
     @staticmethod
     def _parts(
@@ -289,13 +298,17 @@ class Recordings(ABC):
         if self._options.fps is not None:
             if not 0 < self._options.fps < math.inf:
                 raise LapaError(f"{self._name}: fps is above 0, not {self._options.fps:g}.")
+        if told := self._known_rate(recording):
+            return told
+        raise LapaError(f"{recording.where}: does not say its frame rate. Say it: {self._name},fps=20")
+
+    def _known_rate(self, recording: Recording) -> tuple[float, str] | None:
+        if self._options.fps is not None:
             return self._options.fps, "as fps= says"
-        told = self._told_rate(recording)
-        if told is None and (timed := rate_of_times(recording)):
-            told = timed[0], f"by the array {timed[1]}"
-        if told is None:
-            raise LapaError(f"{recording.where}: does not say its frame rate. Say it: {self._name},fps=20")
-        return told
+        if told := self._told_rate(recording):
+            return told
+        timed = rate_of_times(recording)
+        return (timed[0], f"by the array {timed[1]}") if timed else None
 
     def _upright(self, about: Mapping[str, Any]) -> tuple[Turn, str]:
         options = self._options

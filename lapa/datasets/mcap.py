@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -221,7 +222,7 @@ class Mcap:
                 problem = problem or bad
         raise LapaError(str(problem))
 
-    def _take(self, topics: dict[str, Topic], codings: dict[str, str], where: str) -> None:
+    def _take(self, topics: dict[str, Topic], codings: dict[str, str], firsts: dict[str, bytes], where: str) -> None:
         config = self._config
         pictures = [name for name, topic in topics.items() if topic.is_picture]
         if not pictures and not config.camera:
@@ -254,6 +255,11 @@ class Mcap:
         self._said = _named(instruction, list(topics), "topic of texts", where) if instruction.startswith("/") else ""
         self._instruction_from = f"the topic {self._said}" if self._said else "instruction=" if instruction else (
             "names of files")  # fmt: skip
+        self._columns: dict[tuple[str, str], list[str]] = {}
+        for part in (*self._state, *self._action):
+            with suppress(BadVideo):  # whoever reads the recording says so
+                message = topics[part[0]].read(firsts[part[0]], where)
+                self._columns[part] = [name for name, _ in _vector_of(message, part[1], where)]
         commands = [name for name, topic in topics.items() if COMMANDS.search(name) and not topic.is_picture]
         may = (
             f" (may be commands: {', '.join(commands[:3])}; action= takes one)" if commands and self._next_state else ""
@@ -279,7 +285,7 @@ class Mcap:
         where, topics = _where(bag), dict[str, Topic]()
         vectors = list(dict.fromkeys([*self._state, *self._action]))
         clock = _Clock()
-        held: dict[tuple[str, str], _Series] = {part: _Series(part, where) for part in vectors}
+        held = {part: _Series(part, where, self._columns.get(part, ())) for part in vectors}
         first, said = None, ""
         for topic, logged, data in _messages(bag):
             topics[topic.name] = topic
@@ -395,11 +401,12 @@ class _Clock:
 
 
 class _Series:
-    """The numbers of a topic's messages, in columns that the first message names."""
+    """The numbers of a topic's messages, in columns that the first message names; in the order `usual` where these are
+    the same names, for recordings list joints in any order."""
 
-    def __init__(self, part: tuple[str, str], where: str) -> None:
+    def __init__(self, part: tuple[str, str], where: str, usual: Sequence[str]) -> None:
         self._topic, self._inside = part
-        self._where = where
+        self._where, self._usual = where, usual
         self._rows: list[list[float]] = []
         self._odd = 0
         self.places = False  # are they positions of joints?
@@ -409,7 +416,7 @@ class _Series:
         """Take a message, or False for one of other numbers than the first, such as another part's joints."""
         named = dict(_vector_of(message, self._inside, f"{self._where}, {self._topic}"))
         if not self.names:
-            self.names = list(named)
+            self.names = list(self._usual if named.keys() == set(self._usual) else named)
         if not named or named.keys() != set(self.names):
             self._odd += 1
             return False
@@ -548,15 +555,17 @@ def _messages(bag: Bag) -> Iterator[tuple[Topic, float, bytes]]:
             yield topics[record.channel_id], record.log_time * 1e-9, record.data
 
 
-def _first_look(bag: Bag) -> tuple[dict[str, Topic], dict[str, str]]:
-    """The topics of a recording that have messages, by name, and how the first picture of each is coded."""
-    topics, codings = dict[str, Topic](), dict[str, str]()
+def _first_look(bag: Bag) -> tuple[dict[str, Topic], dict[str, str], dict[str, bytes]]:
+    """The topics of a recording that have messages, by name; how the first picture of each is coded; and the first
+    message of each."""
+    topics, codings, firsts = dict[str, Topic](), dict[str, str](), dict[str, bytes]()
     for topic, _, data in _messages(bag):
         if topic.name not in topics and topic.is_picture:
             message = topic.read(data, _where(bag))
             codings[topic.name] = str(message.get("format", message.get("encoding", "")))
+        firsts.setdefault(topic.name, data)
         topics[topic.name] = topic
-    return dict(sorted(topics.items())), codings
+    return dict(sorted(topics.items())), codings, firsts
 
 
 def _topic(channel: Any, schema: Any) -> Topic:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,33 @@ def test_lapa_cache_makes_the_same_pack(
         (entry,) = (tmp_path / name).glob("lerobot-16-*")
         made[name] = {file.name: file.read_bytes() for file in entry.iterdir()}
     assert made["ahead"] == made["now"]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A dataset of the episodes that it is given."""
+
+    of: tuple[Episode | BadVideo, ...]
+
+    def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
+        yield from self.of
+
+    def signature(self) -> str:
+        return "listed"
+
+
+def test_kinds_are_told_by_what_can_be_used() -> None:
+    """Skipped rows join by the kinds, which are those of the first episodes: of those that can be read, have as many
+    numbers and are finite."""
+    bad = BadVideo("no film")
+    plain = replace(an_episode(0), action_kinds=())
+    odd = replace(plain, id="odd", actions=np.ones((13, 2), np.float32))
+    torn = replace(plain, id="torn", actions=np.full((13, 3), np.nan, np.float32))
+    for before in ((bad,) * 30, (torn,), (bad, torn)):
+        *_, known, left = Chosen(Listed((*before, plain, odd)), Choice(stride=2), "set", "squash").episodes()
+        assert isinstance(known, Episode)
+        assert known.action_kinds == ("delta", "absolute", "binary")
+        assert isinstance(left, BadVideo)
+        assert "2 dimensions" in str(left)
+    (alone,) = Chosen(Listed((torn,)), Choice(stride=2), "set", "squash").episodes()
+    assert isinstance(alone, Episode), "what reads it says that it is not finite"

@@ -167,6 +167,47 @@ def test_arrays_named_by_options(tmp_path: Path) -> None:
         open_dataset(f"{spec},state=jonts")
 
 
+def test_files_that_say_different_things(tmp_path: Path) -> None:
+    """Each file has its own rate, robot and way up; one that says none has those of the first."""
+    flipped = made.pictures(5)[:, ::-1]
+    for name, pictures, about in (
+        ("a", made.pictures(5), {"fps": 10, "robot": "ur5"}),
+        ("b", flipped, {"fps": 30, "robot": "franka", "macros_image_convention": "opengl"}),
+        ("c", made.pictures(5), {"robot": "ur5"}),
+    ):
+        write(tmp_path / f"set/{name}.h5", {"images": pictures, "actions": np.zeros((5, 2))}, **about)
+    spec = f"hdf5:{tmp_path}/set"
+    episodes = good(spec)
+    assert [(e.fps, e.embodiment) for e in episodes] == [(10, "ur5"), (30, "franka"), (10, "ur5")]
+    for number, episode in enumerate(episodes):
+        np.testing.assert_array_equal(episode.frames, made.pictures(5), err_msg=str(number))
+    found = pack([spec], 16, quiet=True, cache=tmp_path / "cache")
+    assert found.fps.tolist() == [10, 30, 10]
+    assert found.embodiments == ("",)
+    assert [line for line in found.told() if "ur5 (2), franka (1)" in line]
+    assert [line for line in found.told() if "rate: 30 Hz" in line and "1 episode of 3" in line]
+    assert [e.fps for e in good(f"{spec},fps=20")] == [20] * 3
+
+
+def test_measured_rates_scatter(tmp_path: Path) -> None:
+    """Times of one rate are one rate; of another, another."""
+    for name, fps in (("a", 10), ("b", 10.3), ("c", 15)):
+        write(tmp_path / f"set/{name}.h5", {"images": made.pictures(5), "timestamp": np.arange(5) / fps})
+    assert [e.fps for e in good(f"hdf5:{tmp_path}/set")] == [10, 10, 15]
+
+
+def test_steps_and_places_are_not_mixed(tmp_path: Path) -> None:
+    """Of robomimic's files one was recorded with steps, another with places to go to."""
+    made_robots.robomimic(tmp_path / "set/a.hdf5", (4,))
+    places = json.dumps({"env_kwargs": {"controller_configs": {"type": "OSC_POSE", "control_delta": False}}})
+    with h5py.File(made_robots.robomimic(tmp_path / "set/b.hdf5", (4,)), "r+") as file:
+        file["data"].attrs["env_args"] = places
+    spec = f"hdf5:{tmp_path}/set"
+    with pytest.raises(BadVideo, match=r"b/demo_0.*absolute.*delta"):
+        pack([spec], 16, quiet=True, cache=tmp_path / "cache")
+    pack([f"{spec},kinds=6delta+binary"], 16, quiet=True, cache=tmp_path / "cache")
+
+
 def test_groups_that_are_episodes(tmp_path: Path) -> None:
     """ManiSkill's names, a picture more than actions; and groups named by a pattern."""
     arrays: dict[str, Any] = {}

@@ -159,6 +159,21 @@ def test_what_lies_outside_the_states_is_left_out_and_said(tmp_path: Path) -> No
         pack([f"mcap:{ros2(tmp_path / 'gap.mcap', gap)}"], 8, quiet=True, cache=tmp_path / "c")
 
 
+def test_joints_in_another_order(tmp_path: Path) -> None:
+    """Each recording lists its joints in an order of its own: columns are those of the first recording."""
+    ros2(tmp_path / "bags/a.mcap", arm())
+    turned = [
+        (at, topic, kind, {**said, **{key: said[key][::-1] for key in ("name", "position", "velocity") if key in said}})
+        for at, topic, kind, said in arm()
+    ]
+    ros2(tmp_path / "bags/b.mcap", turned)
+    one, two = good(f"mcap:{tmp_path}/bags,action=/leader/joint_states")
+    assert two.state_names == one.state_names == two.action_names == ("shoulder", "elbow")
+    np.testing.assert_array_equal(two.state, one.state)
+    np.testing.assert_array_equal(two.actions, one.actions)
+    assert good(f"mcap:{tmp_path}/bags/b.mcap")[0].state_names == ("elbow", "shoulder")
+
+
 def test_joints_of_two_parts_on_one_topic(tmp_path: Path) -> None:
     """Other joints than the first message's are passed over and counted; the same in another order are not."""
     more = arm(6)
