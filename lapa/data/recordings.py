@@ -36,6 +36,7 @@ from lapa.data.arrays import (
 from lapa.data.cameras import best, camera
 from lapa.data.folders import printable
 from lapa.data.images import blank, number_of
+from lapa.data.notes import CHANGES
 from lapa.data.parts import dimension_names, parts
 from lapa.plugins import choose
 
@@ -124,9 +125,9 @@ class Recordings(ABC):
         """The robot's name, "" where nobody says it."""
         return ""
 
-    def _told_instruction(self, place: Place, recording: Recording) -> tuple[str, str]:
-        """The instruction of an episode, and where it is from; "" for none."""
-        return "", ""
+    def _told_instruction(self, place: Place, recording: Recording) -> tuple[list[str], str]:
+        """The instructions of an episode, the first of which is taken for all of it, and where they are from."""
+        return [], ""
 
     def _advice(self) -> str:
         """What to do with a file without pictures."""
@@ -186,13 +187,14 @@ class Recordings(ABC):
         actions = numbers_of(recording, self._action, length)
         if self._next_state and state is not None:
             actions = np.concatenate([state[1:], state[-1:]])
-        said, source = self._told_instruction(place, recording)
-        said = " ".join(said.split())
+        texts, source = self._told_instruction(place, recording)
+        texts = list(dict.fromkeys(filter(None, (" ".join(text.split()) for text in texts))))
+        changes = (CHANGES,) if len(texts) > 1 else ()
         return Episode(
             id=printable(place.id),
             frames=blank(length, size),
             fps=fps,
-            instruction=said,
+            instruction=next(iter(texts), ""),
             actions=actions,
             state=state,
             action_names=_names(recording, self._state if self._next_state else self._action),
@@ -201,8 +203,15 @@ class Recordings(ABC):
             camera=self.camera,
             action_kinds=self._kinds_of(recording),
             embodiment=self._told_robot(recording.about),
-            notes=(*self._why, f"pictures: {turned}", f"rate: {fps:g} Hz, {rate}", self._taken, *recording.notes),
-            instruction_from=source if said else "",
+            notes=(
+                *self._why,
+                f"pictures: {turned}",
+                f"rate: {fps:g} Hz, {rate}",
+                self._taken,
+                *recording.notes,
+                *changes,
+            ),
+            instruction_from=source if texts else "",
         )
 
     def _fields(self, recording: Recording) -> list[str]:
@@ -295,9 +304,8 @@ class Recordings(ABC):
         return parts_of(arrays, wanted, what, where) if wanted else usual(arrays, known)
 
     def _rate(self, recording: Recording) -> tuple[float, str]:
-        if self._options.fps is not None:
-            if not 0 < self._options.fps < math.inf:
-                raise LapaError(f"{self._name}: fps is above 0, not {self._options.fps:g}.")
+        if self._options.fps is not None and not 0 < self._options.fps < math.inf:
+            raise LapaError(f"{self._name}: fps is above 0, not {self._options.fps:g}.")
         if told := self._known_rate(recording):
             return told
         raise LapaError(f"{recording.where}: does not say its frame rate. Say it: {self._name},fps=20")

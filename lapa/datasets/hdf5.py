@@ -164,28 +164,28 @@ class Hdf5(Recordings):
         named = " ".join(robot for robot in parts if isinstance(robot, str))
         return named or next((_text(about[key]) for key in ("robot_type", "robot") if _text(about.get(key))), "")
 
-    def _told_instruction(self, place: Place, recording: Recording) -> tuple[str, str]:
+    def _told_instruction(self, place: Place, recording: Recording) -> tuple[list[str], str]:
         wanted, about = self._config.instruction, recording.about
         if wanted:
-            said = _text(about.get(wanted)) or _text_array(recording, wanted)
-            if not said:
+            texts = [_text(about.get(wanted))] if _text(about.get(wanted)) else _text_array(recording, wanted)
+            if not texts:
                 raise BadVideo(f"{recording.where}: {wanted} is no attribute and no array with text.")
-            return said, wanted
+            return texts, wanted
         for name in ("problem_info", "ep_meta"):
             inside = _json(about.get(name))
             if said := next((_text(inside[key]) for key in TEXTS if _text(inside.get(key))), ""):
-                return said, f"the attribute {name}"
+                return [said], f"the attribute {name}"
         for name in TEXTS:
             if said := _text(about.get(name)):
-                return said, f"the attribute {name}"
-            if said := _text_array(recording, name):
-                return said, f"the array {name}"
+                return [said], f"the attribute {name}"
+            if texts := _text_array(recording, name):
+                return texts, f"the array {name}"
         if _text(about.get("bddl_file_name")):  # LIBERO's files are named after the task
-            return words(SCENE.sub("", place.file.stem).removesuffix("_demo")), "names of files"
+            return [words(SCENE.sub("", place.file.stem).removesuffix("_demo"))], "names of files"
         if not place.group and place.length is None:
             above = place.file.parent.name if place.file.parent != self.root else ""
-            return words(place.file.stem) or words(above), "names of files"
-        return "", ""
+            return [words(place.file.stem) or words(above)], "names of files"
+        return [], ""
 
 
 def _by_folder(file: Path) -> tuple[Path, tuple[int | str, ...]]:
@@ -345,14 +345,17 @@ def _text(value: Any) -> str:
     return value.strip().strip('"').strip() if isinstance(value, str) else ""
 
 
-def _text_array(recording: Recording, wanted: str) -> str:
-    """The first text of an array, named by its path or its last word; "" where there is none."""
+def _text_array(recording: Recording, wanted: str) -> list[str]:
+    """The first text of each row of an array, named by its path or its last word; [] where there is none."""
     for name, array in recording.arrays.items():
         if wanted in (name, name.rpartition("/")[2]) and array.dtype.kind in "SO" and len(array.shape) <= 2:
             with guarded(f"{recording.where}, {name}"):
-                first = np.ravel(array[recording.first : recording.first + 1] if array.shape else array[()])  # type: ignore[index]
-                return next((said for said in map(_text, first) if said), "")
-    return ""
+                if not array.shape:
+                    return [said for said in [_text(array[()])] if said]  # type: ignore[index]
+                last = recording.first + min(recording.length or LISTED, LISTED)
+                rows = (map(_text, np.ravel(row)) for row in array[recording.first : last])
+                return [said for row in rows if (said := next(filter(None, row), ""))]
+    return []
 
 
 def _json(value: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import listing_hash, printable
 from lapa.data.images import Clip, frames_of, outline_of, read_frames
 from lapa.data.json_files import read_foreign_json, read_lines
-from lapa.data.notes import refuse_archive
+from lapa.data.notes import CHANGES, refuse_archive
 from lapa.data.sequences import Series, series_of
 
 ACTION = 7  # dimensions that the released code has names for: three of place, three of rotation, the gripper
@@ -134,12 +134,13 @@ class LapaJsonl:
         clip = read(*self._images(rows))
         actions = np.array([row.action for row in rows], np.float32) if self._width else None
         names = ACTION_NAMES if actions is not None and actions.shape[1] == ACTION else ()
-        said = next((row.instruction for row in rows if row.instruction), "")
+        said = list(dict.fromkeys(row.instruction for row in rows if row.instruction))
+        changes = (CHANGES,) if len(said) > 1 else ()
         if len({len(row.state or ()) for row in rows}) > 1:
             raise BadVideo(f"{where}: {self._config.state} has not the same number of values in every row.")
         state = np.array([row.state for row in rows], np.float32) if rows[0].state else None
-        return Episode(printable(name), clip.frames, self.fps, said, actions, state, action_names=names,
-                       size=clip.size, notes=(self._taken(), *notes),
+        return Episode(printable(name), clip.frames, self.fps, next(iter(said), ""), actions, state, action_names=names,
+                       size=clip.size, notes=(self._taken(), *notes, *changes),
                        instruction_from="the rows" if said else "")  # fmt: skip
 
     def _taken(self) -> str:

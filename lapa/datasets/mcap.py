@@ -13,7 +13,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from lapa.data.cameras import best, camera
 from lapa.data.folders import existing_folder, files_below, listing_hash, no_files, printable, readable
 from lapa.data.images import LARGEST, blank, number_of, read_image, resized
 from lapa.data.installed import needed
-from lapa.data.notes import not_read
+from lapa.data.notes import CHANGES, not_read
 from lapa.data.video import even
 from lapa.data.words import words
 from lapa.plugins import choose
@@ -286,7 +286,7 @@ class Mcap:
         vectors = list(dict.fromkeys([*self._state, *self._action]))
         clock = _Clock()
         held = {part: _Series(part, where, self._columns.get(part, ())) for part in vectors}
-        first, said = None, ""
+        first, said = None, dict[str, None]()
         for topic, logged, data in _messages(bag):
             topics[topic.name] = topic
             if topic.name == self.camera:
@@ -298,16 +298,17 @@ class Mcap:
                     message = topic.read(data, where)
                     if held[part].add(message):
                         clock.add(part, logged, ros.stamp_of(message))
-            if topic.name == self._said and not said:
+            if topic.name == self._said:
                 found = topic.read(data, where).get("data")
-                said = " ".join(found.split()) if isinstance(found, str) else ""
+                said |= dict.fromkeys([" ".join(found.split())] if isinstance(found, str) and found.strip() else [])
         missing = [name for name in (self.camera, *(name for name, _ in vectors)) if name not in topics]
         if missing or first is None:
             raise BadVideo(f"{where}: has no messages of {missing[0]}; it has {_listed(topics)}.")
         size = _picture(first, f"{where}, {self.camera}, message 0").shape[:2]
-        if self._config.instruction and not self._said:
-            said = self._config.instruction
-        return self._aligned(bag, clock, held, (size[0], size[1]), said or ("" if self._said else words(bag.id)))
+        if not self._said:
+            said = {self._config.instruction or words(bag.id): None}
+        outline = self._aligned(bag, clock, held, (size[0], size[1]), next(iter(said), ""))
+        return replace(outline, notes=(*outline.notes, CHANGES)) if len(said) > 1 else outline
 
     def _aligned(
         self, bag: Bag, clock: _Clock, held: dict[tuple[str, str], _Series], size: tuple[int, int], said: str

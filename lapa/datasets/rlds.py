@@ -21,6 +21,7 @@ from lapa.data.cameras import Camera, best, camera
 from lapa.data.folders import existing_folder, listing_hash
 from lapa.data.images import Clip, Source, frames_of, number_of, outline_of, read_frames
 from lapa.data.json_files import parsed, read_foreign_json
+from lapa.data.notes import CHANGES
 from lapa.data.parts import ACTIONS, STATES, Parts, dimension_names, parts, taken
 from lapa.data.tfrecord import Value, example, records_from
 from lapa.plugins import choose
@@ -244,8 +245,7 @@ class Rlds:
                 raise BadVideo(f"{where}: {name.removeprefix('steps/')} is no text.") from None
             if texts:
                 changes = len(texts) > 1 and name.startswith("steps/") and not feature.listed
-                note = ("instructions: change within the episode; the first is taken for all of it",) if changes else ()
-                return texts[0], name.removeprefix("steps/"), note
+                return texts[0], name.removeprefix("steps/"), (CHANGES,) if changes else ()
         return "", "", ()
 
     def _parts(self, usual: Sequence[str], wanted: str | None, what: str) -> Parts:

@@ -156,14 +156,14 @@ class Zarr(Recordings):
         absolute: ActionKind = "absolute"
         return (absolute,) * width if recording.arrays.keys() >= PUSHT and list(action) == ["action"] else ()
 
-    def _told_instruction(self, place: Place, recording: Recording) -> tuple[str, str]:
+    def _told_instruction(self, place: Place, recording: Recording) -> tuple[list[str], str]:
         wanted, about = self._config.instruction, recording.about
         for name in [wanted] if wanted else ["language_instruction", "instruction", "task", "prompt"]:
             if isinstance(said := about.get(name), str) and said:
-                return said, f"the attribute {name}"
+                return [said], f"the attribute {name}"
         if wanted:
             raise BadVideo(f"{recording.where}: the store has no attribute {wanted} with text.")
-        return "", ""
+        return [], ""
 
     def _told_robot(self, about: Mapping[str, Any]) -> str:
         return next((about[key] for key in ("robot_type", "robot") if isinstance(about.get(key), str)), "")

@@ -13,6 +13,7 @@ import pytest
 from made_robots import good, read
 
 from lapa.contracts import BadVideo, LapaError
+from lapa.data.notes import CHANGES
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.data.stream import stream
@@ -187,6 +188,16 @@ def test_files_that_say_different_things(tmp_path: Path) -> None:
     assert [line for line in found.told() if "ur5 (2), franka (1)" in line]
     assert [line for line in found.told() if "rate: 30 Hz" in line and "1 episode of 3" in line]
     assert [e.fps for e in good(f"{spec},fps=20")] == [20] * 3
+
+
+def test_words_that_change_are_told(tmp_path: Path) -> None:
+    """An array of texts with one a frame; empty ones say nothing."""
+    arrays = {"images": made.pictures(4), "language_instruction": np.array([b"", b"pick", b"pick", b"place"])}
+    (episode,) = good(write(tmp_path / "x.h5", arrays, fps=10))
+    assert episode.instruction == "pick"
+    assert CHANGES in episode.notes
+    arrays["language_instruction"] = np.array([b"pick"] * 4)
+    assert CHANGES not in good(write(tmp_path / "y.h5", arrays, fps=10))[0].notes
 
 
 def test_measured_rates_scatter(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from made import jsonl
 
 from lapa.contracts import Episode, LapaError
+from lapa.data.notes import CHANGES
 from lapa.data.spec import open_dataset
 
 
@@ -26,3 +27,13 @@ def test_rows_with_actions_and_state_under_other_keys(tmp_path: Path) -> None:
     np.testing.assert_allclose(episode.state[2], [0.2, 7])
     with pytest.raises(LapaError, match=r"grap.*arm, grip, qpos"):
         open_dataset(f"lapa_jsonl:{path},fps=5,action=grap")
+
+
+def test_words_that_change_are_told(tmp_path: Path) -> None:
+    path = jsonl(tmp_path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    same = list(open_dataset(f"lapa_jsonl:{path},fps=5").episodes())
+    rows[0]["instruction"] = "something else"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for episodes, changed in ((same, 0), (list(open_dataset(f"lapa_jsonl:{path},fps=5").episodes()), 1)):
+        assert sum(CHANGES in episode.notes for episode in episodes if isinstance(episode, Episode)) == changed

@@ -12,6 +12,7 @@ from made_robots import arm, good, raw_picture, read, ros2, stamp
 
 from lapa.contracts import BadVideo, Episode, LapaError
 from lapa.data import ros
+from lapa.data.notes import CHANGES
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.data.stream import stream
@@ -172,6 +173,16 @@ def test_joints_in_another_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(two.state, one.state)
     np.testing.assert_array_equal(two.actions, one.actions)
     assert good(f"mcap:{tmp_path}/bags/b.mcap")[0].state_names == ("elbow", "shoulder")
+
+
+def test_words_that_change_are_told(tmp_path: Path) -> None:
+    texts = [(1000.0, "pick"), (1000.3, "place")]
+    messages = [*arm(), *((at, "/task", "std_msgs/msg/String", {"data": text}) for at, text in texts)]
+    path = ros2(tmp_path / "a.mcap", sorted(messages, key=lambda message: message[0]))
+    (episode,) = good(f"mcap:{path},instruction=/task")
+    assert episode.instruction == "pick"
+    assert CHANGES in episode.notes
+    assert CHANGES not in good(f"mcap:{path},instruction=push it")[0].notes
 
 
 def test_joints_of_two_parts_on_one_topic(tmp_path: Path) -> None:
