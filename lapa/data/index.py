@@ -32,6 +32,7 @@ META = "pack.json"
 NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)  # not a slice of the frames: that would keep them in memory
 THE_DATA = "the data"
 VECTORS = {"actions": "action", "state": "state"}
+APART = 1.1  # times: rates that are further apart are told of, where there are actions
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ class Index:
         lines = []
         if self.action_spec is not None and self.actions is not None:
             lines.append(f"action: {described(self.action_spec)}; kinds told by {self.kinds_from}")
+            if self.fps.max() > APART * self.fps.min():
+                span = f"{self.fps.min():.4g} to {self.fps.max():.4g}"
+                lines.append(f"action: of {span} Hz, and one in a step of each; fps= makes them of one rate")
         elif any(self.widths):
             lines.append(f"action: left out, for the datasets {self._why_no_actions()}")
         if self.camera and not any("camera: " in note for note in self.notes):
@@ -313,7 +317,7 @@ def join(parts: Sequence[Index]) -> dict[str, Any]:
         "embodiments": tuple(name for p in parts for name in p.embodiments),
         "fit": parts[0].fit,
         "instructions_from": tuple(name for p in parts for name in p.instructions_from),
-        "notes": tuple(f"{p.spec}: {note}" for p in parts for note in p.notes),
+        "notes": (*_other_names(parts, actions, state), *(f"{p.spec}: {note}" for p in parts for note in p.notes)),
     }
 
 
@@ -397,6 +401,17 @@ def _join_vectors(parts: list[Array | None]) -> Array | None:
     present = [p for p in parts if p is not None]
     same = len(present) == len(parts) and len({p.shape[1] for p in present}) == 1
     return np.concatenate(present) if same else None
+
+
+def _other_names(parts: Sequence[Index], actions: Array | None, state: Array | None) -> list[str]:
+    """A note on numbers that the datasets name differently, and that are put below one another all the same."""
+    told = []
+    for word, values in (("action", actions), ("state", state)):
+        found = dict.fromkeys(names for p in parts if (names := getattr(p, f"{word}_names")))
+        if values is not None and len(found) > 1:
+            each = "; ".join(_named(names) for names in found)
+            told.append(f"{word}: named differently by the datasets ({each}); taken as the same, in their order")
+    return told
 
 
 def _kinds(first: Episode, tables: dict[str, Array], source: object) -> tuple[tuple[ActionKind, ...], str]:
