@@ -140,8 +140,10 @@ def parse(kind: str, text: str, more: Mapping[str, Any] | None = None) -> tuple[
     """
     name, colon, rest = re.fullmatch(r"([^:,]*)(:?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     config = find(kind, name)
-    whole = bool(colon) and Path(rest).expanduser().exists()
-    first, *pairs = [rest] if whole else re.split(r",(?=[A-Za-z_]\w*=)", rest)
+    parts = re.split(r",(?=[A-Za-z_]\w*=)", rest)
+    there = (n for n in range(len(parts), 1, -1) if colon and Path(",".join(parts[:n])).expanduser().exists())
+    count = next(there, 1)  # parts that belong to the path
+    first, pairs = ",".join(parts[:count]), parts[count:]
     if not colon and first:
         raise LapaError(f"{text}: write {name}:PATH,option=value.")
     types = {**(more or {}), **{field.name: get_type_hints(config)[field.name] for field in fields(config)}}

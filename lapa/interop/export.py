@@ -63,8 +63,11 @@ class Labelled:
         labelled is there no more.
         """
         packed, done = self.packed, 0
-        for episode in (e for spec in self.specs for e in open_dataset(spec).episodes(size)):
-            if isinstance(episode, BadVideo) or done == packed.episodes or episode.id != packed.ids[done]:
+        every = ((place, e) for place, spec in enumerate(self.specs) for e in open_dataset(spec).episodes(size))
+        for place, episode in every:
+            if isinstance(episode, BadVideo) or done == packed.episodes:
+                continue
+            if (place, episode.id) != (packed.source[done], packed.ids[done]):  # datasets may have the same ids
                 continue
             here = slice(packed.starts[done], packed.starts[done + 1])
             if len(episode.frames) != here.stop - here.start:

@@ -237,3 +237,13 @@ def test_kinds_are_told_by_what_can_be_used() -> None:
         assert "2 dimensions" in str(left)
     (alone,) = Chosen(Listed((torn,)), Choice(stride=2), "set", "squash").episodes()
     assert isinstance(alone, Episode), "what reads it says that it is not finite"
+
+
+def test_paths_that_look_like_options(tmp_path: Path) -> None:
+    """A path may hold NAME=; what follows the longest path that is there are options."""
+    odd = tmp_path / "clips, v=2,stride=3"
+    odd.mkdir()
+    for options, stride in (("", None), (",stride=2", 2), (",stride=2,episodes=0-1", 2)):
+        found = parse(f"video_folder:{odd}{options}")
+        assert (found.path, found.choice.stride) == (str(odd), stride)
+    assert parse(f"video_folder:{tmp_path},stride=3").choice.stride == 3
