@@ -322,17 +322,21 @@ class Mcap:
         at = times[shown]
         inside = np.ones(len(at), bool)
         for part in held:
-            own = clock.times(part)
+            own = np.sort(clock.times(part))
             if not len(own):
                 raise BadVideo(f"{where}: {part[0]} has no message with numbers.")
             slack = max(1.5 / fps, 1.5 * float(np.median(np.diff(own))) if len(own) > 1 else 0.0)
             if part in self._state:
                 inside &= (at >= own[0] - slack) & (at <= own[-1] + slack)
+            if part in self._action:  # a command holds until the next one; before the first there is none
+                inside &= at + 1 / fps > own[0]
         if inside.sum() < 2:
-            raise BadVideo(f"{where}: {self.camera} and {_joined(self._state)} do not run at the same time.")
+            others = _joined([*self._state, *self._action])
+            raise BadVideo(f"{where}: {self.camera} and {others} do not run at the same time.")
         begin, end = (int(n) for n in np.flatnonzero(inside)[[0, -1]])
         if end - begin + 1 < len(at):
-            notes.append(f"left out: {len(at) - (end - begin + 1)} frames before the first and after the last state")
+            count = len(at) - (end - begin + 1)
+            notes.append(f"left out: {count} frames before the first and after the last state, or before any command")
         shown, at = shown[begin : end + 1], at[begin : end + 1]
         state, state_names = self._vector(self._state, held, clock, at, where, command=False)
         actions, names = self._vector(self._action, held, clock, at, where, command=True)
@@ -352,7 +356,8 @@ class Mcap:
         the next frame."""
         columns, names = [], []
         for part in parts:
-            times, rows = clock.times(part), held[part].rows()
+            order = np.argsort(clock.times(part), kind="stable")  # two senders of a topic may overtake one another
+            times, rows = clock.times(part)[order], held[part].rows()[order]
             if command:
                 until = np.append(at[1:], at[-1] + (at[-1] - at[-2]))
                 index = np.maximum(np.searchsorted(times, until, side="left") - 1, 0)

@@ -408,7 +408,8 @@ def _number(shard: Path) -> int:
 
 def _rate(fps: float | None, name: str, root: Path) -> tuple[float, str]:
     """The rate, and a note where it is taken from the name of the dataset. Raises LapaError where nobody knows it."""
-    known = fps or next((rate for start, rate in FPS.items() if name.startswith(start)), None)
+    usual = next((rate for start, rate in FPS.items() if name.startswith(start)), None)
+    known = usual if fps is None else fps
     if known is None or known <= 0:
         raise LapaError(f"{root}: RLDS stores no frame rate. Say it: rlds:PATH,fps=5 (the robot's control rate).")
     told = "" if fps else f"rate: {known:g} fps, as {name} has by its name, for RLDS stores none (fps= says another)"

@@ -264,6 +264,14 @@ def test_kinds_of_pictures(tmp_path: Path, pictures: np.ndarray, expected: np.nd
     np.testing.assert_array_equal(episode.frames, expected)
 
 
+def test_floats_that_begin_in_the_dark(tmp_path: Path) -> None:
+    dark = made.pictures(5, seed=3)
+    dark[0] = 0
+    for name, scale in (("whole", 1), ("unit", 255)):
+        (episode,) = good(write(tmp_path / f"{name}.h5", {"images": dark.astype(np.float32) / scale}, fps=10))
+        np.testing.assert_array_equal(episode.frames, dark)
+
+
 def test_rows_of_bytes(tmp_path: Path) -> None:
     """Pictures coded, a row of its own length each."""
     rows = [np.frombuffer(made.encoded(picture), np.uint8) for picture in made.pictures(3)]

@@ -340,6 +340,11 @@ def test_pictures_as_tensors(tmp_path: Path, encoding: str, first: bool) -> None
     np.testing.assert_array_equal(np.stack(list(dataset.frames(number, None, 1))), frames[1:])  # type: ignore[attr-defined]
 
 
+def test_a_rate_of_nought_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(LapaError, match="fps"):
+        read(f"rlds:{rlds(tmp_path / 'bridge_small')},fps=0")
+
+
 def test_a_rate_that_the_name_tells_is_said(tmp_path: Path) -> None:
     root = rlds(tmp_path / "bridge/1.0.0")
     assert any(note.startswith("rate: 5 fps") for note in good(f"rlds:{root}")[0].notes)
