@@ -89,8 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(_complain(message, error))
         if error.errno == errno.EFBIG:
             message = (
-                f"the disk takes no file as large as {error.filename or 'was to be written'} (a FAT disk stops at 4 GB; "
-                "see also ulimit -f). Choose another place (--out, or LAPA_CACHE for what is read)."
+                f"the disk takes no file as large as {error.filename or 'was to be written'} (a FAT disk stops at "
+                "4 GB; see also ulimit -f). Choose another place (--out, or LAPA_CACHE for what is read)."
             )
             sys.exit(_complain(message, error))
         if error.errno in UNUSABLE:

@@ -33,7 +33,7 @@ from lapa.data.arrays import (
     picture_size,
     pictures_of,
 )
-from lapa.data.cameras import best, camera
+from lapa.data.cameras import best, camera, fault_by_name
 from lapa.data.folders import printable
 from lapa.data.images import blank, number_of
 from lapa.data.notes import CHANGES
@@ -264,6 +264,7 @@ class Recordings(ABC):
             raise BadVideo(f"{where}: holds no colour pictures; it has {listed(arrays)}. {self._advice()}".rstrip())
         self.camera, why = chosen_camera(arrays, cameras, options.camera, where)
         self.cameras, self._path = tuple(cameras), cameras[self.camera]
+        self.colour_cameras = tuple(name for name in cameras if not fault_by_name(name))
         self._state = self._parts(arrays, options.state, STATES, "state", where)
         if options.state is None and arrays.keys() >= PUSHT:  # the rest of its state is the block's
             self._state = (Part("state", 0, 2),)

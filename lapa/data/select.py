@@ -69,6 +69,7 @@ class Chosen:
     def __init__(self, dataset: Dataset, choice: Choice, where: str, fit: Fit) -> None:
         self._dataset, self._choice, self._where, self._fit = dataset, choice, where, fit
         self.cameras: tuple[str, ...] = getattr(dataset, "cameras", ())
+        self.colour_cameras: tuple[str, ...] = getattr(dataset, "colour_cameras", self.cameras)
         self.camera: str = getattr(dataset, "camera", "")
         self._called: tuple[int, ...] | None = getattr(dataset, "episode_indices", None)
         self._lock = threading.Lock()

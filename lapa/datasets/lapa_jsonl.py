@@ -109,7 +109,8 @@ class LapaJsonl:
 
     def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
         """See contracts.Seekable: the header of each folder's first image is read."""
-        return enumerate(self._each(lambda images, names: outline_of(images, names, self.fps)))
+        found = self._each(lambda images, names: outline_of(images, names, self.fps))
+        return ((place if place < len(self) else -1, one) for place, one in enumerate(found))
 
     def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
         """See contracts.Seekable."""
@@ -154,9 +155,11 @@ class LapaJsonl:
         return images, [printable(image) for image in images]
 
     def _place(self, image: Path) -> Path:
-        """Where an image lies: the first place that has it, else the first place where it was looked for."""
-        places = [root / image for root in self._roots]
-        return next(filter(os.path.exists, places), places[0])
+        """Where an image lies: the first place that has it, else the first place where it was looked for. Of the whole
+        path of another machine the end counts: at the least a folder and the name."""
+        tails = [image, *(Path(*image.parts[n:]) for n in range(1, len(image.parts) - 1) if image.is_absolute())]
+        places = (root / tail for tail in tails for root in self._roots)
+        return next(filter(os.path.exists, places), self._roots[0] / image)
 
 
 def _in_order(rows: Sequence[Line], one: Series) -> list[Line]:
@@ -191,10 +194,16 @@ def _row(row: Any, where: str, config: Config) -> Line:
             raise TypeError("raw_actions is no list")
         action = None if actions is None else tuple(map(float, actions))
         state = tuple(map(float, _joined(row, config.state, where))) if config.state else None
-        return Line(Path(image), plain(said or ""), action, state)
+        return Line(_path(image), plain(said or ""), action, state)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadVideo(f"{where}: is no row of the released LAPA code ({error!r}). It needs image, instruction and "
                        "raw_actions or delta.") from None  # fmt: skip
+
+
+def _path(image: str) -> Path:
+    """The path of an image, as Windows writes it or not: its drive becomes the root."""
+    image = image.removeprefix("file://").replace("\\", "/")
+    return Path(re.sub(r"^[A-Za-z]:/", "/", image))
 
 
 def _joined(row: dict[str, Any], keys: str, where: str) -> list[Any]:

@@ -231,14 +231,15 @@ class Mcap:
                 f"{where}: has no topic of pictures; it has {_listed(topics)}. {' '.join(unread[:2])}".rstrip()
             )
         why = "as asked for"
+        told = {name: codings.get(name, "") for name in pictures}
+        about = [camera(name, flags={"is_depth": _is_deep(coding)}, channels=PIXELS.get(coding, (None,))[0])
+                 for name, coding in told.items()]  # fmt: skip
         if config.camera:
             self.camera = _named(config.camera, list(topics), "camera", where)
         else:
-            told = {name: codings.get(name, "") for name in pictures}
-            about = [camera(name, flags={"is_depth": _is_deep(coding)}, channels=PIXELS.get(coding, (None,))[0])
-                     for name, coding in told.items()]  # fmt: skip
             self.camera, why = best(about, where)
         self.cameras = tuple(pictures)
+        self.colour_cameras = tuple(one.name for one in about if not one.fault)
         self._state = self._parts(topics, config.state, "state", where)
         if config.state is None:
             joints = [name for name, topic in topics.items() if ros.short(topic.type) == "sensor_msgs/JointState"]

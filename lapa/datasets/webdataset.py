@@ -27,7 +27,7 @@ import numpy as np
 
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.arrays import guarded
-from lapa.data.cameras import best, camera
+from lapa.data.cameras import best, camera, fault_by_name
 from lapa.data.folders import existing_folder, files_below, listing_hash, no_files, printable
 from lapa.data.images import SUFFIXES as PICTURES
 from lapa.data.images import frames_of, number_of, outline_of
@@ -223,6 +223,7 @@ class WebDataset:
             for clip in clips:
                 if names := list(clip.cameras()):
                     self.cameras = tuple(names) if names != [MAIN] else ()
+                    self.colour_cameras = tuple(name for name in self.cameras if not fault_by_name(name))
                     where = f"{printable(tar)}, {clip.key}"
                     if self._config.camera:
                         self.camera, why = choose(self._config.camera, names, "camera", f" in {where}"), "as asked for"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from lerobot_made import arm
-from made_robots import good
+from made_robots import arm as messages_of_an_arm
+from made_robots import good, ros2, tar
+from robot_rows import CAMERA, features, robot, rows
 
 from lapa.contracts import Episode, LapaError
 from lapa.data.lerobot_format import LeRobotWriter
@@ -101,3 +104,24 @@ def test_a_camera_that_some_episodes_lack(tmp_path: Path) -> None:
         before, _, last = good(f"lerobot:{whole},camera={camera}")
         for one, other in zip((before, last), good(f"lerobot:{tmp_path}/out,camera={camera}"), strict=True):
             np.testing.assert_array_equal(one.frames, other.frames)
+
+
+def test_depth_is_not_written_as_colour(tmp_path: Path) -> None:
+    """Whatever options a dataset has, and one of several below a folder."""
+    depth = {"dtype": "video", "shape": [24, 32, 1], "info": {"is_depth_map": True}}
+    for name in ("one", "two"):
+        root = robot(tmp_path / f"all/{name}", [rows(4), rows(4, 0, 1)], about=features(observation__images__z=depth))
+        shutil.copytree(root / f"videos/chunk-000/{CAMERA}", root / "videos/chunk-000/observation.images.z")
+    for number, spec in enumerate(("all", "all/one", "all/one,episodes=0-1", "all/two,stride=2", "all,episodes=1-2")):
+        found = collect([f"lerobot:{tmp_path}/{spec}"], tmp_path / f"out{number}")
+        assert found["cameras"] == ["top"], spec
+    film = made.video(tmp_path / "film.mp4", made.pictures(6)).read_bytes()
+    path = tar(tmp_path / "a.tar", {"a.top.mp4": film, "a.depth.mp4": film, "a.side.mp4": film})
+    assert collect([f"webdataset:{path}"], tmp_path / "tar")["cameras"] == ["top", "side"]
+
+
+def test_depth_of_ros_is_not_written_as_colour(tmp_path: Path) -> None:
+    pytest.importorskip("mcap", reason="mcap is not installed")
+    messages = ros2(tmp_path / "a.mcap", messages_of_an_arm())
+    found = collect([f"mcap:{messages}"], tmp_path / "mcap")
+    assert len(found["cameras"]) == 2, "one of three is of depth"
