@@ -64,6 +64,7 @@ STATES = (  # joined with "+"; the first whose parts are all there
 TIMES = ("timestamp", "timestamps", "time", "obs/timestamp", "observations/timestamp")
 PUSHT = {"img", "keypoint", "n_contacts", "state"}  # the arrays of Diffusion Policy's PushT
 LOOKED_AT = 5  # episodes that tell which arrays there are
+READ = 2  # part of signatures: raise it when the same files are read as something else
 SCATTER = 0.1  # of a rate: what is measured differs by so much, and is one rate all the same
 NEXT_STATE, NONE = "next_state", "none"  # instead of an array for the action; of either, for none
 

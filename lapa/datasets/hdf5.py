@@ -28,7 +28,7 @@ from lapa.data.folders import existing_folder, files_below, listing_hash, no_fil
 from lapa.data.images import number_of
 from lapa.data.installed import needed
 from lapa.data.notes import not_read
-from lapa.data.recordings import TIMES, ArrayOptions, Place, Recordings, usual
+from lapa.data.recordings import READ, TIMES, ArrayOptions, Place, Recordings, usual
 from lapa.data.words import words
 from lapa.plugins import choose
 
@@ -81,7 +81,7 @@ class Hdf5(Recordings):
 
     def signature(self) -> str:
         """A hash of the names, sizes and times of the files."""
-        return listing_hash(self.root, self.files) + self.camera
+        return f"{listing_hash(self.root, self.files)}{self.camera} {READ}"
 
     def _problems(self) -> Iterator[BadVideo]:
         yield from no_files(self.root, ENDINGS) if Path(self._config.path).expanduser().is_dir() else []

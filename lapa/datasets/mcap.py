@@ -41,6 +41,7 @@ PACKED = {"yuv422_yuy2": "yuyv422", "yuyv": "yuyv422", "YUYV": "yuyv422"}  # two
 DEEP = re.compile(r"16|32|64|compressedDepth", re.IGNORECASE)  # encodings and formats of depth maps
 FILMS = ("h264", "h265", "hevc", "av1", "vp9")
 COMMANDS = re.compile(r"command|cmd|leader|master|target|action|goal|teleop", re.IGNORECASE)
+READ = 2  # part of the signature: raise it when the same files are read as something else
 FAR = 1.0  # seconds without a state; more is taken for a gap
 CLOCKS = 60.0  # seconds that the clocks of headers and recording may differ by
 NEXT_STATE, NONE = "next_state", "none"
@@ -143,8 +144,9 @@ class Mcap:
         return len(self._bags)
 
     def signature(self) -> str:
-        """A hash of the names, sizes and times of the files."""
-        return listing_hash(self.root, [file for bag in self._bags for file in bag.files]) + self.camera
+        """A hash of the names, sizes and times of the files, and of how many recordings they are."""
+        files = listing_hash(self.root, [file for bag in self._bags for file in bag.files])
+        return f"{files}{self.camera} {len(self._bags)} {READ}"
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield every episode, or a BadVideo in its place."""

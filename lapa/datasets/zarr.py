@@ -28,7 +28,7 @@ from lapa.data.folders import listing_hash, no_files, printable, readable
 from lapa.data.images import number_of
 from lapa.data.installed import needed
 from lapa.data.json_files import parsed
-from lapa.data.recordings import PUSHT, ArrayOptions, Place, Recordings
+from lapa.data.recordings import PUSHT, READ, ArrayOptions, Place, Recordings
 
 ENDS = "meta/episode_ends"
 NODES = (".zarray", ".zgroup", "zarr.json")  # what describes an array or a group; its attributes lie in .zattrs too
@@ -88,7 +88,7 @@ class Zarr(Recordings):
     def signature(self) -> str:
         """A hash of the names, sizes and times of all files."""
         files = [file for store in self.stores for file in _files_of(store)]
-        return listing_hash(self.root.parent, files) + self.camera
+        return f"{listing_hash(self.root.parent, files)}{self.camera} {READ}"
 
     def _listed(self, path: Path) -> list[Place | BadVideo]:
         name = printable(path)
