@@ -25,6 +25,7 @@ TEXT = ("instruction", "caption", "text", "language_instruction", "natural_langu
         "title")  # fmt: skip
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
 DELIMITERS = ",\t;|"
+NOTHING = ("nan", "none", "null", "n/a")  # as programs write that there is no text
 
 
 class NoTable(LapaError):
@@ -201,7 +202,8 @@ def _row(row: dict[str, Any], where: str) -> Caption | BadVideo:
         file = str(file)
     if not (isinstance(file, str) and file.strip() and texts and isinstance(text, str)):
         return BadVideo(f"{where}: names no file and an instruction.")
-    return Caption(where, PurePosixPath(file.strip()).as_posix(), " ".join(text.split()))
+    text = "" if text.strip().casefold() in NOTHING else " ".join(text.split())
+    return Caption(where, PurePosixPath(file.strip()).as_posix(), text)
 
 
 def _has_columns(keys: Sequence[str]) -> bool:

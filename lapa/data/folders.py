@@ -125,5 +125,7 @@ def listing_hash(root: Path, files: Iterable[Path]) -> str:
     for file in sorted(files):
         stat = file.stat() if file.exists() else file.lstat()  # of a link to nowhere, the link
         name = os.fsencode(os.path.relpath(file, root))
+        if not os.access(file, os.R_OK):  # it may be one day, and nothing else of it changes then
+            name += b"\0unreadable"
         digest.update(name + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -157,7 +157,7 @@ class _View:
         frames = np.stack([np.array(frame) for frame in self._dataset.frames(self.numbers[main.id])])
         if len(frames) != len(main.frames):
             raise BadVideo(f'Episode "{main.id}": camera {self.camera} has {len(frames)} frames, not '
-                           f"{len(main.frames)}.")  # fmt: skip
+                           f"{len(main.frames)}. Keep the cameras alone that go together, with --cameras.")  # fmt: skip
         return frames
 
 

@@ -83,6 +83,11 @@ def test_rows_that_run_together_or_over(tmp_path: Path, text: str, named: tuple[
         assert all(name in str(faults[0]) for name in named)
 
 
+def test_what_programs_write_for_no_text(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text("file,instruction\na.mp4,nan\nsub/b.mp4,None of them\n")
+    assert said(tmp_path) == ("", "None of them")
+
+
 def test_clip_number_nought(tmp_path: Path) -> None:
     (tmp_path / "captions.json").write_text(json.dumps([{"id": 0, "task": BOTH[0]}, {"id": 1, "task": BOTH[1]}]))
     assert said(tmp_path, ("0.mp4", "1.mp4")) == BOTH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made import pictures, video
 from PIL import Image
 
 from lapa.contracts import ActionSpec, BadVideo, Episode, Labels, LapaError
@@ -260,6 +262,17 @@ def test_a_video_folder(tmp_path: Path) -> None:
     before = dataset.signature()
     a_video(tmp_path / "v/new.webm.mp4", 2)
     assert find("datasets", "video_folder")(path=str(tmp_path / "v")).build().signature() != before
+
+
+def test_a_file_that_may_be_read_again_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack that was made while it might not be read, with --skip-bad, is not used any longer."""
+    video(tmp_path / "v/a.mp4", pictures(4))
+    dataset = find("datasets", "video_folder")(path=str(tmp_path / "v")).build()
+    before = dataset.signature()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda file, mode: False)
+        assert dataset.signature() != before
+    assert dataset.signature() == before
 
 
 @pytest.mark.parametrize(

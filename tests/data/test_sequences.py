@@ -68,7 +68,8 @@ def test_several_clips_in_one_folder() -> None:
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("{}.png", "{}_mask.png"), ("{}.color.jpg", "{}.depth.png"), ("left_{}.png", "right_{}.png"), ("frame-{}.color.png", "frame-{}.depth.png"),
+    [("{}.png", "{}_mask.png"),
+     ("{}.color.jpg", "{}.depth.png"), ("left_{}.png", "right_{}.png"), ("frame-{}.color.png", "frame-{}.depth.png"),
      ("cam0_{}.png", "cam1_{}.png"), ("rgb_{}.png", "infrared_{}.png")],
 )  # fmt: skip
 def test_several_cameras_in_one_folder(first: str, second: str) -> None:
