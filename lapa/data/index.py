@@ -474,7 +474,8 @@ def _check(episode: Episode, kept: list[Episode], spec: str) -> None:
         _check_vector(getattr(episode, key), getattr(first, key), len(episode.frames), where, word)
         its, names = getattr(episode, f"{word}_names"), getattr(first, f"{word}_names")
         if its and names and its != names:
-            raise BadVideo(f"{where}: {word} is {_named(its)}; {_named(names)} in the first episode.")
+            raise BadVideo(f"{where}: {word} is {_named(its)}; {_named(names)} in the first episode. As a --dataset of "
+                           "its own it can be read too.")  # fmt: skip
     if episode.action_kinds and first.action_kinds and episode.action_kinds != first.action_kinds:
         its, names = episode.action_kinds, first.action_kinds
         raise BadVideo(f"{where}: action is {_named(its)} (kinds= says otherwise); {_named(names)} in the first one.")

@@ -346,7 +346,7 @@ def whole_rate(fps: float) -> float:
 
 def rate_in_words(fps: float) -> str:
     """A sentence for people on a rate that is no whole number; "" for one that is."""
-    if (rate := whole_rate(fps)) != fps:
+    if abs((rate := whole_rate(fps)) - fps) > 1e-6 * fps:
         return f"{fps:g} frames a second are written as {rate:g}: LeRobot's tools take whole rates alone."
     if rate == round(rate):
         return ""

@@ -77,6 +77,7 @@ class Zarr(Recordings):
         self.root, self.stores, self._config = root, stores, config
         self._lock, self._open = threading.Lock(), dict[Path, tuple[Store, dict[str, Rows]]]()
         self._unread: dict[str, str] = {}
+        self._rest: dict[Path, str] = {}  # a note on rows of no episode
         places: list[Place | BadVideo] = []
         for store in stores:
             try:
@@ -93,7 +94,7 @@ class Zarr(Recordings):
     def _listed(self, path: Path) -> list[Place | BadVideo]:
         name = printable(path)
         own = path.name.removesuffix(".zip").removesuffix(".zarr")
-        store, _ = self._held(path)
+        store, arrays = self._held(path)
         if self._config.ends not in store.arrays:
             if self._config.ends != ENDS:
                 raise LapaError(f"{name}: has no array {self._config.ends}. It has {', '.join(store.arrays)}.")
@@ -105,6 +106,9 @@ class Zarr(Recordings):
             if math.prod(ends.shape) > 1 << 24:
                 raise BadVideo(f"{name}, {self._config.ends}: says that it has {ends.shape} entries.")
             spans = spans_of(np.asarray(ends[:]), f"{name}, {self._config.ends}")
+            stop = max((span[0] + span[1] for span in spans if not isinstance(span, BadVideo)), default=0)
+            if (rest := max((array.shape[0] for array in arrays.values() if array.shape), default=0) - stop) > 0:
+                self._rest[path] = f"not read: {rest} rows of {name} behind the end of the last episode"
         return [
             span if isinstance(span, BadVideo) else Place(self._id(own, i), path, "", span[0], span[1])
             for i, span in enumerate(spans)
@@ -122,6 +126,7 @@ class Zarr(Recordings):
         store, arrays = self._held(place.file)
         inside = "data" if store.has_data else ""
         notes = tuple(f"not read: {why}" for why in list(self._unread.values())[:1])
+        notes += (self._rest[place.file],) if place.file in self._rest else ()
         yield Recording(place.id, where, arrays, place.first, place.length, store.attributes(inside), notes)
 
     def _held(self, path: Path) -> tuple[Store, dict[str, Rows]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import pictures, video
 from numpy.testing import assert_array_equal
 
 from lapa.contracts import BadVideo, Episode, LapaError
@@ -247,3 +248,14 @@ def test_paths_that_look_like_options(tmp_path: Path) -> None:
         found = parse(f"video_folder:{odd}{options}")
         assert (found.path, found.choice.stride) == (str(odd), stride)
     assert parse(f"video_folder:{tmp_path},stride=3").choice.stride == 3
+
+
+def test_what_is_said_beside_the_episodes_is_none(tmp_path: Path) -> None:
+    """A row of the captions about a clip that is not there has no number."""
+    for name in "ab":
+        video(tmp_path / f"v/{name}.mp4", pictures(4))
+    (tmp_path / "v/captions.csv").write_text("file,instruction\na.mp4,lift\nb.mp4,push\nc.mp4,pull\n")
+    faults = [e for e in open_dataset(f"video_folder:{tmp_path}/v,without=0").episodes() if isinstance(e, BadVideo)]
+    assert len(faults) == 1
+    with pytest.raises(LapaError, match="no episode 2; it has 2"):
+        list(open_dataset(f"video_folder:{tmp_path}/v,episodes=2").episodes())

@@ -17,7 +17,7 @@ from made_robots import good, ros2, tar
 from robot_rows import CAMERA, features, robot, rows
 
 from lapa.contracts import Episode, LapaError
-from lapa.data.lerobot_format import LeRobotWriter
+from lapa.data.lerobot_format import LeRobotWriter, rate_in_words
 from lapa.data.pack import pack
 from lapa.interop.collect import collect
 
@@ -125,3 +125,8 @@ def test_depth_of_ros_is_not_written_as_colour(tmp_path: Path) -> None:
     messages = ros2(tmp_path / "a.mcap", messages_of_an_arm())
     found = collect([f"mcap:{messages}"], tmp_path / "mcap")
     assert len(found["cameras"]) == 2, "one of three is of depth"
+
+
+def test_a_measured_rate_is_no_news() -> None:
+    assert rate_in_words(10.000000000000568) == ""
+    assert "29.97" in rate_in_words(29.97)
