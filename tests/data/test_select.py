@@ -130,6 +130,7 @@ def test_datasets_of_other_kinds_are_not_mixed(root: str) -> None:
         ("episodes=1,without=2", "not both"),
         ("stride=2,fps=5", "not both"),
         ("stride=0", "at least 1"),
+        ("episodes=0-1,episodes=3", "twice"),
         ("stride=2.5", "2.5"),
         ("fps=60", "30 fps"),
         ("fps=-1", "above 0"),
