@@ -101,7 +101,7 @@ class Index:
             lines.append(f"action: {described(self.action_spec)}; kinds told by {self.kinds_from}")
             if self.fps.max() > APART * self.fps.min():
                 span = f"{self.fps.min():.4g} to {self.fps.max():.4g}"
-                lines.append(f"action: of {span} Hz, and one in a step of each; fps= makes them of one rate")
+                lines.append(f"action: of {span} Hz, each for a step at its own rate")
         elif any(self.widths):
             lines.append(f"action: left out, for the datasets {self._why_no_actions()}")
         if self.camera and not any("camera: " in note for note in self.notes):

@@ -86,7 +86,7 @@ def test_datasets_together_tell_where_they_differ(tmp_path: Path) -> None:
     assert "10 to 30 Hz" in said
     said = "; ".join(pack([one, one], 16, quiet=True).told())
     assert "named differently" not in said
-    assert "in a step of each" not in said
+    assert "Hz, each" not in said
 
 
 def test_a_camera_that_some_episodes_lack(tmp_path: Path) -> None:
