@@ -397,9 +397,17 @@ class LeRobotDataset:
             cells = pa.array([f"frame_{name:06d}.png" for name in names.tolist()])
         if isinstance(cells.type, pa.ExtensionType):
             cells = cells.storage
-        shape = shape_of(self._features[self.camera])
-        for t, row in enumerate(piece.rows[start:].tolist(), start):
-            yield resized(picture(cells[row].as_py(), shape, (self.root, beside), f"{where}{t}"), size)
+        shape, first = shape_of(self._features[self.camera]), (0, 0)
+        for t, row in enumerate(piece.rows.tolist()):
+            if 0 < t < start:
+                continue
+            found = picture(cells[row].as_py(), shape, (self.root, beside), f"{where}{t}")
+            height, width = found.shape[:2]
+            first = first if t else (height, width)
+            if (height, width) != first:
+                raise BadVideo(f"{where}{t}: is {width} x {height}, the first is {first[1]} x {first[0]}.")
+            if t >= start:
+                yield resized(found, size)
 
     # --- instructions
 

@@ -22,7 +22,7 @@ import pytest
 import torch
 from made import lerobot_v21
 from PIL import Image
-from robot_rows import numbered, rows, shown
+from robot_rows import features, numbered, rows, shown
 from robot_rows import robot as robot_of_rows
 
 from lapa import cli
@@ -236,6 +236,14 @@ def test_datasets_with_the_same_ids(laq: Path, tmp_path: Path) -> None:
     cli.main(["label", *data, "--source", str(laq), "--out", str(tmp_path / "labels"), "--skip-bad"])
     export_lerobot(open_labelled(tmp_path / "labels"), tmp_path / "out", quality=None)
     assert [shown(e.frames)[0] for e in episodes_of(f"lerobot:{tmp_path}/out")] == [0, 10]
+
+
+def test_pictures_of_another_size_than_the_dataset_says(laq: Path, tmp_path: Path) -> None:
+    about = features(observation__images__top={"dtype": "video", "shape": [48, 64, 3]})
+    robot_of_rows(tmp_path / "a", [rows(8)], about=about)
+    cli.main(["label", "--dataset", f"lerobot:{tmp_path}/a", "--source", str(laq), "--out", str(tmp_path / "labels")])
+    export_lerobot(open_labelled(tmp_path / "labels"), tmp_path / "out", quality=None)
+    assert episodes_of(f"lerobot:{tmp_path}/out")[0].frames.shape == (8, 24, 32, 3)
 
 
 def test_labels_that_are_no_codes_are_refused(robot: Path, tmp_path: Path) -> None:
