@@ -113,10 +113,15 @@ def _takes(spec: Spec, wanted: Sequence[str]) -> Iterator[Take | BadVideo]:
     main, *others = cameras_of(spec, wanted)
     views = {str(other.options.get("camera")): _View(other) for other in others}
     left_out: set[str] | None = set() if wanted else None
+    seen: set[str] = set()
     for episode in main.build().episodes():
         if isinstance(episode, BadVideo):
             yield episode
             continue
+        if episode.id in seen:
+            yield BadVideo(f'{spec.name}:{spec.path}: there is a second episode "{episode.id}".')
+            continue
+        seen.add(episode.id)
         if left_out is None:  # the first episode says which cameras there are, where nobody asked for some
             left_out = {name for name, view in views.items() if episode.id not in view.numbers}
             for name in sorted(left_out):

@@ -16,7 +16,7 @@ from made_robots import arm as messages_of_an_arm
 from made_robots import good, ros2, tar
 from robot_rows import CAMERA, features, robot, rows
 
-from lapa.contracts import Episode, LapaError
+from lapa.contracts import BadVideo, Episode, LapaError
 from lapa.data.lerobot_format import LeRobotWriter, rate_in_words
 from lapa.data.pack import pack
 from lapa.interop.collect import collect
@@ -130,3 +130,12 @@ def test_depth_of_ros_is_not_written_as_colour(tmp_path: Path) -> None:
 def test_a_measured_rate_is_no_news() -> None:
     assert rate_in_words(10.000000000000568) == ""
     assert "29.97" in rate_in_words(29.97)
+
+
+def test_an_episode_that_is_listed_twice(tmp_path: Path) -> None:
+    root = robot(tmp_path / "a", [rows(4), rows(4, 0, 1)])
+    table = root / "meta/episodes.jsonl"
+    table.write_text(table.read_text() + table.read_text().splitlines()[0] + "\n")
+    with pytest.raises(BadVideo, match=r"second episode .episode_000000"):
+        collect([f"lerobot:{root}"], tmp_path / "out")
+    assert collect([f"lerobot:{root}"], tmp_path / "out", skip_bad=True)["episodes"] == 2
