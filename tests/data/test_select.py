@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -260,3 +261,9 @@ def test_what_is_said_beside_the_episodes_is_none(tmp_path: Path) -> None:
     assert len(faults) == 1
     with pytest.raises(LapaError, match="no episode 2; it has 2"):
         list(open_dataset(f"video_folder:{tmp_path}/v,episodes=2").episodes())
+
+
+def test_a_path_that_is_no_text(tmp_path: Path) -> None:
+    """Runs, labels and datasets say what they are of, and could not."""
+    with pytest.raises(LapaError, match=r"vid\\xe9os: .*ln -s"):
+        parse(f"video_folder:{tmp_path}/{os.fsdecode(b'vid' + bytes([233]) + b'os')}")
