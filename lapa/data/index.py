@@ -246,7 +246,7 @@ def load(entry: Path, spec: str) -> tuple[Index, dict[str, Array]]:
     damaged."""
     try:
         meta = json.loads((entry / META).read_text())
-        with suppress(PermissionError):  # a cache that others share may be read only
+        with suppress(OSError):  # a cache that others share, or its disk, may be read only
             os.utime(entry / META)  # last used: `lapa cache --list`
         tables = {p.stem: np.load(p, allow_pickle=False) for p in entry.glob("*.npy")}
         actions, fps = tables.pop("actions", None), tables.pop("fps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -449,6 +450,18 @@ def test_a_spec_that_names_nothing(spec: str, message: str) -> None:
 def test_a_folder_without_videos(tmp_path: Path) -> None:
     with pytest.raises(LapaError, match=str(tmp_path)):
         pack([f"video_folder:{tmp_path}"], SIZE, quiet=True)
+
+
+def test_a_cache_on_a_disk_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has is used; when that was, cannot be noted."""
+    video(tmp_path / "v/a.mp4", pictures(4))
+    first = pack([f"video_folder:{tmp_path}/v"], SIZE, quiet=True)
+
+    def refuse(path: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert pack([f"video_folder:{tmp_path}/v"], SIZE, quiet=True).fingerprint == first.fingerprint
 
 
 def test_a_full_disk(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
