@@ -29,7 +29,9 @@ def new_folder(path: Path, *, twin_is_fine: bool = False) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise LapaError(f"Cannot write {path}: {error.strerror}. Choose a folder that you may write to.") from None
+        raise LapaError(
+            f"Cannot write {path}: {error.strerror}. Choose a folder that you may write to (for the cache: LAPA_CACHE)."
+        ) from None
     try:
         yield work
         work.chmod(0o755)  # mkdtemp makes it private; what is shared should be readable

@@ -65,6 +65,7 @@ TIMES = ("timestamp", "timestamps", "time", "obs/timestamp", "observations/times
 PUSHT = {"img", "keypoint", "n_contacts", "state"}  # the arrays of Diffusion Policy's PushT
 LOOKED_AT = 5  # episodes that tell which arrays there are
 READ = 2  # part of signatures: raise it when the same files are read as something else
+SLOW = 5.0  # seconds from frame to frame: such times may as well be milliseconds, and tell no rate
 SCATTER = 0.1  # of a rate: what is measured differs by so much, and is one rate all the same
 NEXT_STATE, NONE = "next_state", "none"  # instead of an array for the action; of either, for none
 
@@ -395,6 +396,6 @@ def rate_of_times(recording: Recording) -> tuple[float, str] | None:
         with guarded(f"{recording.where}, {name}"):
             rows = array[recording.first : recording.first + min(count, 10_000)]
         gaps = np.diff(np.asarray(rows, np.float64).ravel())
-        if len(gaps) and np.isfinite(gaps).all() and (gaps > 0).all() and 1e-3 < np.median(gaps) < 60:
+        if len(gaps) and np.isfinite(gaps).all() and (gaps > 0).all() and 1e-3 < np.median(gaps) < SLOW:
             return round(float(1 / np.median(gaps)), 3), name
     return None

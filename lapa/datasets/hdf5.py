@@ -327,13 +327,15 @@ def _cut(place: Place, opened: Any) -> list[Place | BadVideo]:
 
 
 def _attributes(node: Any) -> dict[str, Any]:
-    """Attributes that are text or single numbers."""
+    """Attributes that are text, the first one of several texts, or single numbers."""
     found = {}
     for name in node.attrs:
         value = node.attrs[name]
         if isinstance(value, str | bytes | int | float | np.number):
             found[name] = value
-        elif isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "SOfiu":
+        elif (
+            isinstance(value, np.ndarray) and value.dtype.kind in ("SO" if value.size != 1 else "SOfiu") and value.size
+        ):
             found[name] = value.ravel()[0]
     return found
 

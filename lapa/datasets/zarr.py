@@ -164,7 +164,9 @@ class Zarr(Recordings):
     def _told_instruction(self, place: Place, recording: Recording) -> tuple[list[str], str]:
         wanted, about = self._config.instruction, recording.about
         for name in [wanted] if wanted else ["language_instruction", "instruction", "task", "prompt"]:
-            if isinstance(said := about.get(name), str) and said:
+            told = about.get(name)
+            several = told if isinstance(told, list) else [told]  # that say the same in other words
+            if said := next((text for text in several if isinstance(text, str) and text), ""):
                 return [said], f"the attribute {name}"
         if wanted:
             raise BadVideo(f"{recording.where}: the store has no attribute {wanted} with text.")

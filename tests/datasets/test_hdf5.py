@@ -200,6 +200,19 @@ def test_words_that_change_are_told(tmp_path: Path) -> None:
     assert CHANGES not in good(write(tmp_path / "y.h5", arrays, fps=10))[0].notes
 
 
+def test_several_texts_in_an_attribute(tmp_path: Path) -> None:
+    texts = np.array(["pick it up", "lift it"], h5py.string_dtype())
+    (episode,) = good(write(tmp_path / "open_drawer.h5", {"images": made.pictures(4)}, fps=10, instruction=texts))
+    assert episode.instruction == "pick it up"
+
+
+def test_times_in_milliseconds_tell_no_rate(tmp_path: Path) -> None:
+    spec = write(tmp_path / "x.h5", {"images": made.pictures(5), "timestamp": np.arange(5) * 20.0})
+    with pytest.raises(LapaError, match="fps="):
+        open_dataset(spec)
+    assert good(f"{spec},fps=50")[0].fps == 50
+
+
 def test_measured_rates_scatter(tmp_path: Path) -> None:
     """Times of one rate are one rate; of another, another."""
     for name, fps in (("a", 10), ("b", 10.3), ("c", 15)):

@@ -81,6 +81,12 @@ def test_a_folder_of_stores(tmp_path: Path) -> None:
     assert [e.id for e in good(f"zarr:{tmp_path}/all", 8)] == ["a/episode_0", "a/episode_1", "b/episode_0"]
 
 
+def test_several_texts_in_an_attribute(tmp_path: Path) -> None:
+    path = made_robots.diffusion_policy(tmp_path / "x.zarr")
+    zarr.open_group(str(path), mode="a").attrs["instruction"] = ["push it", "move it"]
+    assert {episode.instruction for episode in good(f"zarr:{path}")} == {"push it"}
+
+
 def test_rows_of_no_episode_are_told(tmp_path: Path) -> None:
     """As when a recording was stopped within an episode."""
     path = made_robots.diffusion_policy(tmp_path / "x.zarr")
