@@ -32,6 +32,7 @@ TEXTS = ("language_instruction", "natural_language_instruction", "instruction", 
          "caption", "prompt", "annotation", "text")  # fmt: skip
 LONG = 16  # numbers that a tensor has, at least, if it is a text of code points
 SHARD = re.compile(r"-(?P<split>[^-]+)\.tfrecord(-(?P<number>\d+)-of-\d+)?$")
+VERSION = re.compile(r"\d+\.\d+\.\d+")
 INFO, FEATURES = "dataset_info.json", "features.json"
 
 
@@ -330,10 +331,16 @@ def _text(row: bytes | Array) -> str:
 
 
 def _versioned(folder: Path) -> Path:
-    """The folder of features.json: this one, or the newest version below it."""
+    """The folder of features.json: this one, or the newest version below it. Raises LapaError where there is none, and
+    where there are several that are no versions."""
     if (folder / FEATURES).exists():
         return folder
     versions = sorted((path.parent for path in folder.glob(f"*/{FEATURES}")), key=number_of)
+    below = [] if versions else sorted({path.parent.parent for path in folder.glob(f"*/*/{FEATURES}")})
+    if below or (len(versions) > 1 and not all(VERSION.fullmatch(path.name) for path in versions)):
+        named = [path.name for path in below or versions]
+        told = ", ".join(named[:4]) + (", .." if len(named) > 4 else "")
+        raise LapaError(f"{folder}: is a folder of datasets ({told}). Give each with a --dataset of its own.")
     if not versions:
         raise LapaError(
             f"{folder}: is no RLDS dataset, {FEATURES} is missing here and one folder below. Check the path."
