@@ -393,7 +393,11 @@ def _shards(root: Path, split: str) -> list[Path]:
             by_split.setdefault(named["split"], []).append(path)
     if not by_split:
         raise LapaError(f"{root}: holds no shard (NAME-SPLIT.tfrecord-00000-of-00001). lapa reads TFRecord files only.")
-    return by_split[choose(split, by_split, "split", f" in {root}")]
+    found = by_split[choose(split, by_split, "split", f" in {root}")]
+    sets = sorted({re.sub(r"-\d+-of-", "-*-of-", path.name) for path in found})
+    if len(sets) > 1:
+        raise LapaError(f"{root}: holds the shards of {len(sets)} sets, {' and '.join(sets[:3])}. Keep those of one.")
+    return found
 
 
 def _lengths(info: dict[str, Any], split: str, path: Path) -> dict[int, int]:

@@ -353,6 +353,16 @@ def test_several_datasets_below_a_folder(tmp_path: Path) -> None:
             open_dataset(f"rlds:{tmp_path}/{folder}")
 
 
+def test_shards_of_two_sets(tmp_path: Path) -> None:
+    """As after a download of the same data, cut otherwise: each episode would count twice."""
+    root = rlds(tmp_path / "bridge_small", (3, 4), shards=2)
+    again = tfrecord(root / "bridge_small-train.tfrecord-00000-of-00001", [])
+    with pytest.raises(LapaError, match=r"2 sets, .*of-00001 and .*of-00002"):
+        open_dataset(f"rlds:{root}")
+    again.unlink()
+    assert len(good(f"rlds:{root}")) == 2
+
+
 def test_a_rate_of_nought_is_not_passed_over(tmp_path: Path) -> None:
     with pytest.raises(LapaError, match="fps"):
         read(f"rlds:{rlds(tmp_path / 'bridge_small')},fps=0")
