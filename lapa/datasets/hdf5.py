@@ -28,7 +28,7 @@ from lapa.data.folders import existing_folder, files_below, listing_hash, no_fil
 from lapa.data.images import number_of
 from lapa.data.installed import needed
 from lapa.data.notes import not_read
-from lapa.data.recordings import READ, TIMES, ArrayOptions, Place, Recordings, usual
+from lapa.data.recordings import ACTIONS, READ, TIMES, ArrayOptions, Place, Recordings, usual
 from lapa.data.words import words
 from lapa.plugins import choose
 
@@ -280,6 +280,8 @@ def _groups(opened: Any, pattern: str | None, where: str) -> list[str]:
         members = below(base)
         if members and all(member is None or _is_episode(path, member) for path, member in members):
             return [path for path, _ in members]
+        if len(members) > 1 and all(member is None or _has_actions(member) for _, member in members):
+            return [path for path, _ in members]  # called by their tasks, say
     return [""]
 
 
@@ -288,6 +290,12 @@ def _is_episode(path: str, member: Any) -> bool:
     import h5py
 
     return isinstance(member, h5py.Group) and (path[-1].isdigit() or "num_samples" in member.attrs)
+
+
+def _has_actions(member: Any) -> bool:
+    import h5py
+
+    return isinstance(member, h5py.Group) and any(_at(member, name) is not None for name in ACTIONS)
 
 
 def _of_split(opened: Any, groups: list[str], split: str, where: str) -> list[str]:

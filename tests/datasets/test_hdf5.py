@@ -200,6 +200,16 @@ def test_words_that_change_are_told(tmp_path: Path) -> None:
     assert CHANGES not in good(write(tmp_path / "y.h5", arrays, fps=10))[0].notes
 
 
+def test_episodes_by_any_name(tmp_path: Path) -> None:
+    """Groups with actions in each are episodes, whatever they are called; groups of cameras are not."""
+    arrays = {f"{name}/{part}": array for name in ("pick_cup", "place_cup") for part, array in
+              (("images", made.pictures(4)), ("actions", np.zeros((4, 2))))}  # fmt: skip
+    assert [e.id for e in good(write(tmp_path / "x.h5", arrays, fps=10))] == ["pick_cup", "place_cup"]
+    cameras = {"top/images": made.pictures(4), "side/images": made.pictures(4), "arm/actions": np.zeros((4, 2))}
+    (one,) = good(write(tmp_path / "y.h5", cameras, fps=10))
+    assert one.camera == "top/images"
+
+
 def test_several_texts_in_an_attribute(tmp_path: Path) -> None:
     texts = np.array(["pick it up", "lift it"], h5py.string_dtype())
     (episode,) = good(write(tmp_path / "open_drawer.h5", {"images": made.pictures(4)}, fps=10, instruction=texts))
