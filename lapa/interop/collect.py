@@ -105,7 +105,9 @@ def write(
     cameras = [first.camera or "main", *views]
     counts = {"episodes": number, "frames": frames, "with": "with" if names else "without", "cameras": cameras}
     told = f"instructions: {origins([e.instruction for e in seen], [e.instruction_from for e in seen])}"
-    return {**counts, "notes": [*notes_of(seen), told]}
+    others = dict.fromkeys(e.camera for e in seen if e.camera not in ("", first.camera))
+    told_too = [f"camera: {', '.join(others)} is written as {cameras[0]}, the first episode's"] if others else []
+    return {**counts, "notes": [*notes_of(seen), *told_too, told]}
 
 
 def _takes(spec: Spec, wanted: Sequence[str]) -> Iterator[Take | BadVideo]:

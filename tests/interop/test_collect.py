@@ -132,6 +132,15 @@ def test_a_measured_rate_is_no_news() -> None:
     assert "29.97" in rate_in_words(29.97)
 
 
+def test_another_camera_under_the_first_ones_name_is_told(tmp_path: Path) -> None:
+    root = arm(tmp_path / "arm")
+    found = collect([f"lerobot:{root},camera=top", f"lerobot:{root},camera=wrist"], tmp_path / "out")
+    assert found["cameras"] == ["top"]
+    assert "camera: wrist is written as top, the first episode's" in found["notes"]
+    found = collect([f"lerobot:{root},camera=top"], tmp_path / "alone")
+    assert not any("is written as" in note for note in found["notes"])
+
+
 def test_an_episode_that_is_listed_twice(tmp_path: Path) -> None:
     root = robot(tmp_path / "a", [rows(4), rows(4, 0, 1)])
     table = root / "meta/episodes.jsonl"
