@@ -27,6 +27,7 @@ from lapa.data.sequences import Series, series_of
 
 ACTION = 7  # dimensions that the released code has names for: three of place, three of rotation, the gripper
 LONGEST = 4096  # characters of a path
+MARKS = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"  # what may stand before the first bracket: a mark of UTF-8 or UTF-16, blanks
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
 
@@ -169,7 +170,7 @@ def _in_order(rows: Sequence[Line], one: Series) -> list[Line]:
 def _read(path: Path, config: Config) -> Iterator[Line | BadVideo]:
     """The rows of a jsonl, or of a JSON list, a BadVideo for one that cannot be used."""
     with path.open("rb") as file:
-        listed = file.read(200).lstrip().startswith(b"[")
+        listed = file.read(200).lstrip(MARKS).startswith(b"[")
     rows = enumerate(read_foreign_json(path)) if listed else read_lines(path)
     for number, row in rows:
         where = f"{path}, {'row' if listed else 'line'} {number}"

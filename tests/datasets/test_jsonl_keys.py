@@ -63,3 +63,16 @@ def test_a_bad_row_is_no_episode(tmp_path: Path) -> None:
         file.write('{"x": 1}\n')
     with pytest.raises(LapaError, match=f"no episode {count}; it has {count}"):
         list(open_dataset(f"{spec},episodes={count}").episodes())
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("listed", [False, True])
+def test_with_a_mark_at_the_start(tmp_path: Path, coding: str, listed: bool) -> None:
+    path = jsonl(tmp_path)
+    usual = [e.id for e in open_dataset(f"lapa_jsonl:{path},fps=5").episodes() if isinstance(e, Episode)]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    text = json.dumps(rows) if listed else "\r\n".join(map(json.dumps, rows))
+    path.write_text(text, encoding=coding, newline="")
+    found = list(open_dataset(f"lapa_jsonl:{path},fps=5").episodes())
+    assert [e.id for e in found if isinstance(e, Episode)] == usual
+    assert len(found) == len(usual)
