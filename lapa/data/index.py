@@ -484,8 +484,8 @@ def _check(episode: Episode, kept: list[Episode], spec: str) -> None:
 def _check_vector(value: Array | None, first: Array | None, length: int, where: str, word: str) -> None:
     if value is None or first is None:
         if value is not first:
-            has, had = ("no", "have one") if value is None else (f"a {word}, the", "have none")
-            raise BadVideo(f"{where} has {has} {word if value is None else 'episodes before it'}; {had}.")
+            has, had = ("no", "have one") if value is None else ("an" if word == "action" else "a", "have none")
+            raise BadVideo(f"{where} has {has} {word}; the episodes before it {had}.")
         return
     if value.ndim != 2 or len(value) != length:
         raise BadVideo(f"{where}: {word} has the shape {value.shape}, expected [{length}, dimensions].")

@@ -187,7 +187,13 @@ class WebDataset:
             state=state,
             size=outline.size,
             camera=self.camera,
-            notes=(*self._notes, *outline.notes, *self._beside, *([CHANGES] if len(texts) > 1 else [])),
+            notes=(
+                *self._notes,
+                *outline.notes,
+                *self._beside,
+                *([CHANGES] if len(texts) > 1 else []),
+                *self._unread(clip),
+            ),
             instruction_from=origin if texts[0] else "",
         )
 
@@ -236,7 +242,8 @@ class WebDataset:
     def _instruction(self, clip: Clip, about: Mapping[str, Any], where: str) -> tuple[list[str], str]:
         """The instructions of a clip, each once, and where they are from."""
         wanted = self._config.instruction
-        for ending in [wanted] if wanted else TEXTS:
+        endings = [wanted] if wanted else [*TEXTS, *(f"{self.camera}.{text}" for text in TEXTS)]
+        for ending in endings:
             if ending in clip.files:
                 with guarded(printable(clip.files[ending])):
                     said = clip.files[ending].read().decode("utf-8-sig")
@@ -248,6 +255,14 @@ class WebDataset:
         if wanted:
             raise BadVideo(f"{where}: has no text {wanted}, neither as a file nor in its JSON.")
         return [words(clip.key.rpartition("/")[2])], "names of files"
+
+    def _unread(self, clip: Clip) -> tuple[str, ...]:
+        """A note on files of a sample that nobody reads, such as key.cls and key.actions.npz."""
+        arrays = [f"{key}.npy" for keys in VECTORS.values() for key in keys]
+        whole = ("json", self._config.instruction, *arrays)
+        known = (*(ending[1:] for ending in (*VIDEOS, *PICTURES)), *TEXTS)
+        rest = [name for name in clip.files if name not in whole and name.rpartition(".")[2] not in known]
+        return (f"not read: .{', .'.join(sorted(rest))}",) if rest else ()
 
 
 def _clips(tar: Path) -> tuple[list[Clip], BadVideo | None]:

@@ -131,6 +131,13 @@ def test_words_and_rates_in_other_forms(tmp_path: Path) -> None:
     assert CHANGES not in first.notes
 
 
+def test_files_that_nobody_reads_are_told(tmp_path: Path) -> None:
+    files = {"c.v1.mp4": film(tmp_path), "c.v1.txt": b"lift it", "c.cls": b"3", "c.actions.npz": b"x"}
+    (episode,) = good(f"webdataset:{tar(tmp_path / 'a.tar', files)}")
+    assert episode.instruction == "lift it"
+    assert "not read: .actions.npz, .cls" in episode.notes
+
+
 # --- what cannot be read
 
 
