@@ -279,8 +279,13 @@ class Recordings(ABC):
         self.fps, self._rate_from = self._rate(recording)
         self._upright(recording.about)  # refuses angles that make no sense
         acted = f"the next state (action={NONE} leaves it out)" if self._next_state else _joined(self._action)
+        used = {self._path, *(part.name for part in (*self._action, *self._state))}
+        rest = [name for name, array in arrays.items() if is_numbers(array) and name not in {*used, *cameras.values()}]
+        can = f" (of {', '.join(rest[:6])}{', ..' if len(rest) > 6 else ''}, " if rest else ""
+        acts = f"{can}action= can take some)" if can and acted == NONE and options.action is None else ""
+        held = f"{can}state= can take some)" if can and not self._state and options.state is None else ""
         self._why = (f"camera: {self.camera}, {why}",) if why else ()
-        self._taken = f"taken: action from {acted}, state from {_joined(self._state)}"
+        self._taken = f"taken: action from {acted}{acts}, state from {_joined(self._state)}{held}"
 
     # --- what each episode says for itself, for files of one folder may differ
 

@@ -210,6 +210,16 @@ def test_episodes_by_any_name(tmp_path: Path) -> None:
     assert one.camera == "top/images"
 
 
+def test_numbers_that_are_not_taken_are_named(tmp_path: Path) -> None:
+    arrays = {"images": made.pictures(4), "cmd/arm": np.zeros((4, 2))}
+    (episode,) = good(write(tmp_path / "x.h5", arrays, fps=10))
+    (told,) = (note for note in episode.notes if note.startswith("taken: "))
+    assert "action from none (of cmd/arm, action= can take some)" in told
+    assert "state from none (of cmd/arm, state= can take some)" in told
+    (episode,) = good(write(tmp_path / "x.h5", arrays, fps=10) + ",action=arm,state=none")
+    assert "taken: action from cmd/arm, state from none" in episode.notes
+
+
 def test_several_texts_in_an_attribute(tmp_path: Path) -> None:
     texts = np.array(["pick it up", "lift it"], h5py.string_dtype())
     (episode,) = good(write(tmp_path / "open_drawer.h5", {"images": made.pictures(4)}, fps=10, instruction=texts))
