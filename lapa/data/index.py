@@ -233,9 +233,9 @@ class Listing:
         if set(kinds) - {"delta"}:  # so that the fingerprints of deltas are those of lapa 0.1
             digest.update(json.dumps(kinds).encode())
         cameras = getattr(source, "cameras", ()) or tuple(filter(None, [kept[0].camera]))
-        robots = {e.embodiment for e in kept}
+        robots = {e.embodiment for e in kept if e.embodiment}
         told = {"kinds": kinds, "kinds_from": kinds_from, "camera": kept[0].camera, "cameras": cameras,
-                "embodiment": kept[0].embodiment if len(robots) == 1 else "", "dataset": self.spec,
+                "embodiment": robots.pop() if len(robots) == 1 else "", "dataset": self.spec,
                 "instructions_from": [e.instruction_from for e in kept], "notes": _all_notes(source, kept)}  # fmt: skip
         meta = {"image_size": size, "fingerprint": digest.hexdigest(), "bad": self.bad, **texts, **told, **about}
         (work / META).write_text(json.dumps(meta))
@@ -429,7 +429,7 @@ def _all_notes(source: object, kept: Sequence[Episode]) -> list[str]:
     own = list(getattr(source, "notes", ()))
     if isinstance(source, Index):
         return own
-    robots = Counter(episode.embodiment or "unknown" for episode in kept)
+    robots = Counter(episode.embodiment for episode in kept if episode.embodiment)
     several = [f"robot: {', '.join(f'{name} ({n})' for name, n in robots.items())}; taken together without a name"]
     return [*notes_of(kept), *own, *(several if len(robots) > 1 else [])]
 

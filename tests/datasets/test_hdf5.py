@@ -175,19 +175,21 @@ def test_files_that_say_different_things(tmp_path: Path) -> None:
         ("a", made.pictures(5), {"fps": 10, "robot": "ur5"}),
         ("b", flipped, {"fps": 30, "robot": "franka", "macros_image_convention": "opengl"}),
         ("c", made.pictures(5), {"robot": "ur5"}),
+        ("d", made.pictures(5), {}),
     ):
         write(tmp_path / f"set/{name}.h5", {"images": pictures, "actions": np.zeros((5, 2))}, **about)
     spec = f"hdf5:{tmp_path}/set"
     episodes = good(spec)
-    assert [(e.fps, e.embodiment) for e in episodes] == [(10, "ur5"), (30, "franka"), (10, "ur5")]
+    assert [(e.fps, e.embodiment) for e in episodes] == [(10, "ur5"), (30, "franka"), (10, "ur5"), (10, "")]
     for number, episode in enumerate(episodes):
         np.testing.assert_array_equal(episode.frames, made.pictures(5), err_msg=str(number))
     found = pack([spec], 16, quiet=True, cache=tmp_path / "cache")
-    assert found.fps.tolist() == [10, 30, 10]
+    assert found.fps.tolist() == [10, 30, 10, 10]
     assert found.embodiments == ("",)
     assert [line for line in found.told() if "ur5 (2), franka (1)" in line]
-    assert [line for line in found.told() if "rate: 30 Hz" in line and "1 episode of 3" in line]
-    assert [e.fps for e in good(f"{spec},fps=20")] == [20] * 3
+    assert [line for line in found.told() if "rate: 30 Hz" in line and "1 episode of 4" in line]
+    assert pack([f"{spec},episodes=2-3"], 16, quiet=True, cache=tmp_path / "cache").embodiments == ("ur5",)
+    assert [e.fps for e in good(f"{spec},fps=20")] == [20] * 4
 
 
 def test_words_that_change_are_told(tmp_path: Path) -> None:
