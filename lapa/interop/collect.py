@@ -152,8 +152,10 @@ class _View:
 
     def lacking(self, episode: str) -> str:
         """Why it has no film of an episode, as far as it is known."""
-        why = f": {self._bad[0]}" if len(self._bad) == 1 else f"; of {len(self._bad)} episodes" if self._bad else ""
-        return f'it has no film of episode "{episode}" that can be read{why}'
+        what = f'it has no film of episode "{episode}" that can be read'
+        if len(self._bad) > 1:
+            return f"{what}, and of {len(self._bad)} in all: {self._bad[0]}"
+        return f"{what}: {self._bad[0]}" if self._bad else f"{what}."
 
     def film(self, main: Episode) -> Array:
         """The frames of an episode. Raises BadVideo where there are not as many as the main camera has."""
