@@ -50,8 +50,9 @@ def existing_folder(path: str | Path, what: str) -> Path:
     """The folder `path` with ~ expanded. Raises LapaError when it is missing or is not a folder."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "does not exist"
-        raise LapaError(f"{what}: {folder} {problem}. Check the path.")
+        if folder.exists():
+            raise LapaError(f"{what}: {folder} is a file. Give the folder that it belongs to, such as {folder.parent}.")
+        raise LapaError(f"{what}: {folder} does not exist. Check the path.")
     return folder
 
 

@@ -353,6 +353,12 @@ def test_several_datasets_below_a_folder(tmp_path: Path) -> None:
             open_dataset(f"rlds:{tmp_path}/{folder}")
 
 
+def test_a_shard_is_given(tmp_path: Path) -> None:
+    root = rlds(tmp_path / "bridge_small")
+    with pytest.raises(LapaError, match=f"is a file.*{root}"):
+        open_dataset(f"rlds:{next(root.glob('*.tfrecord*'))}")
+
+
 def test_shards_of_two_sets(tmp_path: Path) -> None:
     """As after a download of the same data, cut otherwise: each episode would count twice."""
     root = rlds(tmp_path / "bridge_small", (3, 4), shards=2)
