@@ -115,6 +115,10 @@ class Recordings(ABC):
         """Frames a second, and who says so, as far as the kind of file says it."""
         return None
 
+    def _usual_rate(self, recording: Recording) -> tuple[float, str] | None:
+        """The same of files that are known by their arrays and do not say it."""
+        return None
+
     def _told_turn(self, about: Mapping[str, Any]) -> tuple[Turn, str]:
         """How to bring pictures upright, and who says so, as far as the kind of file says it."""
         return Turn(), "as stored"
@@ -314,7 +318,7 @@ class Recordings(ABC):
     def _rate(self, recording: Recording) -> tuple[float, str]:
         if self._options.fps is not None and not 0 < self._options.fps < math.inf:
             raise LapaError(f"{self._name}: fps is above 0, not {self._options.fps:g}.")
-        if told := self._known_rate(recording):
+        if told := self._known_rate(recording) or self._usual_rate(recording):
             return told
         raise LapaError(f"{recording.where}: does not say its frame rate. Say it: {self._name},fps=20")
 

@@ -135,6 +135,9 @@ class Hdf5(Recordings):
                 value = holder.get(name)
                 if isinstance(value, int | float | np.number) and 0 < float(value) < 1e6:
                     return float(value), f"as {source} {name} says"
+        return None
+
+    def _usual_rate(self, recording: Recording) -> tuple[float, str] | None:
         if "observations/qpos" in recording.arrays and not usual(recording.arrays, TIMES):
             return ALOHA, "that of ALOHA and ACT, whose files do not store it; fps= says another"
         return None

@@ -150,6 +150,9 @@ class Zarr(Recordings):
             value = recording.about.get(name)
             if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e6:
                 return float(value), f"as the attribute {name} says"
+        return None
+
+    def _usual_rate(self, recording: Recording) -> tuple[float, str] | None:
         if {"camera0_rgb", "robot0_eef_pos"} <= recording.arrays.keys():
             return UMI, "that of UMI's cameras, which the store does not say; fps= says another"
         if recording.arrays.keys() >= PUSHT:

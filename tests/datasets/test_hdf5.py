@@ -235,6 +235,15 @@ def test_times_in_milliseconds_tell_no_rate(tmp_path: Path) -> None:
     assert good(f"{spec},fps=50")[0].fps == 50
 
 
+def test_a_rate_that_one_file_says_is_that_of_the_others(tmp_path: Path) -> None:
+    """ALOHA's own is for where none says any."""
+    root = made_robots.aloha(tmp_path / "fold", (4, 4))
+    assert {e.fps for e in good(f"hdf5:{root}")} == {50}
+    with h5py.File(root / "episode_0.hdf5", "r+") as file:
+        file.attrs["fps"] = 30
+    assert {e.fps for e in good(f"hdf5:{root}")} == {30}
+
+
 def test_measured_rates_scatter(tmp_path: Path) -> None:
     """Times of one rate are one rate; of another, another."""
     for name, fps in (("a", 10), ("b", 10.3), ("c", 15)):
