@@ -48,6 +48,9 @@ Your videos    lapa quantize --dataset video_folder:clips/ --preset video --out 
                Each command ends by naming the next one.
 All commands   lapa --help"""
 
+UNUSABLE = (  # errors of a place that the user can change
+    *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+)
 MANY = ("quantize", "fit", "label", "pretrain", "finetune", "ground")  # run in many processes under torchrun
 
 
@@ -84,7 +87,13 @@ def main(arguments: list[str] | None = None) -> None:
                 "again (with --resume where it trains); what was finished is kept."
             )
             sys.exit(_complain(message, error))
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        if error.errno == errno.EFBIG:
+            message = (
+                f"the disk takes no file as large as {error.filename or 'was to be written'} (a FAT disk stops at "
+                "4 GB; see also ulimit -f). Choose another place (--out, or LAPA_CACHE for what is read)."
+            )
+            sys.exit(_complain(message, error))
+        if error.errno in UNUSABLE:
             message = f"cannot use {error.filename}: {error.strerror}. Choose a place you may write to."
             sys.exit(_complain(message, error))
         raise

@@ -136,12 +136,14 @@ def parse(kind: str, text: str, more: Mapping[str, Any] | None = None) -> tuple[
 
     The options are the fields of the plug-in's Config but `path`, and `more`, name -> type, where it has none of that
     name. Only a comma before NAME= separates, and none of a path that exists. Raises LapaError for an unknown name or
-    option, and for a value that does not fit.
+    option, for one that is given twice, and for a value that does not fit.
     """
     name, colon, rest = re.fullmatch(r"([^:,]*)(:?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     config = find(kind, name)
-    whole = bool(colon) and Path(rest).expanduser().exists()
-    first, *pairs = [rest] if whole else re.split(r",(?=[A-Za-z_]\w*=)", rest)
+    parts = re.split(r",(?=[A-Za-z_]\w*=)", rest)
+    there = (n for n in range(len(parts), 1, -1) if colon and Path(",".join(parts[:n])).expanduser().exists())
+    count = next(there, 1)  # parts that belong to the path
+    first, pairs = ",".join(parts[:count]), parts[count:]
     if not colon and first:
         raise LapaError(f"{text}: write {name}:PATH,option=value.")
     types = {**(more or {}), **{field.name: get_type_hints(config)[field.name] for field in fields(config)}}
@@ -150,6 +152,8 @@ def parse(kind: str, text: str, more: Mapping[str, Any] | None = None) -> tuple[
     for pair in pairs:
         option, _, value = pair.partition("=")
         choose(option, types, f"option of {name}")
+        if option in options:
+            raise LapaError(f"{text}: {option} is given twice.")
         options[option] = typed(value, types[option], option, text)
     return name, first if colon else None, options
 

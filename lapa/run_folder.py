@@ -5,8 +5,9 @@ A run may be ended early and kept (`end_early`, `lapa stop`), and made longer: -
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,25 @@ from lapa.training.loop import Optimisation
 from lapa.training.resume import Checkpoints
 
 PLACES = ("labels", "policy", "idm")  # inputs that are folders
+CONTENT = "content"  # in run.json: fingerprints of what the run learns from, known when that has been read
 
 
 def begin(
-    out: Path, recipe: Recipe, seed: int, resume: bool, kind: str, stage: str | None = None, **inputs: Any
+    out: Path,
+    recipe: Recipe,
+    seed: int,
+    resume: bool,
+    kind: str,
+    stage: str | None = None,
+    *,
+    content: Sequence[str] = (),
+    **inputs: Any,
 ) -> bool:
     """Open the output folder of a training run; True when there is nothing left to do.
 
     `stage` is the setting of the recipe that says how the run is optimised, such as "quantize": with it, --resume may
-    give more steps than before. Raises LapaError when `out` is in use without --resume, or was started with other
-    settings.
+    give more steps than before. `content` are fingerprints of what it learns from. Raises LapaError when `out` is in
+    use without --resume, or was started with other settings or on other data.
     """
 
     def start() -> bool:
@@ -38,12 +48,18 @@ def begin(
             return True
         if (out / "run.json").exists():
             before = _started(out)
+            begun = any(file.name != "run.json" for file in out.iterdir())
+            if begun and content and before.get(CONTENT, list(content)) != list(content):
+                raise LapaError(
+                    f"{out} was started on other data: {', '.join(wanted.get('dataset', []))} has changed since, or "
+                    "what was made of it. Put it back, or choose another --out."
+                )
             if stage and _steps(before, stage) < _steps(wanted, stage):
                 _lengthen(out, before, recipe, stage)
                 before = _with_steps(before, wanted, stage)
             if added := _difference(before, _completed(before, wanted)):
                 print(f"Note: {out} was started by a lapa without this setting; it goes on with its default ({added}).")
-        write_json(out / "run.json", wanted)
+        write_json(out / "run.json", wanted | ({CONTENT: list(content)} if content else {}))
         return False
 
     return on_first_rank(start)
@@ -166,7 +182,7 @@ def _filled(before: dict[str, Any], now: dict[str, Any], usual: dict[str, Any]) 
 
 def _places(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with datasets and folders written in one way: "clips", "clips/" and the whole path are one place."""
-    made = {key: _here(value) if key in PLACES else value for key, value in settings.items()}
+    made = {key: _here(value) if key in PLACES else value for key, value in settings.items() if key != CONTENT}
     data = settings.get("dataset", [])
     return {**made, "dataset": [_one_way(text) for text in ([data] if isinstance(data, str) else data)]}
 
@@ -176,7 +192,8 @@ def _one_way(text: str) -> str:
         spec = parse(text)
     except LapaError:  # of a run that was started with a plug-in which is not there now
         return text
-    options = {**spec.options, **({"weight": spec.weight} if spec.weight else {})}
+    options = {**spec.options, **asdict(spec.choice), "weight": spec.weight}
+    options = {name: value for name, value in options.items() if value is not None}
     return ",".join([f"{spec.name}:{_here(spec.path)}", *(f"{name}={options[name]}" for name in sorted(options))])
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lapa import cli
@@ -133,3 +136,34 @@ def test_made_longer_with_the_start_that_was_chosen(robot: Path, small: list[str
     made = load_artefact(out, "laq").config
     assert made["starts"] == chosen
     assert made["model"]["quantizer_options"]["threshold"] == (0.8, 0.9)[chosen["chosen"]]
+
+
+def test_resumed_on_other_data(
+    robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other episodes of the dataset are another setting, and a dataset whose content changed is other data: neither is
+    mixed into a run that has begun."""
+    data = shutil.copytree(robot, tmp_path / "robot")
+
+    def trained(options: str, steps: int, out: Path) -> None:
+        data_spec = f"lerobot:{data}{options}"
+        run("quantize", "--dataset", data_spec, *small, "--out", out, "--steps", steps, "--resume")
+
+    out = tmp_path / "laq"
+    trained(",episodes=0-5", 1, out)
+    for options in (",episodes=6-11", ",without=0-5", ",episodes=0-5,stride=2", ""):
+        with pytest.raises(SystemExit):
+            trained(options, 2, out)
+        assert "other settings (dataset" in capsys.readouterr().err
+    tasks = data / "meta/tasks.parquet"
+    table = pq.read_table(tasks)
+    said = pa.array([f"{text} now" for text in table["task"].to_pylist()])
+    pq.write_table(table.set_column(table.column_names.index("task"), "task", said), tasks)
+    with pytest.raises(SystemExit):
+        trained(",episodes=0-5", 2, out)
+    assert "other data" in capsys.readouterr().err
+    started = json.loads((out / "run.json").read_text())
+    fresh = tmp_path / "fresh"  # a start that came to nothing holds nobody to its data
+    fresh.mkdir()
+    (fresh / "run.json").write_text(json.dumps(started))
+    trained(",episodes=0-5", 1, fresh)

@@ -67,7 +67,8 @@ def quantize(
         return
     packed: Any = (open_stream if stream else open_pack)(dataset, recipe.laq.image_size, how.skip_bad)
     few = open_pack(labelled, recipe.laq.image_size, how.skip_bad) if labelled else None
-    begin(out, recipe, how.seed, how.resume, "laq", "quantize", **inputs)
+    content = [found.fingerprint for found in (packed, few) if found is not None]
+    begin(out, recipe, how.seed, how.resume, "laq", "quantize", content=content, **inputs)
     print_watch(out)
     results = fit_laq(packed, recipe, out, how.seed, stream or 0, few)
     print_results(results)
@@ -101,7 +102,7 @@ def fit(
         return
     packed = open_pack(dataset, recipe.idm.image_size, how.skip_bad)
     packed.require_actions("inverse dynamics (lapa fit)")
-    begin(out, recipe, how.seed, how.resume, "idm", "fit_idm", dataset=dataset)
+    begin(out, recipe, how.seed, how.resume, "idm", "fit_idm", content=[packed.fingerprint], dataset=dataset)
     print_watch(out)
     results = fit_idm(packed, recipe, out, how.seed)
     print_results(results)
@@ -217,7 +218,8 @@ def pretrain(
     else:
         packed = open_pack(dataset, policy.image_size, how.skip_bad, policy.fit, policy.cameras)
     check_labels(packed, found, manifest, wanted)
-    begin(out, recipe, how.seed, how.resume, "policy", policy.pretrained_by, **inputs)
+    content = [packed.fingerprint, str(manifest["source_hash"])]
+    begin(out, recipe, how.seed, how.resume, "policy", policy.pretrained_by, content=content, **inputs)
     print_watch(out)
     print_results(train(packed, found, manifest, recipe, out, how.seed, wanted, stream or 0))
     print(f"The pretrained policy is in {out}.")
@@ -276,7 +278,8 @@ def finetune(
               f"{usual}. To change it, add --set policy.decoding={usual}.")  # fmt: skip
     packed = open_pack(dataset, its.image_size, how.skip_bad, its.fit, changes.get("cameras", its.cameras))
     packed.require_actions("finetuning")
-    begin(out, recipe, how.seed, how.resume, "policy", its.finetuned_by, **inputs)
+    content = [packed.fingerprint]
+    begin(out, recipe, how.seed, how.resume, "policy", its.finetuned_by, content=content, **inputs)
     if not reads:
         print_watch(out)
     print_results(train(packed, policy, recipe, out, how.seed, idm, changes))
@@ -381,7 +384,7 @@ def tune(
     here = benchmark is not None or not differences(packed.action_spec, scenes.spec.action)
     if not here:
         require_enough(packed)
-    begin(out, recipe, seed, resume, "policy", **inputs)
+    begin(out, recipe, seed, resume, "policy", content=[packed.fingerprint], **inputs)
     found = search(packed, policy, recipe, out, seed, scenes if here else None, episodes, only, idm)
     print(f"Chosen: {found['chosen']}. The robot policy is in {out}.")
     where = f"--benchmark {quoted(benchmark or 'tabletop')} --episodes 500" if here else "--dataset OTHER_EPISODES"

@@ -29,6 +29,7 @@ BLOCK = 16 << 20  # bytes that are read at once, about
 CHUNK = 1 << 30  # bytes: a file that says its chunks are larger is taken for damage before memory is
 STEPS = 1 << 32  # likewise for frames of an episode
 SHORTEST = 64  # bytes of a coded picture
+LOOKED_AT = 8  # pictures that tell whether floats are from 0 to 1
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
 
 
@@ -220,7 +221,7 @@ def pictures_of(
     where, array, first = f"{recording.where}, {camera}", recording.arrays[camera], recording.first
     shape = picture_size(recording, camera, turn)
     kind = coding(array)
-    unit = array.dtype.kind == "f" and kind != "coded" and _is_unit(array, first, where)
+    unit = array.dtype.kind == "f" and kind != "coded" and _is_unit(array, first, length, where)
     row = array.dtype.itemsize * math.prod(array.shape[1:]) if kind != "coded" else shape[0] * shape[1]
     step = max(1, min(64, BLOCK // max(row, 1)))
     for at in range(start, length, step):
@@ -240,10 +241,13 @@ def pictures_of(
             yield resized(frame, size)
 
 
-def _is_unit(array: Rows, first: int, where: str) -> bool:
-    """Are floats from 0 to 1, by the first picture?"""
-    with guarded(f"{where}, frame 0"):
-        return float(np.max(array[first : first + 1], initial=0.0)) <= 1.0
+def _is_unit(array: Rows, first: int, length: int, where: str) -> bool:
+    """Are floats from 0 to 1, by some pictures of the episode? One alone may be black."""
+    for frame in np.unique(np.linspace(0, length - 1, LOOKED_AT).astype(int)).tolist():
+        with guarded(f"{where}, frame {frame}"):
+            if float(np.max(array[first + frame : first + frame + 1], initial=0.0)) > 1.0:
+                return False
+    return True
 
 
 def _eight_bits(picture: Array, unit: bool, where: str, t: int) -> Array:

@@ -25,6 +25,7 @@ TEXT = ("instruction", "caption", "text", "language_instruction", "natural_langu
         "title")  # fmt: skip
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
 DELIMITERS = ",\t;|"
+NOTHING = ("nan", "none", "null", "n/a")  # as programs write that there is no text
 
 
 class NoTable(LapaError):
@@ -110,11 +111,17 @@ def _of_csv(path: Path, clips: Clips) -> Iterator[Caption | BadVideo]:
                 raise _lacking(path, _cells(first, delimiter))
             header = [FILE[0], TEXT[0]]
         ahead = len(text[: text.find(first)].splitlines()) + bool(marked)
+        named, line = max(i for i, name in enumerate(header) if name) + 1, reader.line_num
         for cells in reader:
-            where = f"{path}, line {reader.line_num + ahead}"
+            where, line = f"{path}, line {line + 1 + ahead}", reader.line_num
             if not any(cell.strip() for cell in cells):
                 continue
-            if any(cell.strip() for cell in cells[len(header) :]):
+            if swallowed := _swallowed(cells, delimiter, clips):
+                yield BadVideo(
+                    f"{where}: a double quote that begins a cell does not end, so that the row of {swallowed} is a "
+                    "part of it. Close it, or write it twice within a cell in quotes."
+                )
+            elif any(cell.strip() for cell in cells[named:]):
                 yield BadVideo(
                     f"{where}: has more columns than the header. Put an instruction with a comma in double quotes."
                 )
@@ -124,6 +131,13 @@ def _of_csv(path: Path, clips: Clips) -> Iterator[Caption | BadVideo]:
                 yield _row(dict(zip(header[:shared], cells[:shared], strict=True)), where)
     except csv.Error as error:
         raise LapaError(f"{path}: the captions cannot be read ({error}).") from None
+
+
+def _swallowed(cells: Sequence[str], delimiter: str, clips: Clips) -> str:
+    """The first clip whose row a cell holds, as when a quote is not closed; "" for none."""
+    inside = (line for cell in cells for line in cell.splitlines()[1:])
+    named = (_cells(line, delimiter) for line in inside if delimiter in line)
+    return next((cells[0] for cells in named if clips.find(cells[0])), "")
 
 
 def _columns(line: str, delimiter: str) -> int:
@@ -179,7 +193,7 @@ def _objects(rows: Sequence[tuple[str, Any]], path: Path) -> Iterator[Caption | 
 
 
 def _row(row: dict[str, Any], where: str) -> Caption | BadVideo:
-    file = next((row[key] for key in FILE if row.get(key)), None)
+    file = next((row[key] for key in FILE if row.get(key) not in (None, "")), None)
     texts = [row[key] for key in TEXT if key in row]
     text = next((one for one in texts if one), "")
     if isinstance(text, list):  # several captions of one clip: the first
@@ -188,7 +202,8 @@ def _row(row: dict[str, Any], where: str) -> Caption | BadVideo:
         file = str(file)
     if not (isinstance(file, str) and file.strip() and texts and isinstance(text, str)):
         return BadVideo(f"{where}: names no file and an instruction.")
-    return Caption(where, PurePosixPath(file.strip()).as_posix(), " ".join(text.split()))
+    text = "" if text.strip().casefold() in NOTHING else " ".join(text.split())
+    return Caption(where, PurePosixPath(file.strip()).as_posix(), text)
 
 
 def _has_columns(keys: Sequence[str]) -> bool:

@@ -91,7 +91,7 @@ def _kept(pack: Path, frames: Array, encode: Encode, width: int, name: str, key:
             _computed(frames, encode, made, name)
             made.flush()
             write_json(work / META, {"dataset": about["dataset"], "features": shape})
-    with suppress(PermissionError):  # as of a pack
+    with suppress(OSError):  # as of a pack
         os.utime(entry / META)
     return np.asarray(np.memmap(entry / FEATURES, np.float16, "r", shape=shape))
 

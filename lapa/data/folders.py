@@ -29,7 +29,9 @@ def new_folder(path: Path, *, twin_is_fine: bool = False) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise LapaError(f"Cannot write {path}: {error.strerror}. Choose a folder that you may write to.") from None
+        raise LapaError(
+            f"Cannot write {path}: {error.strerror}. Choose a folder that you may write to (for the cache: LAPA_CACHE)."
+        ) from None
     try:
         yield work
         work.chmod(0o755)  # mkdtemp makes it private; what is shared should be readable
@@ -48,8 +50,9 @@ def existing_folder(path: str | Path, what: str) -> Path:
     """The folder `path` with ~ expanded. Raises LapaError when it is missing or is not a folder."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "does not exist"
-        raise LapaError(f"{what}: {folder} {problem}. Check the path.")
+        if folder.exists():
+            raise LapaError(f"{what}: {folder} is a file. Give the folder that it belongs to, such as {folder.parent}.")
+        raise LapaError(f"{what}: {folder} does not exist. Check the path.")
     return folder
 
 
@@ -125,5 +128,7 @@ def listing_hash(root: Path, files: Iterable[Path]) -> str:
     for file in sorted(files):
         stat = file.stat() if file.exists() else file.lstat()  # of a link to nowhere, the link
         name = os.fsencode(os.path.relpath(file, root))
+        if not os.access(file, os.R_OK):  # it may be one day, and nothing else of it changes then
+            name += b"\0unreadable"
         digest.update(name + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -31,6 +32,7 @@ META = "pack.json"
 NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)  # not a slice of the frames: that would keep them in memory
 THE_DATA = "the data"
 VECTORS = {"actions": "action", "state": "state"}
+APART = 1.1  # times: rates that are further apart are told of, where there are actions
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ class Index:
         lines = []
         if self.action_spec is not None and self.actions is not None:
             lines.append(f"action: {described(self.action_spec)}; kinds told by {self.kinds_from}")
+            if self.fps.max() > APART * self.fps.min():
+                span = f"{self.fps.min():.4g} to {self.fps.max():.4g}"
+                lines.append(f"action: of {span} Hz, each for a step at its own rate")
         elif any(self.widths):
             lines.append(f"action: left out, for the datasets {self._why_no_actions()}")
         if self.camera and not any("camera: " in note for note in self.notes):
@@ -228,8 +233,9 @@ class Listing:
         if set(kinds) - {"delta"}:  # so that the fingerprints of deltas are those of lapa 0.1
             digest.update(json.dumps(kinds).encode())
         cameras = getattr(source, "cameras", ()) or tuple(filter(None, [kept[0].camera]))
+        robots = {e.embodiment for e in kept if e.embodiment}
         told = {"kinds": kinds, "kinds_from": kinds_from, "camera": kept[0].camera, "cameras": cameras,
-                "embodiment": kept[0].embodiment, "dataset": self.spec,
+                "embodiment": robots.pop() if len(robots) == 1 else "", "dataset": self.spec,
                 "instructions_from": [e.instruction_from for e in kept], "notes": _all_notes(source, kept)}  # fmt: skip
         meta = {"image_size": size, "fingerprint": digest.hexdigest(), "bad": self.bad, **texts, **told, **about}
         (work / META).write_text(json.dumps(meta))
@@ -240,7 +246,7 @@ def load(entry: Path, spec: str) -> tuple[Index, dict[str, Array]]:
     damaged."""
     try:
         meta = json.loads((entry / META).read_text())
-        with suppress(PermissionError):  # a cache that others share may be read only
+        with suppress(OSError):  # a cache that others share, or its disk, may be read only
             os.utime(entry / META)  # last used: `lapa cache --list`
         tables = {p.stem: np.load(p, allow_pickle=False) for p in entry.glob("*.npy")}
         actions, fps = tables.pop("actions", None), tables.pop("fps")
@@ -311,7 +317,7 @@ def join(parts: Sequence[Index]) -> dict[str, Any]:
         "embodiments": tuple(name for p in parts for name in p.embodiments),
         "fit": parts[0].fit,
         "instructions_from": tuple(name for p in parts for name in p.instructions_from),
-        "notes": tuple(f"{p.spec}: {note}" for p in parts for note in p.notes),
+        "notes": (*_other_names(parts, actions, state), *(f"{p.spec}: {note}" for p in parts for note in p.notes)),
     }
 
 
@@ -397,6 +403,17 @@ def _join_vectors(parts: list[Array | None]) -> Array | None:
     return np.concatenate(present) if same else None
 
 
+def _other_names(parts: Sequence[Index], actions: Array | None, state: Array | None) -> list[str]:
+    """A note on numbers that the datasets name differently, and that are put below one another all the same."""
+    told = []
+    for word, values in (("action", actions), ("state", state)):
+        found = dict.fromkeys(names for p in parts if (names := getattr(p, f"{word}_names")))
+        if values is not None and len(found) > 1:
+            each = "; ".join(_named(names) for names in found)
+            told.append(f"{word}: named differently by the datasets ({each}); taken as the same, in their order")
+    return told
+
+
 def _kinds(first: Episode, tables: dict[str, Array], source: object) -> tuple[tuple[ActionKind, ...], str]:
     """The kinds of the actions, and who tells them."""
     if "actions" not in tables:
@@ -408,9 +425,13 @@ def _kinds(first: Episode, tables: dict[str, Array], source: object) -> tuple[tu
 
 
 def _all_notes(source: object, kept: Sequence[Episode]) -> list[str]:
-    """Those of a dataset and of its episodes; an index has both already."""
+    """Those of a dataset and of its episodes, and its robots where there are several; an index has them already."""
     own = list(getattr(source, "notes", ()))
-    return own if isinstance(source, Index) else [*notes_of(kept), *own]
+    if isinstance(source, Index):
+        return own
+    robots = Counter(episode.embodiment for episode in kept if episode.embodiment)
+    several = [f"robot: {', '.join(f'{name} ({n})' for name, n in robots.items())}; taken together without a name"]
+    return [*notes_of(kept), *own, *(several if len(robots) > 1 else [])]
 
 
 def notes_of(kept: Sequence[Episode]) -> list[str]:
@@ -451,13 +472,20 @@ def _check(episode: Episode, kept: list[Episode], spec: str) -> None:
     first = kept[0] if kept else episode
     for key, word in VECTORS.items():
         _check_vector(getattr(episode, key), getattr(first, key), len(episode.frames), where, word)
+        its, names = getattr(episode, f"{word}_names"), getattr(first, f"{word}_names")
+        if its and names and its != names:
+            raise BadVideo(f"{where}: {word} is {_named(its)}; {_named(names)} in the first episode. As a --dataset of "
+                           "its own it can be read too.")  # fmt: skip
+    if episode.action_kinds and first.action_kinds and episode.action_kinds != first.action_kinds:
+        its, names = episode.action_kinds, first.action_kinds
+        raise BadVideo(f"{where}: action is {_named(its)} (kinds= says otherwise); {_named(names)} in the first one.")
 
 
 def _check_vector(value: Array | None, first: Array | None, length: int, where: str, word: str) -> None:
     if value is None or first is None:
         if value is not first:
-            has, had = ("no", "have one") if value is None else (f"a {word}, the", "have none")
-            raise BadVideo(f"{where} has {has} {word if value is None else 'episodes before it'}; {had}.")
+            has, had = ("no", "have one") if value is None else ("an" if word == "action" else "a", "have none")
+            raise BadVideo(f"{where} has {has} {word}; the episodes before it {had}.")
         return
     if value.ndim != 2 or len(value) != length:
         raise BadVideo(f"{where}: {word} has the shape {value.shape}, expected [{length}, dimensions].")
@@ -470,6 +498,10 @@ def _check_vector(value: Array | None, first: Array | None, length: int, where: 
             f"{where}: {word} is {value[frame, dimension]} at frame {frame}, dimension {dimension} "
             f"({len(broken)} such values in this episode)."
         )
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", .." if len(names) > 8 else "")
 
 
 class Bar:

@@ -177,7 +177,8 @@ class LeRobotWriter:
         if abs(episode.fps - self._fps) > 1e-6 * self._fps:
             raise LapaError(
                 f"{where} runs at {episode.fps} fps in a dataset of {self._fps} fps; use one rate, such as "
-                f"fps={min(episode.fps, self._fps):g} in the options of the datasets."
+                f"fps={min(episode.fps, self._fps):g} in the options of videos and LeRobot data. Where fps= says what "
+                "rate pictures have (hdf5, zarr, rlds, frame_folder), stride= thins them."
             )
         for key in self._vectors:
             value, shape = _vector(episode, key), (len(frames), len(self._names[key]))
@@ -346,11 +347,11 @@ def whole_rate(fps: float) -> float:
 
 def rate_in_words(fps: float) -> str:
     """A sentence for people on a rate that is no whole number; "" for one that is."""
-    if (rate := whole_rate(fps)) != fps:
+    if abs((rate := whole_rate(fps)) - fps) > 1e-6 * fps:
         return f"{fps:g} frames a second are written as {rate:g}: LeRobot's tools take whole rates alone."
     if rate == round(rate):
         return ""
-    hint = f" Add fps={int(rate)} to the dataset's options for a whole one." if rate > 1 else ""
+    hint = f" Add fps={int(rate)} to the options of videos or LeRobot data for a whole one." if rate > 1 else ""
     return (
         f"{rate:g} frames a second are no whole number: LeRobot reads them, but its tools that delete, split and merge "
         f"take whole rates alone.{hint}"

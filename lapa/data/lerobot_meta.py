@@ -137,7 +137,7 @@ def whole_number(row: dict[str, Any], key: str, where: Path | str) -> int:
     return value
 
 
-def seconds(value: Any, where: Path) -> float:
+def seconds(value: Any, where: str) -> float:
     """A time. Raises BadVideo for anything else."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise BadVideo(f"{where}: from_timestamp is {value!r:.40}, no number of seconds.")

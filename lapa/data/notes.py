@@ -13,6 +13,7 @@ from lapa.plugins import names
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 PREVIEWS = (".lrv", ".lrf", ".thm")  # what GoPro and DJI keep beside each video
 MOST = 8  # kinds that are named
+CHANGES = "instructions: change within the episode; the first is taken for all of it"
 
 
 def ending(path: Path) -> str:

@@ -33,9 +33,10 @@ from lapa.data.arrays import (
     picture_size,
     pictures_of,
 )
-from lapa.data.cameras import best, camera
+from lapa.data.cameras import best, camera, fault_by_name
 from lapa.data.folders import printable
 from lapa.data.images import blank, number_of
+from lapa.data.notes import CHANGES
 from lapa.data.parts import dimension_names, parts
 from lapa.plugins import choose
 
@@ -63,6 +64,9 @@ STATES = (  # joined with "+"; the first whose parts are all there
 TIMES = ("timestamp", "timestamps", "time", "obs/timestamp", "observations/timestamp")
 PUSHT = {"img", "keypoint", "n_contacts", "state"}  # the arrays of Diffusion Policy's PushT
 LOOKED_AT = 5  # episodes that tell which arrays there are
+READ = 2  # part of signatures: raise it when the same files are read as something else
+SLOW = 5.0  # seconds from frame to frame: such times may as well be milliseconds, and tell no rate
+SCATTER = 0.1  # of a rate: what is measured differs by so much, and is one rate all the same
 NEXT_STATE, NONE = "next_state", "none"  # instead of an array for the action; of either, for none
 
 
@@ -111,6 +115,10 @@ class Recordings(ABC):
         """Frames a second, and who says so, as far as the kind of file says it."""
         return None
 
+    def _usual_rate(self, recording: Recording) -> tuple[float, str] | None:
+        """The same of files that are known by their arrays and do not say it."""
+        return None
+
     def _told_turn(self, about: Mapping[str, Any]) -> tuple[Turn, str]:
         """How to bring pictures upright, and who says so, as far as the kind of file says it."""
         return Turn(), "as stored"
@@ -123,9 +131,9 @@ class Recordings(ABC):
         """The robot's name, "" where nobody says it."""
         return ""
 
-    def _told_instruction(self, place: Place, recording: Recording) -> tuple[str, str]:
-        """The instruction of an episode, and where it is from; "" for none."""
-        return "", ""
+    def _told_instruction(self, place: Place, recording: Recording) -> tuple[list[str], str]:
+        """The instructions of an episode, the first of which is taken for all of it, and where they are from."""
+        return [], ""
 
     def _advice(self) -> str:
         """What to do with a file without pictures."""
@@ -161,7 +169,7 @@ class Recordings(ABC):
         with self._opened(place) as recording:
             with guarded(recording.where):
                 length = length_of(recording, self._fields(recording))
-            yield from pictures_of(recording, self._path, length, self._turn, size, start)
+            yield from pictures_of(recording, self._path, length, self._upright(recording.about)[0], size, start)
 
     def _each(self) -> Iterator[tuple[int, Episode | BadVideo]]:
         for number, place in enumerate(self._places):
@@ -178,28 +186,38 @@ class Recordings(ABC):
 
     def _episode(self, place: Place, recording: Recording) -> Episode:
         length = length_of(recording, self._fields(recording))
-        size = picture_size(recording, self._path, self._turn)
+        turn, turned = self._upright(recording.about)
+        fps, rate = self._rate_of(recording)
+        size = picture_size(recording, self._path, turn)
         state = numbers_of(recording, self._state, length)
         actions = numbers_of(recording, self._action, length)
         if self._next_state and state is not None:
             actions = np.concatenate([state[1:], state[-1:]])
-        said, source = self._told_instruction(place, recording)
-        said = " ".join(said.split())
+        texts, source = self._told_instruction(place, recording)
+        texts = list(dict.fromkeys(filter(None, (" ".join(text.split()) for text in texts))))
+        changes = (CHANGES,) if len(texts) > 1 else ()
         return Episode(
             id=printable(place.id),
             frames=blank(length, size),
-            fps=self.fps,
-            instruction=said,
+            fps=fps,
+            instruction=next(iter(texts), ""),
             actions=actions,
             state=state,
             action_names=_names(recording, self._state if self._next_state else self._action),
             state_names=_names(recording, self._state),
             size=size,
             camera=self.camera,
-            action_kinds=self._kinds,
-            embodiment=self._robot,
-            notes=(*self._notes, *recording.notes),
-            instruction_from=source if said else "",
+            action_kinds=self._kinds_of(recording),
+            embodiment=self._told_robot(recording.about),
+            notes=(
+                *self._why,
+                f"pictures: {turned}",
+                f"rate: {fps:g} Hz, {rate}",
+                self._taken,
+                *recording.notes,
+                *changes,
+            ),
+            instruction_from=source if texts else "",
         )
 
     def _fields(self, recording: Recording) -> list[str]:
@@ -244,7 +262,7 @@ class Recordings(ABC):
         return [*some, *[place for place in self._places if isinstance(place, BadVideo)]]
 
     def _take(self, recording: Recording) -> None:
-        options, arrays, where, about = self._options, recording.arrays, recording.where, recording.about
+        options, arrays, where = self._options, recording.arrays, recording.where
         cameras = cameras_of(arrays)
         if options.camera in arrays and options.camera not in cameras.values():
             cameras[str(options.camera)] = str(options.camera)  # whatever it is called, it was asked for
@@ -252,6 +270,7 @@ class Recordings(ABC):
             raise BadVideo(f"{where}: holds no colour pictures; it has {listed(arrays)}. {self._advice()}".rstrip())
         self.camera, why = chosen_camera(arrays, cameras, options.camera, where)
         self.cameras, self._path = tuple(cameras), cameras[self.camera]
+        self.colour_cameras = tuple(name for name in cameras if not fault_by_name(name))
         self._state = self._parts(arrays, options.state, STATES, "state", where)
         if options.state is None and arrays.keys() >= PUSHT:  # the rest of its state is the block's
             self._state = (Part("state", 0, 2),)
@@ -261,21 +280,32 @@ class Recordings(ABC):
         )
         if self._next_state and not self._state:
             raise LapaError(f"{where}: action={NEXT_STATE} is asked for, and no state is known. Say which: state=.")
-        self.fps, rate = self._rate(recording)
-        self._turn, turned = self._upright(about)
-        self._robot = self._told_robot(about)
-        absolute: ActionKind = "absolute"
-        self._kinds = (absolute,) * sum(part.width(arrays) for part in self._state if self._next_state)
+        self.fps, self._rate_from = self._rate(recording)
+        self._upright(recording.about)  # refuses angles that make no sense
+        acted = f"the next state (action={NONE} leaves it out)" if self._next_state else _joined(self._action)
+        used = {self._path, *(part.name for part in (*self._action, *self._state))}
+        rest = [name for name, array in arrays.items() if is_numbers(array) and name not in {*used, *cameras.values()}]
+        can = f" (of {', '.join(rest[:6])}{', ..' if len(rest) > 6 else ''}, " if rest else ""
+        acts = f"{can}action= can take some)" if can and acted == NONE and options.action is None else ""
+        held = f"{can}state= can take some)" if can and not self._state and options.state is None else ""
+        self._why = (f"camera: {self.camera}, {why}",) if why else ()
+        self._taken = f"taken: action from {acted}{acts}, state from {_joined(self._state)}{held}"
+
+    # --- what each episode says for itself, for files of one folder may differ
+
+    def _kinds_of(self, recording: Recording) -> tuple[ActionKind, ...]:
         if not self._next_state:
             names = [str(part) for part in self._action]
-            self._kinds = self._told_kinds(recording, names, sum(part.width(arrays) for part in self._action))
-        acted = f"the next state (action={NONE} leaves it out)" if self._next_state else _joined(self._action)
-        self._notes = (
-            *([f"camera: {self.camera}, {why}"] if why else []),
-            f"pictures: {turned}",
-            f"rate: {self.fps:g} Hz, {rate}",
-            f"taken: action from {acted}, state from {_joined(self._state)}",
-        )
+            return self._told_kinds(recording, names, sum(part.width(recording.arrays) for part in self._action))
+        absolute: ActionKind = "absolute"
+        return (absolute,) * sum(part.width(recording.arrays) for part in self._state)
+
+    def _rate_of(self, recording: Recording) -> tuple[float, str]:
+        """Frames a second of an episode, and who says so: that of the first one looked at, unless it has another."""
+        own = self._known_rate(recording)
+        if own and abs(own[0] / self.fps - 1) > SCATTER:
+            return own
+        return self.fps, self._rate_from
 
     @staticmethod
     def _parts(
@@ -286,16 +316,19 @@ class Recordings(ABC):
         return parts_of(arrays, wanted, what, where) if wanted else usual(arrays, known)
 
     def _rate(self, recording: Recording) -> tuple[float, str]:
+        if self._options.fps is not None and not 0 < self._options.fps < math.inf:
+            raise LapaError(f"{self._name}: fps is above 0, not {self._options.fps:g}.")
+        if told := self._known_rate(recording) or self._usual_rate(recording):
+            return told
+        raise LapaError(f"{recording.where}: does not say its frame rate. Say it: {self._name},fps=20")
+
+    def _known_rate(self, recording: Recording) -> tuple[float, str] | None:
         if self._options.fps is not None:
-            if not 0 < self._options.fps < math.inf:
-                raise LapaError(f"{self._name}: fps is above 0, not {self._options.fps:g}.")
             return self._options.fps, "as fps= says"
-        told = self._told_rate(recording)
-        if told is None and (timed := rate_of_times(recording)):
-            told = timed[0], f"by the array {timed[1]}"
-        if told is None:
-            raise LapaError(f"{recording.where}: does not say its frame rate. Say it: {self._name},fps=20")
-        return told
+        if told := self._told_rate(recording):
+            return told
+        timed = rate_of_times(recording)
+        return (timed[0], f"by the array {timed[1]}") if timed else None
 
     def _upright(self, about: Mapping[str, Any]) -> tuple[Turn, str]:
         options = self._options
@@ -372,6 +405,6 @@ def rate_of_times(recording: Recording) -> tuple[float, str] | None:
         with guarded(f"{recording.where}, {name}"):
             rows = array[recording.first : recording.first + min(count, 10_000)]
         gaps = np.diff(np.asarray(rows, np.float64).ravel())
-        if len(gaps) and np.isfinite(gaps).all() and (gaps > 0).all() and 1e-3 < np.median(gaps) < 60:
+        if len(gaps) and np.isfinite(gaps).all() and (gaps > 0).all() and 1e-3 < np.median(gaps) < SLOW:
             return round(float(1 / np.median(gaps)), 3), name
     return None

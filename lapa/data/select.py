@@ -69,6 +69,7 @@ class Chosen:
     def __init__(self, dataset: Dataset, choice: Choice, where: str, fit: Fit) -> None:
         self._dataset, self._choice, self._where, self._fit = dataset, choice, where, fit
         self.cameras: tuple[str, ...] = getattr(dataset, "cameras", ())
+        self.colour_cameras: tuple[str, ...] = getattr(dataset, "colour_cameras", self.cameras)
         self.camera: str = getattr(dataset, "camera", "")
         self._called: tuple[int, ...] | None = getattr(dataset, "episode_indices", None)
         self._lock = threading.Lock()
@@ -99,7 +100,8 @@ class Chosen:
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield the chosen episodes."""
         for episode in self._selected(self._dataset.episodes(size if self._fit == "squash" else None)):
-            yield episode if isinstance(episode, BadVideo) else self._sized(self._changed(episode), size)
+            made = episode if isinstance(episode, BadVideo) else self._changed(episode)
+            yield made if isinstance(made, BadVideo) else self._sized(made, size)
 
     def _selected(self, found: Iterator[Episode | BadVideo]) -> Iterator[Episode | BadVideo]:
         place = -1
@@ -145,13 +147,16 @@ class Chosen:
 
     # --- what of them
 
-    def _changed(self, episode: Episode) -> Episode:
-        """An episode with its kinds, and at the wanted rate."""
+    def _changed(self, episode: Episode) -> Episode | BadVideo:
+        """An episode with its kinds, and at the wanted rate; a BadVideo for actions unlike those of the first."""
         episode = self._with_kinds(episode)
         rows = self._rows(len(episode.frames), episode.fps, episode.id)
         if rows is None:
             return episode
-        return replace(self._at(episode, rows), frames=episode.frames[rows])
+        try:
+            return replace(self._at(episode, rows), frames=episode.frames[rows])
+        except BadVideo as bad:
+            return bad
 
     def _with_kinds(self, episode: Episode) -> Episode:
         if self._choice.kinds is None:
@@ -164,26 +169,42 @@ class Chosen:
         """All but the frames, at `rows`."""
         actions, kinds = episode.actions, episode.action_kinds
         if actions is not None:
-            kinds = kinds or self._told()
+            width = actions.shape[1]
+            kinds = kinds or self._told(width)
+            if len(kinds) != width:
+                raise BadVideo(f'{self._where}: episode "{episode.id}": action has {width} dimensions, {len(kinds)} in '
+                               "the first.")  # fmt: skip
             actions = over_skipped(kinds, actions, rows)
         state = None if episode.state is None else episode.state[rows]
         return replace(episode, actions=actions, action_kinds=kinds, state=state, fps=self._rate(episode.fps))
 
-    def _told(self) -> tuple[ActionKind, ...]:
-        """What the first episodes tell of the kinds."""
+    def _told(self, width: int) -> tuple[ActionKind, ...]:
+        """What the first episodes tell of the kinds; of `width` many where none of them can be used."""
+        delta: ActionKind = "delta"
         with self._lock:
             if self._first is None:
-                some = [
-                    episode
-                    for episode in islice(self._tables(), LOOKED_AT)
-                    if not isinstance(episode, BadVideo) and episode.actions is not None
-                ]
-                states = [episode.state for episode in some if episode.state is not None]
-                self._first = told_by_data(
-                    np.concatenate([episode.actions for episode in some if episode.actions is not None]),
-                    np.concatenate(states) if len(states) == len(some) else None,
-                )
+                some = list(islice(self._like_the_first(), LOOKED_AT))
+                states = [state for _, state in some if state is not None]
+                self._first = (delta,) * width
+                if some:
+                    self._first = told_by_data(
+                        np.concatenate([actions for actions, _ in some]),
+                        np.concatenate(states) if len(states) == len(some) else None,
+                    )
             return self._first
+
+    def _like_the_first(self) -> Iterator[tuple[Array, Array | None]]:
+        """Actions and state of the episodes that go with the first, as an index has them: of as many dimensions, and
+        finite."""
+        widths: list[int | None] | None = None
+        for episode in self._tables():
+            if isinstance(episode, BadVideo) or episode.actions is None:
+                continue
+            both = [episode.actions, episode.state]
+            its = [None if one is None or one.ndim != 2 else one.shape[1] for one in both]
+            widths = widths or its
+            if its == widths and all(one is None or np.isfinite(one).all() for one in both):
+                yield episode.actions, episode.state
 
     def _tables(self) -> Iterator[Episode | BadVideo]:
         return self._dataset.episodes(SMALL)

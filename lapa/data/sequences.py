@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lapa.contracts import Array, BadVideo
-from lapa.data.cameras import camera
+from lapa.data.cameras import camera, fault_by_name
 from lapa.data.folders import printable
 from lapa.data.images import deep, number_of, opened_image
 from lapa.data.words import SAYS_NOTHING
@@ -62,7 +62,8 @@ def series_of(images: Sequence[Path]) -> list[Series]:
     views = _cameras(large, images)
     if views is not None:
         return [_noted(views, "", (*views.notes, *_passed(images, large, found)))]
-    return sorted(large, key=lambda one: number_of(one.name))
+    first, *rest = sorted(large, key=lambda one: number_of(one.name))
+    return [_noted(first, first.name, (*first.notes, *_passed(images, large, found))), *rest]
 
 
 def _alike(images: Sequence[Path]) -> dict[str, list[int]]:
@@ -119,6 +120,7 @@ def _splits(stem: str, table: Array, varying: Sequence[int]) -> list[int]:
     before = [stem[start:end] for start, end in _gaps(stem)]
     named = [p for p in varying if CLIP.search(before[p]) or VIEW.search(before[p])]
     some = [p for p in named if any(other not in named for other in varying)]
+    least = min if not some else max  # behind such a word a picture may be the only one of its clip
     if not some:
         if len(varying) < 2 or any(len(np.unique(table[:, p])) == len(table) for p in varying):
             return []
@@ -127,7 +129,7 @@ def _splits(stem: str, table: Array, varying: Sequence[int]) -> list[int]:
         if max(starts) > 1 or len(set(starts)) > 1:
             return []
     sizes = [int((table[:, some] == key).all(1).sum()) for key in np.unique(table[:, some], axis=0)]
-    return some if min(sizes) > 1 else []
+    return some if least(sizes) > 1 else []
 
 
 def _gaps(stem: str) -> list[tuple[int, int]]:
@@ -179,7 +181,8 @@ def _cameras(series: Sequence[Series], images: Sequence[Path]) -> Series | None:
 
     They are one clip where their names say nothing of a task and the frame numbers are mostly the same."""
     words = {word for one in series for word in re.findall(r"[^\W\d_]+", one.name.casefold())}
-    if not words or any(CLIP.search(one.name) for one in series) or words - SAYS_NOTHING - ENDINGS:
+    no_film = {word for word in words if fault_by_name(word)}  # of masks and the like
+    if not words or any(CLIP.search(one.name) for one in series) or words - SAYS_NOTHING - ENDINGS - no_film:
         return None
     seen = [set(one.numbers.tolist()) if one.numbers is not None else set() for one in series]
     if any(len(seen[0] & other) < 0.5 * max(len(seen[0]), len(other)) for other in seen[1:]):

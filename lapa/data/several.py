@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import length_hint
 from pathlib import Path
@@ -21,8 +21,8 @@ class Several:
 
     def __init__(self, root: Path, parts: Mapping[str, Seekable], room: int) -> None:
         self.root, self._parts, self._room = root, dict(parts), room
-        cameras = [getattr(part, "cameras", ()) for part in parts.values()]
-        self.cameras = tuple(name for name in cameras[0] if all(name in others for others in cameras))
+        self.cameras = _in_all([getattr(part, "cameras", ()) for part in parts.values()])
+        self.colour_cameras = _in_all([getattr(part, "colour_cameras", self.cameras) for part in parts.values()])
         self.camera: str = getattr(next(iter(parts.values())), "camera", "")
         self._require_one("camera", "would be read by different cameras", "Say which with camera=, or give")
         self._require_one("embodiment", "are of different robots", "Give")
@@ -66,3 +66,7 @@ class Several:
     @staticmethod
     def _named(names: Mapping[str, object] | list[str]) -> str:
         return ", ".join(list(names)[:SHOWN]) + (", .." if len(names) > SHOWN else "")
+
+
+def _in_all(cameras: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(name for name in cameras[0] if all(name in others for others in cameras))

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 from lapa import plugins
 from lapa.contracts import Dataset, LapaError
+from lapa.data.folders import printable
 from lapa.data.images import Fit
 from lapa.data.select import Choice
 from lapa.plugins import find, names, source_hash
@@ -55,6 +56,12 @@ def parse(text: str) -> Spec:
     name, colon, rest = text.partition(":")
     if not (colon and name and rest):
         raise LapaError(f'"{text}" does not name a dataset. {FORM} Names: {", ".join(names("datasets"))}.')
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # what is made of it is to say where it came from
+        raise LapaError(
+            f"{printable(text)}: a path that is not UTF-8 cannot be saved. Rename it, or make a link to it (ln -s)."
+        ) from None
     name, path, options = plugins.parse("datasets", text, get_type_hints(Choice) | {"weight": float})
     own = {field.name for field in fields(find("datasets", name))}
     weight = options.pop("weight", None)

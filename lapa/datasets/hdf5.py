@@ -28,7 +28,7 @@ from lapa.data.folders import existing_folder, files_below, listing_hash, no_fil
 from lapa.data.images import number_of
 from lapa.data.installed import needed
 from lapa.data.notes import not_read
-from lapa.data.recordings import TIMES, ArrayOptions, Place, Recordings, usual
+from lapa.data.recordings import ACTIONS, READ, TIMES, ArrayOptions, Place, Recordings, usual
 from lapa.data.words import words
 from lapa.plugins import choose
 
@@ -81,7 +81,7 @@ class Hdf5(Recordings):
 
     def signature(self) -> str:
         """A hash of the names, sizes and times of the files."""
-        return listing_hash(self.root, self.files) + self.camera
+        return f"{listing_hash(self.root, self.files)}{self.camera} {READ}"
 
     def _problems(self) -> Iterator[BadVideo]:
         yield from no_files(self.root, ENDINGS) if Path(self._config.path).expanduser().is_dir() else []
@@ -135,6 +135,9 @@ class Hdf5(Recordings):
                 value = holder.get(name)
                 if isinstance(value, int | float | np.number) and 0 < float(value) < 1e6:
                     return float(value), f"as {source} {name} says"
+        return None
+
+    def _usual_rate(self, recording: Recording) -> tuple[float, str] | None:
         if "observations/qpos" in recording.arrays and not usual(recording.arrays, TIMES):
             return ALOHA, "that of ALOHA and ACT, whose files do not store it; fps= says another"
         return None
@@ -164,28 +167,28 @@ class Hdf5(Recordings):
         named = " ".join(robot for robot in parts if isinstance(robot, str))
         return named or next((_text(about[key]) for key in ("robot_type", "robot") if _text(about.get(key))), "")
 
-    def _told_instruction(self, place: Place, recording: Recording) -> tuple[str, str]:
+    def _told_instruction(self, place: Place, recording: Recording) -> tuple[list[str], str]:
         wanted, about = self._config.instruction, recording.about
         if wanted:
-            said = _text(about.get(wanted)) or _text_array(recording, wanted)
-            if not said:
+            texts = [_text(about.get(wanted))] if _text(about.get(wanted)) else _text_array(recording, wanted)
+            if not texts:
                 raise BadVideo(f"{recording.where}: {wanted} is no attribute and no array with text.")
-            return said, wanted
+            return texts, wanted
         for name in ("problem_info", "ep_meta"):
             inside = _json(about.get(name))
             if said := next((_text(inside[key]) for key in TEXTS if _text(inside.get(key))), ""):
-                return said, f"the attribute {name}"
+                return [said], f"the attribute {name}"
         for name in TEXTS:
             if said := _text(about.get(name)):
-                return said, f"the attribute {name}"
-            if said := _text_array(recording, name):
-                return said, f"the array {name}"
+                return [said], f"the attribute {name}"
+            if texts := _text_array(recording, name):
+                return texts, f"the array {name}"
         if _text(about.get("bddl_file_name")):  # LIBERO's files are named after the task
-            return words(SCENE.sub("", place.file.stem).removesuffix("_demo")), "names of files"
+            return [words(SCENE.sub("", place.file.stem).removesuffix("_demo"))], "names of files"
         if not place.group and place.length is None:
             above = place.file.parent.name if place.file.parent != self.root else ""
-            return words(place.file.stem) or words(above), "names of files"
-        return "", ""
+            return [words(place.file.stem) or words(above)], "names of files"
+        return [], ""
 
 
 def _by_folder(file: Path) -> tuple[Path, tuple[int | str, ...]]:
@@ -280,6 +283,8 @@ def _groups(opened: Any, pattern: str | None, where: str) -> list[str]:
         members = below(base)
         if members and all(member is None or _is_episode(path, member) for path, member in members):
             return [path for path, _ in members]
+        if len(members) > 1 and all(member is None or _has_actions(member) for _, member in members):
+            return [path for path, _ in members]  # called by their tasks, say
     return [""]
 
 
@@ -288,6 +293,12 @@ def _is_episode(path: str, member: Any) -> bool:
     import h5py
 
     return isinstance(member, h5py.Group) and (path[-1].isdigit() or "num_samples" in member.attrs)
+
+
+def _has_actions(member: Any) -> bool:
+    import h5py
+
+    return isinstance(member, h5py.Group) and any(_at(member, name) is not None for name in ACTIONS)
 
 
 def _of_split(opened: Any, groups: list[str], split: str, where: str) -> list[str]:
@@ -327,13 +338,15 @@ def _cut(place: Place, opened: Any) -> list[Place | BadVideo]:
 
 
 def _attributes(node: Any) -> dict[str, Any]:
-    """Attributes that are text or single numbers."""
+    """Attributes that are text, the first one of several texts, or single numbers."""
     found = {}
     for name in node.attrs:
         value = node.attrs[name]
         if isinstance(value, str | bytes | int | float | np.number):
             found[name] = value
-        elif isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "SOfiu":
+        elif (
+            isinstance(value, np.ndarray) and value.dtype.kind in ("SO" if value.size != 1 else "SOfiu") and value.size
+        ):
             found[name] = value.ravel()[0]
     return found
 
@@ -345,14 +358,17 @@ def _text(value: Any) -> str:
     return value.strip().strip('"').strip() if isinstance(value, str) else ""
 
 
-def _text_array(recording: Recording, wanted: str) -> str:
-    """The first text of an array, named by its path or its last word; "" where there is none."""
+def _text_array(recording: Recording, wanted: str) -> list[str]:
+    """The first text of each row of an array, named by its path or its last word; [] where there is none."""
     for name, array in recording.arrays.items():
         if wanted in (name, name.rpartition("/")[2]) and array.dtype.kind in "SO" and len(array.shape) <= 2:
             with guarded(f"{recording.where}, {name}"):
-                first = np.ravel(array[recording.first : recording.first + 1] if array.shape else array[()])  # type: ignore[index]
-                return next((said for said in map(_text, first) if said), "")
-    return ""
+                if not array.shape:
+                    return [said for said in [_text(array[()])] if said]  # type: ignore[index]
+                last = recording.first + min(recording.length or LISTED, LISTED)
+                rows = (map(_text, np.ravel(row)) for row in array[recording.first : last])
+                return [said for row in rows if (said := next(filter(None, row), ""))]
+    return []
 
 
 def _json(value: Any) -> dict[str, Any]:

@@ -22,11 +22,12 @@ from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.folders import listing_hash, printable
 from lapa.data.images import Clip, frames_of, outline_of, read_frames
 from lapa.data.json_files import read_foreign_json, read_lines
-from lapa.data.notes import refuse_archive
+from lapa.data.notes import CHANGES, refuse_archive
 from lapa.data.sequences import Series, series_of
 
 ACTION = 7  # dimensions that the released code has names for: three of place, three of rotation, the gripper
 LONGEST = 4096  # characters of a path
+MARKS = b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n"  # what may stand before the first bracket: a mark of UTF-8 or UTF-16, blanks
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
 
@@ -109,7 +110,8 @@ class LapaJsonl:
 
     def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
         """See contracts.Seekable: the header of each folder's first image is read."""
-        return enumerate(self._each(lambda images, names: outline_of(images, names, self.fps)))
+        found = self._each(lambda images, names: outline_of(images, names, self.fps))
+        return ((place if place < len(self) else -1, one) for place, one in enumerate(found))
 
     def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
         """See contracts.Seekable."""
@@ -134,12 +136,13 @@ class LapaJsonl:
         clip = read(*self._images(rows))
         actions = np.array([row.action for row in rows], np.float32) if self._width else None
         names = ACTION_NAMES if actions is not None and actions.shape[1] == ACTION else ()
-        said = next((row.instruction for row in rows if row.instruction), "")
+        said = list(dict.fromkeys(row.instruction for row in rows if row.instruction))
+        changes = (CHANGES,) if len(said) > 1 else ()
         if len({len(row.state or ()) for row in rows}) > 1:
             raise BadVideo(f"{where}: {self._config.state} has not the same number of values in every row.")
         state = np.array([row.state for row in rows], np.float32) if rows[0].state else None
-        return Episode(printable(name), clip.frames, self.fps, said, actions, state, action_names=names,
-                       size=clip.size, notes=(self._taken(), *notes),
+        return Episode(printable(name), clip.frames, self.fps, next(iter(said), ""), actions, state, action_names=names,
+                       size=clip.size, notes=(self._taken(), *notes, *changes),
                        instruction_from="the rows" if said else "")  # fmt: skip
 
     def _taken(self) -> str:
@@ -153,9 +156,11 @@ class LapaJsonl:
         return images, [printable(image) for image in images]
 
     def _place(self, image: Path) -> Path:
-        """Where an image lies: the first place that has it, else the first place where it was looked for."""
-        places = [root / image for root in self._roots]
-        return next(filter(os.path.exists, places), places[0])
+        """Where an image lies: the first place that has it, else the first place where it was looked for. Of the whole
+        path of another machine the end counts: at the least a folder and the name."""
+        tails = [image, *(Path(*image.parts[n:]) for n in range(1, len(image.parts) - 1) if image.is_absolute())]
+        places = (root / tail for tail in tails for root in self._roots)
+        return next(filter(os.path.exists, places), self._roots[0] / image)
 
 
 def _in_order(rows: Sequence[Line], one: Series) -> list[Line]:
@@ -165,7 +170,7 @@ def _in_order(rows: Sequence[Line], one: Series) -> list[Line]:
 def _read(path: Path, config: Config) -> Iterator[Line | BadVideo]:
     """The rows of a jsonl, or of a JSON list, a BadVideo for one that cannot be used."""
     with path.open("rb") as file:
-        listed = file.read(200).lstrip().startswith(b"[")
+        listed = file.read(200).lstrip(MARKS).startswith(b"[")
     rows = enumerate(read_foreign_json(path)) if listed else read_lines(path)
     for number, row in rows:
         where = f"{path}, {'row' if listed else 'line'} {number}"
@@ -190,10 +195,16 @@ def _row(row: Any, where: str, config: Config) -> Line:
             raise TypeError("raw_actions is no list")
         action = None if actions is None else tuple(map(float, actions))
         state = tuple(map(float, _joined(row, config.state, where))) if config.state else None
-        return Line(Path(image), plain(said or ""), action, state)
+        return Line(_path(image), plain(said or ""), action, state)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadVideo(f"{where}: is no row of the released LAPA code ({error!r}). It needs image, instruction and "
                        "raw_actions or delta.") from None  # fmt: skip
+
+
+def _path(image: str) -> Path:
+    """The path of an image, as Windows writes it or not: its drive becomes the root."""
+    image = image.removeprefix("file://").replace("\\", "/")
+    return Path(re.sub(r"^[A-Za-z]:/", "/", image))
 
 
 def _joined(row: dict[str, Any], keys: str, where: str) -> list[Any]:

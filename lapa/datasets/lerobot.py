@@ -397,9 +397,17 @@ class LeRobotDataset:
             cells = pa.array([f"frame_{name:06d}.png" for name in names.tolist()])
         if isinstance(cells.type, pa.ExtensionType):
             cells = cells.storage
-        shape = shape_of(self._features[self.camera])
-        for t, row in enumerate(piece.rows[start:].tolist(), start):
-            yield resized(picture(cells[row].as_py(), shape, (self.root, beside), f"{where}{t}"), size)
+        shape, first = shape_of(self._features[self.camera]), (0, 0)
+        for t, row in enumerate(piece.rows.tolist()):
+            if 0 < t < start:
+                continue
+            found = picture(cells[row].as_py(), shape, (self.root, beside), f"{where}{t}")
+            height, width = found.shape[:2]
+            first = first if t else (height, width)
+            if (height, width) != first:
+                raise BadVideo(f"{where}{t}: is {width} x {height}, the first is {first[1]} x {first[0]}.")
+            if t >= start:
+                yield resized(found, size)
 
     # --- instructions
 
@@ -480,14 +488,16 @@ class LeRobotDataset:
         return sorted(places, key=lambda place: (place.video or place.data, place.start, place.index))
 
     def _place_v3(self, row: dict[str, Any], wanted: list[str], until: str, file: Path) -> Place:
-        index, length, *at = (whole_number(row, name, file) for name in wanted if "timestamp" not in name)
+        index = whole_number(row, wanted[0], file)
+        where = f"{file}: episode {index}"
+        length, *at = (whole_number(row, name, where) for name in wanted[1:] if "timestamp" not in name)
         names = ("chunk_index", "file_index")
         data = self._path("data_path", **dict(zip(names, at[:2], strict=True)))
         place = Place(index, length, data, tasks=listed_tasks(row.get("tasks")))
         if not self._is_video:
             return place
         film = self._path("video_path", video_key=self.camera, **dict(zip(names, at[2:], strict=True)))
-        start, stop = seconds(row[wanted[-1]], file), row.get(until)
+        start, stop = seconds(row[wanted[-1]], where), row.get(until)
         ends = isinstance(stop, int | float) and math.isfinite(stop) and stop > start
         return replace(place, video=film, start=start, stop=float(stop) if ends and stop is not None else math.inf)
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from lapa.data.cameras import best, camera
 from lapa.data.folders import existing_folder, files_below, listing_hash, no_files, printable, readable
 from lapa.data.images import LARGEST, blank, number_of, read_image, resized
 from lapa.data.installed import needed
-from lapa.data.notes import not_read
+from lapa.data.notes import CHANGES, not_read
 from lapa.data.video import even
 from lapa.data.words import words
 from lapa.plugins import choose
@@ -40,6 +41,7 @@ PACKED = {"yuv422_yuy2": "yuyv422", "yuyv": "yuyv422", "YUYV": "yuyv422"}  # two
 DEEP = re.compile(r"16|32|64|compressedDepth", re.IGNORECASE)  # encodings and formats of depth maps
 FILMS = ("h264", "h265", "hevc", "av1", "vp9")
 COMMANDS = re.compile(r"command|cmd|leader|master|target|action|goal|teleop", re.IGNORECASE)
+READ = 2  # part of the signature: raise it when the same files are read as something else
 FAR = 1.0  # seconds without a state; more is taken for a gap
 CLOCKS = 60.0  # seconds that the clocks of headers and recording may differ by
 NEXT_STATE, NONE = "next_state", "none"
@@ -142,8 +144,9 @@ class Mcap:
         return len(self._bags)
 
     def signature(self) -> str:
-        """A hash of the names, sizes and times of the files."""
-        return listing_hash(self.root, [file for bag in self._bags for file in bag.files]) + self.camera
+        """A hash of the names, sizes and times of the files, and of how many recordings they are."""
+        files = listing_hash(self.root, [file for bag in self._bags for file in bag.files])
+        return f"{files}{self.camera} {len(self._bags)} {READ}"
 
     def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
         """Yield every episode, or a BadVideo in its place."""
@@ -221,7 +224,7 @@ class Mcap:
                 problem = problem or bad
         raise LapaError(str(problem))
 
-    def _take(self, topics: dict[str, Topic], codings: dict[str, str], where: str) -> None:
+    def _take(self, topics: dict[str, Topic], codings: dict[str, str], firsts: dict[str, bytes], where: str) -> None:
         config = self._config
         pictures = [name for name, topic in topics.items() if topic.is_picture]
         if not pictures and not config.camera:
@@ -230,14 +233,15 @@ class Mcap:
                 f"{where}: has no topic of pictures; it has {_listed(topics)}. {' '.join(unread[:2])}".rstrip()
             )
         why = "as asked for"
+        told = {name: codings.get(name, "") for name in pictures}
+        about = [camera(name, flags={"is_depth": _is_deep(coding)}, channels=PIXELS.get(coding, (None,))[0])
+                 for name, coding in told.items()]  # fmt: skip
         if config.camera:
             self.camera = _named(config.camera, list(topics), "camera", where)
         else:
-            told = {name: codings.get(name, "") for name in pictures}
-            about = [camera(name, flags={"is_depth": _is_deep(coding)}, channels=PIXELS.get(coding, (None,))[0])
-                     for name, coding in told.items()]  # fmt: skip
             self.camera, why = best(about, where)
         self.cameras = tuple(pictures)
+        self.colour_cameras = tuple(one.name for one in about if not one.fault)
         self._state = self._parts(topics, config.state, "state", where)
         if config.state is None:
             joints = [name for name, topic in topics.items() if ros.short(topic.type) == "sensor_msgs/JointState"]
@@ -254,6 +258,11 @@ class Mcap:
         self._said = _named(instruction, list(topics), "topic of texts", where) if instruction.startswith("/") else ""
         self._instruction_from = f"the topic {self._said}" if self._said else "instruction=" if instruction else (
             "names of files")  # fmt: skip
+        self._columns: dict[tuple[str, str], list[str]] = {}
+        for part in (*self._state, *self._action):
+            with suppress(BadVideo):  # whoever reads the recording says so
+                message = topics[part[0]].read(firsts[part[0]], where)
+                self._columns[part] = [name for name, _ in _vector_of(message, part[1], where)]
         commands = [name for name, topic in topics.items() if COMMANDS.search(name) and not topic.is_picture]
         may = (
             f" (may be commands: {', '.join(commands[:3])}; action= takes one)" if commands and self._next_state else ""
@@ -279,8 +288,8 @@ class Mcap:
         where, topics = _where(bag), dict[str, Topic]()
         vectors = list(dict.fromkeys([*self._state, *self._action]))
         clock = _Clock()
-        held: dict[tuple[str, str], _Series] = {part: _Series(part, where) for part in vectors}
-        first, said = None, ""
+        held = {part: _Series(part, where, self._columns.get(part, ())) for part in vectors}
+        first, said = None, dict[str, None]()
         for topic, logged, data in _messages(bag):
             topics[topic.name] = topic
             if topic.name == self.camera:
@@ -292,16 +301,17 @@ class Mcap:
                     message = topic.read(data, where)
                     if held[part].add(message):
                         clock.add(part, logged, ros.stamp_of(message))
-            if topic.name == self._said and not said:
+            if topic.name == self._said:
                 found = topic.read(data, where).get("data")
-                said = " ".join(found.split()) if isinstance(found, str) else ""
+                said |= dict.fromkeys([" ".join(found.split())] if isinstance(found, str) and found.strip() else [])
         missing = [name for name in (self.camera, *(name for name, _ in vectors)) if name not in topics]
         if missing or first is None:
             raise BadVideo(f"{where}: has no messages of {missing[0]}; it has {_listed(topics)}.")
         size = _picture(first, f"{where}, {self.camera}, message 0").shape[:2]
-        if self._config.instruction and not self._said:
-            said = self._config.instruction
-        return self._aligned(bag, clock, held, (size[0], size[1]), said or ("" if self._said else words(bag.id)))
+        if not self._said:
+            said = {self._config.instruction or words(bag.id): None}
+        outline = self._aligned(bag, clock, held, (size[0], size[1]), next(iter(said), ""))
+        return replace(outline, notes=(*outline.notes, CHANGES)) if len(said) > 1 else outline
 
     def _aligned(
         self, bag: Bag, clock: _Clock, held: dict[tuple[str, str], _Series], size: tuple[int, int], said: str
@@ -315,17 +325,21 @@ class Mcap:
         at = times[shown]
         inside = np.ones(len(at), bool)
         for part in held:
-            own = clock.times(part)
+            own = np.sort(clock.times(part))
             if not len(own):
                 raise BadVideo(f"{where}: {part[0]} has no message with numbers.")
             slack = max(1.5 / fps, 1.5 * float(np.median(np.diff(own))) if len(own) > 1 else 0.0)
             if part in self._state:
                 inside &= (at >= own[0] - slack) & (at <= own[-1] + slack)
+            if part in self._action:  # a command holds until the next one; before the first there is none
+                inside &= at + 1 / fps > own[0]
         if inside.sum() < 2:
-            raise BadVideo(f"{where}: {self.camera} and {_joined(self._state)} do not run at the same time.")
+            others = _joined([*self._state, *self._action])
+            raise BadVideo(f"{where}: {self.camera} and {others} do not run at the same time.")
         begin, end = (int(n) for n in np.flatnonzero(inside)[[0, -1]])
         if end - begin + 1 < len(at):
-            notes.append(f"left out: {len(at) - (end - begin + 1)} frames before the first and after the last state")
+            count = len(at) - (end - begin + 1)
+            notes.append(f"left out: {count} frames before the first and after the last state, or before any command")
         shown, at = shown[begin : end + 1], at[begin : end + 1]
         state, state_names = self._vector(self._state, held, clock, at, where, command=False)
         actions, names = self._vector(self._action, held, clock, at, where, command=True)
@@ -345,7 +359,8 @@ class Mcap:
         the next frame."""
         columns, names = [], []
         for part in parts:
-            times, rows = clock.times(part), held[part].rows()
+            order = np.argsort(clock.times(part), kind="stable")  # two senders of a topic may overtake one another
+            times, rows = clock.times(part)[order], held[part].rows()[order]
             if command:
                 until = np.append(at[1:], at[-1] + (at[-1] - at[-2]))
                 index = np.maximum(np.searchsorted(times, until, side="left") - 1, 0)
@@ -395,11 +410,12 @@ class _Clock:
 
 
 class _Series:
-    """The numbers of a topic's messages, in columns that the first message names."""
+    """The numbers of a topic's messages, in columns that the first message names; in the order `usual` where these are
+    the same names, for recordings list joints in any order."""
 
-    def __init__(self, part: tuple[str, str], where: str) -> None:
+    def __init__(self, part: tuple[str, str], where: str, usual: Sequence[str]) -> None:
         self._topic, self._inside = part
-        self._where = where
+        self._where, self._usual = where, usual
         self._rows: list[list[float]] = []
         self._odd = 0
         self.places = False  # are they positions of joints?
@@ -409,7 +425,7 @@ class _Series:
         """Take a message, or False for one of other numbers than the first, such as another part's joints."""
         named = dict(_vector_of(message, self._inside, f"{self._where}, {self._topic}"))
         if not self.names:
-            self.names = list(named)
+            self.names = list(self._usual if named.keys() == set(self._usual) else named)
         if not named or named.keys() != set(self.names):
             self._odd += 1
             return False
@@ -548,15 +564,17 @@ def _messages(bag: Bag) -> Iterator[tuple[Topic, float, bytes]]:
             yield topics[record.channel_id], record.log_time * 1e-9, record.data
 
 
-def _first_look(bag: Bag) -> tuple[dict[str, Topic], dict[str, str]]:
-    """The topics of a recording that have messages, by name, and how the first picture of each is coded."""
-    topics, codings = dict[str, Topic](), dict[str, str]()
+def _first_look(bag: Bag) -> tuple[dict[str, Topic], dict[str, str], dict[str, bytes]]:
+    """The topics of a recording that have messages, by name; how the first picture of each is coded; and the first
+    message of each."""
+    topics, codings, firsts = dict[str, Topic](), dict[str, str](), dict[str, bytes]()
     for topic, _, data in _messages(bag):
         if topic.name not in topics and topic.is_picture:
             message = topic.read(data, _where(bag))
             codings[topic.name] = str(message.get("format", message.get("encoding", "")))
+        firsts.setdefault(topic.name, data)
         topics[topic.name] = topic
-    return dict(sorted(topics.items())), codings
+    return dict(sorted(topics.items())), codings, firsts
 
 
 def _topic(channel: Any, schema: Any) -> Topic:

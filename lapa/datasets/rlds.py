@@ -21,6 +21,7 @@ from lapa.data.cameras import Camera, best, camera
 from lapa.data.folders import existing_folder, listing_hash
 from lapa.data.images import Clip, Source, frames_of, number_of, outline_of, read_frames
 from lapa.data.json_files import parsed, read_foreign_json
+from lapa.data.notes import CHANGES
 from lapa.data.parts import ACTIONS, STATES, Parts, dimension_names, parts, taken
 from lapa.data.tfrecord import Value, example, records_from
 from lapa.plugins import choose
@@ -31,6 +32,7 @@ TEXTS = ("language_instruction", "natural_language_instruction", "instruction", 
          "caption", "prompt", "annotation", "text")  # fmt: skip
 LONG = 16  # numbers that a tensor has, at least, if it is a text of code points
 SHARD = re.compile(r"-(?P<split>[^-]+)\.tfrecord(-(?P<number>\d+)-of-\d+)?$")
+VERSION = re.compile(r"\d+\.\d+\.\d+")
 INFO, FEATURES = "dataset_info.json", "features.json"
 
 
@@ -244,8 +246,7 @@ class Rlds:
                 raise BadVideo(f"{where}: {name.removeprefix('steps/')} is no text.") from None
             if texts:
                 changes = len(texts) > 1 and name.startswith("steps/") and not feature.listed
-                note = ("instructions: change within the episode; the first is taken for all of it",) if changes else ()
-                return texts[0], name.removeprefix("steps/"), note
+                return texts[0], name.removeprefix("steps/"), (CHANGES,) if changes else ()
         return "", "", ()
 
     def _parts(self, usual: Sequence[str], wanted: str | None, what: str) -> Parts:
@@ -330,10 +331,16 @@ def _text(row: bytes | Array) -> str:
 
 
 def _versioned(folder: Path) -> Path:
-    """The folder of features.json: this one, or the newest version below it."""
+    """The folder of features.json: this one, or the newest version below it. Raises LapaError where there is none, and
+    where there are several that are no versions."""
     if (folder / FEATURES).exists():
         return folder
     versions = sorted((path.parent for path in folder.glob(f"*/{FEATURES}")), key=number_of)
+    below = [] if versions else sorted({path.parent.parent for path in folder.glob(f"*/*/{FEATURES}")})
+    if below or (len(versions) > 1 and not all(VERSION.fullmatch(path.name) for path in versions)):
+        named = [path.name for path in below or versions]
+        told = ", ".join(named[:4]) + (", .." if len(named) > 4 else "")
+        raise LapaError(f"{folder}: is a folder of datasets ({told}). Give each with a --dataset of its own.")
     if not versions:
         raise LapaError(
             f"{folder}: is no RLDS dataset, {FEATURES} is missing here and one folder below. Check the path."
@@ -386,7 +393,11 @@ def _shards(root: Path, split: str) -> list[Path]:
             by_split.setdefault(named["split"], []).append(path)
     if not by_split:
         raise LapaError(f"{root}: holds no shard (NAME-SPLIT.tfrecord-00000-of-00001). lapa reads TFRecord files only.")
-    return by_split[choose(split, by_split, "split", f" in {root}")]
+    found = by_split[choose(split, by_split, "split", f" in {root}")]
+    sets = sorted({re.sub(r"-\d+-of-", "-*-of-", path.name) for path in found})
+    if len(sets) > 1:
+        raise LapaError(f"{root}: holds the shards of {len(sets)} sets, {' and '.join(sets[:3])}. Keep those of one.")
+    return found
 
 
 def _lengths(info: dict[str, Any], split: str, path: Path) -> dict[int, int]:
@@ -408,7 +419,8 @@ def _number(shard: Path) -> int:
 
 def _rate(fps: float | None, name: str, root: Path) -> tuple[float, str]:
     """The rate, and a note where it is taken from the name of the dataset. Raises LapaError where nobody knows it."""
-    known = fps or next((rate for start, rate in FPS.items() if name.startswith(start)), None)
+    usual = next((rate for start, rate in FPS.items() if name.startswith(start)), None)
+    known = usual if fps is None else fps
     if known is None or known <= 0:
         raise LapaError(f"{root}: RLDS stores no frame rate. Say it: rlds:PATH,fps=5 (the robot's control rate).")
     told = "" if fps else f"rate: {known:g} fps, as {name} has by its name, for RLDS stores none (fps= says another)"

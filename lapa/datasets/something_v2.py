@@ -75,7 +75,8 @@ class SomethingV2:
 
     def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
         """See contracts.Seekable: the timestamps of every clip are read, and its first frame."""
-        return enumerate(self._each(lambda path: self._timing(path).clip()))
+        found = self._each(lambda path: self._timing(path).clip())
+        return ((place if place < len(self) else -1, one) for place, one in enumerate(found))
 
     def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
         """See contracts.Seekable."""

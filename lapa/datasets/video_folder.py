@@ -80,7 +80,8 @@ class VideoFolder:
 
     def index(self) -> Iterator[tuple[int, Episode | BadVideo]]:
         """See contracts.Seekable: the timestamps of every file are read, and its first frame."""
-        return enumerate(self._each(lambda file: self._timing(file).clip()))
+        found = self._each(lambda file: self._timing(file).clip())
+        return ((place if place < len(self) else -1, one) for place, one in enumerate(found))
 
     def frames(self, number: int, size: int | None = None, start: int = 0) -> Iterator[Array]:
         """See contracts.Seekable."""

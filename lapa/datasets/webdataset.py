@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -26,12 +27,12 @@ import numpy as np
 
 from lapa.contracts import Array, BadVideo, Episode, LapaError
 from lapa.data.arrays import guarded
-from lapa.data.cameras import best, camera
+from lapa.data.cameras import best, camera, fault_by_name
 from lapa.data.folders import existing_folder, files_below, listing_hash, no_files, printable
 from lapa.data.images import SUFFIXES as PICTURES
 from lapa.data.images import frames_of, number_of, outline_of
 from lapa.data.json_files import parsed
-from lapa.data.notes import not_read
+from lapa.data.notes import CHANGES, not_read
 from lapa.data.tar import Member, members
 from lapa.data.video import SUFFIXES as VIDEOS
 from lapa.data.video import Timing, timing, video_frames
@@ -174,20 +175,26 @@ class WebDataset:
                 raise BadVideo(f"{where}: pictures have no rate. Say it: fps in its JSON, or webdataset:PATH,fps=10")
             sources, wheres = self._sources(clip)
             outline = outline_of(sources, wheres, fps)
-        said, origin = self._instruction(clip, about, where)
+        texts, origin = self._instruction(clip, about, where)
         length = len(outline.frames)
         actions, state = (_vector(clip, about, keys, length, where) for keys in VECTORS.values())
         return Episode(
             id=clip.key if Path(self._config.path).expanduser().is_file() else f"{tar.stem}/{clip.key}",
             frames=outline.frames,
             fps=outline.fps,
-            instruction=said,
+            instruction=texts[0],
             actions=actions,
             state=state,
             size=outline.size,
             camera=self.camera,
-            notes=(*self._notes, *outline.notes, *self._beside),
-            instruction_from=origin if said else "",
+            notes=(
+                *self._notes,
+                *outline.notes,
+                *self._beside,
+                *([CHANGES] if len(texts) > 1 else []),
+                *self._unread(clip),
+            ),
+            instruction_from=origin if texts[0] else "",
         )
 
     def _where(self, number: int) -> str:
@@ -222,6 +229,7 @@ class WebDataset:
             for clip in clips:
                 if names := list(clip.cameras()):
                     self.cameras = tuple(names) if names != [MAIN] else ()
+                    self.colour_cameras = tuple(name for name in self.cameras if not fault_by_name(name))
                     where = f"{printable(tar)}, {clip.key}"
                     if self._config.camera:
                         self.camera, why = choose(self._config.camera, names, "camera", f" in {where}"), "as asked for"
@@ -231,19 +239,30 @@ class WebDataset:
                     return
         raise LapaError(str(problem) if problem else f"{self.root}: the tars hold no video and no picture.")
 
-    def _instruction(self, clip: Clip, about: Mapping[str, Any], where: str) -> tuple[str, str]:
+    def _instruction(self, clip: Clip, about: Mapping[str, Any], where: str) -> tuple[list[str], str]:
+        """The instructions of a clip, each once, and where they are from."""
         wanted = self._config.instruction
-        for ending in [wanted] if wanted else TEXTS:
+        endings = [wanted] if wanted else [*TEXTS, *(f"{self.camera}.{text}" for text in TEXTS)]
+        for ending in endings:
             if ending in clip.files:
                 with guarded(printable(clip.files[ending])):
                     said = clip.files[ending].read().decode("utf-8-sig")
-                return " ".join(said.split()), f"texts (.{ending})"
+                return [" ".join(said.split())], f"texts (.{ending})"
         for key in [wanted] if wanted else SAID:
-            if isinstance(text := about.get(key), str) and text.strip():
-                return " ".join(text.split()), f"JSON ({key})"
+            rows = [*(row.get(key) for _, row in clip.rows), about.get(key)]
+            if texts := list(dict.fromkeys(text for row in rows if (text := _text(row)))):
+                return texts, f"JSON ({key})"
         if wanted:
             raise BadVideo(f"{where}: has no text {wanted}, neither as a file nor in its JSON.")
-        return words(clip.key.rpartition("/")[2]), "names of files"
+        return [words(clip.key.rpartition("/")[2])], "names of files"
+
+    def _unread(self, clip: Clip) -> tuple[str, ...]:
+        """A note on files of a sample that nobody reads, such as key.cls and key.actions.npz."""
+        arrays = [f"{key}.npy" for keys in VECTORS.values() for key in keys]
+        whole = ("json", self._config.instruction, *arrays)
+        known = (*(ending[1:] for ending in (*VIDEOS, *PICTURES)), *TEXTS)
+        rest = [name for name in clip.files if name not in whole and name.rpartition(".")[2] not in known]
+        return (f"not read: .{', .'.join(sorted(rest))}",) if rest else ()
 
 
 def _clips(tar: Path) -> tuple[list[Clip], BadVideo | None]:
@@ -381,7 +400,16 @@ def _first(about: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return next((about[key] for key in keys if isinstance(about.get(key), int | float | str)), None)
 
 
+def _text(value: Any) -> str:
+    """A text, or the first of several that say the same in other words; "" for none."""
+    texts = value if isinstance(value, list) else [value]
+    return next((" ".join(text.split()) for text in texts if isinstance(text, str) and text.strip()), "")
+
+
 def _rate(value: Any) -> float | None:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
     fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e6
     return float(value) if fits else None
 

@@ -28,7 +28,7 @@ from lapa.data.folders import listing_hash, no_files, printable, readable
 from lapa.data.images import number_of
 from lapa.data.installed import needed
 from lapa.data.json_files import parsed
-from lapa.data.recordings import PUSHT, ArrayOptions, Place, Recordings
+from lapa.data.recordings import PUSHT, READ, ArrayOptions, Place, Recordings
 
 ENDS = "meta/episode_ends"
 NODES = (".zarray", ".zgroup", "zarr.json")  # what describes an array or a group; its attributes lie in .zattrs too
@@ -77,6 +77,7 @@ class Zarr(Recordings):
         self.root, self.stores, self._config = root, stores, config
         self._lock, self._open = threading.Lock(), dict[Path, tuple[Store, dict[str, Rows]]]()
         self._unread: dict[str, str] = {}
+        self._rest: dict[Path, str] = {}  # a note on rows of no episode
         places: list[Place | BadVideo] = []
         for store in stores:
             try:
@@ -88,12 +89,12 @@ class Zarr(Recordings):
     def signature(self) -> str:
         """A hash of the names, sizes and times of all files."""
         files = [file for store in self.stores for file in _files_of(store)]
-        return listing_hash(self.root.parent, files) + self.camera
+        return f"{listing_hash(self.root.parent, files)}{self.camera} {READ}"
 
     def _listed(self, path: Path) -> list[Place | BadVideo]:
         name = printable(path)
         own = path.name.removesuffix(".zip").removesuffix(".zarr")
-        store, _ = self._held(path)
+        store, arrays = self._held(path)
         if self._config.ends not in store.arrays:
             if self._config.ends != ENDS:
                 raise LapaError(f"{name}: has no array {self._config.ends}. It has {', '.join(store.arrays)}.")
@@ -105,6 +106,9 @@ class Zarr(Recordings):
             if math.prod(ends.shape) > 1 << 24:
                 raise BadVideo(f"{name}, {self._config.ends}: says that it has {ends.shape} entries.")
             spans = spans_of(np.asarray(ends[:]), f"{name}, {self._config.ends}")
+            stop = max((span[0] + span[1] for span in spans if not isinstance(span, BadVideo)), default=0)
+            if (rest := max((array.shape[0] for array in arrays.values() if array.shape), default=0) - stop) > 0:
+                self._rest[path] = f"not read: {rest} rows of {name} behind the end of the last episode"
         return [
             span if isinstance(span, BadVideo) else Place(self._id(own, i), path, "", span[0], span[1])
             for i, span in enumerate(spans)
@@ -122,6 +126,7 @@ class Zarr(Recordings):
         store, arrays = self._held(place.file)
         inside = "data" if store.has_data else ""
         notes = tuple(f"not read: {why}" for why in list(self._unread.values())[:1])
+        notes += (self._rest[place.file],) if place.file in self._rest else ()
         yield Recording(place.id, where, arrays, place.first, place.length, store.attributes(inside), notes)
 
     def _held(self, path: Path) -> tuple[Store, dict[str, Rows]]:
@@ -145,6 +150,9 @@ class Zarr(Recordings):
             value = recording.about.get(name)
             if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e6:
                 return float(value), f"as the attribute {name} says"
+        return None
+
+    def _usual_rate(self, recording: Recording) -> tuple[float, str] | None:
         if {"camera0_rgb", "robot0_eef_pos"} <= recording.arrays.keys():
             return UMI, "that of UMI's cameras, which the store does not say; fps= says another"
         if recording.arrays.keys() >= PUSHT:
@@ -156,14 +164,16 @@ class Zarr(Recordings):
         absolute: ActionKind = "absolute"
         return (absolute,) * width if recording.arrays.keys() >= PUSHT and list(action) == ["action"] else ()
 
-    def _told_instruction(self, place: Place, recording: Recording) -> tuple[str, str]:
+    def _told_instruction(self, place: Place, recording: Recording) -> tuple[list[str], str]:
         wanted, about = self._config.instruction, recording.about
         for name in [wanted] if wanted else ["language_instruction", "instruction", "task", "prompt"]:
-            if isinstance(said := about.get(name), str) and said:
-                return said, f"the attribute {name}"
+            told = about.get(name)
+            several = told if isinstance(told, list) else [told]  # that say the same in other words
+            if said := next((text for text in several if isinstance(text, str) and text), ""):
+                return [said], f"the attribute {name}"
         if wanted:
             raise BadVideo(f"{recording.where}: the store has no attribute {wanted} with text.")
-        return "", ""
+        return [], ""
 
     def _told_robot(self, about: Mapping[str, Any]) -> str:
         return next((about[key] for key in ("robot_type", "robot") if isinstance(about.get(key), str)), "")

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,11 @@ class Labelled:
         labelled is there no more.
         """
         packed, done = self.packed, 0
-        for episode in (e for spec in self.specs for e in open_dataset(spec).episodes(size)):
-            if isinstance(episode, BadVideo) or done == packed.episodes or episode.id != packed.ids[done]:
+        every = ((place, e) for place, spec in enumerate(self.specs) for e in open_dataset(spec).episodes(size))
+        for place, episode in every:
+            if isinstance(episode, BadVideo) or done == packed.episodes:
+                continue
+            if (place, episode.id) != (packed.source[done], packed.ids[done]):  # datasets may have the same ids
                 continue
             here = slice(packed.starts[done], packed.starts[done + 1])
             if len(episode.frames) != here.stop - here.start:
@@ -113,7 +117,9 @@ def export_lerobot(
     packed, width = labelled.packed, labelled.codes.shape[1]
     _require_one_size(packed, image_size)
     rate = _require_one_rate(packed, fps)
-    shape = (image_size, image_size) if image_size else (int(packed.sizes[0, 0]), int(packed.sizes[0, 1]))
+    every = labelled.episodes(image_size)
+    first = next(every)
+    shape = (int(first[0].frames.shape[1]), int(first[0].frames.shape[2]))  # a dataset may say another
     kept, kinds = quality_for(quality, *shape), packed.action_spec.kinds if packed.action_spec else ()
     names = {key: _names(key, getattr(packed, f"{key}s" if key == "action" else key), getattr(packed, f"{key}_names"))
              for key in ("action", "state")}  # fmt: skip
@@ -140,7 +146,7 @@ def export_lerobot(
         ) as writer,
         Progress("exporting", packed.episodes, unit="episodes") as progress,
     ):
-        for number, (episode, codes) in enumerate(labelled.episodes(image_size), 1):
+        for number, (episode, codes) in enumerate(chain([first], every), 1):
             rows = np.arange(len(codes)) if _same(episode.fps, rate) else even_steps(len(codes), episode.fps, rate)
             state = None if episode.state is None else episode.state[rows]
             actions = None if episode.actions is None else over_skipped(kinds, episode.actions, rows)

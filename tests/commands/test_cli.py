@@ -499,6 +499,19 @@ def test_labels_on_a_full_disk(
     assert once == again
 
 
+@pytest.mark.parametrize(
+    ("code", "says"), [(errno.EFBIG, ("FAT", "part-000000")), (errno.ENAMETOOLONG, ("part-000000", "long"))]
+)
+def test_a_disk_that_does_not_take_a_file(
+    code: int, says: tuple[str, ...], refuses: Refuses, made: Path, robot: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    error = OSError(code, os.strerror(code), "part-000000.parquet")
+    monkeypatch.setattr(pq, "write_table", full_disk_at(1, pq.write_table, error))
+    command = ("label", "--dataset", f"lerobot:{robot}", "--source", made / "laq", "--out", tmp_path / "labels")
+    refuses(*command, says=says)
+
+
 # --- Ctrl-C ---------------------------------------------------------------------------------------
 
 

@@ -67,6 +67,32 @@ def test_tables_in_every_form(tmp_path: Path, name: str, text: str, coding: str)
     assert captions(tmp_path).files() == [tmp_path / name]
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('a.mp4,"lift\nsub/b.mp4,pick\n', ("line 2", "sub/b.mp4", "quote")),  # it does not end: b would be lost
+        ('a.mp4,"lift\nit"\nsub/b.mp4,"pick\nx.mp4,"\n', ()),  # lines within quotes, none about a clip
+        ("a.mp4,lift, then push\nsub/b.mp4,pick\n", ("line 2", "comma")),
+    ],
+)
+def test_rows_that_run_together_or_over(tmp_path: Path, text: str, named: tuple[str, ...]) -> None:
+    for header in ("file,instruction", "file,instruction,"):  # a header may end with an empty column
+        (tmp_path / "captions.csv").write_text(f"{header}\n{text}")
+        faults = captions(tmp_path).problems()
+        assert len(faults) == bool(named)
+        assert all(name in str(faults[0]) for name in named)
+
+
+def test_what_programs_write_for_no_text(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text("file,instruction\na.mp4,nan\nsub/b.mp4,None of them\n")
+    assert said(tmp_path) == ("", "None of them")
+
+
+def test_clip_number_nought(tmp_path: Path) -> None:
+    (tmp_path / "captions.json").write_text(json.dumps([{"id": 0, "task": BOTH[0]}, {"id": 1, "task": BOTH[1]}]))
+    assert said(tmp_path, ("0.mp4", "1.mp4")) == BOTH
+
+
 def test_tables_of_something_else_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "robot_log.csv").write_text("t,x,y\n0,1,2\n")
     (tmp_path / "people.csv").write_text("name,title\nada,Dr\n")

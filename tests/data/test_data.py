@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made import pictures, video
 from PIL import Image
 
 from lapa.contracts import ActionSpec, BadVideo, Episode, Labels, LapaError
@@ -262,6 +265,17 @@ def test_a_video_folder(tmp_path: Path) -> None:
     assert find("datasets", "video_folder")(path=str(tmp_path / "v")).build().signature() != before
 
 
+def test_a_file_that_may_be_read_again_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack that was made while it might not be read, with --skip-bad, is not used any longer."""
+    video(tmp_path / "v/a.mp4", pictures(4))
+    dataset = find("datasets", "video_folder")(path=str(tmp_path / "v")).build()
+    before = dataset.signature()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda file, mode: False)
+        assert dataset.signature() != before
+    assert dataset.signature() == before
+
+
 @pytest.mark.parametrize(
     ("stem", "text"), [("put_carrot", "put carrot"), ("the--big__cup_12", "the big cup"), ("042", "")]
 )
@@ -436,6 +450,18 @@ def test_a_spec_that_names_nothing(spec: str, message: str) -> None:
 def test_a_folder_without_videos(tmp_path: Path) -> None:
     with pytest.raises(LapaError, match=str(tmp_path)):
         pack([f"video_folder:{tmp_path}"], SIZE, quiet=True)
+
+
+def test_a_cache_on_a_disk_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has is used; when that was, cannot be noted."""
+    video(tmp_path / "v/a.mp4", pictures(4))
+    first = pack([f"video_folder:{tmp_path}/v"], SIZE, quiet=True)
+
+    def refuse(path: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert pack([f"video_folder:{tmp_path}/v"], SIZE, quiet=True).fingerprint == first.fingerprint
 
 
 def test_a_full_disk(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

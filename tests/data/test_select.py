@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made import pictures, video
 from numpy.testing import assert_array_equal
 
 from lapa.contracts import BadVideo, Episode, LapaError
@@ -128,6 +131,7 @@ def test_datasets_of_other_kinds_are_not_mixed(root: str) -> None:
         ("episodes=1,without=2", "not both"),
         ("stride=2,fps=5", "not both"),
         ("stride=0", "at least 1"),
+        ("episodes=0-1,episodes=3", "twice"),
         ("stride=2.5", "2.5"),
         ("fps=60", "30 fps"),
         ("fps=-1", "above 0"),
@@ -206,3 +210,60 @@ def test_lapa_cache_makes_the_same_pack(
         (entry,) = (tmp_path / name).glob("lerobot-16-*")
         made[name] = {file.name: file.read_bytes() for file in entry.iterdir()}
     assert made["ahead"] == made["now"]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A dataset of the episodes that it is given."""
+
+    of: tuple[Episode | BadVideo, ...]
+
+    def episodes(self, size: int | None = None) -> Iterator[Episode | BadVideo]:
+        yield from self.of
+
+    def signature(self) -> str:
+        return "listed"
+
+
+def test_kinds_are_told_by_what_can_be_used() -> None:
+    """Skipped rows join by the kinds, which are those of the first episodes: of those that can be read, have as many
+    numbers and are finite."""
+    bad = BadVideo("no film")
+    plain = replace(an_episode(0), action_kinds=())
+    odd = replace(plain, id="odd", actions=np.ones((13, 2), np.float32))
+    torn = replace(plain, id="torn", actions=np.full((13, 3), np.nan, np.float32))
+    for before in ((bad,) * 30, (torn,), (bad, torn)):
+        *_, known, left = Chosen(Listed((*before, plain, odd)), Choice(stride=2), "set", "squash").episodes()
+        assert isinstance(known, Episode)
+        assert known.action_kinds == ("delta", "absolute", "binary")
+        assert isinstance(left, BadVideo)
+        assert "2 dimensions" in str(left)
+    (alone,) = Chosen(Listed((torn,)), Choice(stride=2), "set", "squash").episodes()
+    assert isinstance(alone, Episode), "what reads it says that it is not finite"
+
+
+def test_paths_that_look_like_options(tmp_path: Path) -> None:
+    """A path may hold NAME=; what follows the longest path that is there are options."""
+    odd = tmp_path / "clips, v=2,stride=3"
+    odd.mkdir()
+    for options, stride in (("", None), (",stride=2", 2), (",stride=2,episodes=0-1", 2)):
+        found = parse(f"video_folder:{odd}{options}")
+        assert (found.path, found.choice.stride) == (str(odd), stride)
+    assert parse(f"video_folder:{tmp_path},stride=3").choice.stride == 3
+
+
+def test_what_is_said_beside_the_episodes_is_none(tmp_path: Path) -> None:
+    """A row of the captions about a clip that is not there has no number."""
+    for name in "ab":
+        video(tmp_path / f"v/{name}.mp4", pictures(4))
+    (tmp_path / "v/captions.csv").write_text("file,instruction\na.mp4,lift\nb.mp4,push\nc.mp4,pull\n")
+    faults = [e for e in open_dataset(f"video_folder:{tmp_path}/v,without=0").episodes() if isinstance(e, BadVideo)]
+    assert len(faults) == 1
+    with pytest.raises(LapaError, match="no episode 2; it has 2"):
+        list(open_dataset(f"video_folder:{tmp_path}/v,episodes=2").episodes())
+
+
+def test_a_path_that_is_no_text(tmp_path: Path) -> None:
+    """Runs, labels and datasets say what they are of, and could not."""
+    with pytest.raises(LapaError, match=r"vid\\xe9os: .*ln -s"):
+        parse(f"video_folder:{tmp_path}/{os.fsdecode(b'vid' + bytes([233]) + b'os')}")

@@ -68,13 +68,22 @@ def test_several_clips_in_one_folder() -> None:
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("{}.color.jpg", "{}.depth.png"), ("left_{}.png", "right_{}.png"), ("frame-{}.color.png", "frame-{}.depth.png"),
+    [("{}.png", "{}_mask.png"),
+     ("{}.color.jpg", "{}.depth.png"), ("left_{}.png", "right_{}.png"), ("frame-{}.color.png", "frame-{}.depth.png"),
      ("cam0_{}.png", "cam1_{}.png"), ("rgb_{}.png", "infrared_{}.png")],
 )  # fmt: skip
 def test_several_cameras_in_one_folder(first: str, second: str) -> None:
     images, (one,) = found([form.format(i) for form in (second, first) for i in range(12)])
     assert [images[i].name for i in one.order] == [first.format(i) for i in range(12)]
     assert any("camera: " in note for note in one.notes)
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_a_clip_of_one_picture_joins_no_other(clips: int) -> None:
+    names = [f"ep{e}_{i}.png" for e in range(clips) for i in range(5)]
+    images, series = found([*names, f"ep{clips}_0.png"])
+    assert [[images[i].name for i in one.order] for one in series] == [names[5 * e : 5 * e + 5] for e in range(clips)]
+    assert f"such as ep{clips}_0.png" in " ".join(series[0].notes)
 
 
 def test_pictures_that_are_no_frames() -> None:

@@ -13,6 +13,7 @@ import pytest
 from made_robots import good, read
 
 from lapa.contracts import BadVideo, LapaError
+from lapa.data.notes import CHANGES
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.data.stream import stream
@@ -167,6 +168,101 @@ def test_arrays_named_by_options(tmp_path: Path) -> None:
         open_dataset(f"{spec},state=jonts")
 
 
+def test_files_that_say_different_things(tmp_path: Path) -> None:
+    """Each file has its own rate, robot and way up; one that says none has those of the first."""
+    flipped = made.pictures(5)[:, ::-1]
+    for name, pictures, about in (
+        ("a", made.pictures(5), {"fps": 10, "robot": "ur5"}),
+        ("b", flipped, {"fps": 30, "robot": "franka", "macros_image_convention": "opengl"}),
+        ("c", made.pictures(5), {"robot": "ur5"}),
+        ("d", made.pictures(5), {}),
+    ):
+        write(tmp_path / f"set/{name}.h5", {"images": pictures, "actions": np.zeros((5, 2))}, **about)
+    spec = f"hdf5:{tmp_path}/set"
+    episodes = good(spec)
+    assert [(e.fps, e.embodiment) for e in episodes] == [(10, "ur5"), (30, "franka"), (10, "ur5"), (10, "")]
+    for number, episode in enumerate(episodes):
+        np.testing.assert_array_equal(episode.frames, made.pictures(5), err_msg=str(number))
+    found = pack([spec], 16, quiet=True, cache=tmp_path / "cache")
+    assert found.fps.tolist() == [10, 30, 10, 10]
+    assert found.embodiments == ("",)
+    assert [line for line in found.told() if "ur5 (2), franka (1)" in line]
+    assert [line for line in found.told() if "rate: 30 Hz" in line and "1 episode of 4" in line]
+    assert pack([f"{spec},episodes=2-3"], 16, quiet=True, cache=tmp_path / "cache").embodiments == ("ur5",)
+    assert [e.fps for e in good(f"{spec},fps=20")] == [20] * 4
+
+
+def test_words_that_change_are_told(tmp_path: Path) -> None:
+    """An array of texts with one a frame; empty ones say nothing."""
+    arrays = {"images": made.pictures(4), "language_instruction": np.array([b"", b"pick", b"pick", b"place"])}
+    (episode,) = good(write(tmp_path / "x.h5", arrays, fps=10))
+    assert episode.instruction == "pick"
+    assert CHANGES in episode.notes
+    arrays["language_instruction"] = np.array([b"pick"] * 4)
+    assert CHANGES not in good(write(tmp_path / "y.h5", arrays, fps=10))[0].notes
+
+
+def test_episodes_by_any_name(tmp_path: Path) -> None:
+    """Groups with actions in each are episodes, whatever they are called; groups of cameras are not."""
+    arrays = {f"{name}/{part}": array for name in ("pick_cup", "place_cup") for part, array in
+              (("images", made.pictures(4)), ("actions", np.zeros((4, 2))))}  # fmt: skip
+    assert [e.id for e in good(write(tmp_path / "x.h5", arrays, fps=10))] == ["pick_cup", "place_cup"]
+    cameras = {"top/images": made.pictures(4), "side/images": made.pictures(4), "arm/actions": np.zeros((4, 2))}
+    (one,) = good(write(tmp_path / "y.h5", cameras, fps=10))
+    assert one.camera == "top/images"
+
+
+def test_numbers_that_are_not_taken_are_named(tmp_path: Path) -> None:
+    arrays = {"images": made.pictures(4), "cmd/arm": np.zeros((4, 2))}
+    (episode,) = good(write(tmp_path / "x.h5", arrays, fps=10))
+    (told,) = (note for note in episode.notes if note.startswith("taken: "))
+    assert "action from none (of cmd/arm, action= can take some)" in told
+    assert "state from none (of cmd/arm, state= can take some)" in told
+    (episode,) = good(write(tmp_path / "x.h5", arrays, fps=10) + ",action=arm,state=none")
+    assert "taken: action from cmd/arm, state from none" in episode.notes
+
+
+def test_several_texts_in_an_attribute(tmp_path: Path) -> None:
+    texts = np.array(["pick it up", "lift it"], h5py.string_dtype())
+    (episode,) = good(write(tmp_path / "open_drawer.h5", {"images": made.pictures(4)}, fps=10, instruction=texts))
+    assert episode.instruction == "pick it up"
+
+
+def test_times_in_milliseconds_tell_no_rate(tmp_path: Path) -> None:
+    spec = write(tmp_path / "x.h5", {"images": made.pictures(5), "timestamp": np.arange(5) * 20.0})
+    with pytest.raises(LapaError, match="fps="):
+        open_dataset(spec)
+    assert good(f"{spec},fps=50")[0].fps == 50
+
+
+def test_a_rate_that_one_file_says_is_that_of_the_others(tmp_path: Path) -> None:
+    """ALOHA's own is for where none says any."""
+    root = made_robots.aloha(tmp_path / "fold", (4, 4))
+    assert {e.fps for e in good(f"hdf5:{root}")} == {50}
+    with h5py.File(root / "episode_0.hdf5", "r+") as file:
+        file.attrs["fps"] = 30
+    assert {e.fps for e in good(f"hdf5:{root}")} == {30}
+
+
+def test_measured_rates_scatter(tmp_path: Path) -> None:
+    """Times of one rate are one rate; of another, another."""
+    for name, fps in (("a", 10), ("b", 10.3), ("c", 15)):
+        write(tmp_path / f"set/{name}.h5", {"images": made.pictures(5), "timestamp": np.arange(5) / fps})
+    assert [e.fps for e in good(f"hdf5:{tmp_path}/set")] == [10, 10, 15]
+
+
+def test_steps_and_places_are_not_mixed(tmp_path: Path) -> None:
+    """Of robomimic's files one was recorded with steps, another with places to go to."""
+    made_robots.robomimic(tmp_path / "set/a.hdf5", (4,))
+    places = json.dumps({"env_kwargs": {"controller_configs": {"type": "OSC_POSE", "control_delta": False}}})
+    with h5py.File(made_robots.robomimic(tmp_path / "set/b.hdf5", (4,)), "r+") as file:
+        file["data"].attrs["env_args"] = places
+    spec = f"hdf5:{tmp_path}/set"
+    with pytest.raises(BadVideo, match=r"b/demo_0.*absolute.*delta"):
+        pack([spec], 16, quiet=True, cache=tmp_path / "cache")
+    pack([f"{spec},kinds=6delta+binary"], 16, quiet=True, cache=tmp_path / "cache")
+
+
 def test_groups_that_are_episodes(tmp_path: Path) -> None:
     """ManiSkill's names, a picture more than actions; and groups named by a pattern."""
     arrays: dict[str, Any] = {}
@@ -210,6 +306,14 @@ def test_the_next_state_is_the_action_where_there_is_none(tmp_path: Path) -> Non
 def test_kinds_of_pictures(tmp_path: Path, pictures: np.ndarray, expected: np.ndarray) -> None:
     (episode,) = good(write(tmp_path / "x.h5", {"cam": pictures, "action": made_robots.vectors(4, 2)}, fps=5))
     np.testing.assert_array_equal(episode.frames, expected)
+
+
+def test_floats_that_begin_in_the_dark(tmp_path: Path) -> None:
+    dark = made.pictures(5, seed=3)
+    dark[0] = 0
+    for name, scale in (("whole", 1), ("unit", 255)):
+        (episode,) = good(write(tmp_path / f"{name}.h5", {"images": dark.astype(np.float32) / scale}, fps=10))
+        np.testing.assert_array_equal(episode.frames, dark)
 
 
 def test_rows_of_bytes(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from made import encoded
 from robot_rows import CAMERA, TASKS, arrow, features, numbered, robot, rows, shown, taken
 
-from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.contracts import BadVideo, Episode, LapaError, Seekable
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.data.stream import stream
@@ -253,6 +253,25 @@ def test_pictures_of_every_form(tmp_path: Path, cells: list[Any]) -> None:
     assert shown(one(root).frames) == [*range(5)]
     dataset = open_dataset(f"lerobot:{root}")
     assert shown(np.stack(list(dataset.frames(0, start=2)))) == [2, 3, 4]  # type: ignore[attr-defined]
+
+
+def test_pictures_of_several_sizes(tmp_path: Path) -> None:
+    """One film has one size; that info.json tells of another does not matter."""
+    about = features(observation__images__top={"dtype": "image", "shape": [48, 64, 3]})
+    for name, last in (("same", 24), ("other", 30)):
+        cells = [{"bytes": encoded(np.zeros((last if i == 4 else 24, 32, 3), np.uint8))} for i in range(5)]
+        robot(tmp_path / name, [{**rows(5), CAMERA: pa.array(cells)}], [], about=about)
+    (same,) = open_dataset(f"lerobot:{tmp_path}/same").episodes()
+    assert isinstance(same, Episode)
+    assert same.frames.shape == (5, 24, 32, 3)
+    dataset = open_dataset(f"lerobot:{tmp_path}/other")
+    for size in (None, 16):
+        (other,) = dataset.episodes(size)
+        assert isinstance(other, BadVideo)
+        assert "frame 4: is 32 x 30, the first is 32 x 24" in str(other)
+    assert isinstance(dataset, Seekable)
+    with pytest.raises(BadVideo, match="frame 4"):
+        list(dataset.frames(0, 16, 4))
 
 
 def test_numbers_that_info_calls_numbers(tmp_path: Path) -> None:

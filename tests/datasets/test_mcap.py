@@ -12,6 +12,7 @@ from made_robots import arm, good, raw_picture, read, ros2, stamp
 
 from lapa.contracts import BadVideo, Episode, LapaError
 from lapa.data import ros
+from lapa.data.notes import CHANGES
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.data.stream import stream
@@ -157,6 +158,54 @@ def test_what_lies_outside_the_states_is_left_out_and_said(tmp_path: Path) -> No
     gap = [m for m in arm(40) if m[2] != JOINTS or not 1000.5 < m[0] < 1003.5]
     with pytest.raises(BadVideo, match="/joint_states"):
         pack([f"mcap:{ros2(tmp_path / 'gap.mcap', gap)}"], 8, quiet=True, cache=tmp_path / "c")
+
+
+def test_no_command_is_taken_from_the_future(tmp_path: Path) -> None:
+    """Frames before the first command are left out; the last one holds."""
+    kept = [m for m in arm(20) if m[1] != "/leader/joint_states" or 1000.5 < m[0] < 1001.0]
+    (episode,) = good(f"mcap:{ros2(tmp_path / 'a.mcap', kept)},action=/leader/joint_states")
+    assert episode.actions is not None
+    assert len(episode.frames) == 15
+    np.testing.assert_array_equal(episode.frames[0], made.pictures(20)[5])
+    np.testing.assert_allclose(episode.actions[:5, 0], [1.59, 1.69, 1.79, 1.89, 1.99], atol=1e-5)
+    np.testing.assert_allclose(episode.actions[5:, 0], 1.99, atol=1e-5)
+    assert any("before any command" in note for note in episode.notes)
+
+
+def test_messages_that_overtake_one_another(tmp_path: Path) -> None:
+    """The state is the nearest by its own time, in whatever order the messages came."""
+    usual = good(f"mcap:{ros2(tmp_path / 'a.mcap', arm())}")[0]
+    messages = arm()
+    states = [i for i, message in enumerate(messages) if message[1] == "/joint_states"]
+    for one, other in zip(states[10::10], states[19::10], strict=True):
+        messages[one], messages[other] = messages[other], messages[one]
+    other = good(f"mcap:{ros2(tmp_path / 'b.mcap', messages)}")[0]
+    np.testing.assert_array_equal(other.state, usual.state)
+
+
+def test_joints_in_another_order(tmp_path: Path) -> None:
+    """Each recording lists its joints in an order of its own: columns are those of the first recording."""
+    ros2(tmp_path / "bags/a.mcap", arm())
+    turned = [
+        (at, topic, kind, {**said, **{key: said[key][::-1] for key in ("name", "position", "velocity") if key in said}})
+        for at, topic, kind, said in arm()
+    ]
+    ros2(tmp_path / "bags/b.mcap", turned)
+    one, two = good(f"mcap:{tmp_path}/bags,action=/leader/joint_states")
+    assert two.state_names == one.state_names == two.action_names == ("shoulder", "elbow")
+    np.testing.assert_array_equal(two.state, one.state)
+    np.testing.assert_array_equal(two.actions, one.actions)
+    assert good(f"mcap:{tmp_path}/bags/b.mcap")[0].state_names == ("elbow", "shoulder")
+
+
+def test_words_that_change_are_told(tmp_path: Path) -> None:
+    texts = [(1000.0, "pick"), (1000.3, "place")]
+    messages = [*arm(), *((at, "/task", "std_msgs/msg/String", {"data": text}) for at, text in texts)]
+    path = ros2(tmp_path / "a.mcap", sorted(messages, key=lambda message: message[0]))
+    (episode,) = good(f"mcap:{path},instruction=/task")
+    assert episode.instruction == "pick"
+    assert CHANGES in episode.notes
+    assert CHANGES not in good(f"mcap:{path},instruction=push it")[0].notes
 
 
 def test_joints_of_two_parts_on_one_topic(tmp_path: Path) -> None:

@@ -340,6 +340,40 @@ def test_pictures_as_tensors(tmp_path: Path, encoding: str, first: bool) -> None
     np.testing.assert_array_equal(np.stack(list(dataset.frames(number, None, 1))), frames[1:])  # type: ignore[attr-defined]
 
 
+def test_several_datasets_below_a_folder(tmp_path: Path) -> None:
+    """Of versions the newest is read; datasets are not versions of one another."""
+    for version, length in (("1.0.0", 3), ("1.10.0", 5), ("1.2.0", 4)):
+        rlds(tmp_path / f"bridge_small/{version}", (length,))
+    assert [len(e.frames) for e in good(f"rlds:{tmp_path}/bridge_small")] == [5]
+    for name in ("bridge", "taco_play"):
+        rlds(tmp_path / f"all/{name}", (3,))
+        rlds(tmp_path / f"each/{name}/0.1.0", (3,))
+    for folder in ("all", "each"):
+        with pytest.raises(LapaError, match=r"folder of datasets \(bridge, taco_play\)"):
+            open_dataset(f"rlds:{tmp_path}/{folder}")
+
+
+def test_a_shard_is_given(tmp_path: Path) -> None:
+    root = rlds(tmp_path / "bridge_small")
+    with pytest.raises(LapaError, match=f"is a file.*{root}"):
+        open_dataset(f"rlds:{next(root.glob('*.tfrecord*'))}")
+
+
+def test_shards_of_two_sets(tmp_path: Path) -> None:
+    """As after a download of the same data, cut otherwise: each episode would count twice."""
+    root = rlds(tmp_path / "bridge_small", (3, 4), shards=2)
+    again = tfrecord(root / "bridge_small-train.tfrecord-00000-of-00001", [])
+    with pytest.raises(LapaError, match=r"2 sets, .*of-00001 and .*of-00002"):
+        open_dataset(f"rlds:{root}")
+    again.unlink()
+    assert len(good(f"rlds:{root}")) == 2
+
+
+def test_a_rate_of_nought_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(LapaError, match="fps"):
+        read(f"rlds:{rlds(tmp_path / 'bridge_small')},fps=0")
+
+
 def test_a_rate_that_the_name_tells_is_said(tmp_path: Path) -> None:
     root = rlds(tmp_path / "bridge/1.0.0")
     assert any(note.startswith("rate: 5 fps") for note in good(f"rlds:{root}")[0].notes)

@@ -14,6 +14,7 @@ import pytest
 from made_robots import good, read, tar
 
 from lapa.contracts import BadVideo, Episode, LapaError
+from lapa.data.notes import CHANGES
 from lapa.data.pack import pack
 from lapa.data.spec import open_dataset
 from lapa.data.stream import stream
@@ -113,6 +114,28 @@ def test_a_picture_a_sample(tmp_path: Path) -> None:
     for episode in episodes:
         np.testing.assert_array_equal(episode.frames, made.pictures(3, seed=int(episode.id)))
         np.testing.assert_array_equal(episode.actions, [[t, int(episode.id)] for t in range(3)])
+
+
+def test_words_and_rates_in_other_forms(tmp_path: Path) -> None:
+    """Several captions of a clip: the first. A rate as text. Words that change on the way are told."""
+    files = {"c_0.mp4": film(tmp_path), "c_0.json": json.dumps({"caption": ["lift it", "raise it"]}).encode()}
+    (first,) = good(f"webdataset:{tar(tmp_path / 'a.tar', files)}")
+    assert (first.instruction, first.instruction_from) == ("lift it", "JSON (caption)")
+    files = {}
+    for frame, picture in enumerate(jpegs(4)):
+        about = {"episode": 0, "frame": frame, "fps": "8", "task": "pick" if frame < 2 else "place"}
+        files |= {f"{frame}.png": picture, f"{frame}.json": json.dumps(about).encode()}
+    (second,) = good(f"webdataset:{tar(tmp_path / 'b.tar', files)}")
+    assert (second.instruction, second.fps) == ("pick", 8)
+    assert CHANGES in second.notes
+    assert CHANGES not in first.notes
+
+
+def test_files_that_nobody_reads_are_told(tmp_path: Path) -> None:
+    files = {"c.v1.mp4": film(tmp_path), "c.v1.txt": b"lift it", "c.cls": b"3", "c.actions.npz": b"x"}
+    (episode,) = good(f"webdataset:{tar(tmp_path / 'a.tar', files)}")
+    assert episode.instruction == "lift it"
+    assert "not read: .actions.npz, .cls" in episode.notes
 
 
 # --- what cannot be read

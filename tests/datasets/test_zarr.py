@@ -81,6 +81,24 @@ def test_a_folder_of_stores(tmp_path: Path) -> None:
     assert [e.id for e in good(f"zarr:{tmp_path}/all", 8)] == ["a/episode_0", "a/episode_1", "b/episode_0"]
 
 
+def test_several_texts_in_an_attribute(tmp_path: Path) -> None:
+    path = made_robots.diffusion_policy(tmp_path / "x.zarr")
+    zarr.open_group(str(path), mode="a").attrs["instruction"] = ["push it", "move it"]
+    assert {episode.instruction for episode in good(f"zarr:{path}")} == {"push it"}
+
+
+def test_rows_of_no_episode_are_told(tmp_path: Path) -> None:
+    """As when a recording was stopped within an episode."""
+    path = made_robots.diffusion_policy(tmp_path / "x.zarr")
+    spec = f"zarr:{path}"
+    assert not any("behind" in note for episode in good(spec) for note in episode.notes)
+    ends = zarr.open_group(str(path), mode="a")["meta/episode_ends"]
+    ends[:] = np.array([4, 7, 9])
+    episodes = good(spec)
+    assert [len(episode.frames) for episode in episodes] == [4, 3, 2]
+    assert all(any("6 rows of" in note for note in episode.notes) for episode in episodes)
+
+
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     """A codec that unpickles what it reads would run the code of whoever made the file."""
     path = made_robots.diffusion_policy(tmp_path / "x.zarr")

@@ -22,6 +22,8 @@ import pytest
 import torch
 from made import lerobot_v21
 from PIL import Image
+from robot_rows import features, numbered, rows, shown
+from robot_rows import robot as robot_of_rows
 
 from lapa import cli
 from lapa.artefacts.folder import provenance, save_artefact
@@ -220,6 +222,28 @@ def test_absolute_targets_and_grippers_at_another_rate(tmp_path: Path, tiny: Rec
         ends = np.minimum(np.arange(0, len(one.frames), 2) + 1, len(one.frames) - 1)
         np.testing.assert_array_equal(two.actions, one.actions[ends])
         assert two.action_kinds == ("absolute", "binary")
+
+
+def test_datasets_with_the_same_ids(laq: Path, tmp_path: Path) -> None:
+    """What was skipped of one is not taken for an episode of the other that is called the same."""
+    torn = rows(8, 0, 1)
+    torn["action"][3] = np.nan
+    robot_of_rows(tmp_path / "a", [rows(8), torn])
+    robot_of_rows(tmp_path / "b", [rows(8), rows(8, 10, 1)], [numbered(8), numbered(8, 10)])
+    (film,) = (tmp_path / "b").rglob("episode_000000.mp4")
+    film.write_bytes(b"nothing")
+    data = [part for name in "ab" for part in ("--dataset", f"lerobot:{tmp_path / name}")]
+    cli.main(["label", *data, "--source", str(laq), "--out", str(tmp_path / "labels"), "--skip-bad"])
+    export_lerobot(open_labelled(tmp_path / "labels"), tmp_path / "out", quality=None)
+    assert [shown(e.frames)[0] for e in episodes_of(f"lerobot:{tmp_path}/out")] == [0, 10]
+
+
+def test_pictures_of_another_size_than_the_dataset_says(laq: Path, tmp_path: Path) -> None:
+    about = features(observation__images__top={"dtype": "video", "shape": [48, 64, 3]})
+    robot_of_rows(tmp_path / "a", [rows(8)], about=about)
+    cli.main(["label", "--dataset", f"lerobot:{tmp_path}/a", "--source", str(laq), "--out", str(tmp_path / "labels")])
+    export_lerobot(open_labelled(tmp_path / "labels"), tmp_path / "out", quality=None)
+    assert episodes_of(f"lerobot:{tmp_path}/out")[0].frames.shape == (8, 24, 32, 3)
 
 
 def test_labels_that_are_no_codes_are_refused(robot: Path, tmp_path: Path) -> None:
