@@ -48,9 +48,10 @@ Your videos    lapa quantize --dataset video_folder:clips/ --preset video --out 
                Each command ends by naming the next one.
 All commands   lapa --help"""
 
-UNUSABLE = (  # errors of a place that the user can change
-    *(errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
-)
+# errors of a place that the user can change
+UNUSABLE = (
+    errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+)  # fmt: skip
 MANY = ("quantize", "fit", "label", "pretrain", "finetune", "ground")  # run in many processes under torchrun
 
 

@@ -188,8 +188,8 @@ def compare(
     """Several methods on your data, or the paper's table.
 
     For your data give --dataset and --labelled, for the table --settings; it is on Tabletop, or with --benchmark
-    metaworld, language_table or libero in a benchmark of others, whose expert then makes all data (docs/world_table.md).
-    If interrupted, the same command goes on.
+    metaworld, language_table or libero in a benchmark of others, whose expert then makes all data
+    (docs/world_table.md). If interrupted, the same command goes on.
     Examples: lapa compare --settings all --methods all --seeds 3 --out runs/paper; lapa compare --settings in-domain
     --methods lapa,vpt --budgets 20 --seeds 1 --out runs/part;
     lapa compare --dataset video_folder:clips/ --labelled lerobot:robot/ --out runs/mine. The first runs for hours; stop
