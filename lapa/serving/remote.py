@@ -134,16 +134,20 @@ class OpenpiActor:
             ) from None
         except WebSocketException as error:
             raise LapaError(f"{self.address.place} closed the connection ({error}).") from None
-        if isinstance(reply, str):  # the last line of what may be a traceback
-            raise LapaError(
-                f"{self.address.place} refuses: {shortened((reply.strip().splitlines() or [''])[-1], 300)}."
-            )
-        told = _read(unpack, reply, self.address)
+        told = self._values(reply)
         if not isinstance(told, dict) or "actions" not in told:
             raise LapaError(f"{self.address.place} answered without actions.")
-        timing = told.get("server_timing") or {}
-        self.timings.append((1000 * (time.perf_counter() - start), float(timing.get("infer_ms", 0))))
+        timing = told.get("server_timing")
+        ms = timing.get("infer_ms") if isinstance(timing, dict) else None
+        self.timings.append((1000 * (time.perf_counter() - start), float(ms) if isinstance(ms, int | float) else 0.0))
         return _chunk(told["actions"], self.address)
+
+    def _values(self, message: bytes | str) -> Any:
+        """What a message holds. Raises LapaError for a text, with the last line of what may be a traceback."""
+        if isinstance(message, str):
+            last = (message.strip().splitlines() or [""])[-1]
+            raise LapaError(f"{self.address.place} refuses: {shortened(last, 300)}.")
+        return _read(unpack, message, self.address)
 
     def _connect(self) -> tuple[ClientConnection, dict[str, Any]]:
         token, until = os.environ.get(TOKEN), time.monotonic() + self.address.wait
@@ -154,7 +158,7 @@ class OpenpiActor:
                     f"ws://{self.address.place}", compression=None, max_size=None, open_timeout=10,
                     additional_headers=headers, proxy=None,
                 ))  # fmt: skip
-                about = _read(unpack, made.recv(timeout=self.address.timeout), self.address)
+                about = self._values(made.recv(timeout=self.address.timeout))
                 return made, about if isinstance(about, dict) else {}
             except InvalidHandshake as error:
                 raise LapaError(f"{self.address.place} does not take us: {error}. {TOKEN} holds a token.") from None

@@ -260,9 +260,26 @@ def test_observations_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
             r'camera "image".* "a", "b"',
         ),
         ("push", "got str"),
+        (short | {"instruction": "\ud800"}, "no text"),
+        ({"image": PICTURE[:0], "instruction": ""}, r"uint8 \[0, 30, 3\]"),
+        ({"image": [[1, 2], [3]], "instruction": ""}, r"\[\[1, 2\], \[3\]\]"),
     ):
         with pytest.raises(LapaError, match=message):
             seen([wrong], one)  # type: ignore[list-item]
+    with pytest.raises(LapaError, match="got none"):
+        seen([], one)
+    arm = PolicySpec(("image",), ("x", "y"), None)
+    for state, message in (
+        ([1, np.nan], r'"x", "y".*\[1.0, nan\]'),
+        ([1e300, 0], r"\[inf, 0.0\]"),
+        ([1, 10**400], r"\[1, 1000"),
+        (["a", "b"], r"\['a', 'b'\]"),
+        ([[1], [2, 3]], r"\[\[1\], \[2, 3\]\]"),
+        ({"x": 1, "y": 2}, "'x': 1"),
+        ([1, 2, 3], r"shape \[3\]"),
+    ):
+        with pytest.raises(LapaError, match=message):
+            seen([short | {"state": state}], arm)  # type: ignore[list-item]
     with pytest.raises(LapaError, match=r'camera "top".* "image"'):
         seen([short], two)
     observations._SAID.clear()

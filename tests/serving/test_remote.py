@@ -107,11 +107,11 @@ def test_evaluate_with_a_server_in_place_of_a_folder(artefact: Path, tmp_path: P
 
 
 @contextmanager
-def openpi(reply: Callable[[dict[str, Any]], Any]) -> Iterator[str]:
+def openpi(reply: Callable[[dict[str, Any]], Any], about: bytes | str = message_of({})) -> Iterator[str]:
     """A server as openpi's: metadata, then `reply` to each observation; a text ends the connection."""
 
     def handle(connection: Any) -> None:
-        connection.send(message_of({}))
+        connection.send(about)
         for message in connection:
             told = reply(unpacked(message))
             connection.send(told if isinstance(told, str) else message_of(told))
@@ -318,4 +318,20 @@ def test_the_token_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LAPA_SERVE_TOKEN", token)
         actor = remote(f"openpi://127.0.0.1:{server.where.port}", TASK, "any")
         assert actor.act_batch([seen()]).shape == (1, 4, 3)
+        actor.close()
+
+
+def test_a_server_that_refuses_with_its_first_message() -> None:
+    with (
+        openpi(lambda told: {}, "Traceback ..\nOutOfMemory") as place,
+        pytest.raises(LapaError, match="refuses: 'OutOfMemory'"),
+    ):
+        remote(f"openpi://{place},keys=libero", LIBERO, "libero")
+
+
+@pytest.mark.parametrize("timing", [None, [1.0], {"infer_ms": "fast"}, {"infer_ms": None}])
+def test_actions_count_whatever_a_server_says_of_its_time(timing: Any) -> None:
+    with openpi(lambda told: {"actions": np.zeros((2, 7)), "server_timing": timing}) as place:
+        actor = remote(f"openpi://{place},keys=libero", LIBERO, "libero")
+        assert actor.act_batch([shown(LIBERO)]).shape == (1, 2, 7)
         actor.close()
