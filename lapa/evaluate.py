@@ -42,8 +42,8 @@ class Trial:
     validation   take VALIDATION_SEEDS in place of those
     instruction  what the policy is told: the scene's instruction, that of another scene, or nothing. Success is judged
                  by the right one
-    execute      actions of a chunk that are carried out before the policy is asked again; None: as its spec says, all
-                 where it says nothing
+    execute      actions of a chunk that are carried out before the policy is asked again, no more than it has; None: as
+                 its spec says, all where it says nothing
     """
 
     episodes: int
@@ -81,7 +81,7 @@ def roll_out(
     """An Outcome per scene, and a film, uint8 [T, H, W, 3] of about `size` pixels a side, of the first `record`.
 
     A policy is asked about all scenes that are not done and have carried out its last answer. Raises LapaError when
-    its actions do not fit.
+    its actions do not fit, are fewer than `trial.execute`, or are not finite.
     """
     order: Callable[[Sequence[int]], Sequence[int]] = getattr(benchmark, "order", lambda seeds: seeds)
     parts = list(_side_by_side(order(trial.seeds), benchmark.spec.batch))
@@ -122,6 +122,7 @@ class _Scenes:
 
     def __init__(self, benchmark: Benchmark, actor: Actor, trial: Trial, told: Sequence[str | None]) -> None:
         self.benchmark, self.actor, self.told = benchmark, actor, told
+        self.asked = trial.execute
         self.execute = trial.execute or getattr(getattr(actor, "spec", None), "execute", None)
         self.queues: list[deque[Array]] = [deque() for _ in told]
 
@@ -162,6 +163,12 @@ class _Scenes:
                 raise LapaError(
                     f"The benchmark needs actions [{len(waiting)}, chunk, {wanted}], the policy gave "
                     f"{list(chunks.shape)}. Is it of another robot?"
+                )
+            if self.asked and self.asked > chunks.shape[1]:
+                raise LapaError(f"--execute {self.asked}: an answer has {chunks.shape[1]} actions. Leave it out.")
+            if not np.isfinite(chunks).all():
+                raise LapaError(
+                    "The policy answered with a number that is not finite; nothing can carry that out. Train it anew."
                 )
             for i, chunk in zip(waiting, chunks, strict=True):
                 self.queues[i].extend(chunk[: self.execute])

@@ -281,6 +281,7 @@ def _compared_by_errors(named: tuple[str, ...], setting: Any, out: Path, workers
     from lapa.artefacts.folder import write_json
     from lapa.experiments.compare import errors, plan
     from lapa.experiments.schedule import run
+    from lapa.measures.offline import interval
     from lapa.plots.offline import offline_error
 
     seconds = run(plan(named, setting, out), out, workers)
@@ -290,9 +291,8 @@ def _compared_by_errors(named: tuple[str, ...], setting: Any, out: Path, workers
     print(f"Open-loop error on {found['episodes']} labelled trajectories that were held out (1: always the mean "
           "action), and length of steps over the expert's:")  # fmt: skip
     for name, row in found["rows"].items():
-        low, high = row["interval"]
         step = "" if row["step"] is None else f"  {row['step']:.2f}"
-        print(f"  {name:<18} {row['error']:.2f}  ({low:.2f} to {high:.2f}){step}")
+        print(f"  {name:<18} {row['error']:.2f}  ({interval(row, found)}){step}")
     print(f"Figures and picture are in {out}. A low error is needed for success and does not promise it.")
 
 

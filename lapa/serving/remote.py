@@ -331,6 +331,8 @@ def _chunk(told: Any, address: Address) -> Array:
         found = np.array(told, np.float32)
         found = found[None] if found.ndim == 1 else found
         if found.ndim == 2 and found.size and np.isfinite(found).all():
+            if address.execute is not None and address.execute > len(found):
+                raise LapaError(f"execute={address.execute}: {address.place} answers with {len(found)} actions.")
             return found[: address.execute]
     raise LapaError(f"{address.place} answered without actions [n, A] of finite numbers.")
 

@@ -335,3 +335,11 @@ def test_actions_count_whatever_a_server_says_of_its_time(timing: Any) -> None:
         actor = remote(f"openpi://{place},keys=libero", LIBERO, "libero")
         assert actor.act_batch([shown(LIBERO)]).shape == (1, 2, 7)
         actor.close()
+
+
+def test_more_than_an_answer_has_cannot_be_executed() -> None:
+    with openpi(lambda told: {"actions": np.zeros((2, 7))}) as place:
+        actor = remote(f"openpi://{place},keys=libero,execute=3", LIBERO, "libero")
+        with pytest.raises(LapaError, match="execute=3.* 2 actions"):
+            actor.act_batch([shown(LIBERO)])
+        actor.close()
