@@ -241,7 +241,7 @@ def compare(
             print((out / "table.md").read_text(), end="")
             print(f"Table, figures and picture are in {out}.")
         return
-    from lapa.experiments.compare import Comparison, benchmark_for, require_actions
+    from lapa.experiments.compare import Comparison, begin, benchmark_for, require_actions
 
     if not labelled:
         raise LapaError("Give --settings all for the paper's table, or --dataset and --labelled for your own data.")
@@ -253,6 +253,7 @@ def compare(
     setting = Comparison(at_least_one(dataset), labelled, where, 500 if episodes is None else episodes, seed, options,
                          finetune_options=later)  # fmt: skip
     named = require_actions(setting, () if "all" in named else named)
+    begin(setting, out)
     (_compared_by_errors if setting.benchmark is None else _compared_by_success)(named, setting, out, workers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from lapa import cli
 from lapa.contracts import LapaError
-from lapa.experiments.compare import Comparison, plan
+from lapa.experiments.compare import Comparison, begin, plan
 from lapa.experiments.paper_cells import BUDGETS, ROWS, SETTINGS, Asked, Common, cells, parse
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
@@ -381,3 +382,16 @@ def test_settings_of_stage_3_alone() -> None:
     steps = plan(("lapa", "vpt", "scratch"), setting, Path("out"))
     with_them = {step.name for step in steps if " ".join(more) in " ".join(step.command)}
     assert with_them == {"policy/lapa", "policy/vpt", "policy/scratch"}
+
+
+def test_what_is_finished_is_of_the_same_setting(tmp_path: Path) -> None:
+    """The steps that are done are skipped: with other data or options they would be taken for these."""
+    first = Comparison(("tabletop:sim",), ("tabletop:real",), episodes=20, recipe_options=("--preset", "laptop"))
+    begin(first, tmp_path)
+    begin(first, tmp_path)
+    for other, says in ((replace(first, episodes=30), "episodes 20, here 30"), (replace(first, benchmark=None), "null"),
+                        (replace(first, labelled=("tabletop:hand",)), "tabletop:real.*here.*tabletop:hand"),
+                        (replace(first, finetune_options=("--set", "chunk=2")), "chunk=2")):  # fmt: skip
+        with pytest.raises(LapaError, match=says):
+            begin(other, tmp_path)
+    assert json.loads((tmp_path / "asked.json").read_text())["episodes"] == 20
