@@ -58,7 +58,8 @@ def space_of_actions(
         return NumberSpace.fit(actions, names, pad)
     if recipe.clusters:
         return ActionCodebook.clusters(actions, recipe.clusters, names, pad if pad.any() else None)
-    return ActionSpace.fit(actions[:, 0], recipe.bins, actions.shape[1], names)
+    # Of all steps: how far a target is from the present state grows along the chunk.
+    return ActionSpace.fit(actions[~pad], recipe.bins, actions.shape[1], names)
 
 
 def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | None:

@@ -19,7 +19,7 @@ from lapa.contracts import ActionSpec, LapaError, PolicySpec
 from lapa.data import observations
 from lapa.data.observations import seen
 from lapa.data.pack import Packed, pack
-from lapa.policies import chunks_after
+from lapa.policies import chunks_after, configured
 from lapa.recipe import Recipe, override
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
@@ -79,6 +79,19 @@ def test_absolute_targets_are_learnt_relative_to_the_state(
         policy.act({"image": PICTURE, "instruction": "push"})
     with pytest.raises(LapaError, match="3 finite numbers"):
         policy.act({"image": PICTURE, "instruction": "push", "state": np.zeros(2)})
+
+
+def test_the_bins_of_a_chunk_reach_as_far_as_its_last_step(arm: Packed, tiny: Recipe) -> None:
+    """Relative to the present state the fourth target is farther than the first: its bins must reach there too."""
+    policy = configured(tiny).build()
+    examples = policy.adapt(arm, replace(tiny, clusters=0, bins=64, chunk=4))
+    assert arm.state is not None
+    chunks, pad = chunks_after(arm, examples.frames, 4)
+    whole, state = ~pad.any(1), arm.state[examples.frames][:, None]
+    learnt = policy.acting.decode(examples.targets[whole].reshape(-1, 4, 3))  # type: ignore[attr-defined]
+    away = (chunks - state)[whole][..., :2]
+    off = np.abs(learnt[..., :2] - away).mean((0, 2))
+    assert (off < 0.15 * np.abs(away).mean((0, 2))).all()
 
 
 def test_absolute_targets_as_they_are(arm: Packed, tiny: Recipe, tmp_path: Path) -> None:
