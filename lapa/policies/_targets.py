@@ -18,6 +18,8 @@ from lapa.contracts import Array, Labels, LapaError
 from lapa.data.index import Index
 from lapa.recipe import Recipe
 
+SLACK, FEW = 0.05, 0.1  # of a range: no farther outside is inside; of the actions: no more outside is not told
+
 
 def codes_ahead(labels: Labels, offsets: Array, windows: int) -> Array:
     """The codes of so many windows, one behind the other: int64 [N, windows * s], -100 where the video ends before.
@@ -60,6 +62,21 @@ def space_of_actions(
         return ActionCodebook.clusters(actions, recipe.clusters, names, pad if pad.any() else None)
     # Of all steps: how far a target is from the present state grows along the chunk.
     return ActionSpace.fit(actions[~pad], recipe.bins, actions.shape[1], names)
+
+
+def tell_of_reach(space: ActionSpace | ActionCodebook | NumberSpace, actions: Array, pad: Array) -> None:
+    """Say where labelled actions [N, chunk, A] lie outside what a kept head can answer: they are learnt as the nearest
+    that it can."""
+    low, high = np.array([(ends[0], ends[-1]) for ends in (space.edges if isinstance(space, ActionSpace) else
+                                                            space.reach)]).T  # fmt: skip
+    each, slack = actions[~pad], SLACK * (high - low)
+    outside = ((each < low - slack) | (each > high + slack)).mean(0)
+    if outside.max() > FEW:
+        i = int(outside.argmax())
+        name = space.names[i] if space.names else f"action_{i}"
+        print(f"Note: {outside[i]:.0%} of the labelled {name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all "
+              "that the head of this policy can answer: it was made for other actions, or other units. --head new "
+              "makes one for these.", flush=True)  # fmt: skip
 
 
 def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | None:

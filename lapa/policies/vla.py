@@ -50,7 +50,7 @@ from lapa.policies import (
 from lapa.policies._kept import WithHead
 from lapa.policies._looks import Aged, Looks, plans
 from lapa.policies._reads import Reads, met
-from lapa.policies._targets import actions_ahead, codes_ahead, meaning_of, space_of_actions
+from lapa.policies._targets import actions_ahead, codes_ahead, meaning_of, space_of_actions, tell_of_reach
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import device, once_a_machine
 from lapa.runtime.precision import fast_dtype
@@ -271,6 +271,7 @@ class VLA(Policy):
         else:
             self._require_executable()
             self._introduce()
+            tell_of_reach(own, chunks, pad)
         targets, head = own.targets(chunks, pad), self._answering()
         return self._with_plans(data, frames, targets, head) if head.every else Examples(frames, targets)
 

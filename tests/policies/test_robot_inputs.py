@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -92,6 +93,20 @@ def test_the_bins_of_a_chunk_reach_as_far_as_its_last_step(arm: Packed, tiny: Re
     away = (chunks - state)[whole][..., :2]
     off = np.abs(learnt[..., :2] - away).mean((0, 2))
     assert (off < 0.15 * np.abs(away).mean((0, 2))).all()
+
+
+@pytest.mark.parametrize("options", [("clusters=0",), ("clusters=16",), ("policy.head=regression",)])
+def test_actions_that_a_kept_head_cannot_answer_are_told(
+    options: tuple[str, ...], arm: Packed, tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a robot that counts in other units: they are learnt as the nearest that the head knows."""
+    recipe = replace(changed(tiny, *options), actions="given", head="own")
+    finetune(arm, None, recipe, tmp_path / "metres", 7)
+    finetune(arm, tmp_path / "metres", recipe, tmp_path / "again", 7)
+    assert "lie outside" not in capsys.readouterr().out
+    assert arm.actions is not None
+    finetune(replace(arm, actions=100 * arm.actions), tmp_path / "metres", recipe, tmp_path / "centimetres", 7)
+    assert re.search(r"% of the labelled (shoulder|elbow|gripper) lie outside .*--head new", capsys.readouterr().out)
 
 
 def test_absolute_targets_as_they_are(arm: Packed, tiny: Recipe, tmp_path: Path) -> None:
