@@ -84,6 +84,12 @@ def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | N
     LapaError where that is something else."""
     meaning = Meaning.of(data, recipe.actions)
     if kept and meaning:
+        mine, its = kept.spec.names, meaning.spec.names
+        if mine != its and sorted(mine) == sorted(its):
+            raise LapaError(
+                f"{data.spec} has the actions of this policy in another order ({', '.join(its)}; the policy speaks "
+                f"{', '.join(mine)}). Give it a new head (--head new)."
+            )
         meaning = replace(meaning, relative=kept.relative, state=kept.state and meaning.state)
         if any(meaning.relative):
             if data.state is None or data.state.shape[1] != len(meaning.relative):

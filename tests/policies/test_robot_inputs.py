@@ -18,6 +18,7 @@ from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import ActionSpec, LapaError, PolicySpec
 from lapa.data import observations
+from lapa.data.index import join
 from lapa.data.observations import seen
 from lapa.data.pack import Packed, pack
 from lapa.policies import chunks_after, configured
@@ -177,6 +178,34 @@ def test_a_policy_learns_to_read_the_state_in_stage_3(arm: Packed, tiny: Recipe,
         finetune(arm, tmp_path / "policy", replace(tiny, head="own"), tmp_path / "less", 7, changes={"state": False})
     with pytest.raises(LapaError, match=r"policy\.state=true: .*\bstate\b"):
         finetune(replace(arm, state=None), None, changed(tiny, "policy.state=true"), tmp_path / "none", 7)
+
+
+def test_the_names_of_the_state_are_those_of_the_robot(
+    arm: Packed, tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = changed(replace(tiny, head="own", actions="given"), "policy.state=true")
+    finetune(arm, None, recipe, tmp_path / "one", 7)
+    other = replace(arm, state_names=("j0", "j1", "grip"))
+    finetune(other, tmp_path / "one", recipe, tmp_path / "two", 7)
+    assert lapa.Policy.from_pretrained(tmp_path / "two").spec.state == ("j0", "j1", "grip")
+    assert "shoulder, elbow, gripper the policy reads j0, j1, grip" in capsys.readouterr().err
+    with pytest.raises(LapaError, match="another order, gripper, elbow, shoulder"):
+        finetune(replace(arm, state_names=ARM.names[::-1]), tmp_path / "one", recipe, tmp_path / "three", 7)
+    turned = ActionSpec(ARM.names[::-1], ARM.kinds[::-1], ARM.hz)
+    with pytest.raises(LapaError, match=r"another order \(gripper, elbow, shoulder;.*--head new"):
+        finetune(replace(arm, action_spec=turned, action_names=turned.names), tmp_path / "one", recipe,
+                 tmp_path / "four", 7)  # fmt: skip
+
+
+def test_two_datasets_of_one_robot_in_another_order(arm: Packed) -> None:
+    assert arm.action_spec is not None
+    names = ARM.names[::-1]
+    other = replace(arm, action_names=names, state_names=names, action_spec=replace(arm.action_spec, names=names))
+    assert join([arm, arm])["actions"] is not None
+    assert join([arm, other])["actions"] is None
+    assert join([arm, other])["state"] is None
+    named = replace(other, action_names=tuple("abc"), state_names=tuple("abc"))
+    assert join([arm, named])["actions"] is not None, "those of another robot are asked for"
 
 
 # --- cameras --------------------------------------------------------------------------------------
