@@ -19,6 +19,7 @@ from lapa.data.index import Index
 from lapa.recipe import Recipe
 
 SLACK, FEW = 0.05, 0.1  # of a range: no farther outside is inside; of the actions: no more outside is not told
+AROUND = 0.1  # of a turn: a jump of nearly a turn
 
 
 def codes_ahead(labels: Labels, offsets: Array, windows: int) -> Array:
@@ -77,6 +78,18 @@ def tell_of_reach(space: ActionSpace | ActionCodebook | NumberSpace, actions: Ar
         print(f"Note: {outside[i]:.0%} of the labelled {name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all "
               "that the head of this policy can answer: it was made for other actions, or other units. --head new "
               "makes one for these.", flush=True)  # fmt: skip
+
+
+def tell_of_turns(meaning: Meaning, targets: Array, pad: Array) -> None:
+    """Say where targets [N, chunk, A] relative to the state are jumps of a whole turn: an angle that wraps."""
+    away = np.abs(targets[~pad])
+    for i in np.flatnonzero(meaning.relative):
+        for turn, unit in ((2 * np.pi, "radians"), (360.0, "degrees")):
+            far = away[:, i] > turn / 2
+            if far.any() and (np.abs(away[far, i] / turn - 1) < AROUND).all():
+                print(f"Note: {meaning.spec.names[i]} is a whole turn from the state in {far.mean():.1%} of the "
+                      f"labelled targets: an angle in {unit} that wraps. They teach a motion that there was not; unwrap "
+                      "the angle in the data (numpy.unwrap), state and action alike.", flush=True)  # fmt: skip
 
 
 def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | None:

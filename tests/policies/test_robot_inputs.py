@@ -110,6 +110,22 @@ def test_actions_that_a_kept_head_cannot_answer_are_told(
     assert re.search(r"% of the labelled (shoulder|elbow|gripper) lie outside .*--head new", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("turn", [2 * np.pi, 360.0])
+def test_angles_that_wrap_are_told(turn: float, arm: Packed, tiny: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    assert arm.actions is not None
+    assert arm.state is not None
+    angle = np.linspace(0, 4 * turn, len(arm)).astype(np.float32)  # goes round, and further by a step each time
+    state, actions = arm.state.copy(), arm.actions.copy()
+    state[:, 1], actions[:, 1] = angle, angle + turn / 100
+    configured(tiny).build().adapt(replace(arm, state=state, actions=actions), tiny)
+    assert "whole turn" not in capsys.readouterr().out
+    state, actions = ((table + turn / 2) % turn - turn / 2 for table in (state, actions))
+    configured(tiny).build().adapt(replace(arm, state=state, actions=actions), tiny)
+    said = capsys.readouterr().out
+    assert re.search(r"elbow is a whole turn from the state in \d\.\d% of the labelled targets: an angle in", said)
+    assert "shoulder is" not in said
+
+
 def test_absolute_targets_as_they_are(arm: Packed, tiny: Recipe, tmp_path: Path) -> None:
     finetune(arm, None, replace(tiny, actions="given"), tmp_path, 7)
     policy = lapa.Policy.from_pretrained(tmp_path)
