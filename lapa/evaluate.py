@@ -20,6 +20,7 @@ from lapa import __version__
 from lapa.actions.spec import described
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import ActionSpec, Actor, Array, Benchmark, LapaError, Observation, Outcome, PolicySpec, TaskSpec
+from lapa.data.observations import ONE
 from lapa.measures.intervals import wilson
 from lapa.plots.codes import animation, success_bars
 from lapa.plugins import choose, find, parse
@@ -212,6 +213,9 @@ def require_fit(actor: Any, who: str, task: TaskSpec, name: str) -> None:
         found.append(f"it reads the state {_few(policy.state)}, there is {_few(task.state) or 'none'}")
     if found:
         raise misfit(who, name, found)
+    if policy.cameras != task.cameras and len(policy.cameras) == len(task.cameras) == 1 and policy.cameras != (ONE,):
+        print(f"Note: {who} has learnt from the camera {policy.cameras[0]}; {name} shows it {task.cameras[0]}.",
+              file=sys.stderr)  # fmt: skip
 
 
 def require_same_actions(action: ActionSpec, who: str, task: TaskSpec, name: str) -> None:

@@ -246,6 +246,12 @@ def test_worlds_are_told_apart_by_their_spec(spec: PolicySpec, says: str) -> Non
     assert str(error.value).startswith("runs/policy ")
 
 
+def test_the_only_camera_may_be_another_and_that_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for camera, told in (("side", True), ("top", False), ("image", False)):
+        require_fit(Actor(replace(FITS, cameras=(camera,))), "runs/policy", replace(TASK, cameras=("top",)), "arm")
+        assert ("camera side; arm shows it top" in capsys.readouterr().err) == told
+
+
 def test_equal_dimensions_alone_are_not_enough() -> None:
     """Two numbers of another robot are not Tabletop's."""
     here = open_benchmark("tabletop").spec
