@@ -207,7 +207,8 @@ def described(common: Common) -> dict[str, Any]:
 def read_results(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
     """The results.json of an earlier table. Raises LapaError if it is not one, or was made with another `described`."""
     content = read_json(path, "results of a table")
-    if not isinstance(content, dict) or not {"common", "cells", "sources", "seconds"} <= content.keys():
+    parts = [content.get(name) if isinstance(content, dict) else None for name in ("common", "cells", "sources", "seconds")]
+    if not all(isinstance(part, dict) for part in parts) or not all(isinstance(c, dict) for c in parts[1].values()):
         raise LapaError(f"{path} is not the {RESULTS} of lapa compare --settings.")
     _refuse_other(path, content["common"], common)
     return content

@@ -19,7 +19,7 @@ from lapa.experiments.compare import Comparison, begin, plan
 from lapa.experiments.paper_cells import BUDGETS, ROWS, SETTINGS, Asked, Common, cells, parse
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
-from lapa.experiments.paper_table import described, steps_of
+from lapa.experiments.paper_table import described, read_results, steps_of
 from lapa.experiments.schedule import PlanStep
 from lapa.measures import intervals
 from lapa.plots.budgets import budget_curves
@@ -35,6 +35,21 @@ def kinds(steps: list[PlanStep]) -> dict[str, int]:
     """{command: how many}, with the folders left out."""
     names = [step.command[0] for step in steps]
     return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def test_what_is_named_twice_counts_once() -> None:
+    twice = parse(["in-domain", "in-domain"], ["lapa", "lapa"], 1, ["20", "020"], (), Common(), ["openpi://a:1"] * 2)
+    assert [cell.title for cell in cells(twice)] == ["in-domain 20 lapa seed 0", "in-domain 20 openpi://a:1 seed 0"]
+    with pytest.raises(LapaError, match="crosstask"):
+        asked("all,crosstask")
+
+
+@pytest.mark.parametrize("wrong", [[], 3, {}, {"common": 3}, {"cells": []}, {"cells": {"seed0/lapa/sim/seen": 3}}])
+def test_files_that_are_no_results_of_a_table(wrong: Any, tmp_path: Path) -> None:
+    whole: dict[str, Any] = {"common": {}, "cells": {}, "sources": {}, "seconds": {}}
+    (tmp_path / "results.json").write_text(json.dumps(whole | wrong if wrong and isinstance(wrong, dict) else wrong))
+    with pytest.raises(LapaError, match=r"is not the results\.json"):
+        read_results(tmp_path / "results.json", {})
 
 
 # --- the plan -------------------------------------------------------------------------------------
