@@ -44,6 +44,8 @@ def met(before: Reads, wanted: tuple[str, ...], state: bool, data: Index) -> Rea
     give), and with `state` their state. Raises LapaError where that is less than before, or where they have no such
     camera or state."""
     cameras = wanted or (data.camera or ONE,)
+    if set(before.cameras) <= set(cameras):  # each keeps its place, by which the backbone knows it
+        cameras = (*before.cameras, *(name for name in cameras if name not in before.cameras))
     if len(cameras) < len(before.cameras) or (before.state and not state):
         read = ", ".join(before.cameras) + (" and the state" if before.state else "")
         raise LapaError(

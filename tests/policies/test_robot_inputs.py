@@ -252,6 +252,9 @@ def test_two_cameras(trainable: Any, arm: Packed, tiny: Recipe, tmp_path: Path) 
     assert not np.array_equal(acted, act(top=top, wrist=255 - wrist)), "it looks at both"
     assert not np.array_equal(acted, act(top=wrist, wrist=top)), "and tells them apart"
     np.testing.assert_array_equal(acted, act(wrist=wrist, top=top))
+    turned = {"cameras": ("wrist", "top")}
+    finetune(two_cameras(arm), tmp_path, replace(recipe, head="own"), tmp_path / "turned", 7, changes=turned)
+    assert lapa.Policy.from_pretrained(tmp_path / "turned").spec.cameras == ("top", "wrist"), "as it was taught"
     with pytest.raises(LapaError, match=r'camera "wrist".* "top"'):
         act(top=top)
     with pytest.raises(LapaError, match=r'no camera "front".*Its cameras: top, wrist'):
