@@ -29,6 +29,7 @@ from lapa.recipe import Recipe, overridden, preset
 from lapa.runtime.progress import duration
 
 RESULTS, ASKED = "results.json", "asked.json"
+PARTS = ("common", "cells", "sources", "seconds")  # objects of results.json that an earlier table must have
 
 
 # From cells to steps
@@ -207,8 +208,9 @@ def described(common: Common) -> dict[str, Any]:
 def read_results(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
     """The results.json of an earlier table. Raises LapaError if it is not one, or was made with another `described`."""
     content = read_json(path, "results of a table")
-    parts = [content.get(name) if isinstance(content, dict) else None for name in ("common", "cells", "sources", "seconds")]
-    if not all(isinstance(part, dict) for part in parts) or not all(isinstance(c, dict) for c in parts[1].values()):
+    told = content if isinstance(content, dict) else {}
+    cells_of = told["cells"].values() if isinstance(told.get("cells"), dict) else ()
+    if not all(isinstance(part, dict) for part in (*map(told.get, PARTS), *cells_of)):
         raise LapaError(f"{path} is not the {RESULTS} of lapa compare --settings.")
     _refuse_other(path, content["common"], common)
     return content

@@ -93,7 +93,7 @@ def asked(policy: BatchActor, some: Recorded, spec: PolicySpec | None = None) ->
             f"{packed.spec} has actions of {some.actions.shape[2]} dimensions; the policy gives {said.shape[2]}."
         )
     if not np.isfinite(said).all():
-        raise LapaError("The policy answered with a number that is not finite: there is no error of that. Train it anew.")
+        raise LapaError("The policy answered with a number that is not finite; that has no error. Train it anew.")
     return said
 
 

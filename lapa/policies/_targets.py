@@ -88,8 +88,8 @@ def tell_of_turns(meaning: Meaning, targets: Array, pad: Array) -> None:
             far = away[:, i] > turn / 2
             if far.any() and (np.abs(away[far, i] / turn - 1) < AROUND).all():
                 print(f"Note: {meaning.spec.names[i]} is a whole turn from the state in {far.mean():.1%} of the "
-                      f"labelled targets: an angle in {unit} that wraps. They teach a motion that there was not; unwrap "
-                      "the angle in the data (numpy.unwrap), state and action alike.", flush=True)  # fmt: skip
+                      f"labelled targets: an angle in {unit} that wraps. They teach a motion that there was not. "
+                      "Unwrap the angle in the data (numpy.unwrap), state and action alike.", flush=True)  # fmt: skip
 
 
 def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | None:

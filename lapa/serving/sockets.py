@@ -138,7 +138,7 @@ class _Talk:
             raise Fault(f"The episode is a whole number; got {shortened(episode, 40)}.")
         reset = told.pop("reset", False)
         if type(reset) is not bool:
-            raise Fault(f"\"reset\" is true or false; got {shortened(reset, 40)}.")
+            raise Fault(f'"reset" is true or false; got {shortened(reset, 40)}.')
         session = self._session(episode, new=reset)
         actions, ms = await self.service.act(told, session)
         timing = {"infer_ms": ms} | ({} if self.previous is None else {"prev_total_ms": self.previous})

@@ -350,8 +350,8 @@ def test_files_that_are_cut_or_of_another_kind(tmp_path: Path) -> None:
         np.save(out, np.zeros(3))
     with pytest.raises(ValueError, match="single array"):
         list(read_episodes(str(file)))
-    for wrong, says in (({"instruction": ["go", "stop"]}, "instruction"), ({"fps": [1, 2]}, "fps"), ({"fps": "x"}, "fps"),
-                        ({"actions": np.full((3, 2), np.nan)}, "finite")):  # fmt: skip
+    for wrong, says in (({"instruction": ["go", "stop"]}, "instruction"), ({"fps": [1, 2]}, "fps"),
+                        ({"fps": "x"}, "fps"), ({"actions": np.full((3, 2), np.nan)}, "finite")):  # fmt: skip
         np.savez(file, **(whole | wrong))
         with pytest.raises(ValueError, match=says):
             list(read_episodes(str(file)))

@@ -201,8 +201,10 @@ def test_another_protocol_or_a_damaged_folder_is_refused(file: Path, tmp_path: P
     first = {"pose": 0, "letter": "A", "stage": 1, "note": "", "time": ""}
     (out / "answers.json").write_text(json.dumps({"answers": [first]}))
     assert open_session(read_protocol(file), out).answers == [first]
-    wrong = ({"stage": "1"}, {"stage": 1.5}, {"stage": None}, {"note": None}, {"time": 3}, {"stage": 99}, {"letter": "B"})
-    edited = [json.dumps({"answers": [first | part]}) for part in wrong]
+    stages = ({"stage": stage} for stage in ("1", 1.5, None, 99))
+    edited = [
+        json.dumps({"answers": [first | part]}) for part in (*stages, {"note": None}, {"time": 3}, {"letter": "B"})
+    ]
     for text in (*edited, '{"answers": [{}]}', '{"answers": 3}', "[]", "{"):
         (out / "answers.json").write_text(text)
         with pytest.raises(LapaError, match=r"answers\.json"):

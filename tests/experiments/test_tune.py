@@ -183,6 +183,7 @@ def test_the_command(small: list[str], robot: Path, tmp_path: Path, capsys: pyte
     cli.main([*one, "--resume"])
     assert "finished already" in capsys.readouterr().out
 
+
 def test_what_the_user_sets_is_heeded_or_refused(
     small: list[str], robot: Path, actionvla: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

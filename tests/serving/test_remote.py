@@ -340,6 +340,6 @@ def test_actions_count_whatever_a_server_says_of_its_time(timing: Any) -> None:
 def test_more_than_an_answer_has_cannot_be_executed() -> None:
     with openpi(lambda told: {"actions": np.zeros((2, 7))}) as place:
         actor = remote(f"openpi://{place},keys=libero,execute=3", LIBERO, "libero")
-        with pytest.raises(LapaError, match="execute=3.* 2 actions"):
+        with pytest.raises(LapaError, match=r"execute=3.* 2 actions"):
             actor.act_batch([shown(LIBERO)])
         actor.close()
