@@ -193,7 +193,7 @@ def test_actions_that_are_no_numbers_are_not_carried_out(wrong: float) -> None:
 
     class Astray(Speaker):
         def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
-            return super().act_batch(observations, ids) * wrong
+            return np.full_like(super().act_batch(observations, ids), wrong)
 
     with pytest.raises(LapaError, match="not finite"):
         roll_out(Counting(), Astray(), Trial(1))
