@@ -22,7 +22,7 @@ from lapa.experiments.compare import Chain, Guess, Plan, datasets, pretrained
 from lapa.experiments.paper_cells import Asked, Common, TableCell, cells
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
-from lapa.experiments.schedule import PlanStep, left, run, seconds, show
+from lapa.experiments.schedule import PlanStep, at_once, left, run, seconds, show
 from lapa.experiments.worlds import Source
 from lapa.plots.budgets import budget_curves
 from lapa.recipe import Recipe, overridden, preset
@@ -187,7 +187,7 @@ def _announce(
     workers: int,
 ) -> None:
     waiting = [step for step in steps if not step.marker.exists()]
-    cores = workers or os.cpu_count() or 1
+    cores = at_once(workers)
     there = sum(name in known or (out / name / "results.json").exists() for name in wanted)
     print(f"{len(cells(asked))} cells, {len(wanted)} evaluations, {there} of them done. {len(waiting)} steps to run, "
           f"{duration(sum(step.seconds for step in waiting))} of one core by guess, about "
