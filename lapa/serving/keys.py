@@ -100,7 +100,7 @@ class Keys:
         Fault."""
         if not isinstance(sent, Mapping):
             raise Fault(f"An observation is a dictionary; got {type(sent).__name__}.")
-        flat = flattened(sent)
+        flat = {key: value for key, value in flattened(sent).items() if value is not None}  # None: it has none
         taken = self._cameras(flat)
         images = {camera: as_picture(flat[key], key) for camera, key in taken.items()}
         state = self._state(flat)
@@ -110,7 +110,7 @@ class Keys:
                 raise Fault(self._no_state(flat, state))
             observation["state"] = state
         robot = flat.get("embodiment", "")
-        if robot is not None and not isinstance(robot, str):
+        if not isinstance(robot, str):
             raise Fault(f"The embodiment is {type(robot).__name__}; it is a text.")
         if robot or self.embodiment:
             observation["embodiment"] = robot or self.embodiment
