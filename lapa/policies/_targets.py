@@ -20,6 +20,7 @@ from lapa.recipe import Recipe
 
 SLACK, FEW = 0.05, 0.1  # of a range: no farther outside is inside; of the actions: no more outside is not told
 AROUND = 0.1  # of a turn: a jump of nearly a turn
+SAME_RATE = 1.02  # times as fast, and no faster
 
 
 def codes_ahead(labels: Labels, offsets: Array, windows: int) -> Array:
@@ -113,4 +114,9 @@ def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | N
             meaning = replace(meaning, state=meaning.state or (data.state_names or meaning.spec.names))
     if meaning and (told := meaning.described()):
         print(told, flush=True)
+    slow, fast = float(data.fps.min()), float(data.fps.max())
+    if meaning and fast > SAME_RATE * slow:
+        print(f"Note: the trajectories have {slow:g} to {fast:g} actions a second, and the policy answers at "
+              f"{meaning.spec.hz:g}. At another rate an action is a motion of another size; give those of one rate.",
+              flush=True)  # fmt: skip
     return meaning

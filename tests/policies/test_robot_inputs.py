@@ -126,6 +126,15 @@ def test_angles_that_wrap_are_told(turn: float, arm: Packed, tiny: Recipe, capsy
     assert "shoulder is" not in said
 
 
+def test_trajectories_of_several_rates_are_told(
+    arm: Packed, tiny: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    configured(tiny).build().adapt(arm, tiny)
+    assert "actions a second" not in capsys.readouterr().out
+    configured(tiny).build().adapt(replace(arm, fps=np.where(np.arange(8) < 4, 10.0, 30.0)), tiny)
+    assert "have 10 to 30 actions a second, and the policy answers at 10" in capsys.readouterr().out
+
+
 def test_absolute_targets_as_they_are(arm: Packed, tiny: Recipe, tmp_path: Path) -> None:
     finetune(arm, None, replace(tiny, actions="given"), tmp_path, 7)
     policy = lapa.Policy.from_pretrained(tmp_path)
