@@ -17,7 +17,7 @@ from lapa import __version__
 from lapa.artefacts.folder import load_artefact, read_json, write_json
 from lapa.contracts import Array, LapaError, PolicySpec
 from lapa.data.index import counted
-from lapa.data.observations import say_once
+from lapa.data.observations import ONE, say_once
 from lapa.data.pack import Packed, pack
 from lapa.evaluate import differences
 from lapa.measures.offline import keys_of, offline
@@ -64,10 +64,13 @@ def evaluate_offline(policy_path: Path, open_dataset: Open, out: Path, name: str
 
 
 def _tell_of_another_robot(spec: PolicySpec, policy_path: Path, packed: Packed) -> None:
-    """A note where the recorded actions or states are not those that the policy speaks and reads."""
+    """Notes where recorded actions, states or the camera are not those that the policy speaks, reads and looks at."""
     found = differences(spec.action, packed.action_spec) if spec.action and packed.action_spec else []
     if spec.state and packed.state_names and spec.state != packed.state_names:
         found.append(f"it reads the state {', '.join(spec.state[:8])}, there is {', '.join(packed.state_names[:8])}")
+    if len(spec.cameras) == 1 and packed.camera and spec.cameras[0] not in (ONE, packed.camera):
+        say_once(f"{policy_path} has learnt from the camera {spec.cameras[0]}; {packed.spec} shows it {packed.camera}. "
+                 "To choose: --camera.")  # fmt: skip
     if found:
         say_once(f"{policy_path} is not of the robot in {packed.spec}: {'; '.join(found)}. Its error may mean nothing.")
 

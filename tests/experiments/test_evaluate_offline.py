@@ -98,6 +98,16 @@ def test_another_robot_is_told(policy: Path, tmp_path: Path, capsys: pytest.Capt
         assert words in said
 
 
+def test_another_camera_is_told(tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where `,camera=wrist` was given for training, and is forgotten here."""
+    packed = replace(pack([LABELLED], 24, quiet=True), camera="wrist", cameras=("top", "wrist"))
+    finetune(packed, None, replace(tiny, head="new", clusters=4), tmp_path / "policy", 0, rehearse=False)
+    for camera in ("wrist", "top"):
+        shown = replace(pack([WHOLE], 24, quiet=True), camera=camera, cameras=("top", "wrist"))
+        evaluate_offline(tmp_path / "policy", lambda *_, shown=shown: shown, tmp_path / camera)
+        assert ("from the camera wrist" in capsys.readouterr().err) == (camera == "top")
+
+
 def test_by_command(policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "--policy", str(policy), "--dataset", WHOLE, "--out", str(tmp_path / "out")]
     cli.main(words)
