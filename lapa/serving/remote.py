@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import os
 import re
 import time
@@ -63,7 +64,7 @@ class Address:
         """From SCHEME://HOST:PORT[,option=value..]. Raises LapaError."""
         first, *pairs = re.split(r",(?=[A-Za-z_]\w*=)", text)
         found = re.fullmatch(r"(\w+)://((?:\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5})/?", first)
-        if found is None:
+        if found is None or int(found[2].rpartition(":")[2]) > 65535:
             raise LapaError(f"{text}: a policy server is openpi://HOST:PORT or openvla://HOST:PORT.")
         scheme = choose(found[1], SCHEMES, "kind of policy server")
         hints = {name: hint for name, hint in get_type_hints(Address).items() if name not in ("scheme", "place")}
@@ -75,6 +76,8 @@ class Address:
         made = Address(scheme, found[2], **options)
         if made.execute is not None and made.execute < 1:
             raise LapaError(f"{text}: execute is at least 1.")
+        if not 0 < made.timeout < math.inf or not 0 <= made.wait < math.inf:
+            raise LapaError(f"{text}: timeout and wait are seconds, timeout above 0.")
         return made
 
 
@@ -162,7 +165,7 @@ class OpenpiActor:
                 return made, about if isinstance(about, dict) else {}
             except InvalidHandshake as error:
                 raise LapaError(f"{self.address.place} does not take us: {error}. {TOKEN} holds a token.") from None
-            except (OSError, WebSocketException, TimeoutError) as error:
+            except (OSError, WebSocketException, UnicodeError) as error:
                 if time.monotonic() > until:
                     raise LapaError(f"No openpi server answers at {self.address.place} ({error or type(error).__name__}"
                                     "). Is it up? wait=SECONDS waits longer.") from None  # fmt: skip
@@ -215,7 +218,7 @@ class OpenvlaActor:
             except urllib.error.HTTPError as error:
                 said = error.read(2000).decode("utf-8", "replace")
                 raise LapaError(f"{self.address.place} refuses ({error.code}): {shortened(said, 300)}.") from None
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, UnicodeError) as error:
                 if time.monotonic() > until or isinstance(error, TimeoutError):
                     raise LapaError(f"No OpenVLA server answers at {self.address.place} ({error}). Is it up?") from None
                 time.sleep(0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -290,7 +291,8 @@ def test_a_rollout_with_a_server_of_others() -> None:
 @pytest.mark.parametrize(
     "text",
     ["openpi:/host:8000", "openpi://host", "openpi://:8000", "grpc://host:1", "openpi://h:1,speed=3",
-     "openpi://h:1,execute=0", "openpi://h:1,execute=x", "openvla://h:1,form=other", "openpi://h:123456"],
+     "openpi://h:1,execute=0", "openpi://h:1,execute=x", "openvla://h:1,form=other", "openpi://h:123456",
+     "openpi://h:65536", "openpi://h:1,wait=nan", "openpi://h:1,timeout=0", "openpi://h:1,wait=-1"],
 )  # fmt: skip
 def test_addresses_that_are_none(text: str) -> None:
     with pytest.raises(LapaError):
@@ -306,8 +308,9 @@ def test_addresses() -> None:
 
 @pytest.mark.parametrize("scheme", ["openpi", "openvla"])
 def test_nobody_is_there(scheme: str) -> None:
-    with pytest.raises(LapaError, match=r"127\.0\.0\.1:1"):
-        remote(f"{scheme}://127.0.0.1:1,wait=0", LIBERO, "libero").act_batch([shown(LIBERO)])
+    for place in ("127.0.0.1:1", "a..b:80"):  # the second can be no host's name
+        with pytest.raises(LapaError, match=re.escape(place)):
+            remote(f"{scheme}://{place},wait=0", LIBERO, "libero").act_batch([shown(LIBERO)])
 
 
 def test_the_token_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
