@@ -20,6 +20,7 @@ from lapa.commands.options import (
     at_least_one,
     open_pack,
     print_table,
+    recipe_of,
     split_names,
 )
 from lapa.commands.serve import is_remote, require_packages
@@ -246,6 +247,7 @@ def compare(
     if not labelled:
         raise LapaError("Give --settings all for the paper's table, or --dataset and --labelled for your own data.")
     _refuse_changed(given, "--settings")
+    recipe_of(preset or "laptop", (*set, *set_finetune))  # refuses now what a later step would refuse
     named = split_names(methods)
     where = benchmark or benchmark_for(labelled)
     options = ("--preset", preset or "laptop", *(part for option in set for part in ("--set", option)))

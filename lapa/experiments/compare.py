@@ -15,7 +15,7 @@ from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import Episode, LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.spec import open_dataset
-from lapa.evaluate import differences, open_benchmark, require_same_actions
+from lapa.evaluate import Trial, differences, open_benchmark, require_same_actions
 from lapa.experiments.schedule import PlanStep
 from lapa.measures.offline import POLICY
 from lapa.methods import METHODS, Method, fitted_for
@@ -139,6 +139,9 @@ class Comparison:
     recipe_options: tuple[str, ...] = ()  # extra options of the training commands, such as --preset
     films: int = 4  # episodes of each method that are written as animations
     finetune_options: tuple[str, ...] = ()  # further ones of stage 3
+
+    def __post_init__(self) -> None:
+        Trial(self.episodes, self.seed)  # refuses now what would be refused after the training
 
 
 def begin(setting: Comparison, out: Path) -> None:
