@@ -354,14 +354,13 @@ def tune(
         only: try only this way; may be given several times
     """
     from lapa.data.observations import say_once
-    from lapa.evaluate import differences, open_benchmark, require_same_actions
+    from lapa.evaluate import Trial, differences, open_benchmark, require_same_actions
     from lapa.experiments.tune import changes_of, require_enough
     from lapa.experiments.tune import tune as search
     from lapa.run_folder import begin, done_before
     from lapa.stage3_finetune import learner
 
-    if episodes < 1:
-        raise LapaError(f"--episodes must be at least 1, got {episodes}.")
+    Trial(episodes, seed, validation=True)  # refuses now what would be refused after the first way
     _saved(policy)
     recipe = recipe_of(preset, set)
     note_on_policy(preset, recipe)

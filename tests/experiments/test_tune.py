@@ -197,6 +197,9 @@ def test_what_the_user_sets_is_heeded_or_refused(
             return capsys.readouterr().err
         return json.loads((tmp_path / name / "config.json").read_text())["model"]
 
+    for option, number in (("--episodes", "0"), ("--episodes", "100001"), ("--seed", "10000")):
+        assert f"not {number}" in run("never", option, number)
+    assert not (tmp_path / "never").exists()
     assert run("kept", "--only", "head")["decoding"] == "expectation"
     for way in ("head", "as-it-is"):
         assert run(way, "--only", way, "--set", "policy.decoding=centre")["decoding"] == "centre"
