@@ -29,7 +29,7 @@ from lapa.stage3_finetune import ASKED, FIVE, HELD_OUT, as_it_is, chosen_setting
 
 TRIED = "tried"  # below the output folder, until the choice is made
 SCORE = "validation.json"
-AS_IT_IS = ("decoding", "execute")  # settings that a policy heeds which learns nothing more
+AS_IT_IS = ("decoding",)  # settings that are changed in a policy which learns nothing more
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def changes_of(
         try:
             made[each.name] = chosen_settings(policy_path, each.of(recipe, its.finetuned_by), options)
             if not each.steps and (learnt := sorted(set(made[each.name]) - set(AS_IT_IS))):
-                raise LapaError(f"policy.{learnt[0]} must be learnt.")
+                raise LapaError(f"policy.{learnt[0]} is not changed in a policy that is kept as it is.")
         except LapaError as error:
             raise LapaError(f"{each.name}: {error} Or name the ways to try that can do with it (--only).") from None
     return made

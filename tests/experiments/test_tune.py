@@ -203,6 +203,7 @@ def test_what_the_user_sets_is_heeded_or_refused(
     assert run("kept", "--only", "head")["decoding"] == "expectation"
     for way in ("head", "as-it-is"):
         assert run(way, "--only", way, "--set", "policy.decoding=centre")["decoding"] == "centre"
+    assert "as-it-is: policy.execute" in run("kept_so", "--only", "as-it-is", "--set", "policy.execute=9")
     assert run("new", "--only", "new-head", "--set", "policy.head=regression")["head"] == "regression"
     told = run("own", "--only", "head", "--set", "policy.head=regression")
     assert "head: policy.head=regression" in told
