@@ -92,11 +92,19 @@ def changes_of(
     for each in candidates(its.ways(saved), only):
         try:
             made[each.name] = chosen_settings(policy_path, each.of(recipe, its.finetuned_by), options)
-            if not each.steps and (learnt := sorted(set(made[each.name]) - set(AS_IT_IS))):
-                raise LapaError(f"policy.{learnt[0]} is not changed in a policy that is kept as it is.")
+            if not each.steps:
+                _require_kept(made[each.name], recipe, saved or {})
         except LapaError as error:
             raise LapaError(f"{each.name}: {error} Or name the ways to try that can do with it (--only).") from None
     return made
+
+
+def _require_kept(changes: Mapping[str, Any], recipe: Recipe, saved: Mapping[str, Any]) -> None:
+    """Raises LapaError for settings that are changed and cannot be without finetuning."""
+    has, wanted = saved.get("model", {}), recipe.to_json()["policy"]
+    for name in sorted(set(changes) - set(AS_IT_IS)):
+        if wanted[name] != has.get(name, wanted[name]):
+            raise LapaError(f"policy.{name} is not changed in a policy that is kept as it is.")
 
 
 def require_enough(packed: Packed) -> None:

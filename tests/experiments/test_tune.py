@@ -203,6 +203,8 @@ def test_what_the_user_sets_is_heeded_or_refused(
     assert run("kept", "--only", "head")["decoding"] == "expectation"
     for way in ("head", "as-it-is"):
         assert run(way, "--only", way, "--set", "policy.decoding=centre")["decoding"] == "centre"
+    same = ("policy.execute=0", "policy.cameras=[]", "policy.state=false")
+    assert run("same", "--only", "as-it-is", *(word for option in same for word in ("--set", option)))["execute"] == 0
     assert "as-it-is: policy.execute" in run("kept_so", "--only", "as-it-is", "--set", "policy.execute=9")
     assert run("new", "--only", "new-head", "--set", "policy.head=regression")["head"] == "regression"
     told = run("own", "--only", "head", "--set", "policy.head=regression")
