@@ -20,6 +20,7 @@ from lapa import __version__
 from lapa.actions.spec import described
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import ActionSpec, Actor, Array, Benchmark, LapaError, Observation, Outcome, PolicySpec, TaskSpec
+from lapa.data.observations import ONE
 from lapa.measures.intervals import wilson
 from lapa.plots.codes import animation, success_bars
 from lapa.plugins import choose, find, parse
@@ -42,8 +43,8 @@ class Trial:
     validation   take VALIDATION_SEEDS in place of those
     instruction  what the policy is told: the scene's instruction, that of another scene, or nothing. Success is judged
                  by the right one
-    execute      actions of a chunk that are carried out before the policy is asked again; None: as its spec says, all
-                 where it says nothing
+    execute      actions of a chunk that are carried out before the policy is asked again, no more than it has; None: as
+                 its spec says, all where it says nothing
     """
 
     episodes: int
@@ -81,7 +82,7 @@ def roll_out(
     """An Outcome per scene, and a film, uint8 [T, H, W, 3] of about `size` pixels a side, of the first `record`.
 
     A policy is asked about all scenes that are not done and have carried out its last answer. Raises LapaError when
-    its actions do not fit.
+    its actions do not fit, are fewer than `trial.execute`, or are not finite.
     """
     order: Callable[[Sequence[int]], Sequence[int]] = getattr(benchmark, "order", lambda seeds: seeds)
     parts = list(_side_by_side(order(trial.seeds), benchmark.spec.batch))
@@ -122,6 +123,7 @@ class _Scenes:
 
     def __init__(self, benchmark: Benchmark, actor: Actor, trial: Trial, told: Sequence[str | None]) -> None:
         self.benchmark, self.actor, self.told = benchmark, actor, told
+        self.asked = trial.execute
         self.execute = trial.execute or getattr(getattr(actor, "spec", None), "execute", None)
         self.queues: list[deque[Array]] = [deque() for _ in told]
 
@@ -162,6 +164,12 @@ class _Scenes:
                 raise LapaError(
                     f"The benchmark needs actions [{len(waiting)}, chunk, {wanted}], the policy gave "
                     f"{list(chunks.shape)}. Is it of another robot?"
+                )
+            if self.asked and self.asked > chunks.shape[1]:
+                raise LapaError(f"--execute {self.asked}: an answer has {chunks.shape[1]} actions. Leave it out.")
+            if not np.isfinite(chunks).all():
+                raise LapaError(
+                    "The policy answered with a number that is not finite; nothing can carry that out. Train it anew."
                 )
             for i, chunk in zip(waiting, chunks, strict=True):
                 self.queues[i].extend(chunk[: self.execute])
@@ -205,6 +213,9 @@ def require_fit(actor: Any, who: str, task: TaskSpec, name: str) -> None:
         found.append(f"it reads the state {_few(policy.state)}, there is {_few(task.state) or 'none'}")
     if found:
         raise misfit(who, name, found)
+    if policy.cameras != task.cameras and len(policy.cameras) == len(task.cameras) == 1 and policy.cameras != (ONE,):
+        print(f"Note: {who} has learnt from the camera {policy.cameras[0]}; {name} shows it {task.cameras[0]}.",
+              file=sys.stderr)  # fmt: skip
 
 
 def require_same_actions(action: ActionSpec, who: str, task: TaskSpec, name: str) -> None:

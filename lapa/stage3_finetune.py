@@ -205,10 +205,18 @@ def _say(text: str) -> None:
 
 
 def as_it_is(
-    packed: Packed, policy_path: Path, recipe: Recipe, out: Path, seed: int, idm_path: Path | None = None
+    packed: Packed,
+    policy_path: Path,
+    recipe: Recipe,
+    out: Path,
+    seed: int,
+    idm_path: Path | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Save the policy at `policy_path` to `out` untrained; one that imagines frames is given `idm_path` to act by."""
+    """Save the policy at `policy_path` to `out` untrained; one that imagines frames is given `idm_path` to act by.
+    `changes`: settings of the policy that are changed."""
     policy, parents, method = _start(policy_path, recipe)
+    policy.config = replace(policy.config, **(changes or {}))
     parents |= policy.as_it_is(idm_path)
     save_policy(policy, recipe, {}, out, seed, packed, parents, method)
 

@@ -104,11 +104,17 @@ class Client:
         if isinstance(reply, str):
             raise Refused((reply.strip().splitlines() or [""])[-1])
         told = unpack(reply)
-        if not isinstance(told, dict) or np.ndim(told.get("actions")) != 2 or not np.isfinite(told["actions"]).all():
+        told = told if isinstance(told, dict) else {}
+        try:
+            actions = np.asarray(told.get("actions"), np.float32)
+        except (ValueError, TypeError, OverflowError):
+            actions = np.empty(0, np.float32)
+        if actions.ndim != 2 or not actions.size or not np.isfinite(actions).all():
             raise Refused("The server answered without actions [n, A] of finite numbers.")
         self._new = False
-        timing = told.get("server_timing") or {}
-        return Answer(np.asarray(told["actions"], np.float32), ms, float(timing.get("infer_ms", np.nan)))
+        timing = told.get("server_timing")
+        policy = timing.get("infer_ms") if isinstance(timing, dict) else None
+        return Answer(actions, ms, float(policy) if isinstance(policy, int | float) else np.nan)
 
 
 def pack(value: Any) -> bytes:

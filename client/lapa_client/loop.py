@@ -29,6 +29,10 @@ class Queue:
 
     def __init__(self, smooth: int = 0, binary: Sequence[bool] = ()) -> None:
         self.smooth, self.binary = smooth, np.array(binary, bool)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all actions: steps are counted from 0 again."""
         self._actions: dict[int, np.ndarray] = {}
         self.dropped = 0  # number of actions that came too late
 
@@ -109,6 +113,7 @@ class Loop:
         """Run until the time is over or `stop()` is true. Raises the errors of `ask`, `observe` and `send`."""
         report, asking, asked = Report(), _Asking(self.client), 0
         self.client.new_episode()
+        self.queue.clear()
         asking.put(self.observe(), 0)
         asking.wait()  # the robot does not move before the first answer; then step 0 begins
         start, step = time.perf_counter(), 0

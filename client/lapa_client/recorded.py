@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +44,18 @@ def read_episodes(source: str) -> Iterator[Episode]:
         yield from map(_of_file, files)
         return
     try:
+        from lapa.contracts import LapaError
         from lapa.data.spec import open_dataset
     except ImportError:
         raise ValueError(f"{source}: is no folder of .npz files. To read NAME:PATH, install lapa.") from None
-    for episode in open_dataset(source).episodes():
+    try:
+        yield from _of_lapa(source, open_dataset(source).episodes())
+    except LapaError as error:
+        raise ValueError(str(error)) from None
+
+
+def _of_lapa(source: str, episodes: Iterable[Any]) -> Iterator[Episode]:
+    for episode in episodes:
         if isinstance(episode, Exception):
             print(f"passed over: {episode}")
         elif episode.actions is None:
@@ -58,9 +68,12 @@ def read_episodes(source: str) -> Iterator[Episode]:
 
 def _of_file(path: Path) -> Episode:
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file:
+            held = np.load(file, allow_pickle=False)
+            if isinstance(held, np.ndarray):
+                raise ValueError("it is a single array")
             told = {key: held[key] for key in held.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}).") from None
     images = {key.partition("/")[2]: frames for key, frames in told.items() if key.startswith("images/")}
     if not images or "actions" not in told:
@@ -69,8 +82,21 @@ def _of_file(path: Path) -> Episode:
     lengths = {len(actions), *map(len, images.values()), *([] if state is None else [len(state)])}
     if actions.ndim != 2 or not len(actions) or max(lengths) - len(actions) > 1 or min(lengths) < len(actions):
         raise ValueError(f"{path}: images, state and actions go together, actions [T, A]; got {sorted(lengths)} steps.")
-    instruction, fps = str(told.get("instruction", "")), float(told.get("fps", 0))
-    return Episode(path.stem, images, actions, state, instruction, fps)
+    if actions.dtype.kind not in "biuf" or not np.isfinite(actions).all():
+        raise ValueError(f"{path}: the actions are finite numbers; these are not, of {actions.dtype}.")
+    instruction, fps = _one(path, told, "instruction", ""), _one(path, told, "fps", 0)
+    if not isinstance(instruction, str) or not isinstance(fps, int | float):
+        raise ValueError(f"{path}: instruction is one text, fps one number; got {instruction!r} and {fps!r}.")
+    return Episode(path.stem, images, actions, state, instruction, float(fps))
+
+
+def _one(path: Path, told: dict[str, Any], key: str, missing: Any) -> Any:
+    """The value of `key`, one for the whole episode; bytes as text. Raises ValueError where it has several."""
+    values = set(np.ravel(told.get(key, missing)).tolist())
+    if len(values) != 1:
+        raise ValueError(f"{path}: {key} is one for the whole episode; got {len(values)} different ones.")
+    value = values.pop()
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def compare(client: Client, episodes: Iterable[Episode], execute: int | None = None) -> dict[str, Any]:
@@ -79,9 +105,12 @@ def compare(client: Client, episodes: Iterable[Episode], execute: int | None = N
     error, mean_action  float [A]: mean absolute error of the actions, and of the constant mean action
     jump       float [A]: the largest change between two successive actions
     late       share of answers that take longer than the actions before them (0 if the rate is not known)
-    ms         of every answer. Raises ValueError if the actions have another number of dimensions.
+    ms         of every answer. Raises ValueError if the actions have another number of dimensions, or if an answer has
+               fewer than `execute` actions.
     """
-    count = int(execute or client.about.get("execute") or 1)
+    count = int(execute if execute is not None else client.about.get("execute") or 1)
+    if count < 1:
+        raise ValueError(f"--execute is at least 1, not {count}.")
     wanted, given, jumps, ms, late = [], [], [], [], []
     names: list[str] = []
     for episode in episodes:
@@ -94,6 +123,8 @@ def compare(client: Client, episodes: Iterable[Episode], execute: int | None = N
             if answer.actions.shape[1] != actions.shape[1]:
                 raise ValueError(f"{episode.name}: has actions of {actions.shape[1]} numbers, the server gives "
                                  f"{answer.actions.shape[1]}.")  # fmt: skip
+            if len(answer.actions) < min(count, len(actions) - step):
+                raise ValueError(f"--execute {count}: the server answers with {len(answer.actions)} actions.")
             said.append(answer.actions[: min(count, len(actions) - step)])
             wanted.append(actions[step : step + len(said[-1])])
             ms.append(answer.ms)

@@ -10,6 +10,7 @@ Where the observation is a dictionary, a KEY of it may go deeper, as pixels.top 
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 import sys
@@ -72,8 +73,11 @@ class GymBenchmark:
 
     def __init__(self, config: Config) -> None:
         self.config, self.name = config, f"gym:{config.path}"
-        if config.batch < 1:
-            raise LapaError(f"{self.name}: batch is at least 1, not {config.batch}.")
+        for option, value in (("batch", config.batch), ("max_steps", config.max_steps)):
+            if value is not None and value < 1:
+                raise LapaError(f"{self.name}: {option} is at least 1, not {value}.")
+        if config.hz is not None and not 0 < config.hz < math.inf:
+            raise LapaError(f"{self.name}: hz is above 0, not {config.hz:g}.")
         self._envs = [self._make()]
         env = self._envs[0]
         seen, info = env.reset(seed=0)
@@ -180,7 +184,7 @@ class GymBenchmark:
             if "rgb_array" in modes and "render_mode" not in options and env.render_mode != "rgb_array":
                 env.close()
                 env = gymnasium.make(self.config.path, **options, render_mode="rgb_array")
-        except (gymnasium.error.Error, ImportError, TypeError) as error:
+        except (gymnasium.error.Error, ImportError, TypeError, OSError) as error:
             raise LapaError(
                 f"{self.name} cannot be made: {error}. Is the package that brings it installed, and named as in "
                 "gym:PACKAGE:ID? Arguments are given as make=JSON."
@@ -208,7 +212,14 @@ class GymBenchmark:
         return found
 
     def _rendered(self, env: Any) -> Array:
-        drawn = env.render() if env.render_mode == "rgb_array" else None
+        import gymnasium
+
+        try:
+            drawn = env.render() if env.render_mode == "rgb_array" else None
+        except gymnasium.error.Error as error:  # such as a package for drawing that is not installed
+            raise LapaError(
+                f"{self.name}: render() draws nothing: {error}. Or name a picture with images=KEY."
+            ) from None
         if not _is_picture(drawn):
             raise LapaError(f"{self.name} has no picture: its observation holds none that is uint8 [H, W, 3], and "
                             "render() gives none. Name one with images=KEY.")  # fmt: skip
@@ -249,7 +260,7 @@ class GymBenchmark:
         told = self.config.success
         if told == "terminated":
             return lambda reward, total, terminated, info: terminated
-        if found := re.fullmatch(r"(reward|return)(>=|>)(-?[\d.]+(?:e-?\d+)?)", told):
+        if found := re.fullmatch(r"(reward|return)(>=|>)(-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)", told):
             which, compare, threshold = found[1], COMPARED[found[2]], float(found[3])
             return lambda reward, total, terminated, info: compare(reward if which == "reward" else total, threshold)
         if told.startswith("info."):

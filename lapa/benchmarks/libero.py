@@ -100,7 +100,7 @@ class Libero(SideBySide["_World"]):
         self._all = _tasks(config.path)
         self.families = tuple(task.name for task in self._all)
         longest = max(LIMITS[_base(task.suite)] for task in self._all)
-        steps = config.max_steps or -(-longest // max(config.repeat, 1))
+        steps = -(-longest // max(config.repeat, 1)) if config.max_steps is None else config.max_steps
         for option, value, low, high in (("size", config.size, 1, 4096), ("repeat", config.repeat, 1, 20),
                                          ("max_steps", steps, 1, 10_000), ("wait", config.wait, 0, 1000),
                                          ("batch", config.batch, 1, 100), ("keep", config.keep, 1, 100)):  # fmt: skip

@@ -53,12 +53,13 @@ class _SO101(gym.GymBenchmark):
     def __init__(self, config: Config) -> None:
         without_a_screen()
         placing = config.path == "pick-place"
+        most = (300 if placing else 100) if config.max_steps is None else config.max_steps
         self.its, self.drawers = config, list[Drawer]()
         super().__init__(
             gym.Config(
                 path=config.path, images="front", state="state", state_names="+".join(STATE),
                 instruction=SENTENCES[config.path], success="info.succeed", kinds="3delta+binary",
-                action_names="dx+dy+dz+gripper", max_steps=config.max_steps or (300 if placing else 100),
+                action_names="dx+dy+dz+gripper", max_steps=most,
                 expert="info.expert" if placing else "", batch=config.batch,
             )
         )  # fmt: skip

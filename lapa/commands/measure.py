@@ -20,6 +20,7 @@ from lapa.commands.options import (
     at_least_one,
     open_pack,
     print_table,
+    recipe_of,
     split_names,
 )
 from lapa.commands.serve import is_remote, require_packages
@@ -241,11 +242,12 @@ def compare(
             print((out / "table.md").read_text(), end="")
             print(f"Table, figures and picture are in {out}.")
         return
-    from lapa.experiments.compare import Comparison, benchmark_for, require_actions
+    from lapa.experiments.compare import Comparison, begin, benchmark_for, require_actions
 
     if not labelled:
         raise LapaError("Give --settings all for the paper's table, or --dataset and --labelled for your own data.")
     _refuse_changed(given, "--settings")
+    recipe_of(preset or "laptop", (*set, *set_finetune))  # refuses now what a later step would refuse
     named = split_names(methods)
     where = benchmark or benchmark_for(labelled)
     options = ("--preset", preset or "laptop", *(part for option in set for part in ("--set", option)))
@@ -253,6 +255,7 @@ def compare(
     setting = Comparison(at_least_one(dataset), labelled, where, 500 if episodes is None else episodes, seed, options,
                          finetune_options=later)  # fmt: skip
     named = require_actions(setting, () if "all" in named else named)
+    begin(setting, out)
     (_compared_by_errors if setting.benchmark is None else _compared_by_success)(named, setting, out, workers)
 
 
@@ -281,6 +284,7 @@ def _compared_by_errors(named: tuple[str, ...], setting: Any, out: Path, workers
     from lapa.artefacts.folder import write_json
     from lapa.experiments.compare import errors, plan
     from lapa.experiments.schedule import run
+    from lapa.measures.offline import interval
     from lapa.plots.offline import offline_error
 
     seconds = run(plan(named, setting, out), out, workers)
@@ -290,9 +294,8 @@ def _compared_by_errors(named: tuple[str, ...], setting: Any, out: Path, workers
     print(f"Open-loop error on {found['episodes']} labelled trajectories that were held out (1: always the mean "
           "action), and length of steps over the expert's:")  # fmt: skip
     for name, row in found["rows"].items():
-        low, high = row["interval"]
         step = "" if row["step"] is None else f"  {row['step']:.2f}"
-        print(f"  {name:<18} {row['error']:.2f}  ({low:.2f} to {high:.2f}){step}")
+        print(f"  {name:<18} {row['error']:.2f}  ({interval(row, found)}){step}")
     print(f"Figures and picture are in {out}. A low error is needed for success and does not promise it.")
 
 

@@ -185,6 +185,8 @@ def made_server(served: Served, asked: Asked, where: Any, token: str = "", log: 
     from lapa.serving.sockets import hello
 
     log, spec, action = log or Log(), served.spec, served.action
+    if asked.execute is not None and asked.execute > spec.chunk:
+        raise LapaError(f"--execute {asked.execute}: an answer of {served.name} has {spec.chunk} actions.")
     keys = keys_of(spec, asked.keys, usual=asked.instruction, embodiment=asked.embodiment, say=log.once)
     limits = limits_of(spec, action, asked.limit, asked.max_step)
     manner = Manner(action, limits, spec.chunk, spec.execute, asked.execute, asked.ensemble)

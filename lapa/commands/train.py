@@ -356,23 +356,27 @@ def tune(
         episodes: validation episodes for each way
         only: try only this way; may be given several times
     """
-    from lapa.evaluate import differences, open_benchmark, require_same_actions
-    from lapa.experiments.tune import require_enough
+    from lapa.data.observations import say_once
+    from lapa.evaluate import Trial, differences, open_benchmark, require_same_actions
+    from lapa.experiments.tune import changes_of, require_enough
     from lapa.experiments.tune import tune as search
     from lapa.run_folder import begin, done_before
     from lapa.stage3_finetune import learner
 
-    if episodes < 1:
-        raise LapaError(f"--episodes must be at least 1, got {episodes}.")
+    Trial(episodes, seed, validation=True)  # refuses now what would be refused after the first way
     _saved(policy)
     recipe = recipe_of(preset, set)
     note_on_policy(preset, recipe)
+    for name in sorted({option.partition("=")[0].strip() for option in set} & {"head", "trainable"}):
+        say_once(f"--set {name} changes nothing here: each way to finetune has its own. --only chooses a way.")
     inputs: dict[str, Any] = {"dataset": dataset, "policy": policy, "ways": only, "episodes": episodes}
     inputs |= {"idm": idm} if idm else {}
+    inputs |= {"benchmark": benchmark} if benchmark else {}
     if done_before(out, recipe, seed, resume, "policy", **inputs):
         return
-    its = learner(policy, recipe)
-    packed = open_pack(dataset, its.image_size, skip_bad, its.fit, its.cameras)
+    its, changes = learner(policy, recipe), changes_of(policy, recipe, only, set)
+    cameras = next(iter(changes.values())).get("cameras", its.cameras)
+    packed = open_pack(dataset, its.image_size, skip_bad, its.fit, cameras)
     packed.require_actions("finetuning")
     assert packed.action_spec
     scenes = open_benchmark(benchmark or "tabletop")
@@ -385,7 +389,7 @@ def tune(
     if not here:
         require_enough(packed)
     begin(out, recipe, seed, resume, "policy", content=[packed.fingerprint], **inputs)
-    found = search(packed, policy, recipe, out, seed, scenes if here else None, episodes, only, idm)
+    found = search(packed, policy, recipe, out, seed, scenes if here else None, episodes, only, idm, changes)
     print(f"Chosen: {found['chosen']}. The robot policy is in {out}.")
     where = f"--benchmark {quoted(benchmark or 'tabletop')} --episodes 500" if here else "--dataset OTHER_EPISODES"
     print_next(f"lapa evaluate --policy {quoted(out)} {where} --out runs/eval")

@@ -154,7 +154,7 @@ class Index:
             return "do not all have actions"
         if len(set(self.widths)) > 1:
             return f"have actions of {' and '.join(map(str, self.widths))} dimensions"
-        return "have actions of different kinds (say which they are with kinds= if that is wrong)"
+        return "have actions of different kinds or in another order (if the kinds are wrong, say kinds=)"
 
     def subset(self, episodes: Array) -> Self:
         """The given episodes int64 [M], in that order. Raises LapaError out of range."""
@@ -290,8 +290,10 @@ def damaged(entry: Path, error: Exception) -> LapaError:
 def join(parts: Sequence[Index]) -> dict[str, Any]:
     """The fields of an Index of several, one behind another."""
     actions, state = (_join_vectors([getattr(p, key) for p in parts]) for key in VECTORS)
-    if len({p.action_spec.kinds for p in parts if p.action_spec}) > 1:
+    if len({p.action_spec.kinds for p in parts if p.action_spec}) > 1 or _reordered([p.action_names for p in parts]):
         actions = None
+    if _reordered([p.state_names for p in parts]):
+        state = None
     cameras = {p.camera for p in parts}
     return {
         "spec": " ".join(p.spec for p in parts),
@@ -412,6 +414,11 @@ def _other_names(parts: Sequence[Index], actions: Array | None, state: Array | N
             each = "; ".join(_named(names) for names in found)
             told.append(f"{word}: named differently by the datasets ({each}); taken as the same, in their order")
     return told
+
+
+def _reordered(names: Sequence[tuple[str, ...]]) -> bool:
+    """Do some have the names of the first in another order?"""
+    return any(other != names[0] and sorted(other) == sorted(names[0]) for other in names)
 
 
 def _kinds(first: Episode, tables: dict[str, Array], source: object) -> tuple[tuple[ActionKind, ...], str]:

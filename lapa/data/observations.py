@@ -6,6 +6,7 @@ policy knows is refused. A key that this policy does not use is named once on st
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from lapa.data.pixels import Images
 
 KEYS = ("images", "instruction", "state", "embodiment")
 ONE = "image"  # the name of a camera that nobody has named
+LONGEST = 100  # characters of a value in a message
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character of UTF-16: no tokenizer takes it
 
 Pictures = Images | list[Array]  # a list where they are of several sizes
 
@@ -79,9 +82,12 @@ class Seen:
 def seen(observations: Sequence[Observation], spec: PolicySpec, embodiments: Sequence[str] = ()) -> Seen:
     """What a policy of this spec and of these robots uses of the observations.
 
-    Raises LapaError for a wrong observation: an unknown key, a missing camera or state, a wrong number of values.
+    Raises LapaError for a wrong observation: an unknown key, a missing camera or state, a wrong number of values; and
+    for none at all.
     """
     every = [_whole(observation) for observation in observations]
+    if not every:
+        raise LapaError("A policy is asked about one observation or more; got none.")
     images = {camera: _stacked([_picture(o["images"], camera, spec) for o in every]) for camera in spec.cameras}
     for unused in sorted({key for o in every for key in o["images"]} - set(spec.cameras)):
         if len(spec.cameras) > 1 or any(len(o["images"]) > 1 for o in every):
@@ -109,8 +115,8 @@ def _whole(observation: Any) -> dict[str, Any]:
         raise LapaError(f"{form}; {_listed(unknown)} is no key of it. Known: image, {', '.join(KEYS)}.")
     if missing := [key for key in KEYS[:2] if key not in found]:
         raise LapaError(f"{form}; {_listed(missing)} is missing.")
-    if not isinstance(found["instruction"], str):
-        raise LapaError(f"{form}; the instruction is {found['instruction']!r}.")
+    if not isinstance(found["instruction"], str) or SURROGATE.search(found["instruction"]):
+        raise LapaError(f"{form}; the instruction is {_shown(found['instruction'])}, which is no text.")
     if not isinstance(found["images"], Mapping) or not found["images"]:
         raise LapaError(f'{form}; "images" is {type(found["images"]).__name__}.')
     return found
@@ -123,8 +129,14 @@ def _picture(images: Mapping[str, Any], camera: str, spec: PolicySpec) -> Array:
             f'This policy looks at the camera "{camera}", and the observation has {_listed(images)}. Give it by that '
             "name."
         )
-    picture = np.asarray(images[camera] if camera in images else next(iter(images.values())))
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+    given = images[camera] if camera in images else next(iter(images.values()))
+    try:
+        picture = np.asarray(given)
+    except ValueError:
+        raise LapaError(
+            f'An observation is {{"image": uint8 [H, W, 3], ..}}; the picture of {camera} is {_shown(given)}.'
+        ) from None
+    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size or picture.dtype != np.uint8:
         raise LapaError(
             f'An observation is {{"image": uint8 [H, W, 3], ..}}; the picture of {camera} is {picture.dtype} '
             f"{list(picture.shape)}."
@@ -139,13 +151,23 @@ def _stacked(pictures: list[Array]) -> Array | list[Array]:
 def _state(observation: Mapping[str, Any], names: Sequence[str]) -> Array:
     if "state" not in observation:
         raise LapaError(f'This policy reads the state, {len(names)} numbers ({_listed(names)}): give it as "state".')
-    state = np.asarray(observation["state"], np.float32)
-    if state.shape != (len(names),) or not np.isfinite(state).all():
-        raise LapaError(
-            f"This policy reads a state of {len(names)} finite numbers ({_listed(names)}); got shape "
-            f"{list(state.shape)}."
-        )
+    wanted = f"This policy reads a state of {len(names)} finite numbers ({_listed(names)})"
+    try:
+        with np.errstate(over="ignore"):  # what is too large for float32 is not finite
+            state = np.asarray(observation["state"], np.float32)
+    except (ValueError, TypeError, OverflowError):
+        raise LapaError(f"{wanted}; got {_shown(observation['state'])}.") from None
+    if state.shape != (len(names),):
+        raise LapaError(f"{wanted}; got shape {list(state.shape)}.")
+    if not np.isfinite(state).all():
+        raise LapaError(f"{wanted}; got {_shown(state.tolist())}.")
     return state
+
+
+def _shown(value: Any) -> str:
+    """A value in a message."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}.."
 
 
 def _listed(names: Any) -> str:

@@ -26,7 +26,7 @@ from lapa.experiments.ablation_rows import ABLATIONS, around, backbone
 from lapa.experiments.compare import Guess, Plan
 from lapa.experiments.paper_cells import common_of
 from lapa.experiments.paper_table import collected, recipe_of
-from lapa.experiments.schedule import left, show
+from lapa.experiments.schedule import at_once, left, show
 from lapa.experiments.sweep import Cell, Row, as_words, cells, markdown, run_cells, told, write
 from lapa.experiments.worlds import TABLETOP, WORLDS, Setting, World, world_of
 from lapa.measures.intervals import wilson
@@ -268,7 +268,7 @@ def _refuse_other(path: Path, ours: Mapping[str, Any]) -> None:
 def _announce(asked: AblationSettings, steps: Sequence[Any], out: Path, workers: int) -> None:
     waiting = [step for step in steps if not step.marker.exists()]
     there = sum((out / cell.name / "eval/results.json").exists() for cell in asked.cells)
-    cores = workers or os.cpu_count() or 1
+    cores = at_once(workers)
     print(f"{len(asked.cells)} cells ({len(asked.rows)} rows, {asked.seeds} seed{'s' * (asked.seeds > 1)}), {there} of "
           f"them done. {len(waiting)} steps to run, {duration(sum(step.seconds for step in waiting))} of one core by "
           f"guess, about {duration(left(list(steps), out, workers))} with {cores} side by side.")  # fmt: skip

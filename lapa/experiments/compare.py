@@ -5,16 +5,17 @@ A plan is a list of `lapa` commands (schedule.py), so every number can be made a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lapa.artefacts.folder import read_json
+from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import Episode, LapaError
 from lapa.data.pack import Packed, pack
 from lapa.data.spec import open_dataset
-from lapa.evaluate import differences, open_benchmark, require_same_actions
+from lapa.evaluate import Trial, differences, open_benchmark, require_same_actions
 from lapa.experiments.schedule import PlanStep
 from lapa.measures.offline import POLICY
 from lapa.methods import METHODS, Method, fitted_for
@@ -35,6 +36,7 @@ QUICK = tuple(  # runs every step; the figures mean nothing
 )
 SMALL = 16  # pixels; only actions are looked at
 FITTED_BY = {"laq": "quantize", "idm": "fit"}  # what stage 1 fits -> the command that does
+ASKED = "asked.json"
 USUAL = "tabletop"  # the benchmark if none is given
 LONGEST_FIRST = ("unipi", "lapa", "vpt", "actionvla", "scratch")
 
@@ -137,6 +139,20 @@ class Comparison:
     recipe_options: tuple[str, ...] = ()  # extra options of the training commands, such as --preset
     films: int = 4  # episodes of each method that are written as animations
     finetune_options: tuple[str, ...] = ()  # further ones of stage 3
+
+    def __post_init__(self) -> None:
+        Trial(self.episodes, self.seed)  # refuses now what would be refused after the training
+
+
+def begin(setting: Comparison, out: Path) -> None:
+    """Begin a comparison in `out`, or go on with it. What is finished there is not run again, so raises LapaError where
+    it was begun with another setting."""
+    ours, path = json.loads(json.dumps(asdict(setting))), out / ASKED
+    before = read_json(path, "settings of the comparison") if path.exists() else ours
+    if changed := [name for name in ours if before.get(name) != ours[name]]:
+        told = f"{changed[0]} {json.dumps(before.get(changed[0]))}, here {json.dumps(ours[changed[0]])}"
+        raise LapaError(f"{out} holds a comparison with other settings ({told}). Give the same, or another --out.")
+    write_json(path, ours)
 
 
 def require_actions(setting: Comparison, methods: tuple[str, ...]) -> tuple[str, ...]:

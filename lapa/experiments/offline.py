@@ -15,9 +15,11 @@ import numpy as np
 
 from lapa import __version__
 from lapa.artefacts.folder import load_artefact, read_json, write_json
-from lapa.contracts import Array, LapaError
+from lapa.contracts import Array, LapaError, PolicySpec
 from lapa.data.index import counted
+from lapa.data.observations import ONE, say_once
 from lapa.data.pack import Packed, pack
+from lapa.evaluate import differences
 from lapa.measures.offline import keys_of, offline
 from lapa.measures.offline import lines as table_lines
 from lapa.plots.offline import offline_error
@@ -28,9 +30,9 @@ Open = Callable[[int, Any, Sequence[str]], Packed]  # (pixels a side, fit, camer
 
 def evaluate_offline(policy_path: Path, open_dataset: Open, out: Path, name: str | None = None) -> dict[str, Any]:
     """Write `out/results.json` and `out/offline.png`; returns what the JSON holds. Raises LapaError where the policy
-    cannot act, or its actions do not fit the dataset's, and where `out` holds something else."""
+    cannot act, or its actions do not fit the dataset's, and where `out` holds another evaluation or something else."""
     artefact = load_artefact(policy_path, "policy")
-    _require_room(out, artefact.hash)
+    _require_room(out, {"hash": artefact.hash})
     policy = opened(artefact)
     if not policy.dimensions:
         raise LapaError(f"{policy_path} predicts no actions yet. Finetune it first (lapa finetune).")
@@ -38,6 +40,8 @@ def evaluate_offline(policy_path: Path, open_dataset: Open, out: Path, name: str
     shape = (config.image_size, getattr(config, "fit", "squash"), getattr(config, "cameras", ()))
     packed = open_dataset(*shape)
     packed.require_actions("the offline error")
+    _require_room(out, {"hash": artefact.hash, "dataset": packed.spec})
+    _tell_of_another_robot(policy.spec, policy_path, packed)
     seen = _seen(artefact.config, packed)
     test, unseen = judged(packed, seen)
     fit, test, fitted_on = _fitted_on(policy_path, packed, test, seen, shape)
@@ -57,6 +61,18 @@ def evaluate_offline(policy_path: Path, open_dataset: Open, out: Path, name: str
     offline_error(made, out / "offline.png", f"Offline error of {policy_path} on {packed.spec}")
     write_json(out / "results.json", made)
     return made
+
+
+def _tell_of_another_robot(spec: PolicySpec, policy_path: Path, packed: Packed) -> None:
+    """Notes where recorded actions, states or the camera are not those that the policy speaks, reads and looks at."""
+    found = differences(spec.action, packed.action_spec) if spec.action and packed.action_spec else []
+    if spec.state and packed.state_names and spec.state != packed.state_names:
+        found.append(f"it reads the state {', '.join(spec.state[:8])}, there is {', '.join(packed.state_names[:8])}")
+    if len(spec.cameras) == 1 and packed.camera and spec.cameras[0] not in (ONE, packed.camera):
+        say_once(f"{policy_path} has learnt from the camera {spec.cameras[0]}; {packed.spec} shows it {packed.camera}. "
+                 "To choose: --camera.")  # fmt: skip
+    if found:
+        say_once(f"{policy_path} is not of the robot in {packed.spec}: {'; '.join(found)}. Its error may mean nothing.")
 
 
 def judged(packed: Packed, seen: set[str]) -> tuple[Array, bool]:
@@ -115,11 +131,13 @@ def _labelled(policy_path: Path, packed: Packed, shape: tuple[int, Any, Sequence
     return found if mine is not None and its is not None and mine.shape[1] == its.shape[1] else None
 
 
-def _require_room(out: Path, policy_hash: str) -> None:
+def _require_room(out: Path, wanted: Mapping[str, str]) -> None:
     """Raise LapaError when `out` holds something else, or the evaluation of something else."""
     results = out / "results.json"
     inside = {path.name for path in out.iterdir() if path.name[0] != "."} if out.exists() else set()
     if other := sorted(inside - {results.name, "offline.png"}):
         raise LapaError(f"{out} holds more than an offline evaluation ({other[0]}). Choose another --out.")
-    if results.exists() and read_json(results, "evaluation").get("hash") != policy_hash:
-        raise LapaError(f"{out} holds the evaluation of another policy. Remove it or choose another --out.")
+    before = read_json(results, "evaluation") if results.exists() else wanted
+    if changed := [key for key in wanted if before.get(key) != wanted[key]]:
+        what = {"hash": "of another policy", "dataset": f"on {before.get('dataset')}"}[changed[0]]
+        raise LapaError(f"{out} holds the evaluation {what}. Remove it or choose another --out.")

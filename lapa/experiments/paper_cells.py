@@ -164,10 +164,11 @@ def parse(
     common: Common,
     servers: Sequence[str] = (),
 ) -> Asked:
-    """Names, or "all", -> Asked. Raises LapaError for what is unknown or empty."""
+    """Names, or "all", -> Asked; what is named twice counts once. Raises LapaError for what is unknown or empty."""
     world = common.world
     there = tuple(world.settings)
-    named = there if "all" in settings else tuple(choose(s, there, f"setting of {world.title}") for s in settings)
+    chosen = [choose(s, there, f"setting of {world.title}") for s in settings if s != "all"]
+    named = there if "all" in settings else tuple(dict.fromkeys(chosen))
     every = tuple(name for name in world.rows if name not in world.costly)
     named_rows = tuple(choose(name, world.rows, "method") for name in rows if name != "all")
     found = (*every, *named_rows) if "all" in rows else named_rows
@@ -180,8 +181,8 @@ def parse(
         if "://" not in server:
             raise LapaError(f'"{server}" is no policy server. Write openpi://HOST:PORT or openvla://HOST:PORT.')
     asked = Asked(
-        named, tuple(n for n in ROWS if n in found), seeds, tuple(map(int, budgets)), tuple(only), common,
-        tuple(servers),
+        named, tuple(n for n in ROWS if n in found), seeds, tuple(dict.fromkeys(map(int, budgets))), tuple(only),
+        common, tuple(dict.fromkeys(servers)),
     )  # fmt: skip
     if not cells(replace(asked, only=())):
         raise LapaError(f"{', '.join(named)} with {', '.join(found)}: such a table has no cell (docs/world_table.md).")

@@ -22,13 +22,14 @@ from lapa.experiments.compare import Chain, Guess, Plan, datasets, pretrained
 from lapa.experiments.paper_cells import Asked, Common, TableCell, cells
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
-from lapa.experiments.schedule import PlanStep, left, run, seconds, show
+from lapa.experiments.schedule import PlanStep, at_once, left, run, seconds, show
 from lapa.experiments.worlds import Source
 from lapa.plots.budgets import budget_curves
 from lapa.recipe import Recipe, overridden, preset
 from lapa.runtime.progress import duration
 
 RESULTS, ASKED = "results.json", "asked.json"
+PARTS = ("common", "cells", "sources", "seconds")  # objects of results.json that an earlier table must have
 
 
 # From cells to steps
@@ -186,7 +187,7 @@ def _announce(
     workers: int,
 ) -> None:
     waiting = [step for step in steps if not step.marker.exists()]
-    cores = workers or os.cpu_count() or 1
+    cores = at_once(workers)
     there = sum(name in known or (out / name / "results.json").exists() for name in wanted)
     print(f"{len(cells(asked))} cells, {len(wanted)} evaluations, {there} of them done. {len(waiting)} steps to run, "
           f"{duration(sum(step.seconds for step in waiting))} of one core by guess, about "
@@ -207,7 +208,9 @@ def described(common: Common) -> dict[str, Any]:
 def read_results(path: Path, common: Mapping[str, Any]) -> dict[str, Any]:
     """The results.json of an earlier table. Raises LapaError if it is not one, or was made with another `described`."""
     content = read_json(path, "results of a table")
-    if not isinstance(content, dict) or not {"common", "cells", "sources", "seconds"} <= content.keys():
+    told = content if isinstance(content, dict) else {}
+    cells_of = told["cells"].values() if isinstance(told.get("cells"), dict) else ()
+    if not all(isinstance(part, dict) for part in (*map(told.get, PARTS), *cells_of)):
         raise LapaError(f"{path} is not the {RESULTS} of lapa compare --settings.")
     _refuse_other(path, content["common"], common)
     return content

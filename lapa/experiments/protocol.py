@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa.artefacts.folder import read_json, write_json
+from lapa.artefacts.folder import read_config, read_json, write_json
 from lapa.contracts import Benchmark, LapaError, Outcome
 from lapa.evaluate import Trial, open_benchmark, roll_out
 from lapa.experiments.players import Player, of_policy, of_row
@@ -98,14 +98,15 @@ def open_session(protocol: Protocol, out: Path) -> Session:
     if other := sorted(inside - set(OWN)):
         raise LapaError(f"{out} holds more than a protocol ({other[0]}). Choose another --out.")
     plan = _plan(protocol)
-    if "plan.json" not in inside:
-        if inside - {"sealed.json"}:
-            raise LapaError(f"{out} holds {min(inside)} but no plan.json. Choose another --out.")
+    if not inside - {"plan.json", "sealed.json"}:  # nothing has been run or answered yet
         write_json(out / "sealed.json", _shuffled(protocol))
         write_json(out / "plan.json", plan)
         return Session(protocol, out, tuple(_shuffled(protocol)))
+    if "plan.json" not in inside:
+        raise LapaError(f"{out} holds {min(inside)} but no plan.json. Choose another --out.")
     before = read_json(out / "plan.json", "protocol")
-    if changed := [key for key in plan if not isinstance(before, dict) or before.get(key) != plan[key]]:
+    before = {"policies": plan["policies"]} | (before if isinstance(before, dict) else {})  # once they were not kept
+    if changed := [key for key in plan if before.get(key) != plan[key]]:
         raise LapaError(f"{out} holds a protocol with other {changed[0]}. Choose another --out, or undo the change.")
     sealed = read_json(out / "sealed.json", "order of a protocol")
     fits = isinstance(sealed, list) and len(sealed) == len(protocol.poses)
@@ -125,8 +126,10 @@ def _read_answers(session: Session) -> None:
             raise LapaError(f"{path}: {count} answers to {len(session.rollouts)} questions.")
         for rollout, answer in zip(session.rollouts[:count], told["answers"], strict=True):
             right = (answer["pose"], answer["letter"]) == (rollout.pose, rollout.letter)
-            if not right or not 0 <= int(answer["stage"]) <= len(session.task(rollout).stages):
+            if not right or not 0 <= answer["stage"] <= len(session.task(rollout).stages):
                 raise LapaError(f"{path}: the answer {rollout.number} is not that of sealed.json's order.")
+            if type(answer["stage"]) is not int or {type(answer[name]) for name in ("note", "time")} != {str}:
+                raise LapaError(f"{path}: the answer {rollout.number} has no stage, note and time as lapa writes them.")
         session.answers.extend(told["answers"])
         session.undone.extend(told.get("undone", []))
     except (KeyError, TypeError, ValueError) as error:
@@ -134,10 +137,12 @@ def _read_answers(session: Session) -> None:
 
 
 def _plan(protocol: Protocol) -> dict[str, Any]:
-    """As JSON has it."""
+    """As JSON has it. policies: hashes of those in folders, which may be trained anew before the session goes on."""
     tasks = {task.name: dict(task.stages) for task in protocol.tasks.values()}
-    return {"seed": protocol.seed, "methods": dict(protocol.methods), "tasks": tasks, "types": list(protocol.types),
-            "poses": [asdict(pose) for pose in protocol.poses]}  # fmt: skip
+    policies = {name: read_config(Path(run)).get("hash") for name, run in protocol.methods.items()
+                if run and os.path.isfile(f"{run}/config.json")}  # fmt: skip
+    return {"seed": protocol.seed, "methods": dict(protocol.methods), "policies": policies, "tasks": tasks,
+            "types": list(protocol.types), "poses": [asdict(pose) for pose in protocol.poses]}  # fmt: skip
 
 
 def _shuffled(protocol: Protocol) -> list[dict[str, str]]:
@@ -263,7 +268,7 @@ def _ended(running: subprocess.Popen[bytes]) -> int:
 
 
 def _is_command(run: str) -> bool:
-    return bool(run) and "://" not in run and not Path(run).is_dir()
+    return bool(run) and "://" not in run and not os.path.isdir(run)
 
 
 def _require_commands(protocol: Protocol) -> None:
@@ -346,7 +351,7 @@ class _Simulator:
 
 
 def _player(run: str, world: Benchmark, benchmark: str) -> Player:
-    if "://" in run or Path(run).is_dir():
+    if "://" in run or os.path.isdir(run):
         return of_policy(run, world, benchmark)
     return of_row(run, world, benchmark, "policy folder, policy server or row")
 

@@ -62,7 +62,7 @@ def run(
     log when a step fails: at once, the others being stopped, or with `keep_going` after all steps that do not need it.
     KeyboardInterrupt stops all steps first. Raises LapaError, too, while another process runs steps in `folder`.
     """
-    workers = workers or max(1, os.cpu_count() or 1)
+    workers = at_once(workers)
     times = seconds(folder)
     waiting = [step for step in steps if not step.marker.exists()]
     running: list[_Running] = []
@@ -114,6 +114,13 @@ def run(
     return times
 
 
+def at_once(workers: int) -> int:
+    """How many steps run side by side; 0: one per core. Raises LapaError for a number below."""
+    if workers < 0:
+        raise LapaError(f"--workers is at least 1 (0: one per core), not {workers}.")
+    return workers or max(1, os.cpu_count() or 1)
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Nobody else runs steps in `folder` meanwhile: two would write the same files. A killed process holds nothing."""
@@ -140,7 +147,7 @@ def _without(waiting: list[PlanStep], failed: str) -> list[PlanStep]:
 def left(steps: list[PlanStep], folder: Path, workers: int = 0) -> float:
     """The seconds that the remaining steps will take: their guesses times the pace of the finished steps."""
     waiting = [step for step in steps if not step.marker.exists()]
-    return _Board(steps, seconds(folder)).left(waiting, [], workers or max(1, os.cpu_count() or 1))
+    return _Board(steps, seconds(folder)).left(waiting, [], at_once(workers))
 
 
 def show(steps: Sequence[PlanStep]) -> None:

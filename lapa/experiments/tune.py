@@ -8,7 +8,7 @@ was killed goes on.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +25,11 @@ from lapa.plugins import choose
 from lapa.policies import Policy
 from lapa.recipe import Recipe
 from lapa.run_folder import begin
-from lapa.stage3_finetune import ASKED, FIVE, HELD_OUT, as_it_is, finetune, learner
+from lapa.stage3_finetune import ASKED, FIVE, HELD_OUT, as_it_is, chosen_settings, finetune, learner
 
 TRIED = "tried"  # below the output folder, until the choice is made
 SCORE = "validation.json"
+AS_IT_IS = ("decoding",)  # settings that are changed in a policy which learns nothing more
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,32 @@ def candidates(ways: Sequence[str], only: Sequence[str] = ()) -> list[Candidate]
     return found
 
 
+def changes_of(
+    policy_path: Path | None, recipe: Recipe, only: Sequence[str], options: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Of each way that is tried the settings of the policy that the user chose anew (stage3_finetune.chosen_settings);
+    options: what he set himself, NAME=VALUE. Raises LapaError for what a way cannot heed."""
+    its = learner(policy_path, recipe)
+    saved = None if policy_path is None else describe(policy_path, "policy").config
+    made = {}
+    for each in candidates(its.ways(saved), only):
+        try:
+            made[each.name] = chosen_settings(policy_path, each.of(recipe, its.finetuned_by), options)
+            if not each.steps:
+                _require_kept(made[each.name], recipe, saved or {})
+        except LapaError as error:
+            raise LapaError(f"{each.name}: {error} Or name the ways to try that can do with it (--only).") from None
+    return made
+
+
+def _require_kept(changes: Mapping[str, Any], recipe: Recipe, saved: Mapping[str, Any]) -> None:
+    """Raises LapaError for settings that are changed and cannot be without finetuning."""
+    has, wanted = saved.get("model", {}), recipe.to_json()["policy"]
+    for name in sorted(set(changes) - set(AS_IT_IS)):
+        if wanted[name] != has.get(name, wanted[name]):
+            raise LapaError(f"policy.{name} is not changed in a policy that is kept as it is.")
+
+
 def require_enough(packed: Packed) -> None:
     """Raises LapaError where there are too few labelled episodes to hold some out."""
     if packed.episodes < FIVE:
@@ -99,8 +126,10 @@ def tune(
     episodes: int,
     only: Sequence[str] = (),
     idm_path: Path | None = None,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Finetune in every way, score each on `episodes` validation scenes (drawn with `seed`), save the best to `out`.
+    `changes`: settings of the policy that stage 3 changes, by way (`changes_of`).
 
     Without a benchmark each way is scored by the error of actions on labelled episodes that are held out
     (measures/offline.py). A single way is not scored. Of equal scores the first one is chosen. Returns
@@ -114,7 +143,8 @@ def tune(
     tried = [(each, out / TRIED / each.name) for each in candidates(ways, only)]
     scores: dict[str, dict[str, Any]] = {}
     for each, folder in tried:
-        _make(each, packed, policy_path, recipe, folder, seed, idm_path, rehearse=benchmark is None)
+        _make(each, packed, policy_path, recipe, folder, seed, idm_path, (changes or {}).get(each.name, {}),
+              rehearse=benchmark is None)  # fmt: skip
         if len(tried) < 2:
             continue
         if benchmark is not None:
@@ -142,16 +172,17 @@ def _make(
     folder: Path,
     seed: int,
     idm_path: Path | None,
+    changes: Mapping[str, Any],
     rehearse: bool,
 ) -> None:
     wanted = each.of(recipe, learner(policy_path, recipe).finetuned_by)
     if begin(folder, wanted, seed, True, "policy", dataset=packed.spec, policy=policy_path):
         return
     if each.steps:
-        finetune(packed, policy_path, wanted, folder, seed, idm_path, rehearse=rehearse)
+        finetune(packed, policy_path, wanted, folder, seed, idm_path, changes, rehearse)
     else:
         assert policy_path is not None
-        as_it_is(packed, policy_path, wanted, folder, seed, idm_path)
+        as_it_is(packed, policy_path, wanted, folder, seed, idm_path, changes)
 
 
 def _merit(score: dict[str, Any]) -> float:

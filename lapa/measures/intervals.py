@@ -106,11 +106,13 @@ def success(wins: Array) -> Interval:
 def difference(one: Array, other: Array) -> Interval:
     """95% interval of the success of `one` less that of `other`, bool [S, E] on the same episodes.
 
-    Where both solve the very same episodes there is nothing to resample: Wilson's interval of none, either way.
+    Where they differ in every episode alike, or in none, there is nothing to resample: Wilson's interval of none,
+    either way.
     """
-    if (one == other).all():
-        most = wilson(0, one.size)[1]
-        return -most, most
+    apart = one.astype(int) - other
+    if (apart == apart.flat[0]).all():
+        most, found = wilson(0, one.size)[1], float(apart.flat[0])
+        return max(found - most, -1.0), min(found + most, 1.0)
     low, high = _middle(resampled(np.stack([one, other]), np.array([[1.0, -1.0]]))[:, 0])
     return max(low, -1.0), min(high, 1.0)
 
@@ -118,12 +120,17 @@ def difference(one: Array, other: Array) -> Interval:
 def gap_closed(low: Array, method: Array, high: Array) -> Interval | None:
     """95% interval of the share of the gap from `low` to `high` that `method` closes, bool [S, E] on the same episodes.
 
-    None where the gap may well be none at all: more than one draw in forty has no gap.
+    None where the gap may well be none at all: more than one draw in forty has no gap. Where all draws are alike there
+    is nothing to resample: Wilson's interval of none, either way.
     """
     closed, gap = resampled(np.stack([low, method, high]), np.array([[-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])).T
     if (gap <= 0).mean() > 0.025:
         return None
-    return _middle(closed[gap > 0] / gap[gap > 0])
+    shares = closed[gap > 0] / gap[gap > 0]
+    if np.ptp(shares) < 1e-9:
+        most, found = wilson(0, low.size)[1], float(shares[0])
+        return found - most, found + most
+    return _middle(shares)
 
 
 def _middle(values: Array) -> Interval:
@@ -146,8 +153,12 @@ def by_episode(
 
 
 def share_by_episode(hits: Array, episode: Array, seed: int = 0) -> dict[str, Any]:
-    """{"share", "interval", "of"} of a mask bool [N]; the interval is over episodes."""
+    """{"share", "interval", "of"} of a mask bool [N]; the interval is over episodes, Wilson's where all rows are alike:
+    nothing to resample."""
     if not len(hits):
         raise LapaError("There is nothing to take a share of: no pair moves far enough.")
+    if hits.all() or not hits.any():
+        kinds = len(np.unique(episode))
+        return {"share": float(hits[0]), "interval": list(wilson(kinds * int(hits[0]), kinds)), "of": len(hits)}
     low, high = by_episode(episode, lambda weight: float((hits * weight).sum() / max(weight.sum(), 1)), seed)
     return {"share": float(hits.mean()), "interval": [low, high], "of": len(hits)}

@@ -82,7 +82,7 @@ def recorded(packed: Packed, episodes: Array, chunk: int, most: int = MOST) -> R
 
 def asked(policy: BatchActor, some: Recorded, spec: PolicySpec | None = None) -> Array:
     """The policy's chunks float64 [N, C', A] at the frames; `spec`: what it needs to be shown (None: one picture and
-    the instruction). Raises LapaError where it speaks other actions."""
+    the instruction). Raises LapaError where it speaks other actions, and for numbers that are not finite."""
     packed, parts = some.packed, []
     for start in range(0, len(some.frames), AT_ONCE):
         frames = some.frames[start : start + AT_ONCE]
@@ -92,6 +92,8 @@ def asked(policy: BatchActor, some: Recorded, spec: PolicySpec | None = None) ->
         raise LapaError(
             f"{packed.spec} has actions of {some.actions.shape[2]} dimensions; the policy gives {said.shape[2]}."
         )
+    if not np.isfinite(said).all():
+        raise LapaError("The policy answered with a number that is not finite; that has no error. Train it anew.")
     return said
 
 
@@ -278,14 +280,19 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     ends = "" if chunk == 1 else f"  step 1  step {chunk}"
     shown = [f"{'':<{wide}}  error  95% over episodes  step length{ends}"]
     for name, row in found.items():
-        low, high = row["interval"]
         step = "-" if row["step"] is None else f"{row['step']:.2f}"
         ends = "" if chunk == 1 else f"  {row['by_step'][0]:6.2f}  {row['by_step'][-1]:6.2f}"
-        shown.append(f"{name:<{wide}}  {row['error']:5.2f}  {low:7.2f} to {high:<7.2f}  {step:>11}{ends}")
+        shown.append(f"{name:<{wide}}  {row['error']:5.2f}  {interval(row, result):^18}  {step:>11}{ends}")
     each = zip(result["names"], found[POLICY]["absolute"], found[POLICY]["by_dimension"], strict=True)
     shown.append("policy, by dimension (mean absolute error in the robot's units, of the mean action's): "
                  + ", ".join(f"{n} {a:.3g} ({'-' if b is None else f'{b:.2f}'})" for n, a, b in each))  # fmt: skip
     return [*shown, result["verdict"]]
+
+
+def interval(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """The interval of a row of a result as text. One episode has nothing to resample: it tells of no other."""
+    low, high = row["interval"]
+    return "one episode" if result["episodes"] == 1 else f"{low:.2f} to {high:.2f}"
 
 
 def keys_of(index: Index) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lapa.artefacts.folder import replacing
+from lapa.plots.figure import save
 
 INK, FAINT, MUTED = "#1c1e22", "#e6e8ec", "#686c74"
 LINES = {  # method -> name, colour
@@ -46,8 +46,7 @@ def budget_curves(table: Mapping[str, Any], path: Path, counted: str = "labelled
     names = [name for name in LINES if name in drawn]
     figure.legend([drawn[n] for n in names], [LINES[n][0] for n in names], loc="outside lower left", ncols=6,
                   frameon=False, fontsize=9)  # fmt: skip
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)
 
 
 def _panel(axes: Any, budgets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lapa.artefacts.folder import replacing
 from lapa.contracts import Array
 from lapa.models.laq import FLAT, LAQ
 from lapa.plots.codes import code_name
 from lapa.plots.dots import COLOURS, FAINT, INK
+from lapa.plots.figure import save
 
 TINY = float(np.finfo(np.float32).tiny)
 ARROW = 0.16  # of the map's width: the longest
@@ -73,6 +73,5 @@ def code_map(
     axes.set_xlabel(f"first two of {places.shape[1]} principal directions of the codebook{told}", fontsize=8)
     for side in axes.spines.values():
         side.set_color(FAINT)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)
     return places.shape[1]

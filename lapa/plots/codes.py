@@ -21,6 +21,7 @@ from lapa.contracts import Array, LapaError
 from lapa.data.pack import Packed
 from lapa.data.pixels import Images, as_pixels
 from lapa.models.laq import LAQ
+from lapa.plots.figure import save
 from lapa.plots.flow import flow_tiles
 
 PAPER, INK, MUTED, LINE = (255, 255, 255), (28, 30, 34), (104, 108, 116), (214, 217, 222)
@@ -339,8 +340,7 @@ def success_bars(
         _bars(axes, methods, part, textwrap.fill(family, LETTERS))
         if i % wide:
             axes.set_yticklabels([])
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)
 
 
 def _bars(axes: Any, methods: list[str], results: Mapping[str, Mapping[str, Any]], title: str, what: str = "") -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lapa.artefacts.folder import replacing
 from lapa.plots.budgets import FAINT, LINES, MUTED
+from lapa.plots.figure import save
 
 Cells = Sequence[dict[str, Any]]
 
@@ -50,5 +50,4 @@ def compute_curves(cells: Cells, path: Path, title: str) -> None:
     axes.grid(color=FAINT, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)

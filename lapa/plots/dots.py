@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from lapa.artefacts.folder import replacing
+from lapa.plots.figure import save
 
 COLOURS = ("#1f6feb", "#d1570a", "#8a94a3", "#1a7f37", "#8250df", "#57606a")
 INK, FAINT = "#1c1e22", "#e6e8ec"
@@ -63,5 +63,4 @@ def dots(rows: Sequence[str], panels: Sequence[Panel], path: Path, title: str) -
             below = axes.transAxes + ScaledTranslation(0, -0.28, figure.dpi_scale_trans)  # inches: clear of the ticks
             axes.legend(fontsize=8, frameon=False, ncols=2, loc="upper left", borderaxespad=0, handletextpad=0.2,
                         bbox_to_anchor=(0, 0), bbox_transform=below)  # fmt: skip
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)

@@ -37,8 +37,14 @@ def plain(axes: Any, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def save(made: Any, path: Path) -> None:
-    """As a PNG, whole or not at all."""
-    with replacing(path) as temporary:
+    """As a PNG, whole or not at all. Names and instructions are shown as they are: matplotlib would take what stands
+    between two dollars for a formula."""
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    for text in made.findobj(Text):
+        text.set_parse_math(False)
+    with replacing(path) as temporary, rc_context({"text.parse_math": False}):
         made.savefig(temporary, format="png")
 
 

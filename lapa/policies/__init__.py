@@ -23,7 +23,7 @@ from lapa.contracts import Array, Labels, LapaError, Logs, Observation, PolicySp
 from lapa.data.features import FrameFeatures
 from lapa.data.images import Fit
 from lapa.data.index import Index
-from lapa.data.observations import ONE, Seen, say_once
+from lapa.data.observations import LONGEST, ONE, Seen, say_once
 from lapa.data.pack import Packed
 from lapa.methods import policy_of
 from lapa.recipe import Recipe
@@ -361,8 +361,9 @@ def tell_of_texts(policy: Policy, texts: Sequence[str]) -> None:
     for text in set(texts) - _LOOKED_AT:
         if len(_LOOKED_AT) < MOST_TEXTS:
             _LOOKED_AT.add(text)
+            told = text if len(text) <= LONGEST else f"{text[:LONGEST]}.."
             for sentence in policy.overlooked([text]):
-                say_once(f'the instruction "{text}": {sentence}')
+                say_once(f'the instruction "{told}": {sentence}')
 
 
 _LOOKED_AT: set[str] = set()

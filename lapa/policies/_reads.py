@@ -44,6 +44,8 @@ def met(before: Reads, wanted: tuple[str, ...], state: bool, data: Index) -> Rea
     give), and with `state` their state. Raises LapaError where that is less than before, or where they have no such
     camera or state."""
     cameras = wanted or (data.camera or ONE,)
+    if set(before.cameras) <= set(cameras):  # each keeps its place, by which the backbone knows it
+        cameras = (*before.cameras, *(name for name in cameras if name not in before.cameras))
     if len(cameras) < len(before.cameras) or (before.state and not state):
         read = ", ".join(before.cameras) + (" and the state" if before.state else "")
         raise LapaError(
@@ -58,7 +60,17 @@ def met(before: Reads, wanted: tuple[str, ...], state: bool, data: Index) -> Rea
     if before.state and (data.state is None or data.state.shape[1] != len(before.state)):
         has = "none" if data.state is None else f"{data.state.shape[1]} numbers"
         raise LapaError(f"This policy reads a state of {len(before.state)} numbers; {data.spec} has {has}.")
+    if before.state and data.state_names and data.state_names != before.state:
+        if sorted(data.state_names) == sorted(before.state):
+            raise LapaError(f"This policy reads the state {_few(before.state)}; {data.spec} has the same numbers in "
+                            f"another order, {_few(data.state_names)}.")  # fmt: skip
+        say_once(f"In place of the state {_few(before.state)} the policy reads {_few(data.state_names)} from now on.")
+        return replace(reads, state=data.state_names)
     return reads
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:8]) + (", .." if len(names) > 8 else "")
 
 
 def with_state(reads: Reads, data: Index) -> Reads:

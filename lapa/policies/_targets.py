@@ -18,6 +18,10 @@ from lapa.contracts import Array, Labels, LapaError
 from lapa.data.index import Index
 from lapa.recipe import Recipe
 
+SLACK, FEW = 0.05, 0.1  # of a range: no farther outside is inside; of the actions: no more outside is not told
+AROUND = 0.1  # of a turn: a jump of nearly a turn
+SAME_RATE = 1.02  # times as fast, and no faster
+
 
 def codes_ahead(labels: Labels, offsets: Array, windows: int) -> Array:
     """The codes of so many windows, one behind the other: int64 [N, windows * s], -100 where the video ends before.
@@ -58,7 +62,35 @@ def space_of_actions(
         return NumberSpace.fit(actions, names, pad)
     if recipe.clusters:
         return ActionCodebook.clusters(actions, recipe.clusters, names, pad if pad.any() else None)
-    return ActionSpace.fit(actions[:, 0], recipe.bins, actions.shape[1], names)
+    # Of all steps: how far a target is from the present state grows along the chunk.
+    return ActionSpace.fit(actions[~pad], recipe.bins, actions.shape[1], names)
+
+
+def tell_of_reach(space: ActionSpace | ActionCodebook | NumberSpace, actions: Array, pad: Array) -> None:
+    """Say where labelled actions [N, chunk, A] lie outside what a kept head can answer: they are learnt as the nearest
+    that it can."""
+    low, high = np.array([(ends[0], ends[-1]) for ends in (space.edges if isinstance(space, ActionSpace) else
+                                                            space.reach)]).T  # fmt: skip
+    each, slack = actions[~pad], SLACK * (high - low)
+    outside = ((each < low - slack) | (each > high + slack)).mean(0)
+    if outside.max() > FEW:
+        i = int(outside.argmax())
+        name = space.names[i] if space.names else f"action_{i}"
+        print(f"Note: {outside[i]:.0%} of the labelled {name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all "
+              "that the head of this policy can answer: it was made for other actions, or other units. --head new "
+              "makes one for these.", flush=True)  # fmt: skip
+
+
+def tell_of_turns(meaning: Meaning, targets: Array, pad: Array) -> None:
+    """Say where targets [N, chunk, A] relative to the state are jumps of a whole turn: an angle that wraps."""
+    away = np.abs(targets[~pad])
+    for i in np.flatnonzero(meaning.relative):
+        for turn, unit in ((2 * np.pi, "radians"), (360.0, "degrees")):
+            far = away[:, i] > turn / 2
+            if far.any() and (np.abs(away[far, i] / turn - 1) < AROUND).all():
+                print(f"Note: {meaning.spec.names[i]} is a whole turn from the state in {far.mean():.1%} of the "
+                      f"labelled targets: an angle in {unit} that wraps. They teach a motion that there was not. "
+                      "Unwrap the angle in the data (numpy.unwrap), state and action alike.", flush=True)  # fmt: skip
 
 
 def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | None:
@@ -66,6 +98,12 @@ def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | N
     LapaError where that is something else."""
     meaning = Meaning.of(data, recipe.actions)
     if kept and meaning:
+        mine, its = kept.spec.names, meaning.spec.names
+        if mine != its and sorted(mine) == sorted(its):
+            raise LapaError(
+                f"{data.spec} has the actions of this policy in another order ({', '.join(its)}; the policy speaks "
+                f"{', '.join(mine)}). Give it a new head (--head new)."
+            )
         meaning = replace(meaning, relative=kept.relative, state=kept.state and meaning.state)
         if any(meaning.relative):
             if data.state is None or data.state.shape[1] != len(meaning.relative):
@@ -76,4 +114,9 @@ def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | N
             meaning = replace(meaning, state=meaning.state or (data.state_names or meaning.spec.names))
     if meaning and (told := meaning.described()):
         print(told, flush=True)
+    slow, fast = float(data.fps.min()), float(data.fps.max())
+    if meaning and fast > SAME_RATE * slow:
+        print(f"Note: the trajectories have {slow:g} to {fast:g} actions a second, and the policy answers at "
+              f"{meaning.spec.hz:g}. At another rate an action is a motion of another size; give those of one rate.",
+              flush=True)  # fmt: skip
     return meaning

@@ -50,7 +50,14 @@ from lapa.policies import (
 from lapa.policies._kept import WithHead
 from lapa.policies._looks import Aged, Looks, plans
 from lapa.policies._reads import Reads, met
-from lapa.policies._targets import actions_ahead, codes_ahead, meaning_of, space_of_actions
+from lapa.policies._targets import (
+    actions_ahead,
+    codes_ahead,
+    meaning_of,
+    space_of_actions,
+    tell_of_reach,
+    tell_of_turns,
+)
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import device, once_a_machine
 from lapa.runtime.precision import fast_dtype
@@ -260,6 +267,7 @@ class VLA(Policy):
         chunks, pad = chunks_after(data, frames, own.chunk if own else recipe.chunk)
         if self.meaning:
             chunks = self.meaning.targets(chunks, None if data.state is None else data.state[frames])
+            tell_of_turns(self.meaning, chunks, pad)
         source, each = data.source[data.episode_of(frames)], recipe.scale == "each"
         each = self.scales is not None if own else each  # its classes mean what they meant
         self.scales = Scales.of(chunks[:, 0], source, robots(data)) if each else None
@@ -272,6 +280,7 @@ class VLA(Policy):
         else:
             self._require_executable()
             self._introduce()
+            tell_of_reach(own, chunks, pad)
         targets, head = own.targets(chunks, pad), self._answering()
         made = self._with_plans(data, frames, targets, head) if head.every else Examples(frames, targets)
         return replace(made, kept=kept)

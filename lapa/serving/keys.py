@@ -100,7 +100,7 @@ class Keys:
         Fault."""
         if not isinstance(sent, Mapping):
             raise Fault(f"An observation is a dictionary; got {type(sent).__name__}.")
-        flat = flattened(sent)
+        flat = {key: value for key, value in flattened(sent).items() if value is not None}  # None: it has none
         taken = self._cameras(flat)
         images = {camera: as_picture(flat[key], key) for camera, key in taken.items()}
         state = self._state(flat)
@@ -109,11 +109,11 @@ class Keys:
             if state is None or len(state) != len(self.spec.state):
                 raise Fault(self._no_state(flat, state))
             observation["state"] = state
-        robot = flat.get("embodiment") or self.embodiment
-        if robot:
-            if not isinstance(robot, str):
-                raise Fault(f"The embodiment is {type(robot).__name__}; it is a text.")
-            observation["embodiment"] = robot
+        robot = flat.get("embodiment", "")
+        if not isinstance(robot, str):
+            raise Fault(f"The embodiment is {type(robot).__name__}; it is a text.")
+        if robot or self.embodiment:
+            observation["embodiment"] = robot or self.embodiment
         return observation, state
 
     def lines(self) -> list[str]:
@@ -307,8 +307,9 @@ def _either(told: Any, path: Path) -> Either:
 def _numbers(value: Any, key: str) -> Array:
     """float32 [n]. Raises Fault."""
     try:
-        found = np.atleast_1d(np.asarray(value, np.float32))
-    except (ValueError, TypeError):
+        with np.errstate(over="ignore"):  # what is too large for float32 is not finite
+            found = np.atleast_1d(np.asarray(value, np.float32))
+    except (ValueError, TypeError, OverflowError):
         found = np.zeros((0, 0), np.float32)
     if found.ndim != 1 or not 1 <= len(found) <= MOST_NUMBERS or not np.isfinite(found).all():
         raise Fault(f"{key} is a list of 1 to {MOST_NUMBERS:,} finite numbers; got {_what(value)}.")

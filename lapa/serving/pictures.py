@@ -48,7 +48,7 @@ def _array(sent: Any, key: str) -> Array:
     if isinstance(sent, list):  # of lists of numbers, as plain JSON has it
         try:
             sent = np.asarray(sent, np.float64)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise Fault(f'The picture "{key}" is a list that is no picture.') from None
         if sent.size and (sent == np.rint(sent)).all() and sent.max() > 1:
             sent = sent.astype(np.int64)

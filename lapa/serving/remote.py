@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import os
 import re
 import time
@@ -63,7 +64,7 @@ class Address:
         """From SCHEME://HOST:PORT[,option=value..]. Raises LapaError."""
         first, *pairs = re.split(r",(?=[A-Za-z_]\w*=)", text)
         found = re.fullmatch(r"(\w+)://((?:\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5})/?", first)
-        if found is None:
+        if found is None or int(found[2].rpartition(":")[2]) > 65535:
             raise LapaError(f"{text}: a policy server is openpi://HOST:PORT or openvla://HOST:PORT.")
         scheme = choose(found[1], SCHEMES, "kind of policy server")
         hints = {name: hint for name, hint in get_type_hints(Address).items() if name not in ("scheme", "place")}
@@ -75,6 +76,8 @@ class Address:
         made = Address(scheme, found[2], **options)
         if made.execute is not None and made.execute < 1:
             raise LapaError(f"{text}: execute is at least 1.")
+        if not 0 < made.timeout < math.inf or not 0 <= made.wait < math.inf:
+            raise LapaError(f"{text}: timeout and wait are seconds, timeout above 0.")
         return made
 
 
@@ -134,16 +137,20 @@ class OpenpiActor:
             ) from None
         except WebSocketException as error:
             raise LapaError(f"{self.address.place} closed the connection ({error}).") from None
-        if isinstance(reply, str):  # the last line of what may be a traceback
-            raise LapaError(
-                f"{self.address.place} refuses: {shortened((reply.strip().splitlines() or [''])[-1], 300)}."
-            )
-        told = _read(unpack, reply, self.address)
+        told = self._values(reply)
         if not isinstance(told, dict) or "actions" not in told:
             raise LapaError(f"{self.address.place} answered without actions.")
-        timing = told.get("server_timing") or {}
-        self.timings.append((1000 * (time.perf_counter() - start), float(timing.get("infer_ms", 0))))
+        timing = told.get("server_timing")
+        ms = timing.get("infer_ms") if isinstance(timing, dict) else None
+        self.timings.append((1000 * (time.perf_counter() - start), float(ms) if isinstance(ms, int | float) else 0.0))
         return _chunk(told["actions"], self.address)
+
+    def _values(self, message: bytes | str) -> Any:
+        """What a message holds. Raises LapaError for a text, with the last line of what may be a traceback."""
+        if isinstance(message, str):
+            last = (message.strip().splitlines() or [""])[-1]
+            raise LapaError(f"{self.address.place} refuses: {shortened(last, 300)}.")
+        return _read(unpack, message, self.address)
 
     def _connect(self) -> tuple[ClientConnection, dict[str, Any]]:
         token, until = os.environ.get(TOKEN), time.monotonic() + self.address.wait
@@ -154,11 +161,11 @@ class OpenpiActor:
                     f"ws://{self.address.place}", compression=None, max_size=None, open_timeout=10,
                     additional_headers=headers, proxy=None,
                 ))  # fmt: skip
-                about = _read(unpack, made.recv(timeout=self.address.timeout), self.address)
+                about = self._values(made.recv(timeout=self.address.timeout))
                 return made, about if isinstance(about, dict) else {}
             except InvalidHandshake as error:
                 raise LapaError(f"{self.address.place} does not take us: {error}. {TOKEN} holds a token.") from None
-            except (OSError, WebSocketException, TimeoutError) as error:
+            except (OSError, WebSocketException, UnicodeError) as error:
                 if time.monotonic() > until:
                     raise LapaError(f"No openpi server answers at {self.address.place} ({error or type(error).__name__}"
                                     "). Is it up? wait=SECONDS waits longer.") from None  # fmt: skip
@@ -211,7 +218,7 @@ class OpenvlaActor:
             except urllib.error.HTTPError as error:
                 said = error.read(2000).decode("utf-8", "replace")
                 raise LapaError(f"{self.address.place} refuses ({error.code}): {shortened(said, 300)}.") from None
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, UnicodeError) as error:
                 if time.monotonic() > until or isinstance(error, TimeoutError):
                     raise LapaError(f"No OpenVLA server answers at {self.address.place} ({error}). Is it up?") from None
                 time.sleep(0.2)
@@ -327,6 +334,8 @@ def _chunk(told: Any, address: Address) -> Array:
         found = np.array(told, np.float32)
         found = found[None] if found.ndim == 1 else found
         if found.ndim == 2 and found.size and np.isfinite(found).all():
+            if address.execute is not None and address.execute > len(found):
+                raise LapaError(f"execute={address.execute}: {address.place} answers with {len(found)} actions.")
             return found[: address.execute]
     raise LapaError(f"{address.place} answered without actions [n, A] of finite numbers.")
 

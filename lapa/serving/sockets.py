@@ -136,14 +136,17 @@ class _Talk:
         episode = told.pop("episode", None)
         if episode is not None and type(episode) is not int:
             raise Fault(f"The episode is a whole number; got {shortened(episode, 40)}.")
-        session = self._session(episode, new=told.pop("reset", False) is True)
+        reset = told.pop("reset", False)
+        if type(reset) is not bool:
+            raise Fault(f'"reset" is true or false; got {shortened(reset, 40)}.')
+        session = self._session(episode, new=reset)
         actions, ms = await self.service.act(told, session)
         timing = {"infer_ms": ms} | ({} if self.previous is None else {"prev_total_ms": self.previous})
         return {"actions": actions, "server_timing": timing}
 
     async def _vla_eval(self, told: dict[str, Any]) -> bytes | None:
         kind, payload, seq = told["type"], told["payload"], told.get("seq", 0)
-        if kind not in TYPES or not isinstance(payload, dict):
+        if not isinstance(kind, str) or kind not in TYPES or not isinstance(payload, dict):
             return _message("error", {"error": f"A message is one of {', '.join(TYPES)}, with a payload."}, seq)
         if kind in ("episode_start", "episode_end"):
             self._session(None, new=True)

@@ -20,8 +20,13 @@ class Reach(gymnasium.Env[dict[str, Any], np.ndarray]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (Gymnasium's interface)
     action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
 
-    def __init__(self, render_mode: str | None = None, goal: float = 0.5, whole: bool = False) -> None:
-        self.render_mode, self.goal, self.whole = render_mode, goal, whole
+    def __init__(
+        self, render_mode: str | None = None, goal: float = 0.5, whole: bool = False, blind: bool = False,
+        missing: bool = False,
+    ) -> None:  # fmt: skip
+        if missing:
+            raise FileNotFoundError(2, "No such file", "scene.xml")
+        self.render_mode, self.goal, self.whole, self.blind = render_mode, goal, whole, blind
         self.observation_space = gymnasium.spaces.Dict(
             pixels=gymnasium.spaces.Dict(
                 top=gymnasium.spaces.Box(0, 255, (6, 8, 3), np.uint8),
@@ -46,6 +51,8 @@ class Reach(gymnasium.Env[dict[str, Any], np.ndarray]):
         return self._seen(), float(there), there, self.ticks >= 12, self._info()
 
     def render(self) -> Any:
+        if self.blind:
+            raise gymnasium.error.DependencyNotInstalled("no screen")
         return np.full((6, 8, 3), 7, np.uint8)
 
     def _seen(self) -> Any:
@@ -128,6 +135,11 @@ def test_pictures_of_render_and_words_of_an_option() -> None:
         ("max_steps=many", ("whole number",)),
         ("imags=top", ("imags", '"images"')),
         ("batch=0", ("batch",)),
+        ("success=reward>=..", ("success=reward>=..", "info.KEY")),
+        ("hz=0", ("hz is above 0",)),
+        ("hz=-5", ("hz is above 0",)),
+        ('make={"missing":true}', ("cannot be made", "No such file")),
+        ('images=render,make={"blind":true}', ("render() draws nothing: no screen", "images=KEY")),
     ],
 )
 def test_what_is_not_there_is_refused(options: str, says: tuple[str, ...]) -> None:
@@ -146,8 +158,9 @@ def test_what_shows_only_on_the_way_is_refused_likewise() -> None:
 def test_environments_that_do_not_fit() -> None:
     with pytest.raises(LapaError, match=r"LapaReach-v9"):
         open_benchmark("gym:LapaReach-v9")
-    with pytest.raises(LapaError, match=r"max_steps"):
-        open_benchmark("gym:LapaReach-v0")
+    for option in ("", ",max_steps=0", ",max_steps=-3"):
+        with pytest.raises(LapaError, match=r"max_steps"):
+            open_benchmark(f"gym:LapaReach-v0{option}")
     with pytest.raises(LapaError, match=r"takes Discrete"):
         open_benchmark("gym:CartPole-v1,images=render,state=observation")
 

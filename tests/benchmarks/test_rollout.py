@@ -182,6 +182,23 @@ def test_how_much_of_a_chunk_is_carried_out(execute: int | None, its: int | None
     assert len(speaker.asked) == times
 
 
+def test_more_than_an_answer_has_cannot_be_carried_out() -> None:
+    with pytest.raises(LapaError, match=r"--execute 4.* 3 actions"):
+        roll_out(Counting(), Speaker(), Trial(1, execute=4))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_actions_that_are_no_numbers_are_not_carried_out(wrong: float) -> None:
+    """As of a policy whose training went astray: it must not count as a policy that fails."""
+
+    class Astray(Speaker):
+        def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
+            return np.full_like(super().act_batch(observations, ids), wrong)
+
+    with pytest.raises(LapaError, match="not finite"):
+        roll_out(Counting(), Astray(), Trial(1))
+
+
 def test_shuffled_instructions_of_all_batches() -> None:
     speaker = Speaker()
     outcomes, _ = roll_out(Counting(), speaker, Trial(10, instruction="shuffled"))
@@ -227,6 +244,12 @@ def test_worlds_are_told_apart_by_their_spec(spec: PolicySpec, says: str) -> Non
         require_fit(Actor(spec), "runs/policy", TASK, "arm")
     assert re.search(says, str(error.value))
     assert str(error.value).startswith("runs/policy ")
+
+
+def test_the_only_camera_may_be_another_and_that_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for camera, told in (("side", True), ("top", False), ("image", False)):
+        require_fit(Actor(replace(FITS, cameras=(camera,))), "runs/policy", replace(TASK, cameras=("top",)), "arm")
+        assert ("camera side; arm shows it top" in capsys.readouterr().err) == told
 
 
 def test_equal_dimensions_alone_are_not_enough() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from lapa_client import Answer, Client, Gone, Loop, Queue, Refused, compare, read_episodes
 from lapa_client.__main__ import main
+from lapa_client.client import pack
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
 from serving_made import SPEC, Policy, answer, seen, served
@@ -229,6 +230,47 @@ def test_the_loop_on_a_server(client: Client) -> None:
     assert client.ask(sent(0)).actions.shape == (4, 3), "the connection is free again"
 
 
+def test_a_second_run_knows_nothing_of_the_first() -> None:
+    """Its steps count from 0 again: actions that were left would be blended into the new ones."""
+    fake = Fake(0.0, 12)
+    loop = Loop(fake, lambda: {"step": 0.0}, lambda action: None, execute=100, smooth=8)  # type: ignore[arg-type]
+    loop.run(3 / 50)
+    fake.ask = lambda observation: Answer(np.full((12, 1), 100, np.float32), 0.0, 0.0)  # type: ignore[method-assign]
+    moved: list[float] = []
+    loop.send = lambda action: moved.append(float(action[0]))
+    loop.run(6 / 50)
+    assert moved == [100.0] * 6
+
+
+class Answers:
+    """A connection that answers with the same message."""
+
+    def __init__(self, told: Any) -> None:
+        self.told = told
+
+    def send(self, message: bytes) -> None:
+        pass
+
+    def recv(self, timeout: float) -> bytes:
+        return pack(self.told)
+
+
+@pytest.mark.parametrize(
+    "told", [[1], {}, {"actions": [[1.0], [2.0, 3.0]]}, {"actions": [["a"]]}, {"actions": np.zeros((0, 3))},
+             {"actions": [[float("nan")]]}, {"actions": None}],
+)  # fmt: skip
+def test_answers_without_actions(told: Any, client: Client) -> None:
+    client._connection = Answers(told)  # type: ignore[assignment]
+    with pytest.raises(Refused, match="without actions"):
+        client.ask(sent(0))
+
+
+@pytest.mark.parametrize("timing", [None, [1.0], {"infer_ms": "fast"}])
+def test_actions_count_whatever_a_server_says_of_its_time(timing: Any, client: Client) -> None:
+    client._connection = Answers({"actions": [[1, 2]], "server_timing": timing})  # type: ignore[assignment]
+    assert np.isnan(client.ask(sent(0)).policy_ms)
+
+
 def test_the_rate_must_be_known() -> None:
     fake = Fake(0, 1)
     fake.about = {}
@@ -267,6 +309,10 @@ def test_the_command(recorded: Path, server: Server, capsys: pytest.CaptureFixtu
     told = capsys.readouterr().out
     assert "2 episodes" in told
     assert "grip" in told
+    for episodes, execute, says in ((recorded, "9", "answers with 4"), (recorded, "0", "at least 1"),
+                                    (recorded, "-1", "at least 1"), ("lerobot:nowhere", "2", "nowhere")):  # fmt: skip
+        with pytest.raises(SystemExit, match=says):
+            main([address, "dry-run", str(episodes), "--execute", execute])
 
 
 def test_episodes_of_lapa(client: Client) -> None:
@@ -288,6 +334,30 @@ def test_files_that_are_no_episodes(tmp_path: Path) -> None:
     np.savez(tmp_path / "torn.npz", **{"actions": np.zeros((3, 2)), "images/top": np.zeros((2, 4, 4, 3), np.uint8)})
     with pytest.raises(ValueError, match=r"torn\.npz"):
         list(read_episodes(str(tmp_path / "torn.npz")))
+
+
+def test_files_that_are_cut_or_of_another_kind(tmp_path: Path) -> None:
+    file = tmp_path / "torn.npz"
+    whole = {"actions": np.zeros((3, 2)), "images/top": np.zeros((3, 40, 40, 3), np.uint8)}
+    np.savez_compressed(file, **whole)
+    data = file.read_bytes()
+    spoilt = (b"", data[: len(data) // 2], data[:60] + b"\xff" * 20 + data[80:])
+    for content in spoilt:
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"torn\.npz: cannot be read"):
+            list(read_episodes(str(file)))
+    with file.open("wb") as out:
+        np.save(out, np.zeros(3))
+    with pytest.raises(ValueError, match="single array"):
+        list(read_episodes(str(file)))
+    for wrong, says in (({"instruction": ["go", "stop"]}, "instruction"), ({"fps": [1, 2]}, "fps"),
+                        ({"fps": "x"}, "fps"), ({"actions": np.full((3, 2), np.nan)}, "finite")):  # fmt: skip
+        np.savez(file, **(whole | wrong))
+        with pytest.raises(ValueError, match=says):
+            list(read_episodes(str(file)))
+    for given in (b"go", ["go", "go", "go"], np.array(["go"])):
+        np.savez(file, instruction=given, **whole)
+        assert next(read_episodes(str(file))).instruction == "go"
 
 
 def test_datasets_of_lapa_need_lapa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

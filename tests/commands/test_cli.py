@@ -415,6 +415,9 @@ def test_options_of_the_other_comparison(refuses: Refuses, tmp_path: Path) -> No
     for option in ("--seed 1", "--benchmark other", "--set-finetune chunk=2"):
         refuses("compare", "--settings", "all", *option.split(), "--out", tmp_path / "out",
                 says=(option.split()[0], "--dataset", "--labelled"))  # fmt: skip
+    for option, says in (("--episodes 0", "episodes"), ("--seed 10000", "seed"), ("--seed -1", "seed"),
+                         ("--set-finetune policy.heda=regression", "heda"), ("--set chunk=0", "chunk")):  # fmt: skip
+        refuses(*own, *option.split(), says=(says,))  # now, and not after the training
     assert not (tmp_path / "out").exists()
 
 

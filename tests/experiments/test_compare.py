@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from PIL import Image
 
 from lapa import cli
 from lapa.contracts import LapaError
-from lapa.experiments.compare import Comparison, plan
+from lapa.experiments.compare import Comparison, begin, plan
 from lapa.experiments.paper_cells import BUDGETS, ROWS, SETTINGS, Asked, Common, cells, parse
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
-from lapa.experiments.paper_table import described, steps_of
+from lapa.experiments.paper_table import described, read_results, steps_of
 from lapa.experiments.schedule import PlanStep
 from lapa.measures import intervals
 from lapa.plots.budgets import budget_curves
@@ -34,6 +35,21 @@ def kinds(steps: list[PlanStep]) -> dict[str, int]:
     """{command: how many}, with the folders left out."""
     names = [step.command[0] for step in steps]
     return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def test_what_is_named_twice_counts_once() -> None:
+    twice = parse(["in-domain", "in-domain"], ["lapa", "lapa"], 1, ["20", "020"], (), Common(), ["openpi://a:1"] * 2)
+    assert [cell.title for cell in cells(twice)] == ["in-domain 20 lapa seed 0", "in-domain 20 openpi://a:1 seed 0"]
+    with pytest.raises(LapaError, match="crosstask"):
+        asked("all,crosstask")
+
+
+@pytest.mark.parametrize("wrong", [[], 3, {}, {"common": 3}, {"cells": []}, {"cells": {"seed0/lapa/sim/seen": 3}}])
+def test_files_that_are_no_results_of_a_table(wrong: Any, tmp_path: Path) -> None:
+    whole: dict[str, Any] = {"common": {}, "cells": {}, "sources": {}, "seconds": {}}
+    (tmp_path / "results.json").write_text(json.dumps(whole | wrong if wrong and isinstance(wrong, dict) else wrong))
+    with pytest.raises(LapaError, match=r"is not the results\.json"):
+        read_results(tmp_path / "results.json", {})
 
 
 # --- the plan -------------------------------------------------------------------------------------
@@ -381,3 +397,16 @@ def test_settings_of_stage_3_alone() -> None:
     steps = plan(("lapa", "vpt", "scratch"), setting, Path("out"))
     with_them = {step.name for step in steps if " ".join(more) in " ".join(step.command)}
     assert with_them == {"policy/lapa", "policy/vpt", "policy/scratch"}
+
+
+def test_what_is_finished_is_of_the_same_setting(tmp_path: Path) -> None:
+    """The steps that are done are skipped: with other data or options they would be taken for these."""
+    first = Comparison(("tabletop:sim",), ("tabletop:real",), episodes=20, recipe_options=("--preset", "laptop"))
+    begin(first, tmp_path)
+    begin(first, tmp_path)
+    for other, says in ((replace(first, episodes=30), "episodes 20, here 30"), (replace(first, benchmark=None), "null"),
+                        (replace(first, labelled=("tabletop:hand",)), "tabletop:real.*here.*tabletop:hand"),
+                        (replace(first, finetune_options=("--set", "chunk=2")), "chunk=2")):  # fmt: skip
+        with pytest.raises(LapaError, match=says):
+            begin(other, tmp_path)
+    assert json.loads((tmp_path / "asked.json").read_text())["episodes"] == 20

@@ -76,9 +76,36 @@ def test_refusals(policy: Path, clips: Path, tmp_path: Path) -> None:
     with pytest.raises(LapaError, match="no actions"):
         evaluate_offline(policy, opener(f"video_folder:{clips}"), tmp_path / "clips")
     evaluate_offline(policy, opener(WHOLE), tmp_path / "taken")
+    with pytest.raises(LapaError, match=rf"taken holds the evaluation on {WHOLE}"):
+        evaluate_offline(policy, opener("tabletop:sim,episodes=3,seed=77"), tmp_path / "taken")
+    assert json.loads((tmp_path / "taken/results.json").read_text())["dataset"] == WHOLE
     (tmp_path / "taken/notes.txt").write_text("mine")
     with pytest.raises(LapaError, match=r"notes\.txt"):
         evaluate_offline(policy, opener(WHOLE), tmp_path / "taken")
+
+
+def test_another_robot_is_told(policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has as many numbers, and they mean something else."""
+    packed = pack([WHOLE], 24, quiet=True)
+    assert packed.action_spec is not None
+    evaluate_offline(policy, lambda *_: packed, tmp_path / "own")
+    assert "is not of the robot" not in capsys.readouterr().err
+    other = replace(packed.action_spec, kinds=("absolute",) * 2, names=("pan", "tilt"), hz=30.0)
+    moved = replace(packed, action_spec=other, action_names=other.names, spec="camera")
+    evaluate_offline(policy, lambda *_: moved, tmp_path / "other")
+    said = capsys.readouterr().err
+    for words in ("not of the robot in camera", "dx, dy, there pan, tilt", "absolute", "there 30"):
+        assert words in said
+
+
+def test_another_camera_is_told(tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As where `,camera=wrist` was given for training, and is forgotten here."""
+    packed = replace(pack([LABELLED], 24, quiet=True), camera="wrist", cameras=("top", "wrist"))
+    finetune(packed, None, replace(tiny, head="new", clusters=4), tmp_path / "policy", 0, rehearse=False)
+    for camera in ("wrist", "top"):
+        shown = replace(pack([WHOLE], 24, quiet=True), camera=camera, cameras=("top", "wrist"))
+        evaluate_offline(tmp_path / "policy", lambda *_, shown=shown: shown, tmp_path / camera)
+        assert ("from the camera wrist" in capsys.readouterr().err) == (camera == "top")
 
 
 def test_by_command(policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from lapa import cli
 from lapa.contracts import LapaError, Outcome
-from lapa.experiments.protocol import Session, judge_all, open_session, stage_of
+from lapa.experiments.protocol import Answer, Session, judge_all, open_session, stage_of
 from lapa.experiments.protocol_file import EXAMPLE, STAGES, Task, read_protocol
 from lapa.experiments.protocol_report import report
 from lapa.measures.intervals import mean, wilson
@@ -192,16 +192,26 @@ def test_it_goes_on_after_a_stop_and_answers_can_be_taken_back(file: Path, tmp_p
 
 
 def test_another_protocol_or_a_damaged_folder_is_refused(file: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    out, session = tmp_path / "out", read_protocol(file)
     Typed("1")(file, out)
     file.write_text(FILE.replace("reach: .25", "reach: .3"))
     with pytest.raises(LapaError, match="tasks"):
         open_session(read_protocol(file), out)
     file.write_text(FILE)
-    for text in ('{"answers": [{"pose": 0, "letter": "B", "stage": 1}]}', '{"answers": [{}]}', "[]", "{"):
+    first = {"pose": 0, "letter": "A", "stage": 1, "note": "", "time": ""}
+    (out / "answers.json").write_text(json.dumps({"answers": [first]}))
+    assert open_session(read_protocol(file), out).answers == [first]
+    stages = ({"stage": stage} for stage in ("1", 1.5, None, 99))
+    edited = [
+        json.dumps({"answers": [first | part]}) for part in (*stages, {"note": None}, {"time": 3}, {"letter": "B"})
+    ]
+    for text in (*edited, '{"answers": [{}]}', '{"answers": 3}', "[]", "{"):
         (out / "answers.json").write_text(text)
         with pytest.raises(LapaError, match=r"answers\.json"):
             open_session(read_protocol(file), out)
+    open_session(read_protocol(file), tmp_path / "new")
+    file.write_text(FILE.replace("reach: .25", "reach: .3"))
+    assert open_session(read_protocol(file), tmp_path / "new").protocol.tasks != session.tasks, "nothing is lost by it"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("")
     with pytest.raises(LapaError, match=r"notes\.txt"):
@@ -295,6 +305,27 @@ def test_the_credit_of_an_outcome() -> None:
 
     assert [stage(False), stage(False, "reached", "moved"), stage(False, "lifted"), stage(True)] == [0, 1, 2, 3]
     assert stage(False, "placed") == 0, "success is the benchmark's own"
+
+
+def test_a_command_may_be_long(tmp_path: Path) -> None:
+    command = f"true {'x' * 300}"
+    file = written(tmp_path, FILE.replace("two:", f"two: {command}"))
+    assert command in read_protocol(file).methods.values()
+    Typed("q")(file, tmp_path / "out")
+
+
+def test_a_policy_that_was_trained_anew_is_another_one(tmp_path: Path) -> None:
+    """Its rollouts and those of the one before would be one row."""
+    policy, out = tmp_path / "policy", tmp_path / "out"
+    policy.mkdir()
+    file = written(tmp_path, SIMULATED.replace("[no_op, expert]", f"{{mine: {policy}, no_op: }}"))
+    (policy / "config.json").write_text('{"hash": "one"}')
+    session = open_session(read_protocol(file), out)
+    session.keep(session.rollouts[0], Answer(0))
+    assert len(open_session(read_protocol(file), out).answers) == 1
+    (policy / "config.json").write_text('{"hash": "two"}')
+    with pytest.raises(LapaError, match="other policies"):
+        open_session(read_protocol(file), out)
 
 
 SIMULATED = """

@@ -192,3 +192,10 @@ def test_demo_interrupted_and_finished(
     longer = (out / "report.html").read_text()
     assert longer.count("data:image/png") == report.count("data:image/png") + 1
     assert "futures.png" not in longer, "the picture is in the page and not missing"
+
+
+def test_fewer_than_no_workers(tmp_path: Path) -> None:
+    """With -1 the last step was never started, and waited for."""
+    for call in (lambda: run([endless(tmp_path)], tmp_path, -1), lambda: schedule.left([], tmp_path, -1)):
+        with pytest.raises(LapaError, match="--workers is at least 1"):
+            call()

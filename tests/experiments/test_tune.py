@@ -182,3 +182,34 @@ def test_the_command(small: list[str], robot: Path, tmp_path: Path, capsys: pyte
     assert config["method"] == "scratch"
     cli.main([*one, "--resume"])
     assert "finished already" in capsys.readouterr().out
+
+
+def test_what_the_user_sets_is_heeded_or_refused(
+    small: list[str], robot: Path, actionvla: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in `lapa finetune`; and a search does not go on in another benchmark."""
+    data = ["tune", "--dataset", f"lerobot:{robot}", "--policy", str(actionvla), *small, "--set", "finetune.steps=2"]
+
+    def run(name: str, *more: str) -> Any:
+        try:
+            cli.main([*data, *more, "--out", str(tmp_path / name)])
+        except SystemExit:
+            return capsys.readouterr().err
+        return json.loads((tmp_path / name / "config.json").read_text())["model"]
+
+    for option, number in (("--episodes", "0"), ("--episodes", "100001"), ("--seed", "10000")):
+        assert f"not {number}" in run("never", option, number)
+    assert not (tmp_path / "never").exists()
+    assert run("kept", "--only", "head")["decoding"] == "expectation"
+    for way in ("head", "as-it-is"):
+        assert run(way, "--only", way, "--set", "policy.decoding=centre")["decoding"] == "centre"
+    same = ("policy.execute=0", "policy.cameras=[]", "policy.state=false")
+    assert run("same", "--only", "as-it-is", *(word for option in same for word in ("--set", option)))["execute"] == 0
+    assert "as-it-is: policy.execute" in run("kept_so", "--only", "as-it-is", "--set", "policy.execute=9")
+    assert run("new", "--only", "new-head", "--set", "policy.head=regression")["head"] == "regression"
+    told = run("own", "--only", "head", "--set", "policy.head=regression")
+    assert "head: policy.head=regression" in told
+    assert "--only" in told
+    here = ["--only", "head", "--benchmark", "tabletop:sim"]
+    assert run("world", *here)
+    assert "other settings" in run("world", *here[:-1], "tabletop:real", "--resume")

@@ -123,3 +123,15 @@ def test_episodes_are_known_again_at_another_size_and_in_another_order(packed: P
     assert len(set(keys)) == 16
     assert keys_of(packed.subset(np.array([3, 1]))) == (keys[3], keys[1])
     assert keys_of(pack(["tabletop:sim,episodes=4,seed=6"], 32, quiet=True)) == keys[:4]
+
+
+def test_one_episode_tells_of_no_other(packed: Packed) -> None:
+    episodes = np.arange(8, 9)
+    found = offline(Knows(packed, episodes, 0.5), packed, episodes, (packed, np.arange(8)))
+    assert sum("one episode" in line for line in lines(found)) == 4
+    assert not any(" to " in line for line in lines(found)[1:5])
+
+
+def test_actions_that_are_no_numbers_have_no_error(packed: Packed) -> None:
+    with pytest.raises(LapaError, match="not finite"):
+        offline(Knows(packed, np.arange(8, 16), np.nan), packed, np.arange(8, 16), None)

@@ -172,6 +172,8 @@ def methods(**success: float) -> dict[str, Any]:
 def test_success_bars(tmp_path: Path) -> None:
     explorer.success_bars(methods(), tmp_path / "all.png")
     explorer.success_bars({"lapa": {**shares(0.5), "families": {}}}, tmp_path / "one.png", "One")
+    dear = {"pay $5_{ or $6": {**shares(0.5), "families": {"a $\\frac$ more": shares(0.5)}}}  # no formulas
+    explorer.success_bars(dear, tmp_path / "dear.png", "From $1^ to $2^")
     assert size_of(tmp_path / "all.png") > size_of(tmp_path / "one.png")
 
 

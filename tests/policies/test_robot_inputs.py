@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +18,10 @@ from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import ActionSpec, LapaError, PolicySpec
 from lapa.data import observations
+from lapa.data.index import join
 from lapa.data.observations import seen
 from lapa.data.pack import Packed, pack
-from lapa.policies import chunks_after
+from lapa.policies import chunks_after, configured
 from lapa.recipe import Recipe, override
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
@@ -79,6 +81,58 @@ def test_absolute_targets_are_learnt_relative_to_the_state(
         policy.act({"image": PICTURE, "instruction": "push"})
     with pytest.raises(LapaError, match="3 finite numbers"):
         policy.act({"image": PICTURE, "instruction": "push", "state": np.zeros(2)})
+
+
+def test_the_bins_of_a_chunk_reach_as_far_as_its_last_step(arm: Packed, tiny: Recipe) -> None:
+    """Relative to the present state the fourth target is farther than the first: its bins must reach there too."""
+    policy = configured(tiny).build()
+    examples = policy.adapt(arm, replace(tiny, clusters=0, bins=64, chunk=4))
+    assert arm.state is not None
+    chunks, pad = chunks_after(arm, examples.frames, 4)
+    whole, state = ~pad.any(1), arm.state[examples.frames][:, None]
+    learnt = policy.acting.decode(examples.targets[whole].reshape(-1, 4, 3))  # type: ignore[attr-defined]
+    away = (chunks - state)[whole][..., :2]
+    off = np.abs(learnt[..., :2] - away).mean((0, 2))
+    assert (off < 0.15 * np.abs(away).mean((0, 2))).all()
+
+
+@pytest.mark.parametrize("options", [("clusters=0",), ("clusters=16",), ("policy.head=regression",)])
+def test_actions_that_a_kept_head_cannot_answer_are_told(
+    options: tuple[str, ...], arm: Packed, tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a robot that counts in other units: they are learnt as the nearest that the head knows."""
+    recipe = replace(changed(tiny, *options), actions="given", head="own")
+    finetune(arm, None, recipe, tmp_path / "metres", 7)
+    finetune(arm, tmp_path / "metres", recipe, tmp_path / "again", 7)
+    assert "lie outside" not in capsys.readouterr().out
+    assert arm.actions is not None
+    finetune(replace(arm, actions=100 * arm.actions), tmp_path / "metres", recipe, tmp_path / "centimetres", 7)
+    assert re.search(r"% of the labelled (shoulder|elbow|gripper) lie outside .*--head new", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("turn", [2 * np.pi, 360.0])
+def test_angles_that_wrap_are_told(turn: float, arm: Packed, tiny: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    assert arm.actions is not None
+    assert arm.state is not None
+    angle = np.linspace(0, 4 * turn, len(arm)).astype(np.float32)  # goes round, and further by a step each time
+    state, actions = arm.state.copy(), arm.actions.copy()
+    state[:, 1], actions[:, 1] = angle, angle + turn / 100
+    configured(tiny).build().adapt(replace(arm, state=state, actions=actions), tiny)
+    assert "whole turn" not in capsys.readouterr().out
+    state, actions = ((table + turn / 2) % turn - turn / 2 for table in (state, actions))
+    configured(tiny).build().adapt(replace(arm, state=state, actions=actions), tiny)
+    said = capsys.readouterr().out
+    assert re.search(r"elbow is a whole turn from the state in \d\.\d% of the labelled targets: an angle in", said)
+    assert "shoulder is" not in said
+
+
+def test_trajectories_of_several_rates_are_told(
+    arm: Packed, tiny: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    configured(tiny).build().adapt(arm, tiny)
+    assert "actions a second" not in capsys.readouterr().out
+    configured(tiny).build().adapt(replace(arm, fps=np.where(np.arange(8) < 4, 10.0, 30.0)), tiny)
+    assert "have 10 to 30 actions a second, and the policy answers at 10" in capsys.readouterr().out
 
 
 def test_absolute_targets_as_they_are(arm: Packed, tiny: Recipe, tmp_path: Path) -> None:
@@ -151,6 +205,34 @@ def test_a_policy_learns_to_read_the_state_in_stage_3(arm: Packed, tiny: Recipe,
         finetune(replace(arm, state=None), None, changed(tiny, "policy.state=true"), tmp_path / "none", 7)
 
 
+def test_the_names_of_the_state_are_those_of_the_robot(
+    arm: Packed, tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = changed(replace(tiny, head="own", actions="given"), "policy.state=true")
+    finetune(arm, None, recipe, tmp_path / "one", 7)
+    other = replace(arm, state_names=("j0", "j1", "grip"))
+    finetune(other, tmp_path / "one", recipe, tmp_path / "two", 7)
+    assert lapa.Policy.from_pretrained(tmp_path / "two").spec.state == ("j0", "j1", "grip")
+    assert "shoulder, elbow, gripper the policy reads j0, j1, grip" in capsys.readouterr().err
+    with pytest.raises(LapaError, match="another order, gripper, elbow, shoulder"):
+        finetune(replace(arm, state_names=ARM.names[::-1]), tmp_path / "one", recipe, tmp_path / "three", 7)
+    turned = ActionSpec(ARM.names[::-1], ARM.kinds[::-1], ARM.hz)
+    with pytest.raises(LapaError, match=r"another order \(gripper, elbow, shoulder;.*--head new"):
+        finetune(replace(arm, action_spec=turned, action_names=turned.names), tmp_path / "one", recipe,
+                 tmp_path / "four", 7)  # fmt: skip
+
+
+def test_two_datasets_of_one_robot_in_another_order(arm: Packed) -> None:
+    assert arm.action_spec is not None
+    names = ARM.names[::-1]
+    other = replace(arm, action_names=names, state_names=names, action_spec=replace(arm.action_spec, names=names))
+    assert join([arm, arm])["actions"] is not None
+    assert join([arm, other])["actions"] is None
+    assert join([arm, other])["state"] is None
+    named = replace(other, action_names=tuple("abc"), state_names=tuple("abc"))
+    assert join([arm, named])["actions"] is not None, "those of another robot are asked for"
+
+
 # --- cameras --------------------------------------------------------------------------------------
 
 
@@ -179,6 +261,9 @@ def test_two_cameras(trainable: Any, arm: Packed, tiny: Recipe, tmp_path: Path) 
     assert not np.array_equal(acted, act(top=top, wrist=255 - wrist)), "it looks at both"
     assert not np.array_equal(acted, act(top=wrist, wrist=top)), "and tells them apart"
     np.testing.assert_array_equal(acted, act(wrist=wrist, top=top))
+    turned = {"cameras": ("wrist", "top")}
+    finetune(two_cameras(arm), tmp_path, replace(recipe, head="own"), tmp_path / "turned", 7, changes=turned)
+    assert lapa.Policy.from_pretrained(tmp_path / "turned").spec.cameras == ("top", "wrist"), "as it was taught"
     with pytest.raises(LapaError, match=r'camera "wrist".* "top"'):
         act(top=top)
     with pytest.raises(LapaError, match=r'no camera "front".*Its cameras: top, wrist'):
@@ -260,9 +345,26 @@ def test_observations_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
             r'camera "image".* "a", "b"',
         ),
         ("push", "got str"),
+        (short | {"instruction": "\ud800"}, "no text"),
+        ({"image": PICTURE[:0], "instruction": ""}, r"uint8 \[0, 30, 3\]"),
+        ({"image": [[1, 2], [3]], "instruction": ""}, r"\[\[1, 2\], \[3\]\]"),
     ):
         with pytest.raises(LapaError, match=message):
             seen([wrong], one)  # type: ignore[list-item]
+    with pytest.raises(LapaError, match="got none"):
+        seen([], one)
+    arm = PolicySpec(("image",), ("x", "y"), None)
+    for state, message in (
+        ([1, np.nan], r'"x", "y".*\[1.0, nan\]'),
+        ([1e300, 0], r"\[inf, 0.0\]"),
+        ([1, 10**400], r"\[1, 1000"),
+        (["a", "b"], r"\['a', 'b'\]"),
+        ([[1], [2, 3]], r"\[\[1\], \[2, 3\]\]"),
+        ({"x": 1, "y": 2}, "'x': 1"),
+        ([1, 2, 3], r"shape \[3\]"),
+    ):
+        with pytest.raises(LapaError, match=message):
+            seen([short | {"state": state}], arm)  # type: ignore[list-item]
     with pytest.raises(LapaError, match=r'camera "top".* "image"'):
         seen([short], two)
     observations._SAID.clear()

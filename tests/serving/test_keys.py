@@ -179,6 +179,9 @@ def test_usual_instruction_and_embodiment() -> None:
     assert observation["embodiment"] == "arm"
     assert keys.observation({"top": HWC, "prompt": "", "embodiment": "leg"})[0]["embodiment"] == "leg"
     assert keys.observation({"top": HWC, "prompt": ["go"]})[0]["instruction"] == "go"
+    nothing = {"prompt": None, "state": None, "embodiment": None}
+    observation, state = keys.observation({"top": HWC, **nothing})
+    assert (observation["instruction"], observation["embodiment"], state) == ("tidy up", "arm", None), "None: none"
 
 
 # --- files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -107,11 +108,11 @@ def test_evaluate_with_a_server_in_place_of_a_folder(artefact: Path, tmp_path: P
 
 
 @contextmanager
-def openpi(reply: Callable[[dict[str, Any]], Any]) -> Iterator[str]:
+def openpi(reply: Callable[[dict[str, Any]], Any], about: bytes | str = message_of({})) -> Iterator[str]:
     """A server as openpi's: metadata, then `reply` to each observation; a text ends the connection."""
 
     def handle(connection: Any) -> None:
-        connection.send(message_of({}))
+        connection.send(about)
         for message in connection:
             told = reply(unpacked(message))
             connection.send(told if isinstance(told, str) else message_of(told))
@@ -290,7 +291,8 @@ def test_a_rollout_with_a_server_of_others() -> None:
 @pytest.mark.parametrize(
     "text",
     ["openpi:/host:8000", "openpi://host", "openpi://:8000", "grpc://host:1", "openpi://h:1,speed=3",
-     "openpi://h:1,execute=0", "openpi://h:1,execute=x", "openvla://h:1,form=other", "openpi://h:123456"],
+     "openpi://h:1,execute=0", "openpi://h:1,execute=x", "openvla://h:1,form=other", "openpi://h:123456",
+     "openpi://h:65536", "openpi://h:1,wait=nan", "openpi://h:1,timeout=0", "openpi://h:1,wait=-1"],
 )  # fmt: skip
 def test_addresses_that_are_none(text: str) -> None:
     with pytest.raises(LapaError):
@@ -306,8 +308,9 @@ def test_addresses() -> None:
 
 @pytest.mark.parametrize("scheme", ["openpi", "openvla"])
 def test_nobody_is_there(scheme: str) -> None:
-    with pytest.raises(LapaError, match=r"127\.0\.0\.1:1"):
-        remote(f"{scheme}://127.0.0.1:1,wait=0", LIBERO, "libero").act_batch([shown(LIBERO)])
+    for place in ("127.0.0.1:1", "a..b:80"):  # the second can be no host's name
+        with pytest.raises(LapaError, match=re.escape(place)):
+            remote(f"{scheme}://{place},wait=0", LIBERO, "libero").act_batch([shown(LIBERO)])
 
 
 def test_the_token_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,4 +321,28 @@ def test_the_token_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LAPA_SERVE_TOKEN", token)
         actor = remote(f"openpi://127.0.0.1:{server.where.port}", TASK, "any")
         assert actor.act_batch([seen()]).shape == (1, 4, 3)
+        actor.close()
+
+
+def test_a_server_that_refuses_with_its_first_message() -> None:
+    with (
+        openpi(lambda told: {}, "Traceback ..\nOutOfMemory") as place,
+        pytest.raises(LapaError, match="refuses: 'OutOfMemory'"),
+    ):
+        remote(f"openpi://{place},keys=libero", LIBERO, "libero")
+
+
+@pytest.mark.parametrize("timing", [None, [1.0], {"infer_ms": "fast"}, {"infer_ms": None}])
+def test_actions_count_whatever_a_server_says_of_its_time(timing: Any) -> None:
+    with openpi(lambda told: {"actions": np.zeros((2, 7)), "server_timing": timing}) as place:
+        actor = remote(f"openpi://{place},keys=libero", LIBERO, "libero")
+        assert actor.act_batch([shown(LIBERO)]).shape == (1, 2, 7)
+        actor.close()
+
+
+def test_more_than_an_answer_has_cannot_be_executed() -> None:
+    with openpi(lambda told: {"actions": np.zeros((2, 7))}) as place:
+        actor = remote(f"openpi://{place},keys=libero,execute=3", LIBERO, "libero")
+        with pytest.raises(LapaError, match=r"execute=3.* 2 actions"):
+            actor.act_batch([shown(LIBERO)])
         actor.close()

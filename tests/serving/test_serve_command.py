@@ -44,7 +44,8 @@ def test_a_policy_that_speaks_no_actions(
 @pytest.mark.parametrize(
     ("options", "named"),
     [(["--keys", "libera"], "libera"), (["--limit", "elbow=0:1"], "elbow"), (["--max-step", "fast"], "fast"),
-     (["--benchmark", "gym:CartPole-v1"], "CartPole"), (["--port", "70000"], "70000")],
+     (["--benchmark", "gym:CartPole-v1"], "CartPole"), (["--port", "70000"], "70000"),
+     (["--execute", "4"], "3 actions")],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(
     options: list[str], named: str, artefact: Path, capsys: pytest.CaptureFixture[str]

@@ -99,6 +99,8 @@ FAULTS: dict[str, Any] = {
     "not finite": packed(sent(seen()) | {"prompt": "nan"}),
     "a wrong state": packed(sent(seen()) | {"state": np.float32([1, 2])}),
     "an episode that is no number": packed(sent(seen()) | {"episode": "one"}),
+    "a reset that is neither true nor false": packed(sent(seen()) | {"reset": 1}),
+    "a robot that is no text": packed(sent(seen()) | {"embodiment": np.zeros(2)}),
 }
 
 
@@ -147,7 +149,7 @@ def test_episodes_of_one_connection_and_new_ones(policy: Policy, server: Server)
 # --- vla-eval
 
 
-def message(kind: str, payload: Any, seq: int = 0) -> bytes:
+def message(kind: Any, payload: Any, seq: int = 0) -> bytes:
     return packed({"type": kind, "payload": payload, "seq": seq, "timestamp": 0.0}, text=True)
 
 
@@ -180,8 +182,9 @@ def test_a_fault_of_vla_eval_keeps_the_connection(server: Server) -> None:
             reply = unpacked(connection.recv(timeout=10))
             assert (reply["type"], reply["seq"]) == ("error", 7)
             assert "Traceback" not in reply["payload"]["error"]
-        connection.send(message("dance", {}, 8))
-        assert unpacked(connection.recv(timeout=10))["type"] == "error"
+        for kind in ("dance", np.zeros(2)):
+            connection.send(message(kind, {}, 8))
+            assert unpacked(connection.recv(timeout=10))["type"] == "error"
         connection.send(message("observation", good, 9))
         np.testing.assert_array_equal(unpacked(connection.recv(timeout=10))["payload"]["actions"], answer(seen(1))[0])
 
@@ -250,6 +253,9 @@ BODIES: dict[str, Any] = {
     "encoded is a list": {"encoded": "[]"}, "encoded is a number": {"encoded": 3}, "deep": b"[" * 100_000,
     "objects": {"image": {"__numpy__": "AAAA", "dtype": "|O", "shape": [1]}, "instruction": "x"},
     "crash": sent(seen()) | {"prompt": "crash"}, "not finite": sent(seen()) | {"prompt": "nan"},
+    "a state too large for a float": sent(seen()) | {"state": [10**400, 0, 0]},
+    "a picture too large for a float": sent(seen()) | {"images": {"top": [[[10**400, 0, 0]]], "wrist": [[[0, 0, 0]]]}},
+    "a robot that is no text": sent(seen()) | {"embodiment": np.zeros(2)},
 }  # fmt: skip
 
 

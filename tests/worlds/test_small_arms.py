@@ -55,6 +55,13 @@ def test_the_arms_of_aloha_hold_still() -> None:
     assert bench.spec.action.names == bench.spec.state
 
 
+@pytest.mark.parametrize("spec", [pytest.param("so101:pick-place,max_steps=0", marks=SO101),
+                                  pytest.param("aloha:insertion,max_steps=0", marks=ALOHA)])  # fmt: skip
+def test_an_episode_has_a_step(spec: str) -> None:
+    with pytest.raises(LapaError, match="max_steps is at least 1, not 0"):
+        open_benchmark(spec)
+
+
 @pytest.mark.parametrize("spec", ["so101:lift", "aloha:fold", "aloha,camera=side", "aloha,camera=top+top"])
 def test_unknown_names_are_refused(spec: str) -> None:
     with pytest.raises(LapaError, match=spec.rpartition("=")[2].rpartition(":")[2].partition("+")[0]):
