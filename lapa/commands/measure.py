@@ -31,7 +31,7 @@ def demo(
     out: Path = Path("runs/demo"),
     videos: int = 3000,
     labels: int = 20,
-    episodes: int = 250,
+    episodes: int = 200,
     setting: Literal["cross-embodiment", "in-domain"] = "cross-embodiment",
     seed: Seed = 0,
     workers: int = 0,

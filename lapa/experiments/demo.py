@@ -34,7 +34,7 @@ SHOWN_IN = {"cross-embodiment": "hand", "in-domain": "sim"}  # setting -> domain
 FILMED = ("lapa", "vpt", "scratch")  # methods whose episodes the report shows side by side
 FILMS = 60  # episodes of each method that are recorded: LAPA should fail in one of them
 VIDEO_SEED, LABEL_SEED = 1, 2  # of the training data, added to 10 times the demo's seed
-LESS = ("fit_idm.steps=1000", "pretrain.steps=1000")  # to be done in ten minutes
+LESS = ("fit_idm.steps=600", "pretrain.steps=800")  # to be done in ten minutes
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class DemoSettings:
 
     videos: int = 3000
     labels: int = 20
-    episodes: int = 250
+    episodes: int = 200
     setting: str = "cross-embodiment"
     seed: int = 0
     quick: bool = False
