@@ -66,19 +66,29 @@ def space_of_actions(
     return ActionSpace.fit(actions[~pad], recipe.bins, actions.shape[1], names)
 
 
-def tell_of_reach(space: ActionSpace | ActionCodebook | NumberSpace, actions: Array, pad: Array) -> None:
-    """Say where labelled actions [N, chunk, A] lie outside what a kept head can answer: they are learnt as the nearest
-    that it can."""
+def kept_space(
+    space: ActionSpace | ActionCodebook | NumberSpace, actions: Array, pad: Array
+) -> ActionSpace | ActionCodebook | NumberSpace:
+    """What a head that is kept answers in stage 3, given labelled chunks [N, chunk, A], pad bool [N, chunk].
+
+    Where many labels lie outside what it could answer, as after pseudo-labels of another robot's videos, that is said:
+    a head of numbers then answers in the range of the labels; of classes the nearest are learnt.
+    """
     low, high = np.array([(ends[0], ends[-1]) for ends in (space.edges if isinstance(space, ActionSpace) else
                                                             space.reach)]).T  # fmt: skip
     each, slack = actions[~pad], SLACK * (high - low)
     outside = ((each < low - slack) | (each > high + slack)).mean(0)
-    if outside.max() > FEW:
-        i = int(outside.argmax())
-        name = space.names[i] if space.names else f"action_{i}"
-        print(f"Note: {outside[i]:.0%} of the labelled {name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all "
-              "that the head of this policy can answer: it was made for other actions, or other units. --head new "
-              "makes one for these.", flush=True)  # fmt: skip
+    if outside.max() <= FEW:
+        return space
+    i = int(outside.argmax())
+    name = space.names[i] if space.names else f"action_{i}"
+    told = f"Note: {outside[i]:.0%} of the labelled {name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all that " \
+           "the head of this policy can answer: it was made for other actions, or other units."  # fmt: skip
+    if isinstance(space, NumberSpace):
+        print(f"{told} From now on it answers in the range of these labels.", flush=True)
+        return NumberSpace.fit(actions, space.names, pad)
+    print(f"{told} --head new makes one for these.", flush=True)
+    return space
 
 
 def tell_of_turns(meaning: Meaning, targets: Array, pad: Array) -> None:

@@ -53,9 +53,9 @@ from lapa.policies._reads import Reads, met
 from lapa.policies._targets import (
     actions_ahead,
     codes_ahead,
+    kept_space,
     meaning_of,
     space_of_actions,
-    tell_of_reach,
     tell_of_turns,
 )
 from lapa.recipe import Recipe
@@ -248,7 +248,7 @@ class VLA(Policy):
         refuse_idm(idm)
         actions = data.require_actions("finetuning")
         own = self.acting if recipe.head == "own" else None
-        kept = own is not None
+        kept = False
         if own is not None and own.dimensions != actions.shape[1]:
             raise LapaError(
                 f"{data.spec} has {actions.shape[1]} action dimensions; the policy speaks {own.dimensions}. "
@@ -278,9 +278,10 @@ class VLA(Policy):
             own = space_of_actions(chunks, pad, recipe, data.action_names, self.config.numbers)
             self.grow(own)
         else:
+            before, own = own, kept_space(own, chunks, pad)
+            kept, self._answering().space = own is before, own
             self._require_executable()
             self._introduce()
-            tell_of_reach(own, chunks, pad)
         targets, head = own.targets(chunks, pad), self._answering()
         made = self._with_plans(data, frames, targets, head) if head.every else Examples(frames, targets)
         return replace(made, kept=kept)

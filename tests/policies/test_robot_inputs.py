@@ -100,14 +100,23 @@ def test_the_bins_of_a_chunk_reach_as_far_as_its_last_step(arm: Packed, tiny: Re
 def test_actions_that_a_kept_head_cannot_answer_are_told(
     options: tuple[str, ...], arm: Packed, tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As of a robot that counts in other units: they are learnt as the nearest that the head knows."""
+    """As of a robot that counts in other units: they are learnt as the nearest that the head knows; a head of numbers
+    answers in their range from then on, and learns at the whole rate."""
     recipe = replace(changed(tiny, *options), actions="given", head="own")
     finetune(arm, None, recipe, tmp_path / "metres", 7)
     finetune(arm, tmp_path / "metres", recipe, tmp_path / "again", 7)
     assert "lie outside" not in capsys.readouterr().out
     assert arm.actions is not None
-    finetune(replace(arm, actions=100 * arm.actions), tmp_path / "metres", recipe, tmp_path / "centimetres", 7)
-    assert re.search(r"% of the labelled (shoulder|elbow|gripper) lie outside .*--head new", capsys.readouterr().out)
+    gentle = replace(recipe, kept_head_rate=0.0)
+    finetune(replace(arm, actions=100 * arm.actions), tmp_path / "metres", gentle, tmp_path / "centimetres", 7)
+    said = capsys.readouterr().out
+    assert re.search(r"% of the labelled (shoulder|elbow|gripper) lie outside ", said)
+    numbers = options == ("policy.head=regression",)
+    assert ("--head new makes one" in said, "in the range of these labels" in said) == (not numbers, numbers)
+    if numbers:
+        before, after = (lapa.Policy.from_pretrained(tmp_path / name) for name in ("metres", "centimetres"))
+        np.testing.assert_allclose(after.acting.reach, 100 * np.array(before.acting.reach), rtol=1e-5)
+        assert not all(a.equal(b) for a, b in zip(after.head.parameters(), before.head.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("turn", [2 * np.pi, 360.0])
