@@ -82,8 +82,10 @@ def kept_space(
         return space
     i = int(outside.argmax())
     name = space.names[i] if space.names else f"action_{i}"
-    told = f"Note: {outside[i]:.0%} of the labelled {name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all that " \
-           "the head of this policy can answer: it was made for other actions, or other units."  # fmt: skip
+    told = (
+        f"Note: {outside[i]:.0%} of the labelled {name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all that "
+        "the head of this policy can answer: it was made for other actions, or other units."
+    )
     if isinstance(space, NumberSpace):
         print(f"{told} From now on it answers in the range of these labels.", flush=True)
         return NumberSpace.fit(actions, space.names, pad)
