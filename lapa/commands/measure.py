@@ -40,7 +40,7 @@ def demo(
 ) -> None:
     """Videos -> robot policy on this machine, beside the baselines.
 
-    Takes 10 to 25 minutes on two cores. Makes the data, fits LAQ, labels, pretrains, finetunes and evaluates every
+    Takes about ten minutes on two cores. Makes the data, fits LAQ, labels, pretrains, finetunes and evaluates every
     method, and writes a report. Interrupt it at any time and run it again: it goes on from the last finished step.
 
     Args:
