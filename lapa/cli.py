@@ -43,7 +43,7 @@ COMMANDS = {name: command for group in GROUPS.values() for name, command in grou
 BEGIN = """\
 LAPA, Latent Action Pretraining from Videos: from video without actions to a robot policy.
 
-Start here     lapa demo                  the whole method on this machine, about ten minutes on two cores, with a report
+Start here     lapa demo                  the whole method on this machine, ten minutes on two cores, with a report
 Your videos    lapa quantize --dataset video_folder:clips/ --preset video --out runs/laq
                Each command ends by naming the next one.
 All commands   lapa --help"""
