@@ -461,6 +461,7 @@ class Explorer:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((HOST, port))
+            self._socket.listen()  # whoever comes before the server has started waits for it
         except (OSError, OverflowError) as error:
             self._socket.close()
             raise LapaError(f"--port {port} cannot be used ({error}). Take another; 0 is any that is free.") from None

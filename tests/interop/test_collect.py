@@ -81,7 +81,9 @@ def test_what_differs_is_not_written_as_one(
 def test_datasets_together_tell_where_they_differ(tmp_path: Path) -> None:
     one = dataset(tmp_path / "a")
     said = "; ".join(pack([one, dataset(tmp_path / "b", ("y", "x"))], 16, quiet=True).told())
-    assert "action: named differently by the datasets (x, y; y, x)" in said
+    assert "action: left out, for the datasets have actions of different kinds or in another order" in said
+    said = "; ".join(pack([one, dataset(tmp_path / "d", ("dx", "dy"))], 16, quiet=True).told())
+    assert "action: named differently by the datasets (x, y; dx, dy)" in said
     said = "; ".join(pack([one, dataset(tmp_path / "c", fps=30.0)], 16, quiet=True).told())
     assert "10 to 30 Hz" in said
     said = "; ".join(pack([one, one], 16, quiet=True).told())
