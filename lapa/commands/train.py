@@ -447,7 +447,8 @@ def ground(
 def stop(run: Annotated[Path, tyro.conf.Positional]) -> None:
     """End a run early and make the artefact of its present weights.
 
-    The run ends after the present step; LAQ after its trial starts. If the run is not running now, its own command with
+    The run ends after the present step; LAQ after its trial starts, and finetune, where it still measures its held-out
+    error, after that and one step more. If the run is not running now, its own command with
     --resume ends it at its last checkpoint. To continue it instead: remove RUN/finish, then its command with --resume.
 
     Args:

@@ -99,9 +99,9 @@ class InverseDynamics(nn.Module):
 
     def standardise(self, actions: Array) -> None:
         """Fit mean and scale of the targets to float [N, A]."""
-        table = torch.as_tensor(actions, dtype=torch.float32)
+        table = torch.as_tensor(actions, dtype=torch.float64)  # in float32 the mean of equal numbers may be another
         self.mean.copy_(table.mean(0))
-        self.scale.copy_(table.std(0).clamp_min(1e-6))
+        self.scale.copy_(table.std(0, correction=0).clamp_min(1e-6))  # of one pair as well
 
     def forward(self, now: Tensor, later: Tensor) -> Tensor:
         """Pixels float [B, 3, H, W] twice -> standardised action [B, A]."""
