@@ -27,6 +27,12 @@ def test_something_is_left_to_train_on(robot: Path, tiny: Recipe, tmp_path: Path
         fit_laq(data, replace(tiny, hold_out=1), tmp_path / "laq", 0)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_videos_that_stand_still_have_nothing_to_beat(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    still = replace(packed, _rows=np.zeros_like(packed._rows))
+    assert fit_laq(still, tiny, tmp_path / "laq", 0)["error_over_copy"] == 1
+
+
 def test_motion_is_the_effectors_or_that_of_the_picture(
     chain: Path, packed: Packed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,3 +69,5 @@ def test_classes_that_have_no_place_are_refused() -> None:
         nearest.Config().build(12, actions)
     with pytest.raises(LapaError, match="places"):
         nearest.Config().build(12, CodeSpace(2, 4))
+    with pytest.raises(LapaError, match="different places"):
+        nearest.Config().build(12, CodeSpace(1, 1, code_embeddings=((),)))
