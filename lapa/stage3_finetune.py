@@ -74,7 +74,9 @@ def finetune(
         packed, policy_path, recipe, out, seed, idm_path, {**changes, **held.get("chosen", {})}
     )
     tell_of_instructions(packed, policy)
-    if held and ended_early(out):
+    if "failed" in held:
+        _say(held["failed"])
+    elif held and ended_early(out):
         _say("The held-out error is not kept: it is that of a policy which was trained to the end.")
     elif held:
         own = held["rows"][POLICY]
@@ -142,8 +144,8 @@ def _rehearse(
     """Finetune on four fifths of the labelled episodes, and measure and print the error of actions on the others
     (measures/offline.py); the policy that is kept learns from all of them afterwards. Returns what out/held_out.json
     holds; with `recipe.choose_decoding` also "chosen": the settings that do best there, of those that stage 3 may
-    change and that the user has not set. Nothing with fewer than FIVE episodes, and where the other four fifths cannot
-    be learnt from by themselves, or nothing can be measured on what is held out."""
+    change and that the user has not set. Nothing with fewer than FIVE episodes; "failed", a sentence, where the other
+    four fifths cannot be learnt from by themselves, or nothing can be measured on what is held out."""
     done = out / HELD_OUT
     steps = getattr(recipe, learner(policy_path, recipe).finetuned_by).steps
     if on_first_rank(done.exists):
@@ -173,11 +175,10 @@ def _rehearse(
             policy, *_ = _learn(packed.subset(each[~test]), policy_path, recipe, work, seed, idm_path, changes,
                                 "finetuning, a fifth held out")  # fmt: skip
         found = on_first_rank(lambda: measure(policy))
-    except LapaError as error:  # what is wrong with all the episodes is raised again when these are learnt from
+    except LapaError as error:  # what is wrong with all the episodes is raised when these are learnt from
         on_first_rank(lambda: shutil.rmtree(work, ignore_errors=True))
-        _say(f"With {int(test.sum())} of {packed.episodes} labelled episodes held out there is no held-out error: "
-             f"{error}")  # fmt: skip
-        return {}
+        return {"failed": f"There is no held-out error: with {int(test.sum())} of {packed.episodes} labelled episodes "
+                          f"held out it came to this: {error}"}  # fmt: skip
     _say(f"Held out: {int(test.sum())} of {packed.episodes} labelled episodes, learnt from the others (the policy that "
          "is kept learns from all). Open-loop error of actions; 1 is as far off as the mean action:")  # fmt: skip
     _say("\n".join(f"  {line}" for line in lines(found)))

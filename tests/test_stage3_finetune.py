@@ -100,13 +100,15 @@ def test_a_fifth_that_cannot_be_spared_is_no_reason_to_refuse(
     """The one episode of a dataset with a weight; the one that is as long as the chunk; actions that do not vary."""
     two = pack([f"tabletop:sim,episodes={n},seed=4,weight=1" for n in (1, 4)], 24, quiet=True)
     lengths = np.minimum(np.diff(ten.starts), [8, *[3] * 9])
-    short = ten._only(np.arange(10), np.concatenate([s + np.arange(n) for s, n in zip(ten.starts, lengths)]))
+    short = ten._only(
+        np.arange(10), np.concatenate([s + np.arange(n) for s, n in zip(ten.starts[:-1], lengths, strict=True)])
+    )
     short = replace(short, starts=np.cumsum([0, *lengths]))
     still = replace(ten, actions=np.zeros_like(ten.require_actions("this")))
     for number, (data, chunk) in enumerate(((two, 1), (short, 5), (still, 1))):
         results = finetune(data, None, replace(recipe, chunk=chunk), tmp_path / str(number), 0)
         assert "held_out_error" not in results
-        assert "there is no held-out error: " in capsys.readouterr().out
+        assert "There is no held-out error: " in capsys.readouterr().out
         assert not (tmp_path / str(number) / "held_out").exists()
 
 

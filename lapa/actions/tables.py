@@ -50,7 +50,7 @@ def squared_lengths(actions: Array, unit: Array, switches: Array) -> Array:
 
 
 def typical_sizes(values: Array) -> Array:
-    """[A, N] -> float64 [A], the root mean square of what is there; at least STILL of the largest, and never quite 0."""
+    """[A, N] -> float64 [A], the root mean square of what is there; at least STILL of the largest, never quite 0."""
     lengths: Array = np.sqrt(np.nanmean(values**2, axis=1))
     return np.maximum(lengths, max(STILL * float(lengths.max()), float(np.finfo(np.float32).tiny)))
 

@@ -34,6 +34,7 @@ from lapa.data.index import Index
 from lapa.data.observations import Seen, say_once, seen
 from lapa.data.pack import Packed
 from lapa.data.pairs import window_offsets
+from lapa.data.spec import parted
 from lapa.heads import AnyHead, Head, predicts_numbers
 from lapa.plugins import configure
 from lapa.policies import (
@@ -518,7 +519,7 @@ def _asked(embodiment: Sequence[str], names: Sequence[str]) -> Array:
 
 def robots(data: Index) -> tuple[str, ...]:
     """A name for the robot of each dataset; a name that occurs again gets a number."""
-    specs = tuple(data.spec.split(" "))
+    specs = parted(data.spec)
     found = data.embodiments if all(data.embodiments) else specs
     if len(found) != len(data.widths):
         return tuple(map(str, range(len(data.widths))))

@@ -230,7 +230,7 @@ def test_a_dimension_that_stands_still_decides_no_class(still: float) -> None:
     more = np.column_stack([actions, still * np.random.default_rng(1).normal(size=len(actions))])
     words, of_two = ActionCodebook.clusters(more, 4), ActionCodebook.clusters(actions, 4)
     np.testing.assert_allclose(np.array(words.means)[:, :2], of_two.means, atol=1e-4)
-    assert len(np.unique(words.encode(more + [0, 0, 0.01]))) == 4
+    assert len(np.unique(words.encode(more + np.array([0, 0, 0.01])))) == 4
 
 
 def test_what_codes_mean_is_read_off_soft_predictions() -> None:

@@ -560,7 +560,7 @@ def test_a_pickle_of_other_things_is_refused(content: bytes, tmp_path: Path) -> 
 
 
 def test_the_command_says_what_belongs_to_which_form(latent: Released, tmp_path: Path, capsys: Any) -> None:
-    for more in (["--image-size", "256", *latent.arguments], ["--vqgan", "x"]):
+    for more in (["--image-size", "256", *latent.arguments], ["--dtype", "bfloat16", "--reverse"], ["--vqgan", "x"]):
         with pytest.raises(SystemExit):
             main(["convert", "lapa-official", str(latent.folder / "params"), str(tmp_path / "out"), *more])
         assert more[0] in capsys.readouterr().err or "--tokenizer" in capsys.readouterr().err
