@@ -190,7 +190,7 @@ def convert(
     """
     from lapa.interop.convert import from_released, to_released
 
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "laq-official": {"--image-size": image_size, "--patch-size": patch_size, "--dim-head": dim_head,
                          "--window": window},
         "lapa-official": {"--vqgan": vqgan, "--tokenizer": tokenizer, "--bins": bins, "--crop": crop,
