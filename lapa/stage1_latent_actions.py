@@ -90,7 +90,7 @@ def _fit_from_stream(
     counts = pair_counts(stream, recipe.window, recipe.end)
     reach = window_offsets(stream.fps, recipe.window)
     held_out = is_held_out(np.arange(stream.episodes), recipe.hold_out) & (counts > 0)
-    shown = held_out if held_out.any() else counts > 0
+    shown = held_out.copy() if held_out.any() else counts > 0
     if held_out.any():  # as many of those that are trained on, spread evenly, to fit the probes
         rest = np.flatnonzero(~held_out & (counts > 0))
         chosen = np.linspace(0, len(rest) - 1, min(len(rest), max(FEWEST, int(held_out.sum())))).round().astype(int)
