@@ -47,6 +47,8 @@ class IDMConfig:
             raise LapaError(
                 f"Inverse dynamics: width is at least 1, blocks 0 to {MOST_BLOCKS}, not {self.width} and {self.blocks}."
             )
+        if self.blocks and self.width % 2:
+            raise LapaError(f"Inverse dynamics: width is even where there are blocks, not {self.width}.")
         if not (0 <= self.dropout < 1 and 0 <= self.shift < 1):
             raise LapaError(f"Inverse dynamics: dropout and shift are 0 to 1, not {self.dropout} and {self.shift}.")
 

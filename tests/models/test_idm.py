@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from lapa.contracts import LapaError
 from lapa.models.idm import IDMConfig, InverseDynamics, shifted
 from lapa.runtime.distributed import Share, working_on
 
@@ -25,6 +27,12 @@ def test_both_frames_of_a_pair_are_shifted_alike() -> None:
     torch.set_rng_state(state)
     with working_on(Share(10, 5, 40)):
         assert torch.equal(shifted(images[10:15], 2), moved[10:15])
+
+
+def test_a_width_that_cannot_be_is_refused_at_once() -> None:
+    IDMConfig(width=3, blocks=0)
+    with pytest.raises(LapaError, match="width is even where there are blocks, not 3"):
+        IDMConfig(width=3)
 
 
 def test_actions_are_standardised_however_few_and_equal_they_are() -> None:
