@@ -20,7 +20,7 @@ from lapa.measures.flow import COLUMNS, ROWS
 from lapa.models.laq_fit import encode_all
 from lapa.models.laq_look import code_table
 from lapa.recipe import Recipe
-from lapa.stage1_latent_actions import fit_laq
+from lapa.stage1_latent_actions import fit_idm, fit_laq
 from lapa.training.held_out import is_held_out
 
 
@@ -29,6 +29,16 @@ def test_something_is_left_to_train_on(robot: Path, tiny: Recipe, tmp_path: Path
     data = (stream if streamed else pack)([f"lerobot:{robot}"], 24, quiet=True)
     with pytest.raises(LapaError, match="hold_out=1 "):
         fit_laq(data, replace(tiny, hold_out=1), tmp_path / "laq", 0)
+
+
+def test_inverse_dynamics_is_judged_by_pairs_of_all_episodes(
+    packed: Packed, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one may show a robot that rests, of which an R^2 means nothing."""
+    monkeypatch.setattr(stage1, "JUDGED", 12)
+    actions = packed.require_actions("this").copy()
+    actions[: packed.starts[1]] = 0
+    assert fit_idm(replace(packed, actions=actions), tiny, tmp_path / "idm", 0)["train_r2"] > -100
 
 
 def test_a_stream_holds_out_and_trains_on_the_episodes_that_a_pack_does(

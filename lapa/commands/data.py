@@ -53,6 +53,8 @@ def cache(
         return
     if workers < 0:
         raise LapaError(f"--workers must not be below 0, got {workers}.")
+    if image_size is not None and image_size < 1:
+        raise LapaError(f"--image-size is at least 1, got {image_size}.")
     recipe = named(preset)
     sizes = [image_size] if image_size else sorted({recipe.laq.image_size, recipe.policy_image_size})
     wanted = [measure(spec, size, skip_bad) for size in sizes for spec in at_least_one(dataset)]
