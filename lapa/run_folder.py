@@ -49,10 +49,13 @@ def begin(
         if (out / "run.json").exists():
             before = _started(out)
             begun = any(file.name != "run.json" for file in out.iterdir())
-            if begun and content and before.get(CONTENT, list(content)) != list(content):
+            known = before.get(CONTENT, [])
+            both = min(len(known), len(content))  # an older lapa has noted fewer
+            if begun and list(known[:both]) != list(content[:both]):
+                told = [*wanted.get("dataset", []), *(wanted[name] for name in PLACES if name in wanted)]
                 raise LapaError(
-                    f"{out} was started on other data: {', '.join(wanted.get('dataset', []))} has changed since, or "
-                    "what was made of it. Put it back, or choose another --out."
+                    f"{out} was started on other data: {', '.join(told)} has changed since, or what was made of it. "
+                    "Put it back, or choose another --out."
                 )
             if stage and _steps(before, stage) < _steps(wanted, stage):
                 _lengthen(out, before, recipe, stage)
@@ -115,6 +118,10 @@ def _done(out: Path, wanted: dict[str, Any], resume: bool, stage: str | None = N
         if found := _difference(_places(_with_steps(before, wanted, stage)), _places(wanted)):
             raise LapaError(f"{out} was started with other settings ({found}). Use those, or choose another --out.")
     if not finished(out):
+        others = {file.name for file in out.iterdir() if file.name[0] != "."} - {FINISH}
+        if others and not started.exists():
+            raise LapaError(f"{out} holds no run to go on with: there is {min(others)} and no run.json. Choose another "
+                            "--out.")  # fmt: skip
         return False
     made = describe(out, wanted["kind"]).config
     if stage and _steps(made, stage) < _steps(wanted, stage):

@@ -55,6 +55,7 @@ from lapa.training.starts import CHOSEN, forget, furthest
 from lapa.training.starts import FOLDER as STARTS
 
 LOWEST = "watched/choice_error"  # of checkpoints and of starts, the best
+JUDGED = 1000  # training pairs that inverse dynamics is judged by
 FEWEST = 8  # episodes of which segments are looked at, at least, to fit probes on
 
 
@@ -90,7 +91,7 @@ def _fit_from_stream(
     counts = pair_counts(stream, recipe.window, recipe.end)
     reach = window_offsets(stream.fps, recipe.window)
     held_out = is_held_out(np.arange(stream.episodes), recipe.hold_out) & (counts > 0)
-    shown = held_out if held_out.any() else counts > 0
+    shown = held_out.copy() if held_out.any() else counts > 0
     if held_out.any():  # as many of those that are trained on, spread evenly, to fit the probes
         rest = np.flatnonzero(~held_out & (counts > 0))
         chosen = np.linspace(0, len(rest) - 1, min(len(rest), max(FEWEST, int(held_out.sum())))).round().astype(int)
@@ -252,7 +253,8 @@ def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
     fit(model, sample, recipe.fit_idm, out, seed=seed, title="inverse dynamics")
 
     def finish() -> dict[str, Any]:
-        some = pairs.batch(packed, np.arange(min(len(pairs), 1000)))
+        rows = np.linspace(0, len(pairs) - 1, min(len(pairs), JUDGED)).round().astype(int)  # of all episodes
+        some = pairs.batch(packed, rows)
         assert some.actions is not None
         results = {"train_r2": r2(model.predict(some.now, some.later).cpu().numpy(), some.actions), "pairs": len(pairs)}
         meaning = Meaning.of(packed)  # over adjacent frames an absolute action gives the change of state

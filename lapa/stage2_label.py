@@ -20,11 +20,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import Array, FramePairs, Labels, LabelSource, LapaError
 from lapa.data.folders import new_folder
-from lapa.data.index import Index
+from lapa.data.index import APART, Index
 from lapa.data.labelled import MANIFEST, TABLE, joined, read_manifest, read_shard, write_manifest, write_shard
+from lapa.data.observations import say_once
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, pair_counts, tell_of_window, too_slow, window_pairs
 from lapa.data.stream import Stream, forward, stream
@@ -149,6 +151,8 @@ def label(
         return there
     shards = cut(packed, plan)
     tell_of_window(packed, plan.window, end)
+    if rank() == 0:
+        tell_of_rate(packed, getattr(labeller, "robot", None))
     labelled(packed, labeller, plan, shards[0], {}, only=1)  # a source that does not fit says so before it writes
     on_first_rank(lambda: begin(out, plan))
     folder, total = out / TABLE, sum(s.pairs for s in shards)
@@ -172,6 +176,19 @@ def label(
     if faults:
         print(f"The others did the work of those that failed:{why}", file=sys.stderr)
     return on_first_rank(lambda: finish(packed, labeller, plan, shards, out))
+
+
+def tell_of_rate(packed: Index, robot: Meaning | None) -> None:
+    """Say where the frames of the videos lie nearer or farther apart than those that inverse dynamics was fitted on:
+    what it reads off two frames is then a motion of another length of time than an action of the `robot`."""
+    if robot is None or not ("delta" in robot.spec.kinds or any(robot.relative)):
+        return
+    slow, fast, hz = float(packed.fps.min()), float(packed.fps.max()), robot.spec.hz
+    if fast > APART * hz or slow * APART < hz:
+        many = f"{slow:.4g}" if slow == fast else f"{slow:.4g} to {fast:.4g}"
+        say_once(f"the videos have {many} frames a second, and the inverse dynamics was fitted at {hz:.4g}. What it "
+                 "reads off two frames is a motion of another length than an action of the robot. Take the videos at "
+                 "its rate: the options fps= and stride= of --dataset leave frames out.")  # fmt: skip
 
 
 def open_source(source: str, precision: str = "float32", compile: bool = False) -> LabelSource:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa.artefacts.folder import describe, load_artefact, read_json, write_json
+from lapa.artefacts.folder import describe, ended_early, load_artefact, read_json, write_json
 from lapa.backbones import Backbone
 from lapa.contracts import Array, LapaError
 from lapa.data.index import counted
@@ -74,7 +74,11 @@ def finetune(
         packed, policy_path, recipe, out, seed, idm_path, {**changes, **held.get("chosen", {})}
     )
     tell_of_instructions(packed, policy)
-    if held:
+    if "failed" in held:
+        _say(held["failed"])
+    elif held and ended_early(out):
+        _say("The held-out error is not kept: it is that of a policy which was trained to the end.")
+    elif held:
         own = held["rows"][POLICY]
         results |= {"held_out_error": own["error"], "held_out_step_length": own["step"]}
     save_policy(policy, recipe, results, out, seed, packed, parents, method, labelled=_labelled(packed, policy_path))
@@ -140,10 +144,14 @@ def _rehearse(
     """Finetune on four fifths of the labelled episodes, and measure and print the error of actions on the others
     (measures/offline.py); the policy that is kept learns from all of them afterwards. Returns what out/held_out.json
     holds; with `recipe.choose_decoding` also "chosen": the settings that do best there, of those that stage 3 may
-    change and that the user has not set. Nothing with fewer than FIVE episodes."""
+    change and that the user has not set. Nothing with fewer than FIVE episodes; "failed", a sentence, where the other
+    four fifths cannot be learnt from by themselves, or nothing can be measured on what is held out."""
     done = out / HELD_OUT
+    steps = getattr(recipe, learner(policy_path, recipe).finetuned_by).steps
     if on_first_rank(done.exists):
-        return read_json(done, "held-out error")
+        there: dict[str, Any] = read_json(done, "held-out error")
+        if there.get("steps", steps) == steps:  # not so where the run has been made longer since
+            return there
     if packed.episodes < FIVE:
         _say(f"{counted(packed.episodes, 'labelled episode')}: too few to hold one out; no held-out error.")
         return {}
@@ -153,18 +161,24 @@ def _rehearse(
     each = np.arange(packed.episodes)
     test = of_each_fifth(each)
     work = out / HELD_OUT.removesuffix(".json")
-    with redirect_stdout(StringIO()):  # what is read off the labels is said of the policy that is kept
-        policy, *_ = _learn(packed.subset(each[~test]), policy_path, recipe, work, seed, idm_path, changes,
-                            "finetuning, a fifth held out")  # fmt: skip
 
-    def measure() -> dict[str, Any]:
-        found = _errors(policy, packed, each[test], each[~test], changes if recipe.choose_decoding else None)
+    def measure(policy: Policy) -> dict[str, Any]:
+        chosen = changes if recipe.choose_decoding else None
+        found = {**_errors(policy, packed, each[test], each[~test], chosen), "steps": steps}
         write_json(done, found)
         offline_error(found, out / "pictures" / "held_out.png", "Held-out error of actions")
         shutil.rmtree(work, ignore_errors=True)
         return found
 
-    found = on_first_rank(measure)
+    try:
+        with redirect_stdout(StringIO()):  # what is read off the labels is said of the policy that is kept
+            policy, *_ = _learn(packed.subset(each[~test]), policy_path, recipe, work, seed, idm_path, changes,
+                                "finetuning, a fifth held out")  # fmt: skip
+        found = on_first_rank(lambda: measure(policy))
+    except LapaError as error:  # what is wrong with all the episodes is raised when these are learnt from
+        on_first_rank(lambda: shutil.rmtree(work, ignore_errors=True))
+        return {"failed": f"There is no held-out error: with {int(test.sum())} of {packed.episodes} labelled episodes "
+                          f"held out it came to this: {error}"}  # fmt: skip
     _say(f"Held out: {int(test.sum())} of {packed.episodes} labelled episodes, learnt from the others (the policy that "
          "is kept learns from all). Open-loop error of actions; 1 is as far off as the mean action:")  # fmt: skip
     _say("\n".join(f"  {line}" for line in lines(found)))

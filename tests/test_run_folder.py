@@ -167,3 +167,50 @@ def test_resumed_on_other_data(
     fresh.mkdir()
     (fresh / "run.json").write_text(json.dumps(started))
     trained(",episodes=0-5", 1, fresh)
+
+
+def test_a_folder_of_other_things_is_no_run_to_go_on_with(
+    robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(SystemExit):
+        run(*command(robot, small, tmp_path))
+    assert "no run to go on with: there is notes.txt" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("what", ["labels", "policy"])
+def test_resumed_on_labels_or_a_policy_made_anew(
+    what: str, chain: Path, robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was begun on one is not finished on another that has its name."""
+    given, out = tmp_path / what, tmp_path / "out"
+    data = ("--dataset", f"lerobot:{robot}", *small, "--out", out, "--resume")
+    command = {"labels": ("pretrain", *data, "--labels", given), "policy": ("finetune", *data, "--policy", given)}[what]
+    command = (*command, *(("--head", "own") if what == "policy" else ()))
+
+    def made(number: int) -> None:
+        shutil.rmtree(given, ignore_errors=True)
+        if what == "policy":
+            labels = ("--dataset", f"lerobot:{robot}", "--labels", chain / "labels")
+            run("pretrain", *labels, *small, "--steps", 1, "--seed", number, "--out", given)
+        else:
+            end = ("drop", "clip")[number]
+            run("label", "--dataset", f"lerobot:{robot}", "--source", chain / "laq", "--out", given, "--end", end)
+
+    made(0)
+    run(*command, "--steps", 1)
+    made(1)
+    with pytest.raises(SystemExit):
+        run(*command, "--steps", 2)
+    assert f"{given} has changed since" in capsys.readouterr().err
+    made(0)
+    run(*command, "--steps", 2)
+
+
+def test_no_memory_is_no_stream(
+    robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(*command(robot, small, tmp_path / "laq"), "--stream", 0)
+    assert "--stream is at least 1 MB, such as 1000, not 0" in capsys.readouterr().err

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import lapa
+from lapa import stage1_latent_actions as stage1
 from lapa.contracts import LapaError
+from lapa.data.buffer import Buffer
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
-from lapa.data.stream import stream
+from lapa.data.stream import Stream, stream
 from lapa.measures.flow import COLUMNS, ROWS
 from lapa.models.laq_fit import encode_all
 from lapa.models.laq_look import code_table
 from lapa.recipe import Recipe
-from lapa.stage1_latent_actions import fit_laq
+from lapa.stage1_latent_actions import fit_idm, fit_laq
+from lapa.training.held_out import is_held_out
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -25,6 +29,42 @@ def test_something_is_left_to_train_on(robot: Path, tiny: Recipe, tmp_path: Path
     data = (stream if streamed else pack)([f"lerobot:{robot}"], 24, quiet=True)
     with pytest.raises(LapaError, match="hold_out=1 "):
         fit_laq(data, replace(tiny, hold_out=1), tmp_path / "laq", 0)
+
+
+def test_inverse_dynamics_is_judged_by_pairs_of_all_episodes(
+    packed: Packed, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one may show a robot that rests, of which an R^2 means nothing."""
+    monkeypatch.setattr(stage1, "JUDGED", 12)
+    actions = packed.require_actions("this").copy()
+    actions[: packed.starts[1]] = 0
+    assert fit_idm(replace(packed, actions=actions), tiny, tmp_path / "idm", 0)["train_r2"] > -100
+
+
+def test_a_stream_holds_out_and_trains_on_the_episodes_that_a_pack_does(
+    robot: Path, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def noted(stream: Stream, counts: np.ndarray, reach: np.ndarray, **more: Any) -> Buffer:
+        trained.append(np.flatnonzero(counts))
+        return Buffer(stream, counts, reach, **more)
+
+    monkeypatch.setattr(stage1, "Buffer", noted)
+    recipe = replace(tiny, hold_out=4, quantize=replace(tiny.quantize, steps=1))
+    packed, streamed = (
+        fit_laq(read([f"lerobot:{robot}"], 24, quiet=True), recipe, tmp_path / read.__name__, 0)
+        for read in (pack, stream)
+    )
+    np.testing.assert_array_equal(trained, [np.flatnonzero(~is_held_out(np.arange(12), 4))])
+    assert packed["watched_on"] == streamed["watched_on"]
+    assert packed.keys() == streamed.keys()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_videos_that_stand_still_have_nothing_to_beat(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    still = replace(packed, _rows=np.zeros_like(packed._rows))
+    assert fit_laq(still, tiny, tmp_path / "laq", 0)["error_over_copy"] == 1
 
 
 def test_motion_is_the_effectors_or_that_of_the_picture(

@@ -315,3 +315,13 @@ def test_labels_of_a_robot_of_other_dimensions(packed: Packed, robot: Path, tiny
     manifest = label(packed, str(tmp_path / "idm"), tmp_path / "labels")
     assert "r2_of_true_actions" in manifest
     assert manifest["action_names"] == list(packed.action_names)
+
+
+def test_inverse_dynamics_of_another_rate_is_told(
+    packed: Packed, tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit_idm(packed, tiny, tmp_path / "idm", 0)
+    label(packed, str(tmp_path / "idm"), tmp_path / "same")
+    assert "the inverse dynamics was fitted at" not in capsys.readouterr().err
+    label(replace(packed, fps=packed.fps * 3), str(tmp_path / "idm"), tmp_path / "other")
+    assert "the videos have 15 frames a second, and the inverse dynamics was fitted at 5." in capsys.readouterr().err

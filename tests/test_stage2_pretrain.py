@@ -15,6 +15,7 @@ from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
 from lapa.recipe import Recipe, override
 from lapa.stage1_latent_actions import fit_idm, fit_laq
+from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
 
 
@@ -39,6 +40,20 @@ def test_labels_that_point_outside(chain: Path, packed: Packed, tiny: Recipe, tm
     labels, manifest = read_labels(chain / "labels")
     with pytest.raises(LapaError, match="point outside"):
         pretrain(packed, replace(labels, frame=labels.frame + 50), manifest, tiny, tmp_path / "out", 0)
+
+
+@pytest.mark.parametrize("source", ["codes", "ground_truth"])
+@pytest.mark.parametrize("clusters", [0, 4])
+def test_a_chunk_that_no_episode_has_is_refused(
+    source: str, clusters: int, chain: Path, packed: Packed, tiny: Recipe, tmp_path: Path
+) -> None:
+    """Nothing would teach its end."""
+    if source == "ground_truth":
+        label(packed, source, tmp_path / "labels")
+    labels, manifest = read_labels(tmp_path / "labels" if source == "ground_truth" else chain / "labels")
+    recipe = replace(tiny, clusters=clusters, chunk=1000, latent_chunk=1000)
+    with pytest.raises(LapaError, match=r"no episode is .* 1000"):
+        pretrain(packed, labels, manifest, recipe, tmp_path / "out", 0)
 
 
 @pytest.mark.parametrize("source", ["laq", "ground_truth", "future_frames"])

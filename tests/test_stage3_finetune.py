@@ -94,6 +94,38 @@ def test_fewer_than_five_episodes_hold_none_out(
     assert not (tmp_path / HELD_OUT).exists()
 
 
+def test_a_fifth_that_cannot_be_spared_is_no_reason_to_refuse(
+    ten: Packed, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one episode of a dataset with a weight; the one that is as long as the chunk; actions that do not vary."""
+    two = pack([f"tabletop:sim,episodes={n},seed=4,weight=1" for n in (1, 4)], 24, quiet=True)
+    lengths = np.minimum(np.diff(ten.starts), [8, *[3] * 9])
+    short = ten._only(
+        np.arange(10), np.concatenate([s + np.arange(n) for s, n in zip(ten.starts[:-1], lengths, strict=True)])
+    )
+    short = replace(short, starts=np.cumsum([0, *lengths]))
+    still = replace(ten, actions=np.zeros_like(ten.require_actions("this")))
+    for number, (data, chunk) in enumerate(((two, 1), (short, 5), (still, 1))):
+        results = finetune(data, None, replace(recipe, chunk=chunk), tmp_path / str(number), 0)
+        assert "held_out_error" not in results
+        assert "There is no held-out error: " in capsys.readouterr().out
+        assert not (tmp_path / str(number) / "held_out").exists()
+
+
+def test_the_held_out_error_is_of_as_many_steps_as_the_policy(
+    ten: Packed, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = replace(recipe, finetune=replace(recipe.finetune, steps=2 * recipe.finetune.steps))
+    first = finetune(ten, None, recipe, tmp_path / "run", 0)
+    again = finetune(ten, None, longer, tmp_path / "run", 0)
+    whole = finetune(ten, None, longer, tmp_path / "longer", 0)
+    assert again["held_out_error"] == whole["held_out_error"] != first["held_out_error"]
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "finish").touch()
+    assert "held_out_error" not in finetune(ten, None, recipe, tmp_path / "early", 0)
+    assert "not kept: it is that of a policy which was trained to the end" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("changes", [{}, {"decoding": "centre"}])
 def test_decoding_is_chosen_where_nobody_chose(
     changes: dict[str, Any], ten: Packed, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -9,6 +9,7 @@ import numpy as np
 from lapa.actions.spec import two_levels
 from lapa.contracts import Array, LapaError
 
+STILL = 1e-6  # of the largest size: a dimension that is smaller is rounding, and counts for little beside the others
 COMMON = 0.05  # share of the values above which a level is not an outlier
 Decoding = Literal["expectation", "norm_preserving", "centre"]
 
@@ -49,9 +50,9 @@ def squared_lengths(actions: Array, unit: Array, switches: Array) -> Array:
 
 
 def typical_sizes(values: Array) -> Array:
-    """[A, N] -> float64 [A], the root mean square of what is there, never quite 0."""
-    lengths: Array = np.maximum(np.sqrt(np.nanmean(values**2, axis=1)), np.finfo(np.float32).tiny)
-    return lengths
+    """[A, N] -> float64 [A], the root mean square of what is there; at least STILL of the largest, never quite 0."""
+    lengths: Array = np.sqrt(np.nanmean(values**2, axis=1))
+    return np.maximum(lengths, max(STILL * float(lengths.max()), float(np.finfo(np.float32).tiny)))
 
 
 def as_rows(table: Array) -> Rows:

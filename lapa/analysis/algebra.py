@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lapa.analysis.reading import Reading, Source, angles, motion_probe, read
+from lapa.analysis.reading import Reading, Source, angles, motion_probe, names_of, read
 from lapa.contracts import Array, LapaError
 from lapa.data.pairs import following
 from lapa.data.pixels import as_pixels
@@ -41,9 +41,8 @@ LEVELS = ("difference", "code", "motion")
 def algebra(source: Source, specs: Sequence[str], out: Path, seed: int = 0) -> dict[str, Any]:
     """The errors of every dataset, and `out/algebra.png`. Without states there is no motion."""
     results = {}
-    for spec in specs:
-        reading = read(source, spec, seed=seed)
-        results[reading.name] = of_reading(source.laq, reading, seed)
+    for name, spec in zip(names_of(specs), specs, strict=True):
+        results[name] = of_reading(source.laq, read(source, spec, seed=seed), seed)
     _picture(results, out / "algebra.png")
     return results
 

@@ -181,7 +181,7 @@ def _look(
 ) -> dict[str, Any]:
     """Figures of one LAQ on a dataset, and its three pictures."""
     recipe = run.about.get("recipe", {})
-    seconds = window or recipe.get("window")
+    seconds = recipe.get("window") if window is None else window
     if seconds is None:
         raise LapaError(f"{run.path}/config.json does not say which window it was trained with; give --window SECONDS.")
     pairs = window_pairs(packed, seconds, recipe.get("end", "drop"))

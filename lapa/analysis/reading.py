@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,6 +159,12 @@ def short(spec: str) -> str:
     """A dataset's name for tables: the domain of Tabletop, else the last part of the path."""
     found = parse(spec)
     return found.path if found.name == "tabletop" else Path(found.path).name
+
+
+def names_of(specs: Sequence[str]) -> list[str]:
+    """A name for each dataset: the short one, or all of it where two would have the same."""
+    names = [short(spec) for spec in specs]
+    return [spec if names.count(name) > 1 else name for name, spec in zip(names, specs, strict=True)]
 
 
 def motion_probe(reading: Reading) -> LinearFit:

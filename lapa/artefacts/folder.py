@@ -182,6 +182,15 @@ class Artefact:
         """Raises LapaError when config.json has changed since it was written (artefacts/sums.py)."""
         require_sums(self.written, f"{self.path}/config.json")
 
+    def require_weights(self) -> Path:
+        """The file of its weights. Raises LapaError when it is missing or has changed since config.json was written."""
+        file = weights_at(self.path)
+        if not file.is_file():
+            raise LapaError(f"{file} is missing.")
+        if (content := file_hash(file)) != self.hash:
+            raise LapaError(f"{file} does not match config.json (hash {content}, expected {self.hash}).")
+        return file
+
     def require_known(self, names: Iterable[str]) -> None:
         """Raises LapaError when config.json has settings beside these and those of every artefact."""
         if unknown := sorted(self.config.keys() - {*names, *NOTES}):
@@ -268,9 +277,7 @@ def load_artefact(path: Path | str, kind: str) -> Artefact:
     found = describe(path, kind)
     file = weights_at(found.path)
     tensors, _ = read_tensors(file)
-    content = file_hash(file)
-    if content != found.hash:
-        raise LapaError(f"{file} does not match config.json (hash {content}, expected {found.hash}).")
+    found.require_weights()
     tensors = upgraded_weights(tensors)
     if "borrowed" in found.config:
         reference = found.config["borrowed"]

@@ -53,6 +53,8 @@ def cache(
         return
     if workers < 0:
         raise LapaError(f"--workers must not be below 0, got {workers}.")
+    if image_size is not None and image_size < 1:
+        raise LapaError(f"--image-size is at least 1, got {image_size}.")
     recipe = named(preset)
     sizes = [image_size] if image_size else sorted({recipe.laq.image_size, recipe.policy_image_size})
     wanted = [measure(spec, size, skip_bad) for size in sizes for spec in at_least_one(dataset)]
@@ -190,16 +192,27 @@ def convert(
     """
     from lapa.interop.convert import from_released, to_released
 
+    given: dict[str, dict[str, Any]] = {
+        "laq-official": {"--image-size": image_size, "--patch-size": patch_size, "--dim-head": dim_head,
+                         "--window": window},
+        "lapa-official": {"--vqgan": vqgan, "--tokenizer": tokenizer, "--bins": bins, "--crop": crop,
+                          "--dtype": dtype if dtype != "float32" else None, "--rope": rope if rope != "auto" else None,
+                          "--theta": theta, "--hz": hz if hz != 5.0 else None,
+                          "--released-sampling": released_sampling or None},
+        "both": {"--heads": heads, "--codes": codes},
+    }  # fmt: skip
+    files = ("--vqgan", "--tokenizer", "--bins") if form == "lapa-official" else ()
+    for whose, options in given.items():
+        for name in (name for name, value in options.items() if value is not None):
+            if whose not in (form, "both"):
+                raise LapaError(f"{name} belongs to {whose}. Leave it out.")
+            if reverse and name not in files:
+                raise LapaError(f"{name} means nothing with --reverse: the artefact says what it is. Leave it out.")
     if form == "lapa-official":
-        others = {"--image-size": image_size, "--patch-size": patch_size, "--dim-head": dim_head, "--window": window}
-        if given := [name for name, value in others.items() if value is not None]:
-            raise LapaError(f"{given[0]} belongs to laq-official. Leave it out.")
         _convert_lapa(source, out, vqgan, tokenizer, bins, reverse, heads=heads, codes=4 if codes is None else codes,
                       crop=crop, dtype=dtype, rope="" if rope == "auto" else rope, theta=theta, hz=hz,
                       released_sampling=released_sampling)  # fmt: skip
         return
-    if any(path is not None for path in (vqgan, tokenizer, bins)):
-        raise LapaError("--vqgan, --tokenizer and --bins belong to lapa-official. Leave them out.")
     if reverse:
         config = to_released(source, out)
     elif image_size is None:

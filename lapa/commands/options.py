@@ -116,6 +116,13 @@ def split_names(given: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for part in given for name in part.split(",") if name)
 
 
+def streamed(stream: int | None) -> dict[str, int]:
+    """--stream for run.json; {} where a pack is read. Raises LapaError for no memory at all."""
+    if stream is not None and stream < 1:
+        raise LapaError(f"--stream is at least 1 MB, such as 1000, not {stream}. For a pack on disk leave it out.")
+    return {} if stream is None else {"stream": stream}
+
+
 def open_pack(
     dataset: tuple[str, ...], image_size: int, skip_bad: bool, fit: Fit = "squash", cameras: Sequence[str] = ()
 ) -> Packed:

@@ -31,6 +31,7 @@ from lapa.commands.options import (
     recipe_of,
     same_preset,
     split_names,
+    streamed,
 )
 from lapa.contracts import LapaError
 
@@ -61,7 +62,7 @@ def quantize(
     from lapa.stage1_latent_actions import fit_laq
 
     recipe = how.recipe("quantize", *([f"window={window}"] if window is not None else []))
-    inputs: dict[str, Any] = {"dataset": dataset, **({"stream": stream} if stream else {})}
+    inputs: dict[str, Any] = {"dataset": dataset, **streamed(stream)}
     inputs |= {"labelled": labelled} if labelled else {}
     if done_before(out, recipe, how.seed, how.resume, "laq", "quantize", **inputs):
         return
@@ -196,6 +197,7 @@ def pretrain(
             name, if it is still there)
     """
     from lapa.artefacts.folder import read_config
+    from lapa.data.index import digest_of
     from lapa.data.labelled import read_labels, require_told
     from lapa.run_folder import begin, done_before
     from lapa.stage2_pretrain import check_labels, learner
@@ -204,7 +206,7 @@ def pretrain(
     policy = learner(labels, how.recipe())
     recipe = how.recipe(policy.pretrained_by)
     note_on_policy(how.preset, recipe)
-    inputs: dict[str, Any] = {"dataset": dataset, "labels": labels, **({"stream": stream} if stream else {})}
+    inputs: dict[str, Any] = {"dataset": dataset, "labels": labels, **streamed(stream)}
     if done_before(out, recipe, how.seed, how.resume, "policy", policy.pretrained_by, **inputs):
         return
     found, manifest = read_labels(labels)
@@ -218,7 +220,8 @@ def pretrain(
     else:
         packed = open_pack(dataset, policy.image_size, how.skip_bad, policy.fit, policy.cameras)
     check_labels(packed, found, manifest, wanted)
-    content = [packed.fingerprint, str(manifest["source_hash"])]
+    written = digest_of(*(shard["hash"].encode() for shard in manifest["shards"]))
+    content = [packed.fingerprint, str(manifest["source_hash"]), written]
     begin(out, recipe, how.seed, how.resume, "policy", policy.pretrained_by, content=content, **inputs)
     print_watch(out)
     print_results(train(packed, found, manifest, recipe, out, how.seed, wanted, stream or 0))
@@ -250,6 +253,7 @@ def finetune(
         trainable: head: the new head alone (best below some 50 trajectories), for unipi the video diffusion; all:
             everything but the vision encoder (None: the preset's)
     """
+    from lapa.artefacts.folder import describe
     from lapa.run_folder import begin, done_before
     from lapa.stage3_finetune import chosen_settings, learner
     from lapa.stage3_finetune import finetune as train
@@ -278,7 +282,8 @@ def finetune(
               f"{usual}. To change it, add --set policy.decoding={usual}.")  # fmt: skip
     packed = open_pack(dataset, its.image_size, how.skip_bad, its.fit, changes.get("cameras", its.cameras))
     packed.require_actions("finetuning")
-    content = [packed.fingerprint]
+    made = {"policy": policy, "idm": idm}
+    content = [packed.fingerprint, *(describe(path, kind).hash for kind, path in made.items() if path)]
     begin(out, recipe, how.seed, how.resume, "policy", its.finetuned_by, content=content, **inputs)
     if not reads:
         print_watch(out)
@@ -447,7 +452,8 @@ def ground(
 def stop(run: Annotated[Path, tyro.conf.Positional]) -> None:
     """End a run early and make the artefact of its present weights.
 
-    The run ends after the present step; LAQ after its trial starts. If the run is not running now, its own command with
+    The run ends after the present step; LAQ after its trial starts, and finetune, where it still measures its held-out
+    error, after that and one step more. If the run is not running now, its own command with
     --resume ends it at its last checkpoint. To continue it instead: remove RUN/finish, then its command with --resume.
 
     Args:

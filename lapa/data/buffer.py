@@ -64,7 +64,10 @@ class Segments:
             self._shares = list(np.array(stream.weights) / np.sum(stream.weights))
         for number, (begin, end) in enumerate(self._datasets, 1):
             if begin == end:
-                raise LapaError(f"Dataset {number} of {stream.spec} has no episode to train on here.")
+                raise LapaError(
+                    f"Dataset {number} of {stream.spec} has no episode to train on here: those that are too short and "
+                    "those that are held out (hold_out) do not count. Give it more episodes, or no weight."
+                )
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """Episode, first sample and number of samples: a block of the grid of `longest`, shifted at random."""

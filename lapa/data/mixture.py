@@ -25,7 +25,10 @@ class Mixture:
         self._starts = np.cumsum(self._counts) - self._counts
         if not self._counts.all():
             missing = int(np.flatnonzero(self._counts == 0)[0])
-            raise LapaError(f"Dataset {missing + 1} of {packed.spec} has a weight but no episode to train on here.")
+            raise LapaError(
+                f"Dataset {missing + 1} of {packed.spec} has a weight but no episode to train on here: those that are "
+                "too short and those that are held out (hold_out) do not count. Give it more episodes, or no weight."
+            )
         self._shares = np.array(packed.weights) / np.sum(packed.weights)
 
     def draw(self, rng: np.random.Generator, count: int) -> Array:

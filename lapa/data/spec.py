@@ -8,6 +8,7 @@ that belongs to the path is no trouble where the path exists.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -70,6 +71,11 @@ def parse(text: str) -> Spec:
     choice = Choice(**{option: options.pop(option) for option in asdict(Choice()).keys() & options.keys() - own})
     choice.check(text)
     return Spec(name, path or "", options, choice, weight)
+
+
+def parted(joined: str) -> tuple[str, ...]:
+    """The datasets of a pack's `spec`, "a:x b:y"; a path may hold spaces."""
+    return tuple(re.split(rf" (?=(?:{'|'.join(names('datasets'))}):)", joined))
 
 
 def open_dataset(text: str) -> Dataset:

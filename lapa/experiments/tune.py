@@ -151,7 +151,7 @@ def tune(
             score = scores[each.name] = _score(folder, benchmark, Trial(episodes, seed, validation=True))
             print(f"{each.name}: {score['success']:.1%} of {episodes} validation episodes.", flush=True)
         else:
-            score = scores[each.name] = _error(folder, packed)
+            score = scores[each.name] = _error(folder, packed, each.steps > 0)
             print(f"{each.name}: error {score['error']:.3f} on {score['episodes']} held-out episodes.", flush=True)
     best = max(tried, key=lambda pair: _merit(scores[pair[0].name]) if scores else 0.0)
     made = load_artefact(best[1], "policy")
@@ -190,10 +190,16 @@ def _merit(score: dict[str, Any]) -> float:
     return float(score["success"]) if "success" in score else -float(score["error"])
 
 
-def _error(folder: Path, packed: Packed) -> dict[str, Any]:
-    """The error on the episodes that `finetune` held out. A policy that was not finetuned is judged on them too."""
+def _error(folder: Path, packed: Packed, trained: bool) -> dict[str, Any]:
+    """The error on the episodes that `finetune` held out. A policy that was not finetuned is judged on them too.
+    Raises LapaError for one that was, and has no such error."""
     path, each = folder / HELD_OUT, np.arange(packed.episodes)
     if not path.exists():
+        if trained:  # it has learnt from them all
+            raise LapaError(
+                f"{folder.name} has no held-out error, and so cannot be compared. Give a --benchmark, or name one way "
+                "with --only."
+            )
         test, policy = of_each_fifth(each), Policy.from_pretrained(folder)
         write_json(path, offline(policy, packed, each[test], (packed, each[~test]), policy.spec, ASKED))
     found = read_json(path, "held-out error")

@@ -23,6 +23,7 @@ from lapa.contracts import Array, LapaError
 from lapa.data.index import tell
 from lapa.data.pack import Packed, pack
 from lapa.data.pairs import PairIndex, tell_of_window, too_slow, window_offsets, window_pairs
+from lapa.data.spec import parted
 from lapa.measures.flow import coarse_flow, installed, main_motion
 from lapa.measures.linear import LinearFit
 from lapa.measures.motion import Motion, motion
@@ -151,7 +152,7 @@ def explored(
         raise LapaError(f"{len(laqs)} LAQs were given ({', '.join(map(str, laqs))}); the page shows {RUNS} at most.")
     if not specs:
         trained = read_run(next(iter(laqs))).about.get("provenance", {}).get("data", {})
-        specs = [spec for joined in trained for spec in joined.split()]
+        specs = [spec for joined in trained for spec in parted(joined)]
         if not specs:
             raise LapaError(f"{next(iter(laqs))} does not say what it was trained on: give --dataset NAME:PATH.")
         print(f"No --dataset: the videos are those that {next(iter(laqs))} was trained on.")

@@ -37,6 +37,11 @@ class Config:
         if not space.code_embeddings:
             raise LapaError("The head nearest needs the places of the codes, and these labels have none: they were not "
                             "made by a LAQ (lapa label). Leave policy.code_head out.")  # fmt: skip
+        if not space.code_embeddings[0]:
+            raise LapaError("The head nearest needs codes at different places, and those of these labels are all at "
+                            "one. Leave policy.code_head out, or fit a LAQ of more codes.")  # fmt: skip
+        if self.width < 1:
+            raise LapaError(f"nearest: width is at least 1, not {self.width}.")
         return Nearest(width, self, space)
 
 

@@ -27,7 +27,7 @@ def read_bins(path: Path, classes: int) -> ActionSpace:
     if len(rows) < 2:
         raise LapaError(f"{path} has {len(rows)} rows; a csv of action bins has a header and a row a dimension.")
     edges = tuple(_edges(path, number, row) for number, row in enumerate(rows[1:], 2))
-    if len(rows[0]) != classes:
+    if len(rows[0]) not in (classes, classes + 1):  # one more than the head: every class has a bin
         raise LapaError(f"{path} has {len(rows[0])} columns, and the action head {classes} classes: they do not go "
                         "together.")  # fmt: skip
     names = PLACE if len(edges) == len(PLACE) else tuple(f"action_{i}" for i in range(len(edges)))

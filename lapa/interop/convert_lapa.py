@@ -244,7 +244,7 @@ def _settings(source: Path) -> dict[str, Any]:
             if not isinstance(llama, dict):
                 continue
             found: dict[str, Any] = {"where": path}
-            if isinstance(count := llama.get("num_attention_heads"), int):
+            if isinstance(count := llama.get("num_attention_heads"), int) and count > 0:
                 found["heads"] = count
             if isinstance(eps := llama.get("rms_norm_eps"), float) and 0 < eps < 1:
                 found["eps"] = eps

@@ -18,6 +18,7 @@ from lapa.interop.convert_names import is_turned, layer_of, released_name
 from lapa.interop.convert_params import CHUNK, write_array
 from lapa.interop.convert_vqgan import released_vqgan_name, theirs_of, write_vqgan
 from lapa.policies import saved_config
+from lapa.policies.vla import VLA
 from lapa.policies.vla import Config as PolicyConfig
 
 NUMBERS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
@@ -32,10 +33,10 @@ def to_lapa(source: Path, out: Path, vqgan: Path | None = None, tokenizer: Path 
     for path in (out, vqgan, tokenizer, bins):
         if path is not None and path.exists():
             raise LapaError(f"{path} exists already. Remove it or choose another path.")
-    kind, space = _released_model(source)
+    weights, kind, space = _released_model(source)
     if bins is not None and not isinstance(space, ActionSpace):
         raise LapaError(f"{source} has no action bins. Leave --bins out.")
-    with safe_open(source / "model.safetensors", framework="pt") as file:
+    with safe_open(weights, framework="pt") as file:
         names = list(file.keys())
         groups: dict[str, list[str]] = {}
         for name in names:
@@ -62,12 +63,13 @@ def to_lapa(source: Path, out: Path, vqgan: Path | None = None, tokenizer: Path 
     return f"Written: {', '.join(written)}."
 
 
-def _released_model(source: Path) -> tuple[str, CodeSpace | ActionSpace | None]:
-    """The kind of the head's space, and the space, of an artefact that the released code can have."""
+def _released_model(source: Path) -> tuple[Path, str, CodeSpace | ActionSpace | None]:
+    """The weights of an artefact that the released code can have, the kind of its head's space, and the space."""
     path = Path(source)
     if path.is_dir() and read_json(path / "config.json", "artefact").get("kind") == "backbone":
-        describe(path, "backbone").settings(lwm.Config)
-        return "", None
+        backbone = describe(path, "backbone")
+        backbone.settings(lwm.Config)
+        return backbone.require_weights(), "", None
     artefact = describe(path, "policy")
     config = saved_config(artefact)
     if not isinstance(config, PolicyConfig) or config.backbone != "lwm" or config.head != "autoregressive":
@@ -80,11 +82,26 @@ def _released_model(source: Path) -> tuple[str, CodeSpace | ActionSpace | None]:
         policy = config.build(pretrained=False)
         policy.restore(artefact.config)
     space = policy.space
+    if policy.grown is not None and (policy.grown[0] != "autoregressive" or policy.grown[1].get("directions")):
+        raise LapaError(f"{source} has the head {policy.grown[0]}, or says directions before it acts; the released "
+                        "code has the head autoregressive alone, and says none.")  # fmt: skip
     if isinstance(space, ActionSpace) and space.chunk == 1:
-        return "actions", space
+        _require_as_given(policy, source)
+        return artefact.require_weights(), "actions", space
     if isinstance(space, CodeSpace):
-        return "codes", space
+        return artefact.require_weights(), "codes", space
     raise LapaError(f"{source} predicts chunks or clusters of actions; the released code knows bins of one action.")
+
+
+def _require_as_given(policy: VLA, source: Path) -> None:
+    """Raises LapaError where the actions that it answers are not yet those of the robot: the released code would carry
+    them out as they are."""
+    if policy.meaning and any(policy.meaning.relative):
+        raise LapaError(f"{source} answers actions relative to the robot's state, and the released code adds no state "
+                        "to them. Finetune with --set actions=given.")  # fmt: skip
+    if policy.scales:
+        raise LapaError(f"{source} answers actions in a scale of their own for each robot (scale=each), and the "
+                        "released code has one robot. Finetune with --set scale=joint.")  # fmt: skip
 
 
 def _write_group(target: Any, file: Any, theirs: str, ours: list[str], chunk: int) -> None:

@@ -1,6 +1,6 @@
 """The released code's `vqgan` file: a pickle of nested dicts of arrays, read without running anything in it.
 
-Five names may stand in the file, those that dicts of numpy or jax arrays need. None of them is called: each has a
+Six names may stand in the file, those that dicts of numpy or jax arrays need. None of them is called: each has a
 stand-in here that only takes down what it is given. Any other name is refused.
 """
 
@@ -83,13 +83,14 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("flax.core.frozen_dict", "FrozenDict"): _frozen_dict,
     ("jax._src.array", "_reconstruct_array"): _reconstruct_array,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,  # since numpy 2
     ("numpy", "ndarray"): _NDArray,
     ("numpy", "dtype"): _DType,
 }
 
 
 class Unpickler(pickle.Unpickler):
-    """Finds the five allowed names, as their stand-ins, and refuses all others."""
+    """Finds the allowed names, as their stand-ins, and refuses all others."""
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in. Raises LapaError naming what is refused."""

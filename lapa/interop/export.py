@@ -10,7 +10,6 @@ dataset, where each frame has a row, and have no row in a jsonl.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lapa import plugins
 from lapa.actions.spec import described
 from lapa.artefacts.folder import provenance
 from lapa.contracts import Array, BadVideo, Episode, LapaError
@@ -30,7 +28,7 @@ from lapa.data.labelled import read_labels, require_told
 from lapa.data.lerobot_format import LeRobotWriter, rate_in_words, whole_rate
 from lapa.data.pack import Packed, pack
 from lapa.data.select import even_steps, over_skipped
-from lapa.data.spec import open_dataset
+from lapa.data.spec import open_dataset, parted
 from lapa.data.video import GOOD, Quality, coding_in_words, quality_for
 from lapa.runtime.progress import Progress
 from lapa.stage2_pretrain import check_labels
@@ -91,7 +89,7 @@ def open_labelled(path: Path, dataset: Sequence[str] = ()) -> Labelled:
             "lapa label --source LAQ."
         )
     require_told(manifest, ("dataset", "image_size", "classes", "source_hash", "window_seconds", "fingerprint"), path)
-    specs = tuple(dataset) or _specs(str(manifest["dataset"]))
+    specs = tuple(dataset) or parted(str(manifest["dataset"]))
     packed = pack(specs, int(manifest["image_size"]), skip_bad=True)
     codes = np.full((len(packed), labels.values.shape[1]), NO_LABEL, np.int64)
     codes[check_labels(packed, labels, manifest)] = labels.values
@@ -186,11 +184,6 @@ def export_jsonl(labelled: Labelled, out: Path, image_size: int | None = None) -
 
 def _row(instruction: str, code: Array) -> dict[str, Any]:
     return {"instruction": PROMPT.format(instruction), "delta": [str(c) for c in code], "fields": FIELDS}
-
-
-def _specs(joined: str) -> tuple[str, ...]:
-    """The datasets that a manifest names, "a:x b:y" (a path may hold spaces)."""
-    return tuple(re.split(rf" (?=(?:{'|'.join(plugins.names('datasets'))}):)", joined))
 
 
 def _told(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -140,6 +140,7 @@ def clustered(features: Array, fit: Array, clusters: int) -> Array:
     axes = x.T @ vectors[:, -COMPONENTS:] if small else vectors[:, -COMPONENTS:]
     axes /= np.maximum(np.linalg.norm(axes, axis=0), 1e-12)
     places = (features - centre) @ axes
+    clusters = min(clusters, len(np.unique(places[fit], axis=0)))  # videos may stand still
     best, found = np.inf, places[fit][:clusters]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a cluster that nothing is near to: it does no harm

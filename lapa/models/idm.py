@@ -47,6 +47,8 @@ class IDMConfig:
             raise LapaError(
                 f"Inverse dynamics: width is at least 1, blocks 0 to {MOST_BLOCKS}, not {self.width} and {self.blocks}."
             )
+        if self.blocks and self.width % 2:
+            raise LapaError(f"Inverse dynamics: width is even where there are blocks, not {self.width}.")
         if not (0 <= self.dropout < 1 and 0 <= self.shift < 1):
             raise LapaError(f"Inverse dynamics: dropout and shift are 0 to 1, not {self.dropout} and {self.shift}.")
 
@@ -99,9 +101,9 @@ class InverseDynamics(nn.Module):
 
     def standardise(self, actions: Array) -> None:
         """Fit mean and scale of the targets to float [N, A]."""
-        table = torch.as_tensor(actions, dtype=torch.float32)
+        table = torch.as_tensor(actions, dtype=torch.float64)  # in float32 the mean of equal numbers may be another
         self.mean.copy_(table.mean(0))
-        self.scale.copy_(table.std(0).clamp_min(1e-6))
+        self.scale.copy_(table.std(0, correction=0).clamp_min(1e-6))  # of one pair as well
 
     def forward(self, now: Tensor, later: Tensor) -> Tensor:
         """Pixels float [B, 3, H, W] twice -> standardised action [B, A]."""

@@ -142,7 +142,8 @@ def look_at(
 
 
 def error_over_copy(laq: LAQ, look: Look, rows: Array) -> float:
-    """Squared error of the later frames, decoded from their codes, over that of showing the present frame again."""
+    """Squared error of the later frames, decoded from their codes, over that of showing the present frame again. Of
+    frames that all stand still it is 1: there is nothing to be better at."""
     error = copy = 0.0
     for start in range(0, min(len(rows), CHOICE), 256):
         some = look.pairs.batch(look.packed, rows[start : start + 256])
@@ -150,7 +151,7 @@ def error_over_copy(laq: LAQ, look: Look, rows: Array) -> float:
         future = laq.decode(now, laq.encode(some.now, some.later).cpu().numpy())
         error += float((future - later).square().sum())
         copy += float((now - later).square().sum())
-    return error / max(copy, 1e-9)
+    return error / copy if copy > 1e-9 else max(1.0, error / 1e-9)
 
 
 def watch(laq: LAQ, look: Look) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lapa.contracts import FramePairs, LapaError, Logs
 from lapa.models.laq import LAQ
 from lapa.runtime.distributed import device
 
+HEADS = 4  # of the transformer that predicts features
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that vision encoders expect
 
 
@@ -107,8 +108,10 @@ class FeatureDecoder(nn.Module):
 
     def __init__(self, width: int, dim: int, depth: int = 2) -> None:
         super().__init__()
+        if dim % HEADS:
+            raise LapaError(f"objectives.features: laq.dim is a multiple of {HEADS}, not {dim}.")
         self.down = nn.Linear(width, dim)
-        layer = nn.TransformerDecoderLayer(dim, 4, 2 * dim, dropout=0.0, batch_first=True, norm_first=True)
+        layer = nn.TransformerDecoderLayer(dim, HEADS, 2 * dim, dropout=0.0, batch_first=True, norm_first=True)
         self.blocks = nn.TransformerDecoder(layer, depth)
         self.up = nn.Linear(dim, width)
         nn.init.zeros_(self.up.weight)

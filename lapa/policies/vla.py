@@ -34,6 +34,7 @@ from lapa.data.index import Index
 from lapa.data.observations import Seen, say_once, seen
 from lapa.data.pack import Packed
 from lapa.data.pairs import window_offsets
+from lapa.data.spec import parted
 from lapa.heads import AnyHead, Head, predicts_numbers
 from lapa.plugins import configure
 from lapa.policies import (
@@ -230,9 +231,16 @@ class VLA(Policy):
             windows = recipe.latent_chunk
             self.grow(CodeSpace(labels.values.shape[1], int(about["classes"]), "codes", embeddings, windows))
             offsets = window_offsets(data.fps, about.get("window_seconds"))
-            return Examples(frames, codes_ahead(labels, offsets, windows))
+            targets = codes_ahead(labels, offsets, windows)
+            if (targets < 0).any(1).all():
+                raise LapaError(
+                    f"{data.spec}: no episode is as long as the {windows} windows of latent_chunk={windows}."
+                )
+            return Examples(frames, targets)
         self.meaning = Meaning.from_json(about.get("meaning"))
         chunks, pad = actions_ahead(labels, recipe.chunk, self.meaning)
+        if pad.any(1).all():
+            raise LapaError(f"{data.spec}: no episode is longer than the action chunk of {recipe.chunk}.")
         if recipe.scale == "each" and about["source"] == "ground_truth":  # others speak one robot's units
             source = data.source[labels.episode]
             self.scales = Scales.of(chunks[:, 0], source, robots(data))
@@ -518,7 +526,7 @@ def _asked(embodiment: Sequence[str], names: Sequence[str]) -> Array:
 
 def robots(data: Index) -> tuple[str, ...]:
     """A name for the robot of each dataset; a name that occurs again gets a number."""
-    specs = tuple(data.spec.split(" "))
+    specs = parted(data.spec)
     found = data.embodiments if all(data.embodiments) else specs
     if len(found) != len(data.widths):
         return tuple(map(str, range(len(data.widths))))

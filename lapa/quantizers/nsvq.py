@@ -60,6 +60,9 @@ class Config:
             if not 0 <= getattr(self, name) <= most:
                 upto = "" if most == math.inf else f" to {most}"
                 raise LapaError(f"nsvq: {name} is a number from 0{upto}, not {getattr(self, name)}.")
+        if any(every < 1 for _, _, every in self.schedule):
+            raise LapaError(f"nsvq: every range of schedule is first, last, every, with every at least 1; got "
+                            f"{list(map(list, self.schedule))}.")  # fmt: skip
 
     def build(self) -> nn.Module:
         if self.balance and self.size < 2:

@@ -6,13 +6,14 @@ entry. Entries are not learnt by gradient: each is the moving average of the z t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lapa.contracts import Logs, Quantized
+from lapa.contracts import LapaError, Logs, Quantized
 from lapa.runtime.distributed import sum_over_ranks
 
 
@@ -34,6 +35,13 @@ class Config:
     commitment: float = 0.02
     threshold: float = 0.1
     noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("decay", "commitment", "threshold", "noise"):
+            most = 1 if name == "decay" else math.inf
+            if not 0 <= getattr(self, name) <= most:
+                upto = "" if most == math.inf else f" to {most}"
+                raise LapaError(f"vq_ema: {name} is a number from 0{upto}, not {getattr(self, name)}.")
 
     def build(self) -> nn.Module:
         return VQEMA(self)

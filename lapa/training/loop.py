@@ -62,7 +62,8 @@ class Optimisation:
     batch_size: int = 64
     """samples a step, over all processes and micro-batches"""
     accumulate: int = 1
-    """micro-batches a step, one after another: as much less memory, the same step (but for batch statistics)"""
+    """micro-batches a step, one after another: as much less memory, the same step (but for batch statistics, and for
+    the weight of chunks that the end of an episode cuts short)"""
     learning_rate: float = 1e-3
     """peak learning rate of Adam"""
     betas: tuple[float, float] = (0.9, 0.99)

@@ -223,6 +223,16 @@ def test_clusters_are_the_actions_there_are() -> None:
     assert ActionCodebook.clusters(actions, 16).classes == 4, "no more than there are different actions"
 
 
+@pytest.mark.parametrize("still", [0.0, 1e-9])
+def test_a_dimension_that_stands_still_decides_no_class(still: float) -> None:
+    """Also where it moves later on: the other dimensions are heard as well."""
+    _, actions = seen_often(50, noise=0.05)
+    more = np.column_stack([actions, still * np.random.default_rng(1).normal(size=len(actions))])
+    words, of_two = ActionCodebook.clusters(more, 4), ActionCodebook.clusters(actions, 4)
+    np.testing.assert_allclose(np.array(words.means)[:, :2], of_two.means, atol=1e-4)
+    assert len(np.unique(words.encode(more + np.array([0, 0, 0.01])))) == 4
+
+
 def test_what_codes_mean_is_read_off_soft_predictions() -> None:
     """Nobody says which code an action had: the policy's own doubtful predictions tell."""
     rng = np.random.default_rng(1)

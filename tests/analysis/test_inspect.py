@@ -113,6 +113,8 @@ def test_another_window(laq: Path, tmp_path: Path) -> None:
     look = [inspect_runs([laq], [OTHER], tmp_path, window=w)["runs"]["laq"]["on_dataset"] for w in (None, 0.6)]
     assert [figures["window_seconds"] for figures in look] == [0.2, 0.6]
     assert look[0]["pairs"] > look[1]["pairs"], "longer windows fit less often"
+    with pytest.raises(LapaError, match="window must be above 0"):
+        inspect_runs([laq], [OTHER], tmp_path, window=0)
 
 
 def test_a_run_that_is_still_training(tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

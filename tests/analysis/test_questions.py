@@ -70,6 +70,13 @@ def test_a_difference_of_frame_embeddings_adds_up(
     assert (found["reversal"]["difference"]["error"] < 1e-6) == (power == 1)
 
 
+@pytest.mark.parametrize("what", ["algebra", "information"])
+def test_two_datasets_of_one_name_have_a_row_each(what: str, made: Path, tmp_path: Path) -> None:
+    specs = [f"tabletop:sim,episodes=8,size=24,seed={seed}" for seed in (1, 2)]
+    cli.main(["analyse", what, str(made / "laq"), *(f"--dataset={spec}" for spec in specs), "--out", str(tmp_path)])
+    assert set(specs) <= set(json.loads((tmp_path / f"{what}.json").read_text())["results"])
+
+
 # Rollout
 
 

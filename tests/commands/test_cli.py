@@ -227,6 +227,7 @@ def test_a_robot_of_other_dimensions(
         ("quantize --dataset tabletop:sim --set quantise.steps=3", '"quantize"?'),
         ("quantize --dataset tabletop:sim --set quantize.steps=many", "steps"),
         ("quantize --dataset tabletop:sim --set quantize.steps=0", "steps 1"),
+        ("quantize --dataset tabletop:sim --stream 0", "--stream 1 0"),
         ("quantize --dataset tabletop:sim --set quantize.betas=[0.9]", '"quantize.betas=[0.9]" two'),
         ("ground --depth 0", "width depth 128 0"),
         ("ground --width 30", "30 4 width heads"),
@@ -265,6 +266,10 @@ def test_a_robot_of_other_dimensions(
 def test_misspelt_values(arguments: str, says: str, refuses: Refuses, tmp_path: Path) -> None:
     """The message has each part of `says`: what was misspelt, its bounds, the suggestion."""
     refuses(*arguments.split(), "--out", tmp_path / "out", says=tuple(says.split()))
+
+
+def test_no_pixel_is_no_size(refuses: Refuses) -> None:
+    refuses("cache", "--dataset", TABLE, "--image-size", 0, says=("--image-size", "1", "0"))
 
 
 @pytest.mark.parametrize(

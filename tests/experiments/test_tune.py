@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,9 @@ def test_without_a_benchmark_the_least_error_on_held_out_episodes_is_chosen(
     assert f"{scores['head']['error']:.3f} on 3 held-out episodes" in capsys.readouterr().out
     with pytest.raises(LapaError, match="4 episodes"):
         tune(packed.subset(np.arange(4)), actionvla, tiny, tmp_path / "few", 7, None, 0, ways)
+    still = replace(packed, actions=np.zeros_like(packed.require_actions("this")))
+    with pytest.raises(LapaError, match="head has no held-out error, and so cannot be compared"):
+        tune(still, actionvla, tiny, tmp_path / "still", 7, None, 0, ("head", "as-it-is"))
 
 
 def test_ways_differ_as_they_say(packed: Packed, tiny: Recipe, actionvla: Path, tmp_path: Path) -> None:

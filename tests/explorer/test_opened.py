@@ -15,6 +15,7 @@ from made import lerobot_v21
 from lapa import cli
 from lapa.artefacts.folder import load_artefact, save_artefact
 from lapa.contracts import LapaError
+from lapa.data.spec import parted
 from lapa.explorer import opened, panels, told
 from lapa.explorer.opened import Explored, explored
 from lapa.explorer.play import begin, own_code, plan, press
@@ -56,6 +57,19 @@ def test_a_policy_brings_its_laq_and_the_videos_of_training(folder: Path, tmp_pa
         assert explored([str(folder / "laq"), str(moved)], [HAND])[0].policy_name == "moved"
     finally:
         moved.rename(folder / "latent")
+
+
+def test_paths_with_spaces_come_apart_as_they_were_joined() -> None:
+    joined = "video_folder:my clips,fps=5 lerobot:a b c tabletop:hand"
+    assert parted(joined) == ("video_folder:my clips,fps=5", "lerobot:a b c", "tabletop:hand")
+
+
+def test_the_videos_of_training_may_lie_in_a_path_with_spaces(clips: Path, small: list[str], tmp_path: Path) -> None:
+    shutil.copytree(clips, tmp_path / "my clips")
+    data = ("--dataset", f"video_folder:{tmp_path / 'my clips'}")
+    cli.main(["quantize", *data, *small, "--steps", "1", "--out", str(tmp_path / "laq")])
+    (run,) = explored([str(tmp_path / "laq")])
+    assert run.packed.episodes == 6
 
 
 def test_a_laq_that_was_moved_together_with_its_policy_is_found(folder: Path, tmp_path: Path) -> None:

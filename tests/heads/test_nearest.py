@@ -69,3 +69,7 @@ def test_classes_that_have_no_place_are_refused() -> None:
         nearest.Config().build(12, actions)
     with pytest.raises(LapaError, match="places"):
         nearest.Config().build(12, CodeSpace(2, 4))
+    with pytest.raises(LapaError, match="width is at least 1, not 0"):
+        nearest.Config(width=0).build(12, CodeSpace(1, 2, code_embeddings=((0.0,), (1.0,))))
+    with pytest.raises(LapaError, match="different places"):
+        nearest.Config().build(12, CodeSpace(1, 1, code_embeddings=((),)))

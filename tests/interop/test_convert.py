@@ -426,6 +426,9 @@ def test_a_converted_checkpoint_labels_inspects_and_pretrains(
     (seen,) = json.loads((tmp_path / "inspect/inspect.json").read_text())["runs"].values()
     assert len(seen["on_dataset"]["perplexity"]) == codes
     run("pretrain", *data, "--labels", tmp_path / "labels", "--steps", 1, *small, "--out", tmp_path / "latent")
+    for more in (("--image-size", 99), ("--hz", 7)):  # nothing is passed over in silence
+        with pytest.raises(SystemExit):
+            run("convert", "laq-official", laq, tmp_path / "back.pt", "--reverse", *more)
     run("convert", "laq-official", laq, tmp_path / "back.pt", "--reverse")
     assert same(torch.load(tmp_path / "back.pt", weights_only=True), theirs.weights)
 

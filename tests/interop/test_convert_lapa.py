@@ -20,10 +20,14 @@ from released_lapa import BINS, Released, array_bytes, packed, params_bytes, pic
 from safetensors.torch import load_file
 
 import lapa
+from lapa.actions.meaning import Meaning
+from lapa.actions.scales import Scales
+from lapa.actions.spaces import ActionSpace
+from lapa.artefacts.folder import save_artefact
 from lapa.cli import main
 from lapa.contracts import LapaError
 from lapa.data.observations import Seen
-from lapa.interop.convert_bins import read_bins
+from lapa.interop.convert_bins import read_bins, written_bins
 from lapa.interop.convert_lapa import Choices, from_lapa
 from lapa.interop.convert_lapa_back import to_lapa
 from lapa.interop.convert_params import read_index
@@ -347,6 +351,45 @@ def test_back_to_the_released_form(action: Released, tmp_path: Path) -> None:
         to_lapa(out, tmp_path / "back")
 
 
+def test_what_the_released_code_would_do_otherwise_is_not_written(action: Released, tmp_path: Path) -> None:
+    made = lapa.Policy.from_pretrained(convert(action, tmp_path))
+    spec, names = made.meaning.spec, made.meaning.spec.names
+    relative, scaled = Meaning(spec, (True,) * 3, names), Scales(((-1.0,) * 3,), ((1.0,) * 3,), ("arm",))
+    for says, meaning, scales in (("actions=given", relative, None), ("scale=joint", made.meaning, scaled)):
+        made.meaning, made.scales = meaning, scales
+        save_artefact(tmp_path / says, "policy", {**made.description(), "method": "lapa"}, made.state_dict())
+        with pytest.raises(LapaError, match=says):
+            to_lapa(tmp_path / says, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_the_weights_that_go_back_are_those_that_config_json_names(action: Released, tmp_path: Path) -> None:
+    out = convert(action, tmp_path)
+    weights = out / "model.safetensors"
+    whole = weights.read_bytes()
+    for content, says in (
+        (whole[: len(whole) // 2], "does not match"),
+        (whole[:-1] + b"x", "does not match"),
+        (None, "is missing"),
+    ):
+        weights.unlink() if content is None else weights.write_bytes(content)
+        with pytest.raises(LapaError, match=f"model.safetensors {says}"):
+            to_lapa(out, tmp_path / "back")
+        assert not (tmp_path / "back").exists()
+
+
+def test_bins_that_fill_the_head_come_back(tmp_path: Path) -> None:
+    space = ActionSpace.fit(np.random.default_rng(0).normal(size=(100, 3)), 8)
+    (tmp_path / "bins.csv").write_text(written_bins(space))
+    assert read_bins(tmp_path / "bins.csv", space.classes).edges == space.edges
+
+
+def test_the_vqgan_may_be_written_by_a_numpy_of_today(latent: Released, tmp_path: Path) -> None:
+    (tmp_path / "vqgan").write_bytes(pickled(latent.pictures).replace(b"cnumpy.core.", b"cnumpy._core."))
+    for name, array in read_vqgan(tmp_path / "vqgan").items():
+        np.testing.assert_array_equal(array, latent.pictures[name])
+
+
 def test_a_robot_policy_acts_and_says_what_it_does(action: Released, tmp_path: Path) -> None:
     policy = lapa.Policy.from_pretrained(convert(action, tmp_path, "--hz", "7"))
     images, texts = pictures_and_texts(2)
@@ -517,7 +560,7 @@ def test_a_pickle_of_other_things_is_refused(content: bytes, tmp_path: Path) -> 
 
 
 def test_the_command_says_what_belongs_to_which_form(latent: Released, tmp_path: Path, capsys: Any) -> None:
-    for more in (["--image-size", "256", *latent.arguments], ["--vqgan", "x"]):
+    for more in (["--image-size", "256", *latent.arguments], ["--dtype", "bfloat16", "--reverse"], ["--vqgan", "x"]):
         with pytest.raises(SystemExit):
             main(["convert", "lapa-official", str(latent.folder / "params"), str(tmp_path / "out"), *more])
         assert more[0] in capsys.readouterr().err or "--tokenizer" in capsys.readouterr().err

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 
-from lapa.models.idm import shifted
+from lapa.contracts import LapaError
+from lapa.models.idm import IDMConfig, InverseDynamics, shifted
 from lapa.runtime.distributed import Share, working_on
 
 
@@ -24,3 +27,17 @@ def test_both_frames_of_a_pair_are_shifted_alike() -> None:
     torch.set_rng_state(state)
     with working_on(Share(10, 5, 40)):
         assert torch.equal(shifted(images[10:15], 2), moved[10:15])
+
+
+def test_a_width_that_cannot_be_is_refused_at_once() -> None:
+    IDMConfig(width=3, blocks=0)
+    with pytest.raises(LapaError, match="width is even where there are blocks, not 3"):
+        IDMConfig(width=3)
+
+
+def test_actions_are_standardised_however_few_and_equal_they_are() -> None:
+    """One pair has no spread, and many equal numbers have themselves as their mean."""
+    model = InverseDynamics(IDMConfig(image_size=8, width=4, blocks=1), 2)
+    for actions in (np.float32([[350.1, 2]]), np.tile(np.float32([[350.1, 2]]), (5000, 1))):
+        model.standardise(actions)
+        assert torch.equal((torch.from_numpy(actions) - model.mean) / model.scale, torch.zeros(actions.shape))

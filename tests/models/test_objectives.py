@@ -90,6 +90,11 @@ def test_features_need_an_encoder(tmp_path: Path) -> None:
 # Pairs
 
 
+def test_a_width_that_its_transformer_cannot_have() -> None:
+    with pytest.raises(LapaError, match=r"laq\.dim is a multiple of 4, not 18"):
+        FeatureDecoder(8, 18)
+
+
 def test_what_follows_starts_where_its_forerunner_ends() -> None:
     table = pack(["tabletop:sim,episodes=12,seed=9"], 24, quiet=True)
     pairs = window_pairs(table, 0.2)

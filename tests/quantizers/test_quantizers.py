@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lapa import plugins
 from lapa.contracts import LapaError
-from lapa.quantizers import fsq, nsvq, residual
+from lapa.quantizers import fsq, nsvq, residual, vq_ema
 from lapa.recipe import override, preset
 from lapa.training.loop import seed_everything
 from lapa.training.watcher import UNTIL, CodebookWatcher, perplexity
@@ -204,6 +204,14 @@ def test_one_code_has_nothing_to_balance() -> None:
 def test_nsvq_refuses_options_that_cannot_be_meant(option: str, value: float) -> None:
     with pytest.raises(LapaError, match=f"nsvq: {option} .*not {value}"):
         nsvq.Config(**{option: value})
+
+
+def test_schedules_and_averages_that_cannot_be_meant() -> None:
+    with pytest.raises(LapaError, match=r"nsvq: .*every at least 1; got \[\[10, 90, 0\]\]"):
+        nsvq.Config(schedule=((10, 90, 0),))
+    for option, value in (("decay", 1.5), ("commitment", -1.0), ("threshold", float("nan"))):
+        with pytest.raises(LapaError, match=f"vq_ema: {option} .*not {value}"):
+            vq_ema.Config(**{option: value})  # type: ignore[arg-type]
 
 
 def test_nsvq_survives_an_exact_hit() -> None:

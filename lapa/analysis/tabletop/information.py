@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa.analysis.reading import Reading, Source, effector, read
+from lapa.analysis.reading import Reading, Source, effector, names_of, read
 from lapa.analysis.tabletop.states import domains_of
 from lapa.contracts import Array, LapaError
 from lapa.data.spec import parse
@@ -40,7 +40,8 @@ def information(source: Source, specs: Sequence[str], out: Path, seed: int = 0) 
     domains_of(specs, "What the codes tell of objects is asked of Tabletop, whose tasks name them; it")
     readings = [read(source, spec, seed=seed) for spec in specs]
     labels = [variables(r) for r in readings]
-    results = {r.name: told(r.codes, known, r.episode, seed) for r, known in zip(readings, labels, strict=True)}
+    each = zip(names_of(specs), readings, labels, strict=True)
+    results = {name: told(r.codes, known, r.episode, seed) for name, r, known in each}
     if len(readings) > 1:
         together = {name: np.concatenate([known[name] for known in labels]) for name in ("action", OBJECT)}
         together["domain"] = np.repeat(np.arange(len(readings)), [len(r) for r in readings])
