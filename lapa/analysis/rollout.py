@@ -52,11 +52,15 @@ def rollout(source: Source, policy: Dreamer, specs: Sequence[str], out: Path, se
     chosen = np.sort(np.random.default_rng(seed).permutation(long)[:EPISODES])
     frames = packed.starts[chosen, None] + stride[chosen, None] * np.arange(HORIZON + 1)
     real = packed.gather(frames.ravel()).reshape(*frames.shape, packed.image_size, packed.image_size, 3)
+    if (real == real[:, :1]).all():
+        raise LapaError(f"{packed.spec}: nothing moves within {HORIZON} windows of {source.window:g} s, so there is no "
+                        "future to draw.")  # fmt: skip
     errors = over_horizon(source.laq, policy, real, [packed.instructions[e] for e in chosen])
+    moved = np.maximum(errors["copy"].mean(0), 1e-12)  # nothing, where the videos begin with a pause
     results = {
         "episodes": len(chosen), "horizon": HORIZON, "window": source.window, "too_short": packed.episodes - len(long),
         "mse": {name: error.mean(0).tolist() for name, error in errors.items()},
-        "over_copy": {name: (error.mean(0) / errors["copy"].mean(0)).tolist() for name, error in errors.items()},
+        "over_copy": {name: (error.mean(0) / moved).tolist() for name, error in errors.items()},
         "interval": {name: _spread(error, seed) for name, error in errors.items()},
     }  # fmt: skip
     _picture(results, errors, out / "rollout.png")

@@ -251,6 +251,12 @@ def _convert_lapa(
     print_next("in Python, policy = lapa.Policy.from_pretrained(..); what else it is for: docs/lapa_7b.md")
 
 
+EXPORT_TAKES = {
+    "lerobot": ("dataset", "image_size", "fps", "quality", "robot"), "jsonl": ("dataset", "image_size"),
+    "lerobot-policy": ("feature",), "hub": ("license", "private"),
+}  # fmt: skip
+
+
 def export(
     form: tyro.conf.Positional[Literal["lerobot", "jsonl", "lerobot-policy", "hub"]],
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LABELS|RUN")],
@@ -285,6 +291,14 @@ def export(
         license: hub: the licence of the weights, such as apache-2.0; it must suit the licence of the videos
         private: hub: only you can see it
     """
+    given = {"dataset": dataset, "image_size": image_size, "fps": fps, "quality": quality, "robot": robot,
+             "feature": feature, "license": license, "private": private}  # fmt: skip
+    for name, value in given.items():
+        if value not in ("", ()) and value is not None and value is not False and name not in EXPORT_TAKES[form]:
+            owners = " and ".join(other for other, takes in EXPORT_TAKES.items() if name in takes)
+            raise LapaError(
+                f"--{name.replace('_', '-')} belongs to `lapa export` {owners}, not to {form}. Leave it out."
+            )
     if form == "hub":
         from lapa.artefacts.hub import push_to_hub
 
@@ -300,8 +314,6 @@ def export(
         print(f"Wrote {out}, a checkpoint of LeRobot. It needs: pip install lerobot_policy_lapa (docs/lerobot.md)")
         print_next(f"lerobot-eval --policy.path={quoted(out)} --env.type=..")
         return
-    if feature:
-        raise LapaError("--feature belongs to `lapa export lerobot-policy`.")
     from lapa.data.index import counted, tell
     from lapa.data.video import GOOD
     from lapa.interop.export import ROWS, export_jsonl, export_lerobot, open_labelled
@@ -316,9 +328,6 @@ def export(
         print(f"Wrote {episodes} with latent_action to {out}; frames without a label have -1.")
         print_next(f"lapa inspect --dataset {quoted(f'lerobot:{out}')} --out runs/inspect")
         return
-    if fps is not None or quality is not None or robot:
-        which = "--fps" if fps is not None else "--quality" if quality is not None else "--robot"
-        raise LapaError(f"{which} belongs to `lapa export lerobot`; a jsonl has a row and a JPEG per frame.")
     rows = export_jsonl(labelled, Path(out), image_size)
     classes, width = labelled.manifest["classes"], labelled.codes.shape[1]
     print(f"Wrote {rows} rows to {out}/{ROWS}, and the images beside it; {labelled.without} frames have no label.")

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from hand_coded import recoded
+from made import pictures, video
 from PIL import Image
 
 from lapa import cli
 from lapa.analysis.algebra import of_reading, over_chance
 from lapa.analysis.reading import Reading, angles
-from lapa.analysis.rollout import over_horizon
+from lapa.analysis.rollout import over_horizon, rollout
+from lapa.contracts import LapaError
 from lapa.measures.intervals import by_episode
 from lapa.models.laq import LAQ, LAQConfig
 
@@ -110,6 +112,15 @@ def test_rollout_with_true_codes_follows_the_world() -> None:
     assert np.allclose(errors["policy"], errors["copy"]), "a policy that stays copies"
     assert errors["copy"].min() > 0.01
     assert errors["other"].mean() > 0.01
+
+
+def test_rollout_of_videos_that_stand_still_is_refused(tmp_path: Path) -> None:
+    for i in range(2):
+        video(tmp_path / f"clip_{i}.mp4", np.repeat(pictures(1), 20, 0))
+    stay = SimpleNamespace(predict_codes=lambda images, texts: torch.zeros(len(images), 1, dtype=torch.long))
+    source = SimpleNamespace(laq=Shifts(), window=0.1)
+    with pytest.raises(LapaError, match="nothing moves within 12 windows"):
+        rollout(source, stay, [f"video_folder:{tmp_path}"], tmp_path / "out")  # type: ignore[arg-type]
 
 
 # The commands

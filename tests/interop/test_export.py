@@ -477,3 +477,18 @@ def test_what_cannot_go_up(laq: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["export", "hub", str(laq), "me/kitchen"])
     assert ended.value.code == 1
+
+
+@pytest.mark.parametrize(("form", "words", "told"), [
+    ("hub", ["--license", "mit", "--fps", "10"], "--fps belongs to `lapa export` lerobot, not to hub"),
+    ("lerobot-policy", ["--private"], "--private belongs to `lapa export` hub, not to lerobot-policy"),
+    ("jsonl", ["--quality", "0"], "--quality belongs to `lapa export` lerobot, not to jsonl"),
+    ("lerobot", ["--feature", "top=a"], "--feature belongs to `lapa export` lerobot-policy, not to lerobot"),
+])  # fmt: skip
+def test_an_option_of_another_form_is_refused(
+    form: str, words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", form, str(tmp_path), "me/kitchen", *words])
+    assert ended.value.code == 1
+    assert told in " ".join(capsys.readouterr().err.split())
