@@ -316,7 +316,11 @@ class Quantizer(Protocol):
 
 @runtime_checkable
 class Trainable(Protocol):
-    """Everything that learns has this method, so there is one training loop (training/loop.py)."""
+    """Everything that learns has this method, so there is one training loop (training/loop.py).
+
+    Where the loss is a mean over as many targets as a batch happens to have, it also has `counted(batch) -> int`, their
+    number: micro-batches, and those of other processes, then count by it, and the step is that of the whole batch.
+    """
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, Logs]: ...
 

@@ -397,6 +397,11 @@ class VLA(Policy):
         assert isinstance(self.head, AnyHead)
         return self.head.loss(context, batch.targets.to(context.readout.device))
 
+    def counted(self, batch: PolicyBatch) -> int:
+        """See contracts.Trainable: the targets that there are."""
+        known = ~batch.targets.isnan() if batch.targets.is_floating_point() else batch.targets >= 0
+        return int(known.sum())
+
     # --- saying and acting
 
     def logits(self, images: Any, texts: Sequence[str]) -> Tensor:

@@ -39,6 +39,7 @@ from lapa.runtime.distributed import (
     rank,
     ranks,
     shares,
+    sum_over_ranks,
     working_on,
 )
 from lapa.runtime.memory import keep_freed_memory
@@ -63,7 +64,7 @@ class Optimisation:
     """samples a step, over all processes and micro-batches"""
     accumulate: int = 1
     """micro-batches a step, one after another: as much less memory, the same step (but for batch statistics, and for
-    the weight of chunks that the end of an episode cuts short)"""
+    what the head parallel hides in `rounds`, or autoregressive says in `directions`)"""
     learning_rate: float = 1e-3
     """peak learning rate of Adam"""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -320,17 +321,28 @@ def _backward(
     shadow: ShadowWeights = NO_SHADOW,
 ) -> Logs:
     """The gradients of one step, on every rank those of the global batch. Returns the logs, averaged over it."""
-    parts = []
-    for number, (share, batch) in enumerate(micro_batches, 1):
+    parts, weights = [], _weights(parallel.model, micro_batches)
+    for number, ((share, batch), weight) in enumerate(zip(micro_batches, weights, strict=True), 1):
         seed_everything(seed, step)  # every share draws the noise of the global batch, and takes its own
         dtype = how.dtype()
         with working_on(share), parallel.exchanging(number == len(micro_batches)), shadow.in_place():
             with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
                 loss, logs = parallel.loss(batch)
-            (loss / how.accumulate).backward()
-        parts.append({"loss": float(loss.detach()), **logs})
+            (loss * weight / how.accumulate).backward()
+        parts.append({name: weight * value for name, value in {"loss": float(loss.detach()), **logs}.items()})
     parallel.gradients_done()
     return mean_over_all(parts)
+
+
+def _weights(learner: nn.Module, micro_batches: Sequence[tuple[Share, Any]]) -> list[float]:
+    """How much each micro-batch of this rank counts in the step, 1 on average over those of all ranks: by the number of
+    its targets, where the model tells it (contracts.Trainable)."""
+    counted = getattr(learner, "counted", None)
+    if counted is None:
+        return [1.0] * len(micro_batches)
+    counts = torch.tensor([counted(batch) for _, batch in micro_batches], dtype=torch.float64)
+    weights: list[float] = (counts * ranks() / sum_over_ranks(counts.mean())).tolist()
+    return weights
 
 
 def _watched(

@@ -23,9 +23,11 @@ from lapa.data.observations import seen
 from lapa.data.pack import Packed, pack
 from lapa.policies import chunks_after, configured
 from lapa.recipe import Recipe, override
+from lapa.runtime.distributed import ParallelModel, shares
 from lapa.stage2_label import label
-from lapa.stage2_pretrain import pretrain
+from lapa.stage2_pretrain import pretrain, sampler
 from lapa.stage3_finetune import finetune
+from lapa.training import loop
 
 ARM = ActionSpec(("shoulder", "elbow", "gripper"), ("absolute", "absolute", "binary"), 10.0)
 PICTURE = np.zeros((40, 30, 3), np.uint8)
@@ -383,3 +385,27 @@ def test_observations_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
         seen([full], two)
     told = capsys.readouterr().err
     assert [told.count(word) for word in ('"back"', "state", "embodiment")] == [1, 2, 1], "once each"
+
+
+@pytest.mark.parametrize("options", [("clusters=0",), ("policy.head=regression",)])
+def test_an_accumulated_step_is_that_of_the_whole_batch(options: tuple[str, ...], arm: Packed, tiny: Recipe) -> None:
+    """Micro-batches with chunks that the end of an episode cuts short have fewer targets, and count by them."""
+    loop.seed_everything(0)
+    policy = configured(changed(tiny, *options)).build()
+    examples = policy.adapt(arm, replace(changed(tiny, *options), chunk=4))
+    last = np.flatnonzero(np.diff(arm.episode_of(examples.frames)))  # the last frame of an episode with an action
+    rows = np.concatenate([last[:4], last[:4] - 5])
+    source = sampler(policy, arm, examples, 8)
+
+    def step(accumulate: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        policy.zero_grad()
+        parts = [(share, source.load(rows[share.start : share.start + share.count])) for share in shares(8, accumulate)]
+        how = replace(tiny.finetune, accumulate=accumulate)
+        logs = loop._backward(ParallelModel(policy, "ddp"), parts, how, 0, 0)
+        return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}, logs
+
+    (whole, told), (split, its) = step(1), step(2)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(split[name], gradient, atol=1e-6, rtol=1e-4)
+    name = "absolute_error" if "regression" in options[0] else "accuracy"
+    assert (its["loss"], its[name]) == pytest.approx((told["loss"], told[name]), rel=1e-5)
