@@ -29,6 +29,8 @@ class LapaConfig(PreTrainedConfig):
                     of the dataset; "": the backbone of the preset, without pretraining
     preset, set     for the same: lapa's preset, and settings NAME=VALUE as `lapa finetune --set` takes them
     trainable       "head", or "all" but the vision encoder
+    kept_head_rate  with --policy.path the policy keeps its head, and learns at so much of optimizer_lr; -1: as the
+                    recipe says
     """
 
     cameras: dict[str, str] = field(default_factory=dict)
@@ -40,6 +42,7 @@ class LapaConfig(PreTrainedConfig):
     preset: str = "video"
     set: list[str] = field(default_factory=list)
     trainable: str = ""
+    kept_head_rate: float = -1.0
 
     # The policy reads and answers in the robot's units, and knows the statistics that it needs.
     normalization_mapping: dict[str, NormalizationMode] = field(
@@ -69,6 +72,8 @@ class LapaConfig(PreTrainedConfig):
             raise ValueError(
                 f"policy.n_action_steps is 1 to policy.chunk_size, {self.chunk_size}; got {self.n_action_steps}."
             )
+        if self.kept_head_rate < 0:
+            self.kept_head_rate = recipe.kept_head_rate
         if not self.optimizer_lr:
             self.optimizer_lr, self.optimizer_betas = how.learning_rate, how.betas
             self.optimizer_weight_decay, self.optimizer_grad_clip_norm = how.weight_decay, how.clip
@@ -86,10 +91,15 @@ class LapaConfig(PreTrainedConfig):
         """The recipe of a policy that begins here. Raises LapaError for unknown settings."""
         return recipe_of(self.preset, self.options)
 
+    @property
+    def learning_rate(self) -> float:
+        """At its peak: as much gentler as stage 3 is, where a head is kept."""
+        return self.optimizer_lr * (self.kept_head_rate if self.pretrained_path else 1)
+
     def get_optimizer_preset(self) -> AdamWConfig:
         """AdamW, as stage 3 has it."""
         return AdamWConfig(
-            lr=self.optimizer_lr,
+            lr=self.learning_rate,
             betas=self.optimizer_betas,
             weight_decay=self.optimizer_weight_decay,
             grad_clip_norm=self.optimizer_grad_clip_norm,
@@ -100,8 +110,8 @@ class LapaConfig(PreTrainedConfig):
         return CosineDecayWithWarmupSchedulerConfig(
             num_warmup_steps=LONG // 100,
             num_decay_steps=LONG,
-            peak_lr=self.optimizer_lr,
-            decay_lr=self.optimizer_lr / 20,
+            peak_lr=self.learning_rate,
+            decay_lr=self.learning_rate / 20,
         )
 
     def validate_features(self) -> None:

@@ -18,7 +18,18 @@ from torch import Tensor
 
 from lapa.contracts import Observation
 from lapa.data.observations import Seen
-from lapa.interop.lerobot_policy import STATE, TASK, Opened, begin, features_of, mapping, open_policy, save_policy
+from lapa.interop.lerobot_policy import (
+    ANEW,
+    STATE,
+    TASK,
+    Opened,
+    begin,
+    features_of,
+    mapping,
+    open_policy,
+    require_fit,
+    save_policy,
+)
 from lerobot_policy_lapa.configuration_lapa import LapaConfig
 from lerobot_policy_lapa.pictures import as_pictures
 
@@ -156,10 +167,9 @@ class LapaPolicy(PreTrainedPolicy):
     # --- what the dataset or the environment has
 
     def _take_features(self, meta: Any) -> None:
-        """Settle which feature is which camera, and let the configuration say what is read. Raises ValueError where
-        actions or state do not fit."""
+        """Settle which feature is which camera, and let the configuration say what is read. Raises ValueError or
+        LapaError where actions or state do not fit."""
         config, spec = self.config, self.policy.spec
-        known = dict(meta.features) if meta is not None else {}
         cameras = dict(config.cameras) or features_of(spec.cameras)
         if set(cameras) != set(spec.cameras):
             if len(cameras) != 1 or len(spec.cameras) != 1:
@@ -172,13 +182,11 @@ class LapaPolicy(PreTrainedPolicy):
         numbers = self.policy.dimensions
         if action is not None and action.shape[0] != numbers:
             raise ValueError(
-                f"The policy answers with {numbers} numbers; an action here has {action.shape[0]}. Give it a new head: "
-                "lerobot-train --policy.type=lapa --policy.start=FOLDER in place of --policy.path."
+                f"The policy answers with {numbers} numbers; an action here has {action.shape[0]}. {ANEW}"
             )
-        if spec.state and STATE in known and known[STATE]["shape"][0] != len(spec.state):
-            raise ValueError(
-                f"The policy reads a state of {len(spec.state)} numbers; {STATE} has {known[STATE]['shape'][0]}."
-            )
+        if meta is not None:
+            for told in require_fit(spec, meta.features, meta.fps):
+                logging.warning("lapa: %s", told)
         size = self.policy.config.image_size
         before = config.input_features or {}
         config.input_features = {

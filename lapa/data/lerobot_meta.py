@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,21 @@ def split_of(splits: Any, wanted: str, root: Path) -> list[range]:
     if not all(found):
         raise LapaError(f'{where}: {wanted} is "{text:.40}", not such as "0:80". Say which with episodes=0-9.')
     return [range(int(span[1]), int(span[2])) for span in found if span]
+
+
+def names_of(feature: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a feature calls its numbers, one after another: "names" is a list, or lists by what they are names of."""
+    return tuple(_flat(feature.get("names")))
+
+
+def _flat(names: Any) -> Iterator[str]:
+    if isinstance(names, dict):
+        names = list(names.values()) if all(isinstance(part, list) for part in names.values()) else list(names)
+    if isinstance(names, list):
+        for part in names:
+            yield from _flat(part)
+    elif names is not None:
+        yield str(names)
 
 
 def shape_of(feature: dict[str, Any] | None) -> tuple[int, ...] | None:

@@ -34,6 +34,7 @@ from lapa.data.lerobot_meta import (
     height_width,
     listed_tasks,
     major,
+    names_of,
     rate_of,
     read_info,
     read_tasks,
@@ -365,7 +366,7 @@ class LeRobotDataset:
             found[name] = numbers(values, where, math.prod(shape) if shape else None)
         if not found:
             return None, ()
-        named = {name: tuple(_flat(self._features.get(name, {}).get("names"))) for name in found}
+        named = {name: names_of(self._features.get(name, {})) for name in found}
         names = dimension_names({name: values.shape[1] for name, values in found.items()}, named)
         return np.concatenate(list(found.values()), 1).astype(np.float32), names
 
@@ -568,13 +569,3 @@ def _below(root: Path) -> dict[str, Path]:
     """The datasets in folders below, by their path from here."""
     found = {path.parent.parent for n in range(1, BELOW + 1) for path in root.glob("*/" * n + INFO)}
     return {path.relative_to(root).as_posix(): path for path in sorted(found)}
-
-
-def _flat(names: Any) -> Iterator[str]:
-    if isinstance(names, dict):
-        names = list(names.values()) if all(isinstance(part, list) for part in names.values()) else list(names)
-    if isinstance(names, list):
-        for part in names:
-            yield from _flat(part)
-    elif names is not None:
-        yield str(names)

@@ -11,6 +11,7 @@ Weights that the policy has from elsewhere stay references (artefacts/pretrained
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import sys
@@ -26,6 +27,7 @@ from lapa.artefacts.folder import Artefact, describe, load_artefact, provenance,
 from lapa.contracts import LapaError, PolicySpec
 from lapa.data.folders import new_folder
 from lapa.data.index import tell
+from lapa.data.lerobot_meta import names_of
 from lapa.data.pack import Packed
 from lapa.data.stream import stream
 from lapa.measures.offline import keys_of
@@ -37,6 +39,8 @@ CONFIG = "config.json"
 PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
 STATE, TASK, ACTION, IMAGES = "observation.state", "task", "action", "observation.images."
 AS_THEY_ARE = {kind: "IDENTITY" for kind in ("VISUAL", "STATE", "ACTION")}
+SAME_RATE = 0.02  # by which rates may differ
+ANEW = "Give it a new head: lerobot-train --policy.type=lapa --policy.start=FOLDER in place of --policy.path."
 KEPT = ("method", "recipe", "labelled")  # what an artefact says beside its description
 
 
@@ -130,6 +134,31 @@ def features_of(cameras: Sequence[str], named: Sequence[str] = ()) -> dict[str, 
     return found
 
 
+def require_fit(spec: PolicySpec, features: Mapping[str, Any], rate: float) -> list[str]:
+    """Whether a policy can learn, with the head that it has, from a dataset of LeRobot with these features and so many
+    frames a second. Returns what people should know. Raises LapaError where actions or state are others, or in another
+    order."""
+    told = []
+    for what, feature, ours in (
+        ("actions", ACTION, spec.action.names if spec.action else ()),
+        ("state", STATE, spec.state),
+    ):
+        if not ours or feature not in features:
+            continue
+        count, theirs = features[feature]["shape"][0], names_of(features[feature])
+        if count != len(ours):
+            raise LapaError(f"The policy's {what} has {len(ours)} numbers; {feature} here has {count}. {ANEW}")
+        if theirs != ours and sorted(theirs) == sorted(ours):
+            raise LapaError(f"{feature} here has the policy's {what} in another order ({', '.join(theirs)}; the policy "
+                            f"has {', '.join(ours)}). {ANEW}")  # fmt: skip
+        if len(theirs) == len(ours) and theirs != ours:
+            told.append(f"in place of the {what} {', '.join(ours)} the policy learns {', '.join(theirs)}")
+    if spec.action and not math.isclose(rate, spec.action.hz, rel_tol=SAME_RATE):
+        told.append(f"the dataset has {rate:g} actions a second, and the policy answers at {spec.action.hz:g}: the same "
+                    "number is a motion of another size")  # fmt: skip
+    return told
+
+
 def _feature(camera: str) -> str:
     return camera if camera.startswith(IMAGES) else IMAGES + re.sub(r"[^A-Za-z0-9_.-]", "_", camera)
 
@@ -144,7 +173,8 @@ def mapping(spec: PolicySpec, cameras: Mapping[str, str]) -> list[str]:
 
 
 def checkpoint_config(policy: Policy, cameras: Mapping[str, str], recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """LeRobot's config.json. The optimisation is that of stage 3 in the recipe, for `lerobot-train --policy.path`."""
+    """LeRobot's config.json. The optimisation is that of stage 3 in the recipe, for `lerobot-train --policy.path`, which
+    keeps the head."""
     spec, size = policy.spec, policy.config.image_size
     inputs = {feature: {"type": "VISUAL", "shape": [3, size, size]} for feature in cameras.values()}
     if spec.state:
@@ -160,7 +190,7 @@ def checkpoint_config(policy: Policy, cameras: Mapping[str, str], recipe: Mappin
         "cameras": dict(cameras),
         "chunk_size": spec.chunk,
         "n_action_steps": spec.execute,
-        **({"trainable": recipe["trainable"]} if "trainable" in recipe else {}),
+        **{name: recipe[name] for name in ("trainable", "kept_head_rate") if name in recipe},
         **settings,
     }
 

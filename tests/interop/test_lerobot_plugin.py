@@ -182,6 +182,18 @@ def test_lerobot_train_from_a_latent_policy(
     assert not np.array_equal(policy.act_batch(seen), second.act_batch(seen)), "it has been trained"  # type: ignore[arg-type]
 
 
+def test_a_kept_head_learns_as_gently_as_in_stage_3(two_eyed: Path, tmp_path: Path) -> None:
+    """With --policy.path LeRobot sets `pretrained_path`, and the head is kept."""
+    export_policy(two_eyed, tmp_path / "out")
+    path = tmp_path / "out/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "kept_head_rate": 0.1}))
+    config = PreTrainedConfig.from_pretrained(tmp_path / "out")
+    whole = config.optimizer_lr
+    assert config.get_optimizer_preset().lr == whole
+    config.pretrained_path = tmp_path / "out"
+    assert config.get_optimizer_preset().lr == config.get_scheduler_preset().peak_lr == pytest.approx(0.1 * whole)
+
+
 def test_weights_of_packages_are_not_in_a_checkpoint(dataset: Path, tiny: Recipe, tmp_path: Path) -> None:
     """The backbone `pieces`: its encoders are referred to, before and after LeRobot has saved it."""
     for needed in ("efficientnet_lite_pytorch", "all_minilm_l6_v2", "gguf"):

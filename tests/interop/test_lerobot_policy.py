@@ -22,7 +22,7 @@ from lapa.artefacts.folder import describe
 from lapa.contracts import LapaError
 from lapa.data.observations import Seen
 from lapa.data.pack import Packed, pack
-from lapa.interop.lerobot_policy import begin, features_of, open_policy, recipe_of, save_policy
+from lapa.interop.lerobot_policy import begin, features_of, open_policy, recipe_of, require_fit, save_policy
 from lapa.policies import Policy, look
 from lapa.recipe import Recipe
 from lapa.stage3_finetune import finetune
@@ -67,6 +67,7 @@ def test_the_files(checkpoint: Path, chain: Path) -> None:
     assert config["input_features"] == {"observation.images.main": {"type": "VISUAL", "shape": [3, 24, 24]}}
     assert config["output_features"] == {"action": {"type": "ACTION", "shape": [2]}}
     assert (config["chunk_size"], config["n_action_steps"], config["optimizer_lr"]) == (3, 3, 1e-3)
+    assert config["kept_head_rate"] == 1
     for name in sorted(processors):
         steps = json.loads((checkpoint / name).read_text())["steps"]
         (kinds,) = [step["config"]["norm_map"] for step in steps if "normalizer" in step["registry_name"]]
@@ -166,6 +167,25 @@ def test_a_policy_begins_and_is_saved(chain: Path, dataset: Path, tiny: Recipe, 
     assert len(config["labelled"]["trained"]) == 3
     with pytest.raises(LapaError, match="laq"):
         begin(str(dataset), tiny, str(chain / "laq"))
+
+
+def test_a_dataset_that_a_policy_goes_on_with(two_eyed: Path, dataset: Path) -> None:
+    """Numbers, names in any of LeRobot's forms, and the rate. The features' shapes are LeRobot's own: tuples."""
+    spec = Policy.from_pretrained(two_eyed).spec
+    features = json.loads((dataset / "meta/info.json").read_text())["features"]
+    assert require_fit(spec, features, 10) == require_fit(spec, {}, 10) == []
+    shuffled = ["elbow", "shoulder", "gripper"]
+    for name in ("action", "observation.state"):
+        for wrong, match in (
+            ({"names": shuffled}, "another order"),
+            ({"names": {"motors": shuffled}}, "another order"),
+            ({"shape": (7,), "names": None}, "3 numbers.* 7"),
+        ):
+            with pytest.raises(LapaError, match=f"{match}.*--policy.start"):
+                require_fit(spec, {**features, name: {**features[name], **wrong}}, 10)
+        other = {**features, name: {**features[name], "names": ["a", "b", "c"]}}
+        assert [("shoulder" in told, "a, b, c" in told) for told in require_fit(spec, other, 10)] == [(True, True)]
+    assert "30 actions a second" in require_fit(spec, features, 30)[0]
 
 
 def test_the_names_by_which_lerobot_finds_the_plug_in() -> None:
