@@ -23,7 +23,7 @@ class LapaConfig(PreTrainedConfig):
 
     cameras         camera of the policy -> LeRobot's feature; {}: chosen as lapa chooses the camera of a dataset
     chunk_size      actions predicted at once; 0: as the recipe says
-    n_action_steps  how many of them are executed before the policy is asked again; 0: all
+    n_action_steps  how many of them are executed before the policy is asked again; 0: as the policy says
     embodiment      of a policy of several robots, the one whose actions are wanted
     start           for training without --policy.path: folder of `lapa pretrain`, which gets a new head for the actions
                     of the dataset; "": the backbone of the preset, without pretraining
@@ -67,11 +67,6 @@ class LapaConfig(PreTrainedConfig):
         if self.trainable not in ("head", "all"):
             raise ValueError(f'policy.trainable is "head" or "all", not "{self.trainable}".')
         self.chunk_size = self.chunk_size or recipe.chunk
-        self.n_action_steps = self.n_action_steps or self.chunk_size
-        if not 1 <= self.n_action_steps <= self.chunk_size:
-            raise ValueError(
-                f"policy.n_action_steps is 1 to policy.chunk_size, {self.chunk_size}; got {self.n_action_steps}."
-            )
         if self.kept_head_rate < 0:
             self.kept_head_rate = recipe.kept_head_rate
         if not self.optimizer_lr:

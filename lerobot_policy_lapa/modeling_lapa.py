@@ -24,6 +24,7 @@ from lapa.interop.lerobot_policy import (
     TASK,
     Opened,
     begin,
+    executed,
     features_of,
     mapping,
     open_policy,
@@ -182,11 +183,12 @@ class LapaPolicy(PreTrainedPolicy):
         numbers = self.policy.dimensions
         if action is not None and action.shape[0] != numbers:
             raise ValueError(
-                f"The policy answers with {numbers} numbers; an action here has {action.shape[0]}. {ANEW}"
+                f"The policy answers with {numbers} numbers; an action here has {action.shape[0]}; {ANEW}"
             )
         if meta is not None:
             for told in require_fit(spec, meta.features, meta.fps):
                 logging.warning("lapa: %s", told)
+        config.n_action_steps = executed(spec, config.chunk_size, config.n_action_steps)
         size = self.policy.config.image_size
         before = config.input_features or {}
         config.input_features = {

@@ -40,7 +40,7 @@ PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
 STATE, TASK, ACTION, IMAGES = "observation.state", "task", "action", "observation.images."
 AS_THEY_ARE = {kind: "IDENTITY" for kind in ("VISUAL", "STATE", "ACTION")}
 SAME_RATE = 0.02  # by which rates may differ
-ANEW = "Give it a new head: lerobot-train --policy.type=lapa --policy.start=FOLDER in place of --policy.path."
+ANEW = "give it a new head: lerobot-train --policy.type=lapa --policy.start=FOLDER in place of --policy.path."
 KEPT = ("method", "recipe", "labelled")  # what an artefact says beside its description
 
 
@@ -92,6 +92,8 @@ def begin(dataset: str, recipe: Recipe, start: str = "", options: Sequence[str] 
     recipe = replace(recipe, head="new")
     policy = Policy.from_pretrained(start) if start else configured(recipe).build()
     parents = {start: describe(start, "policy").hash} if start else {}
+    if type(policy).robot_batch is Policy.robot_batch:
+        raise LapaError("Policies of this kind learn from lapa's own reader alone (lapa finetune), not in LeRobot.")
     policy.config = replace(policy.config, **chosen_settings(Path(start) if start else None, recipe, options))
     data = stream((f"lerobot:{dataset}",), policy.config.image_size, quiet=True)
     tell(data)
@@ -147,16 +149,27 @@ def require_fit(spec: PolicySpec, features: Mapping[str, Any], rate: float) -> l
             continue
         count, theirs = features[feature]["shape"][0], names_of(features[feature])
         if count != len(ours):
-            raise LapaError(f"The policy's {what} has {len(ours)} numbers; {feature} here has {count}. {ANEW}")
+            raise LapaError(f"The policy's {what} has {len(ours)} numbers; {feature} here has {count}; {ANEW}")
         if theirs != ours and sorted(theirs) == sorted(ours):
             raise LapaError(f"{feature} here has the policy's {what} in another order ({', '.join(theirs)}; the policy "
-                            f"has {', '.join(ours)}). {ANEW}")  # fmt: skip
+                            f"has {', '.join(ours)}); {ANEW}")  # fmt: skip
         if len(theirs) == len(ours) and theirs != ours:
             told.append(f"in place of the {what} {', '.join(ours)} the policy learns {', '.join(theirs)}")
     if spec.action and not math.isclose(rate, spec.action.hz, rel_tol=SAME_RATE):
         told.append(f"the dataset has {rate:g} actions a second, and the policy answers at {spec.action.hz:g}: the same "
                     "number is a motion of another size")  # fmt: skip
     return told
+
+
+def executed(spec: PolicySpec, chunk: int, steps: int) -> int:
+    """How many actions of an answer LeRobot carries out, its n_action_steps; `steps` 0: as many as the policy says.
+    Raises LapaError where there are not so many, and where the policy's answers have not `chunk` actions."""
+    if chunk != spec.chunk:
+        raise LapaError(f"policy.chunk_size={chunk}: the policy answers with {spec.chunk} actions at once. Leave it out, "
+                        f"or {ANEW}")  # fmt: skip
+    if not 0 <= steps <= chunk:
+        raise LapaError(f"policy.n_action_steps is 1 to policy.chunk_size, {chunk}; got {steps}.")
+    return steps or spec.execute
 
 
 def _feature(camera: str) -> str:

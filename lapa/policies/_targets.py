@@ -74,23 +74,30 @@ def kept_space(
     Where many labels lie outside what it could answer, as after pseudo-labels of another robot's videos, that is said:
     a head of numbers then answers in the range of the labels; of classes the nearest are learnt.
     """
-    low, high = np.array([(ends[0], ends[-1]) for ends in (space.edges if isinstance(space, ActionSpace) else
-                                                            space.reach)]).T  # fmt: skip
-    each, slack = actions[~pad], SLACK * (high - low)
-    outside = ((each < low - slack) | (each > high + slack)).mean(0)
-    if outside.max() <= FEW:
+    share, where = outside(space, actions, pad)
+    if share <= FEW:
         return space
-    i = int(outside.argmax())
-    name = space.names[i] if space.names else f"action_{i}"
-    told = (
-        f"Note: {outside[i]:.0%} of the labelled {name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all that "
-        "the head of this policy can answer: it was made for other actions, or other units."
-    )
+    told = f"Note: {share:.0%} of the labelled {where}"
     if isinstance(space, NumberSpace):
         print(f"{told} From now on it answers in the range of these labels.", flush=True)
         return NumberSpace.fit(actions, space.names, pad)
     print(f"{told} --head new makes one for these.", flush=True)
     return space
+
+
+def outside(space: ActionSpace | ActionCodebook | NumberSpace, actions: Array, pad: Array) -> tuple[float, str]:
+    """Of chunks [N, chunk, A] the largest share of a number's actions that a head of this space cannot answer, and in
+    words which; pad bool [N, chunk]: actions that do not exist."""
+    low, high = np.array([(ends[0], ends[-1]) for ends in (space.edges if isinstance(space, ActionSpace) else
+                                                            space.reach)]).T  # fmt: skip
+    each, slack = actions[~pad], SLACK * (high - low)
+    shares = ((each < low - slack) | (each > high + slack)).mean(0)
+    i = int(shares.argmax())
+    name = space.names[i] if space.names else f"action_{i}"
+    return float(shares[i]), (
+        f"{name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all that the head of this policy can answer: it "
+        "was made for other actions, or other units."
+    )
 
 
 def tell_of_turns(meaning: Meaning, targets: Array, pad: Array) -> None:

@@ -56,6 +56,7 @@ from lapa.policies._targets import (
     codes_ahead,
     kept_space,
     meaning_of,
+    outside,
     space_of_actions,
     tell_of_turns,
 )
@@ -64,6 +65,8 @@ from lapa.runtime.distributed import device, once_a_machine
 from lapa.runtime.precision import fast_dtype
 
 AT_ONCE = 256  # frames that it is asked about at once
+FINETUNED = "learns from plans of every age: lapa finetune trains it."
+MANY = 0.5  # of the labelled actions of a batch: so many outside of what a head can answer are told
 LITTLE = 0.3  # R^2 below which the user hears that reading is not enough
 
 
@@ -295,7 +298,10 @@ class VLA(Policy):
         return replace(made, kept=kept)
 
     def _with_plans(self, data: Packed, frames: Array, targets: Array, head: AnyHead) -> Examples:
-        """Examples for a head that looks for itself: with plans of every age that they have in service."""
+        """Examples for a head that looks for itself: with plans of every age that they have in service. Raises LapaError
+        for data that another library reads (interop/lerobot_policy.py): what the head sees in them is not kept."""
+        if not isinstance(data, Packed):
+            raise LapaError(f"The head {self.config.head} {FINETUNED}")
         of_plans, each = plans(data, frames, (head.every - 1) * (head.execute or head.space.chunk))
 
         def found() -> dict[str, FrameFeatures]:
@@ -377,11 +383,14 @@ class VLA(Policy):
         if self.acting is None:
             raise LapaError("This policy predicts latent codes, not robot actions; give it a head for them first.")
         if self._answering().every:
-            raise LapaError(f"The head {self.config.head} learns from plans of every age: lapa finetune trains it.")
+            raise LapaError(f"The head {self.config.head} {FINETUNED}")
         chunks = self.meaning.targets(actions, seen.state) if self.meaning else actions
         if self.scales:
             robots = seen.embodiment or ("",) * len(seen)
             chunks = self.scales.normalise(chunks, _asked(robots, self.scales.names))
+        share, where = outside(self.acting, chunks, pad)
+        if share > MANY:  # a batch has few actions
+            say_once(f"many of the labelled {where} --policy.type=lapa --policy.start=FOLDER gives it a new head.")
         return self.batch(seen, self.acting.targets(chunks, pad))
 
     def _prepare(self, seen: Seen) -> Inputs:

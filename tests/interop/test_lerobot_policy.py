@@ -22,7 +22,7 @@ from lapa.artefacts.folder import describe
 from lapa.contracts import LapaError
 from lapa.data.observations import Seen
 from lapa.data.pack import Packed, pack
-from lapa.interop.lerobot_policy import begin, features_of, open_policy, recipe_of, require_fit, save_policy
+from lapa.interop.lerobot_policy import begin, executed, features_of, open_policy, recipe_of, require_fit, save_policy
 from lapa.policies import Policy, look
 from lapa.recipe import Recipe
 from lapa.stage3_finetune import finetune
@@ -134,8 +134,10 @@ def test_a_policy_of_codes_is_refused(chain: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_same_targets_as_lapas_own_reader(two_eyed: Path, dataset: Path) -> None:
-    """Actions of another library's batch become the targets that stage 3 has."""
+def test_the_same_targets_as_lapas_own_reader(
+    two_eyed: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Actions of another library's batch become the targets that stage 3 has; those of other units are told."""
     policy = Policy.from_pretrained(two_eyed)
     data: Packed = pack([f"lerobot:{dataset}"], 24, quiet=True, cameras=("top", "wrist"))
     recipe = replace(recipe_of("laptop", ["chunk=2", "clusters=4", "head=own"]))
@@ -149,6 +151,9 @@ def test_the_same_targets_as_lapas_own_reader(two_eyed: Path, dataset: Path) -> 
     assert pad.any()
     loss, _ = policy.loss(batch)
     assert torch.isfinite(loss)
+    assert "lie outside" not in capsys.readouterr().err
+    policy.robot_batch(look(data, frames, policy.spec), 1000 * data.actions[rows], pad)
+    assert "many of the labelled" in capsys.readouterr().err
 
 
 def test_a_policy_begins_and_is_saved(chain: Path, dataset: Path, tiny: Recipe, tmp_path: Path) -> None:
@@ -186,6 +191,18 @@ def test_a_dataset_that_a_policy_goes_on_with(two_eyed: Path, dataset: Path) -> 
         other = {**features, name: {**features[name], "names": ["a", "b", "c"]}}
         assert [("shoulder" in told, "a, b, c" in told) for told in require_fit(spec, other, 10)] == [(True, True)]
     assert "30 actions a second" in require_fit(spec, features, 30)[0]
+    assert (executed(spec, 2, 0), executed(replace(spec, execute=1), 2, 0), executed(spec, 2, 1)) == (2, 1, 1)
+    for chunk, steps, match in ((1, 0, "chunk_size=1.* 2 actions"), (2, 3, "n_action_steps is 1 to .* 2; got 3")):
+        with pytest.raises(LapaError, match=match):
+            executed(spec, chunk, steps)
+
+
+def test_what_learns_in_lapa_alone_does_not_begin_in_lerobot(dataset: Path, tiny: Recipe) -> None:
+    """A head that looks for itself learns from plans of every age; UniPi from the frames behind each."""
+    looks = replace(tiny.policy, head="fast", head_options={"vision": "pixels"})
+    for settings in (looks, replace(tiny.policy, name="video_planner")):
+        with pytest.raises(LapaError, match="lapa finetune"):
+            begin(str(dataset), replace(tiny, policy=settings))
 
 
 def test_the_names_by_which_lerobot_finds_the_plug_in() -> None:
