@@ -182,9 +182,7 @@ class LapaPolicy(PreTrainedPolicy):
         action = config.output_features.get(ACTION) if config.output_features else None
         numbers = self.policy.dimensions
         if action is not None and action.shape[0] != numbers:
-            raise ValueError(
-                f"The policy answers with {numbers} numbers; an action here has {action.shape[0]}; {ANEW}"
-            )
+            raise ValueError(f"The policy answers with {numbers} numbers; an action here has {action.shape[0]}; {ANEW}")
         if meta is not None:
             for told in require_fit(spec, meta.features, meta.fps):
                 logging.warning("lapa: %s", told)

@@ -156,8 +156,8 @@ def require_fit(spec: PolicySpec, features: Mapping[str, Any], rate: float) -> l
         if len(theirs) == len(ours) and theirs != ours:
             told.append(f"in place of the {what} {', '.join(ours)} the policy learns {', '.join(theirs)}")
     if spec.action and not math.isclose(rate, spec.action.hz, rel_tol=SAME_RATE):
-        told.append(f"the dataset has {rate:g} actions a second, and the policy answers at {spec.action.hz:g}: the same "
-                    "number is a motion of another size")  # fmt: skip
+        told.append(f"the dataset has {rate:g} actions a second, and the policy answers at {spec.action.hz:g}: the "
+                    "same number is a motion of another size")  # fmt: skip
     return told
 
 
@@ -165,8 +165,8 @@ def executed(spec: PolicySpec, chunk: int, steps: int) -> int:
     """How many actions of an answer LeRobot carries out, its n_action_steps; `steps` 0: as many as the policy says.
     Raises LapaError where there are not so many, and where the policy's answers have not `chunk` actions."""
     if chunk != spec.chunk:
-        raise LapaError(f"policy.chunk_size={chunk}: the policy answers with {spec.chunk} actions at once. Leave it out, "
-                        f"or {ANEW}")  # fmt: skip
+        raise LapaError(f"policy.chunk_size={chunk}: the policy answers with {spec.chunk} actions at once. Leave it "
+                        f"out, or {ANEW}")  # fmt: skip
     if not 0 <= steps <= chunk:
         raise LapaError(f"policy.n_action_steps is 1 to policy.chunk_size, {chunk}; got {steps}.")
     return steps or spec.execute
@@ -186,8 +186,8 @@ def mapping(spec: PolicySpec, cameras: Mapping[str, str]) -> list[str]:
 
 
 def checkpoint_config(policy: Policy, cameras: Mapping[str, str], recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """LeRobot's config.json. The optimisation is that of stage 3 in the recipe, for `lerobot-train --policy.path`, which
-    keeps the head."""
+    """LeRobot's config.json. The optimisation is that of stage 3 in the recipe, for `lerobot-train --policy.path`,
+    which keeps the head."""
     spec, size = policy.spec, policy.config.image_size
     inputs = {feature: {"type": "VISUAL", "shape": [3, size, size]} for feature in cameras.values()}
     if spec.state:
