@@ -299,7 +299,7 @@ class VLA(Policy):
 
     def _with_plans(self, data: Packed, frames: Array, targets: Array, head: AnyHead) -> Examples:
         """Examples for a head that looks for itself: with plans of every age that they have in service. Raises
-        LapaError for data that another library reads (interop/lerobot_policy.py): what the head sees there is not kept."""
+        LapaError for data that another library reads (interop/lerobot_policy.py)."""
         if not isinstance(data, Packed):
             raise LapaError(f"The head {self.config.head} {FINETUNED}")
         of_plans, each = plans(data, frames, (head.every - 1) * (head.execute or head.space.chunk))
