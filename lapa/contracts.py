@@ -348,7 +348,8 @@ class LabelSource(Protocol):
 
 
 class Actor(Protocol):
-    """All that a benchmark or a robot sees of a policy."""
+    """All that a benchmark or a robot sees of a policy. Where it can remember so many running episodes at most, it has
+    `most`, their number (0: any)."""
 
     def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
         """B observations -> float32 [B, chunk, A], robot units. `ids` are the numbers of the running

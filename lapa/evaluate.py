@@ -85,7 +85,8 @@ def roll_out(
     its actions do not fit, are fewer than `trial.execute`, or are not finite.
     """
     order: Callable[[Sequence[int]], Sequence[int]] = getattr(benchmark, "order", lambda seeds: seeds)
-    parts = list(_side_by_side(order(trial.seeds), benchmark.spec.batch))
+    most = min(filter(None, (benchmark.spec.batch, getattr(actor, "most", 0))), default=0)
+    parts = list(_side_by_side(order(trial.seeds), most))
     told = _told(benchmark, parts, trial)
     wanted = frozenset(trial.seeds[: max(record, 0)])
     outcomes: dict[int, Outcome] = {}

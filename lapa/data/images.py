@@ -77,10 +77,15 @@ def read_image(source: Source, where: str) -> Array:
     if isinstance(source, np.ndarray):
         return source
     with opened_image(source, where) as image:
-        if deep(image):
-            raise BadVideo(f"{where}: is a depth map (one channel of more than 8 bits), not a colour picture.")
-        ImageOps.exif_transpose(image, in_place=True)
-        return np.asarray(image.convert("RGB"))
+        return decoded(image, where)
+
+
+def decoded(image: Image.Image, where: str) -> Array:
+    """What `read_image` makes of an opened image."""
+    if deep(image):
+        raise BadVideo(f"{where}: is a depth map (one channel of more than 8 bits), not a colour picture.")
+    ImageOps.exif_transpose(image, in_place=True)
+    return np.asarray(image.convert("RGB"))
 
 
 def deep(image: Image.Image) -> bool:

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from lapa.contracts import LapaError
 
+EPISODES = 256  # of one connection that are remembered; the one that was not asked about for longest is forgotten
+
 
 class Fault(LapaError):
     """One sentence for the client about its request. `status` is the HTTP status: 4xx if the client can mend it, 503 if

@@ -157,9 +157,13 @@ class Keys:
     def _state(self, flat: Mapping[str, Any]) -> Array | None:
         keys = [next((key for key in part if key in flat), "") for part in self.state]
         if not keys or not all(keys):
-            keys = [key for key in flat if (key == STATES[0] if self.state else _end(key) in STATES)][:1]
+            keys = [key for key in flat if (key == STATES[0] if self.state else _end(key) in STATES)]
+            if len(keys) > 1 and self.spec.state:
+                raise Fault(f"The policy reads the state {_few(self.spec.state)}; which of {_few(keys)} that is, the "
+                            "names do not say. Send one, or start the server with --keys.")  # fmt: skip
             if not keys:
                 return None
+            keys = keys[:1]
         return np.concatenate([_numbers(flat[key], key) for key in keys])
 
     def _no_state(self, flat: Mapping[str, Any], state: Array | None) -> str:

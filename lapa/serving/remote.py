@@ -37,12 +37,16 @@ from websockets.sync.client import ClientConnection, connect
 from lapa.contracts import ActionSpec, Array, LapaError, Observation, PolicySpec, TaskSpec
 from lapa.data.cameras import is_on_hand
 from lapa.plugins import choose, typed
-from lapa.serving import Fault, shortened
-from lapa.serving.keys import PRESETS, Keys, keys_of
+from lapa.serving import EPISODES, Fault, shortened
+from lapa.serving.keys import INSTRUCTION, PRESETS, Keys, keys_of
 from lapa.serving.wire import pack, pack_json, unpack, unpack_json
 
 TOKEN = "LAPA_SERVE_TOKEN"
 SCHEMES = ("openpi", "openvla")
+OPENVLA = {  # what servers call their pictures, by form
+    "openvla": ("image",),
+    "oft": ("full_image", "wrist_image", "left_wrist_image", "right_wrist_image"),
+}
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class OpenpiActor:
         told = self.about.get("expects") if "lapa" in self.about else None
         self.spec = _spec(self.about) if told else None
         self.dimensions = len(self.spec.action) if self.spec and self.spec.action else 0
+        self.most = EPISODES if self.spec else 0  # others know no episodes
         self._names = _told_by_server(told, task) if isinstance(told, dict) else _by_preset(address, task, benchmark)
         self._begun: set[int] = set()
         self.timings: list[tuple[float, float]] = []  # milliseconds: the whole way, the policy's own
@@ -281,7 +286,7 @@ def _by_preset(address: Address, task: TaskSpec, benchmark: str) -> Names:
     print(f"{address.place} is sent {', '.join(f'{camera} as {key}' for camera, key in cameras.items())}.")
     preset = PRESETS.get(told)
     if preset is None:
-        return Names(cameras, tuple((part[0], None) for part in keys.state[:1]), keys.instruction[0])
+        return Names(cameras, _whole(keys, task, told), keys.instruction[0])
     state = tuple((part[0], count if len(preset.state) > 1 else None) for part, count in preset.state)
     return Names(cameras, state, "prompt", preset.channels_first)
 
@@ -291,8 +296,14 @@ def _of_openvla(address: Address, task: TaskSpec) -> Names:
     where there are several of the scene, or more than two on hands."""
     if address.keys:
         keys = _keys(task, address.keys)
-        cameras = {camera: either[0] for camera, either in keys.cameras.items()}
-        return Names(cameras, (("state", None),) if address.form == "oft" else (), "instruction")
+        cameras = {camera: next((key for key in either if key in OPENVLA[address.form]), either[0])
+                   for camera, either in keys.cameras.items()}  # fmt: skip
+        if address.keys in PRESETS:
+            if address.form == "openvla":  # it looks at one
+                cameras = {camera: key for camera, key in cameras.items() if key == "image"} or cameras
+            return Names(cameras, (("state", None),) if address.form == "oft" else (), "instruction")
+        state = _whole(keys, task, address.keys) or ((("state", None),) if address.form == "oft" else ())
+        return Names(cameras, state, keys.instruction[0] if keys.instruction != INSTRUCTION else "instruction")
     hands = [camera for camera in task.cameras if is_on_hand(camera)]
     scene = [camera for camera in task.cameras if camera not in hands] or hands[:1]
     if len(scene) > 1 or len(hands) > 2:
@@ -303,6 +314,14 @@ def _of_openvla(address: Address, task: TaskSpec) -> Names:
     sides = ["wrist_image"] if len(hands) == 1 else ["left_wrist_image", "right_wrist_image"][: len(hands)]
     hands.sort(key=lambda camera: "right" in camera.lower())
     return Names({scene[0]: "full_image", **dict(zip(hands, sides, strict=True))}, (("state", None),), "instruction")
+
+
+def _whole(keys: Keys, task: TaskSpec, told: str) -> tuple[tuple[str, None], ...]:
+    """The key of the whole state that a file names; (): it names none. Raises LapaError for several."""
+    if len(keys.state) > 1 and task.state:
+        raise LapaError(f"keys={told}: the state has several keys there, and how many of its {len(task.state)} numbers "
+                        "go to which is not known. Name one, or a preset.")  # fmt: skip
+    return tuple((part[0], None) for part in keys.state[:1])
 
 
 def _keys(task: TaskSpec, told: str) -> Keys:

@@ -22,13 +22,13 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from lapa.serving import Fault, shortened
+from lapa.serving import EPISODES, Fault, shortened
 from lapa.serving.answers import Session
 from lapa.serving.service import Service
 from lapa.serving.wire import pack, pack_json, unpack
 
 SLOW = 20.0  # seconds that a client may take to receive an answer
-EPISODES = 256  # of one connection that are remembered; the oldest is forgotten
+FORGOTTEN = 10_000  # numbers of forgotten episodes of a connection that are remembered
 HEALTH = {"/healthz": "OK\n", "/health": '{"status": "ok"}\n'}
 TYPES = ("hello", "observation", "episode_start", "episode_end", "error")
 
@@ -112,6 +112,7 @@ class _Talk:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.sessions: dict[Any, Session] = {}
+        self.forgotten: dict[Any, None] = {}
         self.previous: float | None = None  # milliseconds from the last message to its answer
 
     async def answer(self, message: bytes | str) -> bytes | None:
@@ -162,15 +163,24 @@ class _Talk:
         return _message("action", {"actions": action}, seq)
 
     def _session(self, episode: int | None, new: bool = False) -> Session:
-        """The session of an episode, begun where there is none or a `new` one is asked for."""
+        """The session of an episode, begun where there is none or a `new` one is asked for. Raises Fault for one that
+        has been forgotten and is to go on."""
         found = self.sessions.pop(episode, None)
         if found is not None and new:
             self.service.asked.forget([found.number])
             found = None
         if found is None:
+            if episode in self.forgotten and not new:
+                raise Fault(f"Episode {episode} has been forgotten: one connection runs {EPISODES} side by side at "
+                            "most. Open another one, or begin it anew (reset).")  # fmt: skip
+            self.forgotten.pop(episode, None)
             found = self.service.session()
             if len(self.sessions) >= EPISODES:
-                self.service.asked.forget([self.sessions.pop(next(iter(self.sessions))).number])
+                oldest = next(iter(self.sessions))
+                self.service.asked.forget([self.sessions.pop(oldest).number])
+                self.forgotten[oldest] = None
+                if len(self.forgotten) > FORGOTTEN:
+                    del self.forgotten[next(iter(self.forgotten))]
         self.sessions[episode] = found  # the last one used comes last
         return found
 

@@ -23,7 +23,7 @@ import msgpack
 import numpy as np
 
 from lapa.contracts import Array, BadVideo
-from lapa.data.images import opened_image
+from lapa.data.images import decoded, opened_image
 from lapa.serving import Fault, shortened
 
 DEEPEST, MOST_VALUES, MOST_DIMENSIONS = 8, 20_000, 8  # of a message; an observation has some thirty values
@@ -224,7 +224,8 @@ def _picture(told: Mapping[str, Any]) -> Array:
         with opened_image(data, "The picture") as image:
             seen, file = (image.height, image.width), image.format
             if file in ("PNG", "JPEG") and max(seen) <= LARGEST_SIDE:
-                made = np.asarray(image.convert("RGB"))
+                made = decoded(image, "The picture")
+                seen = made.shape[:2]
     except BadVideo as error:
         raise Fault(str(error)) from None
     if made is None:

@@ -154,6 +154,15 @@ def test_batches_queues_and_ends() -> None:
     assert counting.got[8][0] == 0, "a scene that is done is sent zeros"
 
 
+@pytest.mark.parametrize(("most", "parts"), [(0, 3), (3, 4), (5, 3)])
+def test_no_more_scenes_than_a_policy_can_remember(most: int, parts: int) -> None:
+    speaker = Speaker()
+    speaker.most = most  # type: ignore[attr-defined]
+    outcomes, _ = roll_out(Counting(), speaker, Trial(10))
+    assert speaker.forgot == parts
+    assert outcomes == roll_out(Counting(), Speaker(), Trial(10))[0]
+
+
 def test_a_benchmark_may_say_in_which_order_scenes_are_run() -> None:
     class Sorted(Counting):
         def order(self, seeds: Sequence[int]) -> list[int]:

@@ -106,6 +106,13 @@ def test_by_name() -> None:
     assert "main" in said[0]
 
 
+def test_a_state_that_two_keys_may_be_is_refused() -> None:
+    sent = {"image": HWC, "prompt": "push", "observation/qpos": [1, 2], "observation/state": [3, 4]}
+    with pytest.raises(Fault, match="observation/qpos, observation/state"):
+        Keys(spec("image", state=2)).observation(sent)
+    assert "state" not in Keys(spec("image")).observation(sent)[0]
+
+
 CLIENTS: dict[str, list[dict[str, Any]]] = {
     "libero": [
         {"observation/image": HWC, "observation/wrist_image": HWC[::-1], "observation/state": np.arange(8.0)},

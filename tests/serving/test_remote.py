@@ -214,6 +214,38 @@ def test_keys_from_a_file(tmp_path: Path) -> None:
     assert set(heard[0]) == {"a/rgb", "a/hand", "a/q", "say"}
 
 
+def test_a_state_in_parts_of_unknown_lengths_is_refused(tmp_path: Path) -> None:
+    """A file says which keys, not how many numbers each has."""
+    (tmp_path / "k.yaml").write_text("cameras: {top: a, wrist: b}\nstate: [joints, gripper]\n")
+    with openpi(lambda _: {"actions": np.zeros((2, 3))}) as place:
+        with pytest.raises(LapaError, match="several keys"):
+            remote(f"openpi://{place},keys={tmp_path / 'k.yaml'}", TASK, "mine")
+        blind = TaskSpec(ACTION, TASK.cameras, ("lift",), 10)
+        actor = remote(f"openpi://{place},keys={tmp_path / 'k.yaml'}", blind, "mine")
+        assert actor.act_batch([{key: value for key, value in shown(blind).items() if key != "state"}]).shape[2] == 3  # type: ignore[list-item, typeddict-item]
+        actor.close()
+
+
+def test_the_keys_of_openvla(tmp_path: Path) -> None:
+    """A preset has them beside openpi's; a file may give others, also for the words and the state."""
+    heard: list[dict[str, Any]] = []
+
+    def one(told: dict[str, Any]) -> Any:
+        heard.append(told)
+        return np.zeros(7)
+
+    (tmp_path / "k.yaml").write_text(
+        "cameras: {agentview: front, eye_in_hand: hand}\nstate: proprio\ninstruction: task\n"
+    )
+    with openvla(one) as place:
+        for options in ("keys=libero", "keys=libero,form=oft", f"keys={tmp_path / 'k.yaml'}"):
+            remote(f"openvla://{place},{options}", LIBERO, "libero").act_batch([shown(LIBERO)])
+    assert [set(told) for told in heard] == [
+        {"image", "instruction"}, {"full_image", "wrist_image", "state", "instruction"},
+        {"front", "hand", "proprio", "task"},
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "told",
     ["Traceback (most recent call last):\n  File x\nKeyError: 'wrist'", {"nothing": 1},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -36,6 +37,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from lapa.contracts import LapaError, Observation
+from lapa.serving import sockets
 from lapa.serving.server import Server, Where, is_loopback, require_safe, running
 
 TOKEN = "0123456789abcdef-secret"
@@ -144,6 +146,18 @@ def test_episodes_of_one_connection_and_new_ones(policy: Policy, server: Server)
     while not {one, new} <= set(policy.forgotten) and time.monotonic() < until:
         time.sleep(0.01)
     assert {one, new} <= set(policy.forgotten), "forgotten when the client goes"
+
+
+def test_an_episode_that_was_forgotten_does_not_go_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the policy, or ensembling, remembered of it is lost. `lapa evaluate` runs no more side by side."""
+    monkeypatch.setattr(sockets, "EPISODES", 2)
+    with connected(server) as (connection, _):
+        for episode in (1, 2, 3):
+            asked(connection, sent(seen()) | {"episode": episode})
+        assert asked(connection, sent(seen()) | {"episode": 2})["actions"].shape == (4, 3)
+        assert asked(connection, sent(seen()) | {"episode": 1, "reset": True})["actions"].shape == (4, 3)
+        connection.send(packed(sent(seen()) | {"episode": 3}))
+        assert re.search(r"Episode 3 has been forgotten.* 2 side by side", str(connection.recv(timeout=10)))
 
 
 # --- vla-eval

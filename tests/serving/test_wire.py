@@ -67,6 +67,19 @@ def test_pictures_of_vla_eval(kind: str) -> None:
             unpack(msgpack.packb(told | {"data": held.getvalue() or picture.tobytes()} | wrong))
 
 
+def test_a_picture_of_a_file_is_that_of_the_training_data() -> None:
+    """Turned as its EXIF tag says, and no depth map, which would be white (data/images.py)."""
+    held, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter
+    Image.fromarray(np.full((6, 4, 3), 100, np.uint8)).save(held, "jpeg", exif=exif)
+    told = {"__image__": True, "format": "jpeg", "data": held.getvalue(), "shape": [4, 6, 3]}
+    assert unpack(msgpack.packb(told)).shape == (4, 6, 3)
+    held = io.BytesIO()
+    Image.fromarray(np.full((6, 4), 3000, np.uint16)).save(held, "png")
+    with pytest.raises(Fault, match="depth map"):
+        unpack(msgpack.packb({"__image__": True, "format": "png", "data": held.getvalue()}))
+
+
 def test_a_small_file_that_says_it_is_huge_is_not_decoded() -> None:
     held = io.BytesIO()
     Image.new("1", (8000, 8000)).save(held, "PNG")
