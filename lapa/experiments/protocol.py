@@ -315,6 +315,9 @@ class _Simulator:
             if lost:
                 print(f"Note: {pose.benchmark} does not tell the stages {', '.join(lost)} of {task.name}; it tells "
                       f"{', '.join(told) or 'success only'}.", file=sys.stderr)  # fmt: skip
+        if any(pose.instruction for pose in protocol.poses):
+            print("Note: a simulator's scenes have their own instructions, which the policies are told; those of the "
+                  "file are not used.", file=sys.stderr)  # fmt: skip
         self.scenes: dict[int, int] = {}
 
     def judge(self, rollout: Rollout) -> Answer:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
 from lapa.actions.spaces import ActionSpace, CodeSpace
+from lapa.actions.tables import Decoding
 from lapa.artefacts.folder import describe, read_json, replacing
 from lapa.backbones import lwm
 from lapa.contracts import LapaError
@@ -21,6 +24,7 @@ from lapa.policies import saved_config
 from lapa.policies.vla import VLA
 from lapa.policies.vla import Config as PolicyConfig
 
+MIDDLE = 1e-6  # from the middle of a bin to its meaning, with more it is told
 NUMBERS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
@@ -33,7 +37,7 @@ def to_lapa(source: Path, out: Path, vqgan: Path | None = None, tokenizer: Path 
     for path in (out, vqgan, tokenizer, bins):
         if path is not None and path.exists():
             raise LapaError(f"{path} exists already. Remove it or choose another path.")
-    weights, kind, space = _released_model(source)
+    weights, kind, space, decoding = _released_model(source)
     if bins is not None and not isinstance(space, ActionSpace):
         raise LapaError(f"{source} has no action bins. Leave --bins out.")
     with safe_open(weights, framework="pt") as file:
@@ -60,16 +64,34 @@ def to_lapa(source: Path, out: Path, vqgan: Path | None = None, tokenizer: Path 
         with replacing(bins) as temporary:
             temporary.write_text(written_bins(space))
     written = [str(path) for path in (out, vqgan, tokenizer, bins) if path is not None]
-    return f"Written: {', '.join(written)}."
+    return " ".join([f"Written: {', '.join(written)}.", *_otherwise(space, decoding)])
 
 
-def _released_model(source: Path) -> tuple[Path, str, CodeSpace | ActionSpace | None]:
-    """The weights of an artefact that the released code can have, the kind of its head's space, and the space."""
+def _otherwise(space: CodeSpace | ActionSpace | None, decoding: Decoding) -> list[str]:
+    """Sentences on what the released code makes of the same weights otherwise."""
+    if not isinstance(space, ActionSpace):
+        return []
+    told, mine, middles = [], space.centres(), replace(space, values=()).centres()
+    apart = np.nanmax(np.abs(mine - middles), 1)
+    if apart.max() > MIDDLE:
+        i = int(apart.argmax())
+        name = space.names[i] if space.names else f"action {i}"
+        told.append(f"The released code answers with the middle of a bin, and this policy with the mean of the data in "
+                    f"it: up to {apart[i]:.3g} apart in {name}.")  # fmt: skip
+    if decoding != "centre":
+        told.append(f"The released code takes the likeliest bin, and this policy has decoding={decoding}; try it with "
+                    "policy.decoding=centre.")  # fmt: skip
+    return told
+
+
+def _released_model(source: Path) -> tuple[Path, str, CodeSpace | ActionSpace | None, Decoding]:
+    """The weights of an artefact that the released code can have, the kind of its head's space, the space, and how the
+    policy decodes."""
     path = Path(source)
     if path.is_dir() and read_json(path / "config.json", "artefact").get("kind") == "backbone":
         backbone = describe(path, "backbone")
         backbone.settings(lwm.Config)
-        return backbone.require_weights(), "", None
+        return backbone.require_weights(), "", None, "centre"
     artefact = describe(path, "policy")
     config = saved_config(artefact)
     if not isinstance(config, PolicyConfig) or config.backbone != "lwm" or config.head != "autoregressive":
@@ -87,9 +109,9 @@ def _released_model(source: Path) -> tuple[Path, str, CodeSpace | ActionSpace | 
                         "code has the head autoregressive alone, and says none.")  # fmt: skip
     if isinstance(space, ActionSpace) and space.chunk == 1:
         _require_as_given(policy, source)
-        return artefact.require_weights(), "actions", space
+        return artefact.require_weights(), "actions", space, config.decoding
     if isinstance(space, CodeSpace):
-        return artefact.require_weights(), "codes", space
+        return artefact.require_weights(), "codes", space, config.decoding
     raise LapaError(f"{source} predicts chunks or clusters of actions; the released code knows bins of one action.")
 
 

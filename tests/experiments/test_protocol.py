@@ -351,7 +351,17 @@ def test_tabletop_in_the_persons_place(tmp_path: Path, capsys: pytest.CaptureFix
     assert all(len(same) == 1 for same in scenes.values()), "all methods meet the same scene"
     seen = [note for (_, pose), (note,) in scenes.items() if pose in (1, 2, 5, 6)]
     assert len(set(seen)) == 4, "and each pose is another one"
+    assert "instructions" not in said.err
     file.write_text(SIMULATED.replace("expert", "expret"))
     with pytest.raises(SystemExit):
         cli.main(["protocol", str(file), "--out", str(tmp_path / "wrong")])
     assert '"expert"' in capsys.readouterr().err
+
+
+def test_instructions_that_a_simulator_does_not_use_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A type that differs in them alone would be judged as the one without."""
+    told = SIMULATED.replace("{name: unseen, benchmark", "{name: unseen, instruction: go, benchmark")
+    cli.main(["protocol", str(written(tmp_path, told.replace("expert", "random"))), "--out", str(tmp_path / "out")])
+    assert "those of the file are not used" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import tracemalloc
 from collections.abc import Iterator
@@ -343,7 +344,8 @@ def test_any_form_of_params_is_the_same_model(latent: Released, policy: Any, tmp
 
 def test_back_to_the_released_form(action: Released, tmp_path: Path) -> None:
     out = convert(action, tmp_path)
-    to_lapa(out, tmp_path / "back", bins=tmp_path / "bins.csv", chunk=1000)
+    told = to_lapa(out, tmp_path / "back", bins=tmp_path / "bins.csv", chunk=1000)
+    assert "The released code" not in told
     _same_params(action.folder / "params", tmp_path / "back")
     assert read_bins(tmp_path / "bins.csv", 5) == read_bins(action.folder / "bins.csv", 5)
     assert b"__msgpack_chunked_array__" in (tmp_path / "back").read_bytes()
@@ -361,6 +363,18 @@ def test_what_the_released_code_would_do_otherwise_is_not_written(action: Releas
         with pytest.raises(LapaError, match=says):
             to_lapa(tmp_path / says, tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+def test_what_the_released_code_answers_otherwise_is_told(action: Released, tmp_path: Path) -> None:
+    """Bins that were fitted mean the data in them; the released code knows their edges, and takes their middle."""
+    made = lapa.Policy.from_pretrained(convert(action, tmp_path))
+    names = made.meaning.spec.names
+    fitted = ActionSpace.fit(np.random.default_rng(0).normal(size=(100, 3)), made.space.classes, names=names)
+    made.head.space, made.config = fitted, replace(made.config, decoding="expectation")
+    save_artefact(tmp_path / "run", "policy", {**made.description(), "method": "lapa"}, made.state_dict())
+    told = to_lapa(tmp_path / "run", tmp_path / "back2")
+    assert re.search(rf"up to \d\.\d+ apart in ({'|'.join(names)})", told)
+    assert "decoding=expectation" in told
 
 
 def test_the_weights_that_go_back_are_those_that_config_json_names(action: Released, tmp_path: Path) -> None:
