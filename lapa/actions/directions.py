@@ -114,7 +114,8 @@ def _given(spec: ActionSpec, words: Mapping[str, Sequence[str]]) -> dict[int, tu
     if wrong := [name for name in words if name not in spec.names]:
         raise LapaError(f'directions: no action is called "{wrong[0]}" (words); they are {", ".join(spec.names)}.')
     for name, pair in words.items():
-        if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(word, str) and word for word in pair):
+        two = isinstance(pair, list | tuple) and len(pair) == 2
+        if not two or not all(isinstance(word, str) and word for word in pair):
             raise LapaError(
                 f'directions: words of "{name}" are two, for less and for more of it, such as ["left","right"].'
             )

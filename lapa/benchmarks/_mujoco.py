@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from lapa.contracts import Array, Observation
+from lapa.contracts import Array, LapaError, Observation
 
 GL = "MUJOCO_GL"
+LARGEST = 4096  # pixels a side of a picture
 LEANS = 0.1  # cameras that look straight down have no upper side: their tops point up or down by less than this
 
 
@@ -33,6 +34,12 @@ def without_a_screen() -> None:
         return
     os.environ[GL] = found
     print(f"{GL} is not set and there is no screen: MuJoCo draws with {found}.", file=sys.stderr)
+
+
+def require_size(name: str, size: int) -> None:
+    """Raise LapaError where the benchmark of this name cannot draw pictures of so many pixels a side."""
+    if not 1 <= size <= LARGEST:
+        raise LapaError(f"{name}: size is 1 to {LARGEST}, not {size}.")
 
 
 _OPEN: list[weakref.ref[Drawer]] = []

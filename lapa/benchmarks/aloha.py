@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lapa.benchmarks import gym
-from lapa.benchmarks._mujoco import Drawer, without_a_screen
+from lapa.benchmarks._mujoco import Drawer, require_size, without_a_screen
 from lapa.contracts import Array, LapaError
 from lapa.plugins import choose, require
 
@@ -54,6 +54,7 @@ class Config:
 
 class _Aloha(gym.GymBenchmark):
     def __init__(self, config: Config) -> None:
+        require_size("aloha", config.size)
         without_a_screen()
         self.its, self.drawers = config, list[Drawer]()
         super().__init__(
@@ -61,9 +62,9 @@ class _Aloha(gym.GymBenchmark):
                 path=config.path, images=config.camera, state="state", state_names="+".join(JOINTS), hz=50.0,
                 instruction=TASKS[config.path][1], success="info.is_success", kinds="absolute",
                 action_names="+".join(JOINTS), max_steps=config.max_steps, batch=config.batch,
-            )
+            ),
+            f"aloha:{config.path}",
         )  # fmt: skip
-        self.name = f"aloha:{config.path}"
 
     def _make(self) -> Any:
         return _wrapped(self.its, self.drawers)

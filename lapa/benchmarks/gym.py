@@ -15,6 +15,7 @@ import operator
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,8 +72,9 @@ class Config:
 class GymBenchmark:
     """One environment a running episode, stepped one after another; a policy is asked about all of them at once."""
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.name = config, f"gym:{config.path}"
+    def __init__(self, config: Config, name: str = "") -> None:
+        """name: of the benchmark, as the user has it ("": gym:ID)."""
+        self.config, self.name = config, name or f"gym:{config.path}"
         for option, value in (("batch", config.batch), ("max_steps", config.max_steps)):
             if value is not None and value < 1:
                 raise LapaError(f"{self.name}: {option} is at least 1, not {value}.")
@@ -236,10 +238,20 @@ class GymBenchmark:
     def _words(self, seen: Any, info: Mapping[str, Any]) -> str:
         told = self.config.instruction
         if told.startswith("info."):
-            return str(self._in_info(info, told, "instruction"))
+            return self._text(self._in_info(info, told, "instruction"), told)
         if told.startswith("observation."):
-            return str(self._at(seen, told.partition(".")[2], "instruction"))
-        return told or (str(seen["instruction"]) if _has(seen, "instruction") else "")
+            return self._text(self._at(seen, told.partition(".")[2], "instruction"), told)
+        return told or (self._text(seen["instruction"], "instruction") if _has(seen, "instruction") else "")
+
+    def _text(self, value: Any, where: str) -> str:
+        """An instruction: a text, also in bytes or as NumPy has it. Raises LapaError for anything else."""
+        found = value.item() if isinstance(value, np.ndarray | np.generic) and value.size == 1 else value
+        with suppress(UnicodeDecodeError):
+            found = found.decode() if isinstance(found, bytes) else found
+        if not isinstance(found, str):
+            raise LapaError(f"{self.name}: the instruction, {where}, is {type(value).__name__} and no text. Give "
+                            "instruction= words, or where a text is.")  # fmt: skip
+        return found
 
     def _at(self, seen: Any, key: str, option: str) -> Any:
         """The part of an observation that KEY names. Raises LapaError with the keys there are."""
@@ -281,8 +293,8 @@ class GymBenchmark:
         import gymnasium
 
         space = env.action_space
-        if not isinstance(space, gymnasium.spaces.Box):
-            raise LapaError(f"{self.name} takes {space}; lapa's policies give real numbers, a Box.")
+        if not isinstance(space, gymnasium.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+            raise LapaError(f"{self.name} takes {space}; lapa's policies give real numbers, a Box of floats.")
         count = int(np.prod(space.shape))
         hz = self.config.hz or env.metadata.get("render_fps")
         if not hz:

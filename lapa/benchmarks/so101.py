@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lapa.benchmarks import gym
-from lapa.benchmarks._mujoco import Drawer, without_a_screen
+from lapa.benchmarks._mujoco import Drawer, require_size, without_a_screen
 from lapa.contracts import Array
 from lapa.plugins import choose, require
 
@@ -51,6 +51,7 @@ class Config:
 
 class _SO101(gym.GymBenchmark):
     def __init__(self, config: Config) -> None:
+        require_size("so101", config.size)
         without_a_screen()
         placing = config.path == "pick-place"
         most = (300 if placing else 100) if config.max_steps is None else config.max_steps
@@ -61,9 +62,9 @@ class _SO101(gym.GymBenchmark):
                 instruction=SENTENCES[config.path], success="info.succeed", kinds="3delta+binary",
                 action_names="dx+dy+dz+gripper", max_steps=most,
                 expert="info.expert" if placing else "", batch=config.batch,
-            )
+            ),
+            f"so101:{config.path}",
         )  # fmt: skip
-        self.name = f"so101:{config.path}"
         self.spec = replace(self.spec, limits=LIMITS)
 
     def _make(self) -> Any:

@@ -22,6 +22,7 @@ class Config:
 
     def build(self) -> TabletopBenchmark:
         """The benchmark. Raises LapaError for an unknown domain or split."""
+        from lapa.benchmarks._mujoco import require_size
         from lapa.plugins import choose
         from lapa.tabletop.benchmark import TabletopBenchmark
         from lapa.tabletop.language import PHRASES
@@ -29,4 +30,5 @@ class Config:
 
         choose(self.path, tuple(DOMAINS), "domain of Tabletop")
         choose(self.split, tuple(PHRASES), "split of Tabletop")
+        require_size("tabletop", self.size)
         return TabletopBenchmark(self.path, self.split, self.size)

@@ -146,7 +146,7 @@ class InBackbone(nn.Module):
         if context.further is None:
             raise LapaError(
                 'parallel: this backbone cannot go on after its prompt; say "queries":"decoder" in '
-                "policy.head_options, or choose the backbone lwm or hf."
+                "policy.head_options, or choose the backbone lwm or hf (hf without recompute=true)."
             )
         states = context.further(self.queries.expand(len(shown), -1, -1))
         found: Tensor = self.output(states.to(self.output.weight.dtype))

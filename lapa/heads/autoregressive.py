@@ -60,6 +60,8 @@ class Config:
         """A new head for readouts of this width. Raises LapaError on settings that cannot be."""
         if min(self.layers, self.heads, self.width, self.top) < 1 or self.temperature <= 0:
             raise LapaError("autoregressive: layers, heads, width and top are at least 1, temperature above 0.")
+        if not -1 <= self.stop < space.classes:
+            raise LapaError(f"autoregressive: stop {self.stop}: it is one of the {space.classes} classes, or -1.")
         if self.directions:
             spoken(space)
         return Autoregressive(width, self, space)
@@ -205,7 +207,7 @@ class Autoregressive(Head):
         if context.further is None:
             raise LapaError(
                 'This backbone cannot go on after its prompt: leave "in_backbone" out of policy.head_options, or '
-                "choose the backbone lwm."
+                "choose the backbone lwm or hf (hf without recompute=true)."
             )
         return context.readout, context.further
 

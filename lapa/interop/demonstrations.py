@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import re
@@ -82,8 +83,10 @@ def demonstrations(
     workers: processes that share the work; what is yielded does not depend on their number. Each opens the benchmark
     that `spec` names. Raises LapaError where there is no expert, and where it fails too often.
     """
-    if not 1 <= episodes <= EPISODES // TRIES or noise < 0:
-        raise LapaError(f"--episodes is 1 to {EPISODES // TRIES:,} and --noise at least 0, not {episodes} and {noise}.")
+    if not 1 <= episodes <= EPISODES // TRIES or not 0 <= noise < math.inf:
+        raise LapaError(
+            f"--episodes is 1 to {EPISODES // TRIES:,} and --noise a number from 0 on, not {episodes} and {noise}."
+        )
     if not 1 <= workers <= 256:
         raise LapaError(f"--workers is 1 to 256, not {workers}.")
     rows = benchmark.baselines()

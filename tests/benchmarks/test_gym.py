@@ -127,6 +127,7 @@ def test_pictures_of_render_and_words_of_an_option() -> None:
         ("images=joints", ("images=joints ", "float32 [2]")),
         ("state=joint", ("state=joint ", "joints")),
         ("instruction=info.task", ("instruction=info.task", "info.at_goal, info.target")),
+        ("instruction=info.target", ("info.target", "no text")),
         ("cameras=one", ("cameras=", "pixels.top, pixels.wrist")),
         ("action_names=one", ("action_names are 1", "2 numbers")),
         ("kinds=delta+delta+binary", ("kinds=",)),
@@ -147,6 +148,14 @@ def test_what_is_not_there_is_refused(options: str, says: tuple[str, ...]) -> No
     with pytest.raises(LapaError) as error:
         open_benchmark(f"gym:LapaReach-v0,{steps}{options}")
     assert all(part in str(error.value) for part in says), error.value
+
+
+def test_words_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Reach._seen
+    for told in (b"push", np.array("push"), np.bytes_("push")):
+        monkeypatch.setattr(Reach, "_seen", lambda self, told=told: seen(self) | {"instruction": told})
+        shown = open_benchmark("gym:LapaReach-v0,max_steps=12").reset([1])[0]
+        assert shown["instruction"] == "push"
 
 
 def test_what_shows_only_on_the_way_is_refused_likewise() -> None:

@@ -128,14 +128,15 @@ def test_a_stop_ends_the_classes() -> None:
         assert after == before[:kept] + [0] * (3 - kept)
 
 
-@pytest.mark.parametrize("options", [{"layers": 0}, {"top": 0}, {"temperature": 0.0}, {"width": 0}])
+@pytest.mark.parametrize("options", [{"layers": 0}, {"top": 0}, {"temperature": 0.0}, {"width": 0},
+                                     {"stop": 99}, {"stop": -2}])  # fmt: skip
 def test_settings_that_cannot_be(options: dict[str, Any]) -> None:
     with pytest.raises(LapaError, match="autoregressive"):
         Config(**options).build(12, SPACE)
 
 
 def test_in_a_backbone_that_cannot_go_on() -> None:
-    with pytest.raises(LapaError, match="in_backbone"):
+    with pytest.raises(LapaError, match="in_backbone.*recompute"):
         made(in_backbone=True).logits(context())
 
 

@@ -120,3 +120,6 @@ def test_a_policy_that_says_where_it_goes(packed: Packed, tiny: Recipe, tmp_path
     head, joints = Config(directions=True).build(12, SPACE), replace(MEANING.spec, names=("shoulder", "elbow"))
     with pytest.raises(LapaError, match="words"):
         head.means(replace(MEANING, spec=joints))
+    for wrong in (5, "ab", ["a"], ["a", 5]):
+        with pytest.raises(LapaError, match="words of"):
+            Config(directions=True, words={MEANING.spec.names[0]: wrong}).build(12, SPACE).means(MEANING)

@@ -186,6 +186,7 @@ def test_the_next_command_names_the_whole_benchmark_or_none(
         ("--benchmark arm", "how many --episodes"),
         ("--benchmark arm --episodes 0", "--episodes is 1 to"),
         ("--benchmark arm --episodes 2 --noise -1", "--noise"),
+        ("--benchmark arm --episodes 2 --noise nan", "--noise"),
         ("--benchmark arm --episodes 2 --dataset tabletop:sim", "--benchmark"),
         ("--dataset tabletop:sim --episodes 2", "belong to --benchmark"),
         ("--dataset tabletop:sim --workers 2", "belong to --benchmark"),

@@ -58,8 +58,15 @@ def test_the_arms_of_aloha_hold_still() -> None:
 @pytest.mark.parametrize("spec", [pytest.param("so101:pick-place,max_steps=0", marks=SO101),
                                   pytest.param("aloha:insertion,max_steps=0", marks=ALOHA)])  # fmt: skip
 def test_an_episode_has_a_step(spec: str) -> None:
-    with pytest.raises(LapaError, match="max_steps is at least 1, not 0"):
+    with pytest.raises(LapaError, match=f"^{spec.partition(',')[0]}: max_steps is at least 1, not 0"):
         open_benchmark(spec)
+
+
+@pytest.mark.parametrize("size", [0, -3, 100_000])
+@pytest.mark.parametrize("name", [pytest.param("so101", marks=SO101), pytest.param("aloha", marks=ALOHA), "tabletop"])
+def test_a_picture_has_a_size(name: str, size: int) -> None:
+    with pytest.raises(LapaError, match=f"{name}: size is 1 to 4096, not {size}"):
+        open_benchmark(f"{name},size={size}")
 
 
 @pytest.mark.parametrize("spec", ["so101:lift", "aloha:fold", "aloha,camera=side", "aloha,camera=top+top"])
