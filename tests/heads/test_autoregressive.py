@@ -136,7 +136,7 @@ def test_settings_that_cannot_be(options: dict[str, Any]) -> None:
 
 
 def test_in_a_backbone_that_cannot_go_on() -> None:
-    with pytest.raises(LapaError, match="in_backbone.*recompute"):
+    with pytest.raises(LapaError, match=r"in_backbone.*recompute"):
         made(in_backbone=True).logits(context())
 
 
