@@ -250,6 +250,8 @@ def compare(
     recipe_of(preset or "laptop", (*set, *set_finetune))  # refuses now what a later step would refuse
     named = split_names(methods)
     where = benchmark or benchmark_for(labelled)
+    if where is None and episodes is not None:
+        raise LapaError("--episodes are those of a --benchmark, and there is none here. Leave it out.")
     options = ("--preset", preset or "laptop", *(part for option in set for part in ("--set", option)))
     later = tuple(part for option in set_finetune for part in ("--set", option))
     setting = Comparison(at_least_one(dataset), labelled, where, 500 if episodes is None else episodes, seed, options,

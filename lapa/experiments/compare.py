@@ -6,6 +6,7 @@ A plan is a list of `lapa` commands (schedule.py), so every number can be made a
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -146,13 +147,18 @@ class Comparison:
 
 def begin(setting: Comparison, out: Path) -> None:
     """Begin a comparison in `out`, or go on with it. What is finished there is not run again, so raises LapaError where
-    it was begun with another setting."""
+    it was begun with another setting, and says where its data have changed since."""
     ours, path = json.loads(json.dumps(asdict(setting))), out / ASKED
     before = read_json(path, "settings of the comparison") if path.exists() else ours
     if changed := [name for name in ours if before.get(name) != ours[name]]:
         told = f"{changed[0]} {json.dumps(before.get(changed[0]))}, here {json.dumps(ours[changed[0]])}"
         raise LapaError(f"{out} holds a comparison with other settings ({told}). Give the same, or another --out.")
-    write_json(path, ours)
+    now = {spec: open_dataset(spec).signature() for spec in (*setting.videos, *setting.labelled)}
+    begun = before.get("data", now)
+    for spec in (spec for spec in now if begun.get(spec) != now[spec]):
+        print(f"Note: {spec} has changed since this comparison began. What is finished in {out} is of the data as they "
+              "were; for all of it on the new ones give another --out.", file=sys.stderr)  # fmt: skip
+    write_json(path, {**ours, "data": begun})
 
 
 def require_actions(setting: Comparison, methods: tuple[str, ...]) -> tuple[str, ...]:

@@ -410,3 +410,18 @@ def test_what_is_finished_is_of_the_same_setting(tmp_path: Path) -> None:
         with pytest.raises(LapaError, match=says):
             begin(other, tmp_path)
     assert json.loads((tmp_path / "asked.json").read_text())["episodes"] == 20
+
+
+def test_data_that_have_changed_since_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Steps that are done are of the data as they were."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "a.mp4").write_bytes(b"one")
+    setting = Comparison((f"video_folder:{clips}",), ("tabletop:sim",))
+    for _ in range(2):
+        begin(setting, tmp_path / "out")
+    assert "changed" not in capsys.readouterr().err
+    (clips / "b.mp4").write_bytes(b"two")
+    for _ in range(2):
+        begin(setting, tmp_path / "out")
+        assert f"video_folder:{clips} has changed" in capsys.readouterr().err
