@@ -14,7 +14,7 @@ from lapa.actions.codebook import ActionCodebook
 from lapa.actions.meaning import Meaning
 from lapa.actions.numbers import NumberSpace
 from lapa.actions.spaces import ActionSpace
-from lapa.contracts import Array, Labels, LapaError
+from lapa.contracts import ActionSpec, Array, Labels, LapaError
 from lapa.data.index import Index
 from lapa.recipe import Recipe
 
@@ -123,6 +123,7 @@ def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | N
                 f"{data.spec} has the actions of this policy in another order ({', '.join(its)}; the policy speaks "
                 f"{', '.join(mine)}). Give it a new head (--head new)."
             )
+        _tell_of_change(kept.spec, meaning.spec)
         meaning = replace(meaning, relative=kept.relative, state=kept.state and meaning.state)
         if any(meaning.relative):
             if data.state is None or data.state.shape[1] != len(meaning.relative):
@@ -139,3 +140,15 @@ def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | N
               f"{meaning.spec.hz:g}. At another rate an action is a motion of another size; give those of one rate.",
               flush=True)  # fmt: skip
     return meaning
+
+
+def _tell_of_change(before: ActionSpec, now: ActionSpec) -> None:
+    """Say where the actions that a kept head is to learn are not what those before were."""
+    found = [f"{name} was {old} and is {new}" for name, old, new in zip(now.names, before.kinds, now.kinds, strict=True)
+             if old != new]  # fmt: skip
+    if max(before.hz, now.hz) > SAME_RATE * min(before.hz, now.hz):
+        found.append(f"there were {before.hz:g} actions a second and are {now.hz:g}")
+    if found:
+        shown = "; ".join(found[:4]) + ("; .." if len(found) > 4 else "")
+        print(f"Note: the policy keeps its head, and these actions mean something else than those before: {shown}. "
+              "Give it a new head (--head new), or say what they are (kinds=, fps=).", flush=True)  # fmt: skip

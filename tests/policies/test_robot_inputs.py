@@ -121,6 +121,20 @@ def test_actions_that_a_kept_head_cannot_answer_are_told(
         assert not all(a.equal(b) for a, b in zip(after.head.parameters(), before.head.parameters(), strict=True))
 
 
+def test_actions_of_another_kind_or_rate_are_told_where_a_head_is_kept(
+    arm: Packed, tiny: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy, own = configured(tiny).build(), replace(tiny, head="own", actions="given")
+    policy.adapt(arm, own)
+    policy.adapt(arm, own)
+    assert "something else" not in capsys.readouterr().out
+    other = replace(ARM, kinds=("delta", "absolute", "binary"), hz=30.0)
+    policy.adapt(replace(arm, action_spec=other), own)
+    said = capsys.readouterr().out
+    assert "shoulder was absolute and is delta; there were 10 actions a second and are 30." in said
+    assert "elbow" not in said
+
+
 @pytest.mark.parametrize("turn", [2 * np.pi, 360.0])
 def test_angles_that_wrap_are_told(turn: float, arm: Packed, tiny: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     assert arm.actions is not None
