@@ -27,6 +27,7 @@ from lapa.actions.scales import Scales, scales_from_json
 from lapa.actions.spaces import ActionSpace, CodeSpace
 from lapa.actions.tables import Decoding
 from lapa.artefacts.pretrained import Reference
+from lapa.artefacts.settings import typed_value
 from lapa.backbones import Backbone, build_backbone, pictures
 from lapa.contracts import Array, Context, Inputs, Labels, LapaError, Logs, Observation, PolicySpec
 from lapa.data.features import FrameFeatures
@@ -155,6 +156,7 @@ class VLA(Policy):
         self.meaning: Meaning | None = None  # of its actions
         self.scales: Scales | None = None  # of the robots it speaks the actions of, if each has its own
         self.looks = Looks()
+        self.asked = ""  # which kind of space the backbone's prompt asks for: a head that is read goes on as it was
         self.grown: tuple[str, dict[str, Any]] | None = None  # which head it has, with its options
 
     @property
@@ -200,7 +202,12 @@ class VLA(Policy):
         self._require_executable()
         self.grown = name, dict(options)
         self._introduce()
-        self.backbone.answers(space.kind)
+        self._ask_for(space.kind)
+
+    def _ask_for(self, kind: str) -> None:
+        """The backbone's prompt asks for this kind of answer from now on."""
+        self.asked = kind
+        self.backbone.answers(kind)
 
     def _require_executable(self) -> None:
         """Raises LapaError where `execute` is not 0 and the head cannot be asked again after so many actions."""
@@ -511,7 +518,12 @@ class VLA(Policy):
     def description(self) -> dict[str, Any]:
         """What config.json needs to open this policy again."""
         told = {"space": self.space, "scales": self.scales, "meaning": self.meaning, "reads": self.reads}
-        return {**super().description(), **{key: value and asdict(value) for key, value in told.items()}}
+        asks = type(self.backbone).answers is not Backbone.answers and self.space and self.asked != self.space.kind
+        return {
+            **super().description(),
+            **{key: value and asdict(value) for key, value in told.items()},
+            **({"asked": self.asked} if asks else {}),
+        }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """See Policy."""
@@ -520,6 +532,8 @@ class VLA(Policy):
             self.reads = Reads.from_json(reads)
             self.backbone.extend(self.reads.cameras, len(self.reads.state))
         self.grow(space_from_json(saved.get("space")))
+        if "asked" in saved:
+            self._ask_for(typed_value(str, saved["asked"], "asked"))
         self.scales = scales_from_json(saved.get("scales"))
         if self.acting and self.meaning and len(self.meaning.spec) != self.dimensions:
             raise LapaError(f"meaning.spec has {len(self.meaning.spec)} actions, the space {self.dimensions}.")

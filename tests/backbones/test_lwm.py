@@ -14,6 +14,7 @@ from released_lapa import backbone_options
 
 import lapa
 from lapa.actions.spaces import CodeSpace
+from lapa.artefacts.folder import save_artefact
 from lapa.backbones import lwm
 from lapa.contracts import Labels, LapaError
 from lapa.data.observations import Seen
@@ -155,6 +156,27 @@ def test_it_pretrains_finetunes_acts_and_goes_back(options: dict[str, Any], tiny
     assert np.isfinite(acted).all()
     to_lapa(tmp_path / "policy", tmp_path / "params")
     assert {"action_head/kernel", "transformer/ate/embedding"} < read_index(tmp_path / "params").keys()
+
+
+def test_a_head_that_is_read_is_asked_as_before_when_it_is_opened_again(
+    options: dict[str, Any], tiny: Recipe, tmp_path: Path
+) -> None:
+    """Its classes are codes, which the prompt asks for, though they mean actions now."""
+    recipe = replace(tiny, policy=PolicySettings(backbone="lwm", backbone_options=options), head="linear")
+    data = pack(["tabletop:sim,episodes=2,seed=3"], 128, quiet=True, fit="released")
+    frames = np.arange(8)
+    codes = Labels("codes", np.zeros_like(frames), frames, np.random.default_rng(0).integers(0, 5, (8, 1)))
+    policy: Any = configured(recipe).build()
+    policy.examples(codes, data, {"classes": 5}, recipe)
+    assert "asked" not in policy.description()
+    policy.adapt(data, recipe)
+    save_artefact(tmp_path, "policy", {**policy.description(), "method": "lapa"}, policy.state_dict())
+    again: Any = lapa.Policy.from_pretrained(tmp_path)
+    assert (again.backbone.kind, policy.backbone.kind, again.space.kind) == ("codes", "codes", "codebook")
+    shown = {"image": data.gather(frames[:1])[0], "instruction": "push"}
+    np.testing.assert_array_equal(again.act(shown), policy.eval().act(shown))
+    again.adapt(data, replace(recipe, head="new"))
+    assert again.backbone.kind == "actions"
 
 
 def test_the_preset_paper_is_lapa_7b() -> None:
