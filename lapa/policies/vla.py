@@ -37,7 +37,7 @@ from lapa.data.pack import Packed
 from lapa.data.pairs import window_offsets
 from lapa.data.spec import parted
 from lapa.heads import AnyHead, Head, predicts_numbers
-from lapa.plugins import configure
+from lapa.plugins import configure, find
 from lapa.policies import (
     Examples,
     Policy,
@@ -342,7 +342,10 @@ class VLA(Policy):
         said = np.concatenate([self._said(look(data, some, spec, features=features)) for some in parts])
         assert isinstance(self.head, AnyHead)
         self.head = self.head.reading()
-        self.config = replace(self.config, head="linear")
+        had, takes = self.grown[1] if self.grown else {}, {each.name for each in fields(find("heads", "linear"))}
+        options = {name: value for name, value in had.items() if name in takes}
+        self.config = replace(self.config, head="linear", head_options=options)
+        self.grown = self.config.head_for("codebook")
         results: Logs = self.head.read(said, chunks, pad, data.episode_of(frames), data.action_names)  # type: ignore[operator]
         fit, left_out = results["r2_of_labels"], results.get("r2_left_out")
         told = f"R^2 of their actions {fit:.2f}"

@@ -120,6 +120,25 @@ def test_codes_have_a_head_of_their_own(
     assert lapa.Policy.from_pretrained(tmp_path / "policy").spec.chunk == 2
 
 
+@pytest.mark.parametrize(
+    "options",
+    [('policy.head_options={"rounds":1,"width":8}',), (*OPTIONS["regression"], "policy.code_head=parallel")],
+    ids=["said as it is", "a head of its own"],
+)
+def test_a_head_that_was_read_is_opened_with_the_options_that_it_has(
+    options: tuple[str, ...], latent: Path, packed: Packed, tiny: Recipe, tmp_path: Path
+) -> None:
+    """Not with those of the head that it is not, nor with those that a linear head does not know."""
+    actions, about = read_labels(latent / "labels")
+    labels = Labels("codes", actions.episode, actions.frame, np.arange(len(actions.frame))[:, None] % 4)
+    recipe = changed(tiny, *options, "head=linear")
+    manifest = {**about, "method": "lapa", "kind": "codes", "classes": 4}
+    pretrain(packed, labels, manifest, recipe, tmp_path / "latent", 7)
+    finetune(packed, tmp_path / "latent", recipe, tmp_path / "policy", 7, rehearse=False)
+    policy = lapa.Policy.from_pretrained(tmp_path / "policy")
+    assert policy.act({"image": packed.gather(np.arange(1))[0], "instruction": "push"}).shape == (1, 2)
+
+
 def test_stage_2_on_actions_takes_the_head_and_the_chunk_of_stage_3(
     latent: Path, packed: Packed, tiny: Recipe, tmp_path: Path
 ) -> None:
