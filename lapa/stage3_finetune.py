@@ -109,19 +109,19 @@ def _learn(
     results = examples.results
     if results is None:
         results = fit(policy, sampler(policy, packed, examples, how.batch_size), how, out, seed=seed, title=title,
-                      parameters=policy.trainable(_trainable(policy, policy_path, recipe)),
+                      parameters=policy.trainable(what_trains(policy, policy_path, recipe.trainable)),
                       monitor=examples.watch and examples.watch(out, seed))  # fmt: skip
     return policy, dict(results), parents, method
 
 
-def _trainable(policy: Policy, pretrained: Path | None, recipe: Recipe) -> Which:
-    """What the recipe says, or "all" where the head alone would read what nobody has trained."""
+def what_trains(policy: Policy, pretrained: Path | None, wanted: Which) -> Which:
+    """What is wanted, or "all" where the head alone would read what nobody has trained."""
     backbone = getattr(policy, "backbone", None)
-    if pretrained is None and recipe.trainable == "head" and isinstance(backbone, Backbone) and backbone.untaught:
+    if pretrained is None and wanted == "head" and isinstance(backbone, Backbone) and backbone.untaught:
         say_once("Without a pretrained policy all but what is frozen is trained, not the head alone: the "
                  "backbone has not learnt from videos or robots yet.")  # fmt: skip
         return "all"
-    return recipe.trainable
+    return wanted
 
 
 def _labelled(packed: Packed, policy_path: Path | None) -> dict[str, list[str]]:

@@ -30,6 +30,7 @@ from lapa.interop.lerobot_policy import (
     open_policy,
     require_fit,
     save_policy,
+    trains,
 )
 from lerobot_policy_lapa.configuration_lapa import LapaConfig
 from lerobot_policy_lapa.pictures import as_pictures
@@ -50,6 +51,7 @@ class LapaPolicy(PreTrainedPolicy):
         self.made = made or _begun(config, dataset_meta)
         self.policy = self.made.policy
         self._take_features(dataset_meta)
+        config.trainable = trains(self.made, config.trainable)
         parameters = list(self.policy.trainable(config.trainable))
         count = sum(parameter.numel() for parameter in parameters)
         for line in [*mapping(self.policy.spec, config.cameras), f"trainable ({config.trainable}): {count:,} weights"]:

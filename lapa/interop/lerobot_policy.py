@@ -31,9 +31,9 @@ from lapa.data.lerobot_meta import names_of
 from lapa.data.pack import Packed
 from lapa.data.stream import stream
 from lapa.measures.offline import keys_of
-from lapa.policies import Policy, configured, opened
+from lapa.policies import Policy, Which, configured, opened
 from lapa.recipe import Recipe, overridden, preset
-from lapa.stage3_finetune import chosen_settings
+from lapa.stage3_finetune import chosen_settings, what_trains
 
 CONFIG = "config.json"
 PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
@@ -100,6 +100,12 @@ def begin(dataset: str, recipe: Recipe, start: str = "", options: Sequence[str] 
     policy.adapt(cast(Packed, data), recipe)  # frames are read only where nothing is trained
     about = {"method": "lapa" if start else "scratch", "recipe": recipe.to_json()}
     return Opened(policy, {**about, "labelled": {"trained": list(keys_of(data))}}, parents, {data.spec: data.outline})
+
+
+def trains(made: Opened, wanted: Which) -> Which:
+    """What of it LeRobot trains: what is `wanted`, but all where it begins without a policy and the head alone would
+    read what nobody has trained."""
+    return what_trains(made.policy, Path(next(iter(made.parents))) if made.parents else None, wanted)
 
 
 def save_policy(made: Opened, folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -22,7 +22,16 @@ from lapa.artefacts.folder import describe
 from lapa.contracts import LapaError
 from lapa.data.observations import Seen
 from lapa.data.pack import Packed, pack
-from lapa.interop.lerobot_policy import begin, executed, features_of, open_policy, recipe_of, require_fit, save_policy
+from lapa.interop.lerobot_policy import (
+    begin,
+    executed,
+    features_of,
+    open_policy,
+    recipe_of,
+    require_fit,
+    save_policy,
+    trains,
+)
 from lapa.policies import Policy, look
 from lapa.recipe import Recipe
 from lapa.stage3_finetune import finetune
@@ -195,6 +204,16 @@ def test_a_dataset_that_a_policy_goes_on_with(two_eyed: Path, dataset: Path) -> 
     for chunk, steps, match in ((1, 0, "chunk_size=1.* 2 actions"), (2, 3, "n_action_steps is 1 to .* 2; got 3")):
         with pytest.raises(LapaError, match=match):
             executed(spec, chunk, steps)
+
+
+def test_what_nobody_has_trained_is_trained_with_the_head(
+    chain: Path, dataset: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in stage 3: a backbone that begins without a policy (pieces, hf)."""
+    alone, after = begin(str(dataset), tiny), begin(str(dataset), tiny, str(chain / "latent"))
+    assert trains(alone, "head") == "head", "tiny has been grounded"
+    monkeypatch.setattr(type(alone.policy.backbone), "untaught", True)
+    assert (trains(alone, "head"), trains(after, "head"), trains(after, "all")) == ("all", "head", "all")
 
 
 def test_what_learns_in_lapa_alone_does_not_begin_in_lerobot(dataset: Path, tiny: Recipe) -> None:
