@@ -89,6 +89,10 @@ def begin(dataset: str, recipe: Recipe, start: str = "", options: Sequence[str] 
     """A policy with a new head for the actions of `dataset`, a LeRobot folder, as stage 3 makes it: of the policy
     `start`, or of the recipe's backbone alone. `options` are those that the user chose, NAME=VALUE. Pictures are not
     read; nothing is trained. Raises LapaError."""
+    names = [option.partition("=")[0].strip().replace("-", "_") for option in options]
+    if deaf := [name for name in names if name.startswith("finetune.") and name[9:] not in OPTIMISATION.values()]:
+        raise LapaError(f"{deaf[0]} means nothing in LeRobot, whose own options say that (--steps, --batch_size, ..). "
+                        "Leave it out of --policy.set.")  # fmt: skip
     recipe = replace(recipe, head="new")
     policy = Policy.from_pretrained(start) if start else configured(recipe).build()
     parents = {start: describe(start, "policy").hash} if start else {}

@@ -181,6 +181,9 @@ def test_a_policy_begins_and_is_saved(chain: Path, dataset: Path, tiny: Recipe, 
     assert len(config["labelled"]["trained"]) == 3
     with pytest.raises(LapaError, match="laq"):
         begin(str(dataset), tiny, str(chain / "laq"))
+    for options, says in (("finetune.steps=9", "steps"), ("finetune.schedule = constant", "schedule")):
+        with pytest.raises(LapaError, match=f"finetune.{says} means nothing in LeRobot"):
+            begin(str(dataset), tiny, "", ["finetune.learning_rate=1e-4", options])
 
 
 def test_a_dataset_that_a_policy_goes_on_with(two_eyed: Path, dataset: Path) -> None:
