@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lapa.actions.directions import Directions, spoken
 from lapa.actions.meaning import Meaning
 from lapa.actions.saved import Space
+from lapa.actions.spaces import CodeSpace
 from lapa.contracts import Context, Continuation, LapaError, Logs
 from lapa.data.observations import say_once
 from lapa.heads import Head, cross_entropy, possible
@@ -42,7 +43,8 @@ class Config:
     width: int = 256
     """largest width of the decoder"""
     stop: int = -1
-    """a class after which all others are 0, as in the released code, where 2, a latent code, means the end; -1: none"""
+    """a latent code after which all others are 0, as in the released code, where 2 means the end; -1: none. Actions have
+    no end"""
     sample: bool = False
     """draw each class instead of taking the likeliest, as the released robot server does"""
     top: int = 50
@@ -60,8 +62,8 @@ class Config:
         """A new head for readouts of this width. Raises LapaError on settings that cannot be."""
         if min(self.layers, self.heads, self.width, self.top) < 1 or self.temperature <= 0:
             raise LapaError("autoregressive: layers, heads, width and top are at least 1, temperature above 0.")
-        if not -1 <= self.stop < space.classes:
-            raise LapaError(f"autoregressive: stop {self.stop}: it is one of the {space.classes} classes, or -1.")
+        if self.stop < -1 or (isinstance(space, CodeSpace) and self.stop >= space.classes):
+            raise LapaError(f"autoregressive: stop {self.stop}: it is one of the {space.classes} codes, or -1.")
         if self.directions:
             spoken(space)
         return Autoregressive(width, self, space)
@@ -73,6 +75,7 @@ class Autoregressive(Head):
     def __init__(self, width: int, config: Config, space: Space) -> None:
         super().__init__()
         self.space, self.config = space, config
+        self.stop = config.stop if isinstance(space, CodeSpace) else -1
         inner = width if config.in_backbone else inner_width(width, config)
         self.decoder = None if config.in_backbone else Decoder(width, config, space.positions)
         self.embedding = nn.Embedding(space.classes, inner)
@@ -179,15 +182,15 @@ class Autoregressive(Head):
             classes = self.generate(context, lambda logits, _: logits.argmax(-1))[0]
         else:
             classes = self.generate(context, lambda logits, _: self._drawn(logits))[0]
-        if self.config.stop >= 0:
-            ended = (classes == self.config.stop).cumsum(1)
-            classes = classes.masked_fill(ended - (classes == self.config.stop).long() > 0, 0)
+        if self.stop >= 0:
+            ended = (classes == self.stop).cumsum(1)
+            classes = classes.masked_fill(ended - (classes == self.stop).long() > 0, 0)
         return classes
 
     def probabilities(self, context: Context) -> Tensor:
         """-> float32 [B, positions, classes], given the likeliest classes before; all on one class where classes are
         drawn, or may stop."""
-        if not self.config.sample and self.config.stop < 0:
+        if not self.config.sample and self.stop < 0:
             return super().probabilities(context)
         return F.one_hot(self.predict(context), self.space.classes).float()
 

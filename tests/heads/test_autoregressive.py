@@ -128,6 +128,16 @@ def test_a_stop_ends_the_classes() -> None:
         assert after == before[:kept] + [0] * (3 - kept)
 
 
+def test_a_stop_ends_no_actions() -> None:
+    """A policy keeps its options in stage 3, where a class is a bin and means no end."""
+    space = ActionSpace(((0.0, 1, 2, 3),) * 3, chunk=2)
+    acting, stopped = made(space), made(space, stop=2)
+    with torch.no_grad():
+        assert (acting.predict(context(64)) == 2).any()
+        assert torch.equal(stopped.predict(context(64)), acting.predict(context(64)))
+        assert torch.equal(stopped.probabilities(context()), acting.probabilities(context()))
+
+
 @pytest.mark.parametrize("options", [{"layers": 0}, {"top": 0}, {"temperature": 0.0}, {"width": 0},
                                      {"stop": 99}, {"stop": -2}])  # fmt: skip
 def test_settings_that_cannot_be(options: dict[str, Any]) -> None:
