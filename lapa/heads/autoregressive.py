@@ -43,8 +43,8 @@ class Config:
     width: int = 256
     """largest width of the decoder"""
     stop: int = -1
-    """a latent code after which all others are 0, as in the released code, where 2 means the end; -1: none. Actions have
-    no end"""
+    """a latent code after which all others are 0, as in the released code, where 2 means the end; -1: none. Of actions
+    there is none"""
     sample: bool = False
     """draw each class instead of taking the likeliest, as the released robot server does"""
     top: int = 50
