@@ -6,6 +6,7 @@ of its answer is carried out, its instructions, films, counting. A benchmark see
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections import deque
@@ -20,16 +21,19 @@ from lapa import __version__
 from lapa.actions.spec import described
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import ActionSpec, Actor, Array, Benchmark, LapaError, Observation, Outcome, PolicySpec, TaskSpec
+from lapa.data.index import counted
 from lapa.data.observations import ONE
 from lapa.measures.intervals import wilson
 from lapa.plots.codes import animation, success_bars
 from lapa.plugins import choose, find, parse
+from lapa.runtime.progress import Progress
 
 TEST_SEEDS = 1_000_000_000  # training data draws from below (datasets/tabletop.py)
 VALIDATION_SEEDS = 2_000_000_000  # for choosing settings; never reported
 EPISODES, SEEDS = 100_000, 10_000  # at most; beyond lie the scenes of training or of validation
 FILM, FASTEST = 192, 50  # pixels a side of a film; its frames a second at most, twice those of the world otherwise
 Told = Literal["right", "shuffled", "empty"]
+Ended = Callable[[int, Sequence[Outcome]], None]
 
 
 # --- the scenes and how they are run
@@ -77,12 +81,20 @@ def open_benchmark(text: str) -> Benchmark:
 
 
 def roll_out(
-    benchmark: Benchmark, actor: Actor, trial: Trial, record: int = 0, size: int = FILM
+    benchmark: Benchmark,
+    actor: Actor,
+    trial: Trial,
+    record: int = 0,
+    size: int = FILM,
+    known: Mapping[int, Outcome] | None = None,
+    ended: Ended = lambda done, outcomes: None,
 ) -> tuple[list[Outcome], list[Array]]:
     """An Outcome per scene, and a film, uint8 [T, H, W, 3] of about `size` pixels a side, of the first `record`.
 
-    A policy is asked about all scenes that are not done and have carried out its last answer. Raises LapaError when
-    its actions do not fit, are fewer than `trial.execute`, or are not finite.
+    A policy is asked about all scenes that are not done and have carried out its last answer. Scenes that run side by
+    side and are all `known`, by their seeds, are not run again; those to be filmed are. `ended` is called after every
+    step with how many scenes are over, and with the outcomes of those that ran side by side once all of them are, ()
+    before. Raises LapaError when actions of the policy do not fit, are fewer than `trial.execute`, or are not finite.
     """
     order: Callable[[Sequence[int]], Sequence[int]] = getattr(benchmark, "order", lambda seeds: seeds)
     most = min(filter(None, (benchmark.spec.batch, getattr(actor, "most", 0))), default=0)
@@ -92,11 +104,16 @@ def roll_out(
     outcomes: dict[int, Outcome] = {}
     films: dict[int, Array] = {}
     for seeds in parts:
-        scenes = _Scenes(benchmark, actor, trial, told[len(outcomes) : len(outcomes) + len(seeds)])
+        before = len(outcomes)
+        if known and all(seed in known and seed not in wanted for seed in seeds):
+            outcomes.update((seed, known[seed]) for seed in seeds)
+            continue
+        scenes = _Scenes(benchmark, actor, trial, told[before : before + len(seeds)])
         filmed = [i for i, seed in enumerate(seeds) if seed in wanted]
-        made, more = scenes.run(seeds, filmed, size)
+        made, more = scenes.run(seeds, filmed, size, before, ended)
         outcomes.update(zip(seeds, made, strict=True))
         films.update(zip((seeds[i] for i in filmed), more, strict=True))
+        ended(len(outcomes), made)
     return [outcomes[seed] for seed in trial.seeds], [films[seed] for seed in trial.seeds if seed in films]
 
 
@@ -128,8 +145,10 @@ class _Scenes:
         self.execute = trial.execute or getattr(getattr(actor, "spec", None), "execute", None)
         self.queues: list[deque[Array]] = [deque() for _ in told]
 
-    def run(self, seeds: Sequence[int], filmed: Sequence[int], size: int) -> tuple[list[Outcome], list[Array]]:
-        """An Outcome per scene, and films of those whose numbers are `filmed`."""
+    def run(
+        self, seeds: Sequence[int], filmed: Sequence[int], size: int, before: int, ended: Ended
+    ) -> tuple[list[Outcome], list[Array]]:
+        """An Outcome per scene, and films of those whose numbers are `filmed`. `before` are the scenes before these."""
         spec, count = self.benchmark.spec, len(seeds)
         shown = self.benchmark.reset(seeds)
         forget = getattr(self.actor, "reset", None)  # of a policy that remembers
@@ -152,6 +171,7 @@ class _Scenes:
                     films[i].append(self._picture(i, shown, size))
             if over.all():
                 break
+            ended(before + int(over.sum()), ())
         stages = [tuple(name for name in spec.stages if name in those) for those in achieved]
         told = zip(families, seeds, right, won.tolist(), steps.tolist(), stages, strict=True)
         return [Outcome(*each) for each in told], [np.stack(film) for film in films.values()]
@@ -282,12 +302,21 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run the trial, write `out/results.json`, `out/success.png` and animations of the first `video` episodes.
 
-    `about` is kept in the JSON (benchmark, policy path and hash). Raises LapaError when `out` holds anything but an
-    earlier try at this very evaluation.
+    `about` is kept in the JSON (benchmark, policy path and hash). What an interrupted try at this very evaluation has
+    finished, `out/unfinished.json`, is not run again, but for what is filmed. Raises LapaError when `out` holds
+    anything but a try at this very evaluation.
     """
     about = {**asdict(trial), **about}
     _require_room(out, {"method": name, **about})
-    outcomes, films = roll_out(benchmark, actor, trial, min(video, trial.episodes))
+    unfinished = Unfinished(out / "unfinished.json", {"method": name, "lapa": __version__, **about})
+    known, filmed = dict(unfinished.outcomes), min(video, trial.episodes)
+    with Progress(f"testing {name}", trial.episodes, out, len(known), unit="episodes") as bar:
+
+        def ended(done: int, outcomes: Sequence[Outcome]) -> None:
+            bar.update(max(done, len(known)))
+            unfinished.add(outcomes)
+
+        outcomes, films = roll_out(benchmark, actor, trial, filmed, known=known, ended=ended)
     results = {
         "method": name,
         **share(outcomes, benchmark.spec.stages),
@@ -306,13 +335,40 @@ def evaluate(
         write_json(out / f"episode_{i}.json", told)
     success_bars({name: results}, out / "success.png")
     write_json(out / "results.json", results)
+    unfinished.path.unlink(missing_ok=True)
     return results
+
+
+class Unfinished:
+    """What an evaluation has so far: outcomes by their seeds, in a file that is written anew with each group of scenes.
+
+    A file of another evaluation is begun anew, with a note.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        self.path, self.about = path, json.loads(json.dumps(about, default=str))
+        self.outcomes: dict[int, Outcome] = {}
+        if path.exists():
+            found = read_json(path, "unfinished evaluation")
+            changed = [key for key in self.about if found["about"].get(key) != self.about[key]]
+            if changed:
+                print(f"{path} is of another evaluation ({changed[0]} differs): begun anew.", file=sys.stderr)
+            else:
+                made = [Outcome(**{**one, "stages": tuple(one["stages"])}) for one in found["outcomes"]]
+                self.outcomes = {one.seed: one for one in made}
+                print(f"{counted(len(made), 'episode')} of an interrupted run are kept.", file=sys.stderr)
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Keep these too."""
+        if outcomes:
+            self.outcomes.update((one.seed, one) for one in outcomes)
+            write_json(self.path, {"about": self.about, "outcomes": [asdict(one) for one in self.outcomes.values()]})
 
 
 def _require_room(out: Path, wanted: dict[str, Any]) -> None:
     """Raise LapaError when `out` holds something else, or the evaluation of something else."""
     results = out / "results.json"
-    own = {results, out / "success.png", *_animations(out)}
+    own = {results, *(out / other for other in ("success.png", "unfinished.json", "progress")), *_animations(out)}
     inside = {path for path in out.iterdir() if path.name[0] != "."} if out.exists() else set()
     if other := sorted(inside - own):
         raise LapaError(f"{out} holds more than an evaluation ({other[0].name}). Choose another --out.")

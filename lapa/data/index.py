@@ -287,42 +287,6 @@ def damaged(entry: Path, error: Exception) -> LapaError:
     return LapaError(f"The cache entry {entry} is damaged ({error}). Remove that folder and try again.")
 
 
-def join(parts: Sequence[Index]) -> dict[str, Any]:
-    """The fields of an Index of several, one behind another."""
-    actions, state = (_join_vectors([getattr(p, key) for p in parts]) for key in VECTORS)
-    if len({p.action_spec.kinds for p in parts if p.action_spec}) > 1 or _reordered([p.action_names for p in parts]):
-        actions = None
-    if _reordered([p.state_names for p in parts]):
-        state = None
-    cameras = {p.camera for p in parts}
-    return {
-        "spec": " ".join(p.spec for p in parts),
-        "image_size": parts[0].image_size,
-        "starts": cumulate(np.concatenate([np.diff(p.starts) for p in parts])),
-        "ids": tuple(i for p in parts for i in p.ids),
-        "instructions": tuple(i for p in parts for i in p.instructions),
-        "fps": np.concatenate([p.fps for p in parts]),
-        "sizes": np.concatenate([p.sizes for p in parts]),
-        "actions": actions,
-        "state": state,
-        "action_names": () if actions is None else parts[0].action_names,
-        "state_names": () if state is None else parts[0].state_names,
-        "fingerprint": digest_of(*(p.fingerprint.encode() for p in parts)),
-        "bad": tuple(b for p in parts for b in p.bad),
-        "source": np.repeat(np.arange(len(parts)), [p.episodes for p in parts]),
-        "widths": tuple(width for p in parts for width in p.widths),
-        "weights": None,
-        "action_spec": None if actions is None else parts[0].action_spec,
-        "kinds_from": " and ".join(dict.fromkeys(p.kinds_from for p in parts)),
-        "camera": parts[0].camera if len(cameras) == 1 else "",
-        "cameras": tuple(name for name in parts[0].cameras if all(name in p.cameras for p in parts)),
-        "embodiments": tuple(name for p in parts for name in p.embodiments),
-        "fit": parts[0].fit,
-        "instructions_from": tuple(name for p in parts for name in p.instructions_from),
-        "notes": (*_other_names(parts, actions, state), *(f"{p.spec}: {note}" for p in parts for note in p.notes)),
-    }
-
-
 def as_fields(index: Index) -> dict[str, Any]:
     """The fields of an Index by name, for what is an Index and more."""
     return {field.name: getattr(index, field.name) for field in fields(Index)}
@@ -388,6 +352,11 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
 
 
+def named(names: Sequence[str]) -> str:
+    """The first eight of them."""
+    return ", ".join(names[:8]) + (", .." if len(names) > 8 else "")
+
+
 def origins(instructions: Sequence[str], places: Sequence[str]) -> str:
     """How many instructions came from where; of names of files also one, for these are taken as words."""
     found: dict[str, list[str]] = {}
@@ -397,28 +366,6 @@ def origins(instructions: Sequence[str], places: Sequence[str]) -> str:
     told = [f"{len(texts)} from {origin}" + (f', such as "{texts[0]}"' if origin.startswith("names of") else "")
             for origin, texts in found.items()]  # fmt: skip
     return "; ".join([*told, *([f"{missing} missing"] if missing else [])])
-
-
-def _join_vectors(parts: list[Array | None]) -> Array | None:
-    present = [p for p in parts if p is not None]
-    same = len(present) == len(parts) and len({p.shape[1] for p in present}) == 1
-    return np.concatenate(present) if same else None
-
-
-def _other_names(parts: Sequence[Index], actions: Array | None, state: Array | None) -> list[str]:
-    """A note on numbers that the datasets name differently, and that are put below one another all the same."""
-    told = []
-    for word, values in (("action", actions), ("state", state)):
-        found = dict.fromkeys(names for p in parts if (names := getattr(p, f"{word}_names")))
-        if values is not None and len(found) > 1:
-            each = "; ".join(_named(names) for names in found)
-            told.append(f"{word}: named differently by the datasets ({each}); taken as the same, in their order")
-    return told
-
-
-def _reordered(names: Sequence[tuple[str, ...]]) -> bool:
-    """Do some have the names of the first in another order?"""
-    return any(other != names[0] and sorted(other) == sorted(names[0]) for other in names)
 
 
 def _kinds(first: Episode, tables: dict[str, Array], source: object) -> tuple[tuple[ActionKind, ...], str]:
@@ -481,11 +428,11 @@ def _check(episode: Episode, kept: list[Episode], spec: str) -> None:
         _check_vector(getattr(episode, key), getattr(first, key), len(episode.frames), where, word)
         its, names = getattr(episode, f"{word}_names"), getattr(first, f"{word}_names")
         if its and names and its != names:
-            raise BadVideo(f"{where}: {word} is {_named(its)}; {_named(names)} in the first episode. As a --dataset of "
+            raise BadVideo(f"{where}: {word} is {named(its)}; {named(names)} in the first episode. As a --dataset of "
                            "its own it can be read too.")  # fmt: skip
     if episode.action_kinds and first.action_kinds and episode.action_kinds != first.action_kinds:
         its, names = episode.action_kinds, first.action_kinds
-        raise BadVideo(f"{where}: action is {_named(its)} (kinds= says otherwise); {_named(names)} in the first one.")
+        raise BadVideo(f"{where}: action is {named(its)} (kinds= says otherwise); {named(names)} in the first one.")
 
 
 def _check_vector(value: Array | None, first: Array | None, length: int, where: str, word: str) -> None:
@@ -505,10 +452,6 @@ def _check_vector(value: Array | None, first: Array | None, length: int, where: 
             f"{where}: {word} is {value[frame, dimension]} at frame {frame}, dimension {dimension} "
             f"({len(broken)} such values in this episode)."
         )
-
-
-def _named(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (", .." if len(names) > 8 else "")
 
 
 class Bar:

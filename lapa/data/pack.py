@@ -28,12 +28,12 @@ from lapa.data.index import (
     as_fields,
     damaged,
     entry_of,
-    join,
     load,
     parsed,
     weights_of,
     with_advice,
 )
+from lapa.data.joined import join
 from lapa.data.spec import Spec, parse, with_camera
 from lapa.plugins import choose
 

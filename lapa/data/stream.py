@@ -29,12 +29,12 @@ from lapa.data.index import (
     Listing,
     as_fields,
     entry_of,
-    join,
     load,
     parsed,
     weights_of,
     with_advice,
 )
+from lapa.data.joined import join
 from lapa.data.pairs import PairIndex
 from lapa.data.spec import Spec
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lapa.contracts import ActionSpec, Array, LapaError, Observation, PolicySpec, Step, TaskSpec
-from lapa.evaluate import Trial, differences, open_benchmark, require_fit, roll_out, share
+from lapa.evaluate import Trial, differences, evaluate, open_benchmark, require_fit, roll_out, share
 from lapa.tabletop import world
 from lapa.tabletop.benchmark import TabletopBenchmark
 from lapa.tabletop.env import Table
@@ -181,6 +182,52 @@ def test_a_benchmark_may_say_in_which_order_scenes_are_run() -> None:
     told = Speaker()
     roll_out(Sorted(), told, Trial(10, instruction="shuffled"))
     assert all(told.told[i] != f"until {begun[0][i]}" for i in range(4))
+
+
+class Stopped(Speaker):
+    """Interrupted at its n-th question."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def act_batch(self, observations: Sequence[Observation], ids: Sequence[int] | None = None) -> Array:
+        if len(self.asked) == self.after:
+            raise KeyboardInterrupt
+        return super().act_batch(observations, ids)
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scenes that were done are not run again, and the results are those of an unbroken run."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    evaluate("speaker", Speaker(), Counting(), Trial(10), whole, 0, {"policy": "a"})
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("speaker", Stopped(4), Counting(), Trial(10), broken, 0, {"policy": "a"})
+    assert [path.name for path in broken.iterdir()] == ["unfinished.json"], "four scenes of ten"
+    capsys.readouterr()
+    speaker, counting = Speaker(), Counting()
+    evaluate("speaker", speaker, counting, Trial(10), broken, 0, {"policy": "a"})
+    assert "4 episodes of an interrupted run are kept" in capsys.readouterr().err
+    assert speaker.forgot == 2, "batches of 4 and 2"
+    assert (broken / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    assert sorted(path.name for path in broken.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+def test_scenes_that_are_filmed_are_run_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("speaker", Stopped(4), Counting(), Trial(10), tmp_path, 1, {})
+    evaluate("speaker", Speaker(), Counting(), Trial(10), tmp_path, 1, {})
+    assert (tmp_path / "episode_0.gif").exists()
+    assert not (tmp_path / "unfinished.json").exists()
+
+
+def test_another_evaluation_does_not_go_on_from_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("speaker", Stopped(4), Counting(), Trial(10), tmp_path, 0, {"policy": "a"})
+    speaker = Speaker()
+    evaluate("speaker", speaker, Counting(), Trial(10), tmp_path, 0, {"policy": "b"})
+    assert speaker.forgot == 3
+    assert "of another evaluation (policy differs): begun anew" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("execute", "its", "times"), [(None, None, 3), (None, 1, 9), (2, None, 5), (2, 1, 5)])

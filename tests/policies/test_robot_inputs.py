@@ -18,7 +18,7 @@ from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import ActionSpec, LapaError, PolicySpec
 from lapa.data import observations
-from lapa.data.index import join
+from lapa.data.joined import join
 from lapa.data.observations import seen
 from lapa.data.pack import Packed, pack
 from lapa.policies import chunks_after, configured
