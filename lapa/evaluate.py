@@ -356,7 +356,8 @@ class Unfinished:
             else:
                 made = [Outcome(**{**one, "stages": tuple(one["stages"])}) for one in found["outcomes"]]
                 self.outcomes = {one.seed: one for one in made}
-                print(f"{counted(len(made), 'episode')} of an interrupted run are kept.", file=sys.stderr)
+                then = f", of the policy that {server} had then" if "://" in (server := about.get("policy", "")) else ""
+                print(f"{counted(len(made), 'episode')} of an interrupted run are kept{then}.", file=sys.stderr)
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Keep these too."""

@@ -230,6 +230,15 @@ def test_another_evaluation_does_not_go_on_from_there(tmp_path: Path, capsys: py
     assert "of another evaluation (policy differs): begun anew" in capsys.readouterr().err
 
 
+def test_what_is_kept_of_a_server_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Servers of others do not say which policy they have."""
+    about = {"policy": "openpi://robot:8000", "hash": ""}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("speaker", Stopped(4), Counting(), Trial(10), tmp_path, 0, about)
+    evaluate("speaker", Speaker(), Counting(), Trial(10), tmp_path, 0, about)
+    assert "are kept, of the policy that openpi://robot:8000 had then." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("execute", "its", "times"), [(None, None, 3), (None, 1, 9), (2, None, 5), (2, 1, 5)])
 def test_how_much_of_a_chunk_is_carried_out(execute: int | None, its: int | None, times: int) -> None:
     """All of it, what the policy's spec says, or what the trial says."""
