@@ -63,9 +63,9 @@ class Progress:
             self._bar.update(self._task, completed=done, logs="  ".join(shown))
         elif not self.quiet and now - self._told > max(SOON, (now - self.started) / 30):
             rate = (done - self.first) / (now - self.started)
-            left = f"{duration((self.total - done) / rate)} left" if rate else ""
-            said = [f"{done:,} of {self.total:,} {self.unit}", left, f"{rate:.3g} a second", *shown]
-            print(f"{self.title}: {', '.join(part for part in said if part)}", file=sys.stderr, flush=True)
+            fast = [f"{duration((self.total - done) / rate)} left", f"{rate:.3g} a second"] if rate else []
+            said = [f"{done:,} of {self.total:,} {self.unit}", *fast, *shown]
+            print(f"{self.title}: {', '.join(said)}", file=sys.stderr, flush=True)
             self._told = now
         if self.file and (now - self._wrote > 0.5 or done == self.total):
             self.file.parent.mkdir(parents=True, exist_ok=True)

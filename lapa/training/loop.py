@@ -341,7 +341,7 @@ def _weights(learner: nn.Module, micro_batches: Sequence[tuple[Share, Any]]) -> 
     if counted is None:
         return [1.0] * len(micro_batches)
     counts = torch.tensor([counted(batch) for _, batch in micro_batches], dtype=torch.float64)
-    weights: list[float] = (counts * ranks() / sum_over_ranks(counts.mean())).tolist()
+    weights: list[float] = (counts * ranks() / sum_over_ranks(counts.mean()).clamp(min=1e-9)).tolist()
     return weights
 
 
