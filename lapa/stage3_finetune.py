@@ -182,6 +182,9 @@ def _rehearse(
     _say(f"Held out: {int(test.sum())} of {packed.episodes} labelled episodes, learnt from the others (the policy that "
          "is kept learns from all). Open-loop error of actions; 1 is as far off as the mean action:")  # fmt: skip
     _say("\n".join(f"  {line}" for line in lines(found)))
+    if alone := _alone(packed.instructions, test):
+        _say(f"{alone} of the {int(test.sum())} held out ask for what none of the others shows, so this is the error in "
+             "tasks without labels; in the labelled ones expect less.")  # fmt: skip
     for name, value in found.get("chosen", {}).items():
         tried = ", ".join(
             f"{other} {row['error']:.2f} with steps {row['step'] or 0:.2f} as long"
@@ -189,6 +192,12 @@ def _rehearse(
         )
         _say(f"{name}={value} is chosen by these episodes: {tried}. To choose yourself: --set policy.{name}=..")
     return found
+
+
+def _alone(instructions: Sequence[str], test: Array) -> int:
+    """How many of the episodes `test`, bool [E], have an instruction that none of the others has."""
+    shown = {text for text, held in zip(instructions, test, strict=True) if not held}
+    return sum(text not in shown for text, held in zip(instructions, test, strict=True) if held)
 
 
 def _errors(

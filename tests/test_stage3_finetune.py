@@ -57,6 +57,16 @@ def test_the_policy_that_is_kept_is_that_of_all_episodes(
     assert written["chosen"] == {}
 
 
+def test_an_error_in_tasks_without_labels_is_called_so(
+    ten: Packed, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Episodes 0 and 8 are held out; with one label a task nothing else shows their tasks."""
+    for texts, alone in (("abcdefghij", 2), ("abcdefghia", 1), ("aaaaaaaaaa", 0)):
+        finetune(replace(ten, instructions=tuple(texts)), None, recipe, tmp_path / texts, 0)
+        told = f"{alone} of the 2 held out ask for what none of the others shows" in capsys.readouterr().out
+        assert told == (alone > 0)
+
+
 def test_what_is_held_out_is_not_learnt_from(
     ten: Packed, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
