@@ -183,8 +183,8 @@ def _rehearse(
          "is kept learns from all). Open-loop error of actions; 1 is as far off as the mean action:")  # fmt: skip
     _say("\n".join(f"  {line}" for line in lines(found)))
     if alone := _alone(packed.instructions, test):
-        _say(f"{alone} of the {int(test.sum())} held out ask for what none of the others shows, so this is the error in "
-             "tasks without labels; in the labelled ones expect less.")  # fmt: skip
+        _say(f"{alone} of the {int(test.sum())} held out ask for what none of the others shows, so this is the error "
+             "in tasks without labels; in the labelled ones expect less.")  # fmt: skip
     for name, value in found.get("chosen", {}).items():
         tried = ", ".join(
             f"{other} {row['error']:.2f} with steps {row['step'] or 0:.2f} as long"
