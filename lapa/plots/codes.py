@@ -337,7 +337,7 @@ def success_bars(
     for i, family in enumerate(families):
         part = {m: results[m]["families"][family] for m in methods if family in results[m].get("families", {})}
         axes = figure.add_subplot(grid[1 + i // wide, i % wide])
-        _bars(axes, methods, part, textwrap.fill(family, LETTERS))
+        _bars(axes, methods, part, textwrap.fill(family.replace("_", " "), LETTERS))
         if i % wide:
             axes.set_yticklabels([])
     save(figure, path)

@@ -186,6 +186,13 @@ def test_bars_of_many_families_have_room(tmp_path: Path) -> None:
         assert picture.height > 500  # three rows of families
 
 
+def test_names_of_tasks_are_told_as_words(tmp_path: Path) -> None:
+    for name in ("open_the_middle_drawer_of_the_cabinet", "open the middle drawer of the cabinet"):
+        bars = {"lapa": {**shares(0.5), "families": {name: shares(0.5)}}}
+        explorer.success_bars(bars, tmp_path / f"{name[:6]}.png")
+    assert (tmp_path / "open_t.png").read_bytes() == (tmp_path / "open t.png").read_bytes()
+
+
 @pytest.mark.parametrize("ending", ["gif", "webp", "png"])
 def test_animation(ending: str, packed: Packed, tmp_path: Path) -> None:
     frames = packed.gather(np.arange(8))
