@@ -75,7 +75,6 @@ class Autoregressive(Head):
     def __init__(self, width: int, config: Config, space: Space) -> None:
         super().__init__()
         self.space, self.config = space, config
-        self.stop = config.stop if isinstance(space, CodeSpace) else -1
         inner = width if config.in_backbone else inner_width(width, config)
         self.decoder = None if config.in_backbone else Decoder(width, config, space.positions)
         self.embedding = nn.Embedding(space.classes, inner)
@@ -157,6 +156,11 @@ class Autoregressive(Head):
         return [self.directions.phrase(row) for row in classes.tolist()]
 
     # --- generating
+
+    @property
+    def stop(self) -> int:
+        """The code after which all others are 0; -1: none. An action's class is no end."""
+        return self.config.stop if isinstance(self.space, CodeSpace) else -1
 
     def generate(self, context: Context, choose: Choose) -> tuple[Tensor, Tensor]:
         """Classes int64 [B, positions], each `choose`n by its logits, and those logits, float32 [B, positions,
