@@ -342,7 +342,7 @@ def evaluate(
 class Unfinished:
     """What an evaluation has so far: outcomes by their seeds, in a file that is written anew with each group of scenes.
 
-    A file of another evaluation is begun anew, with a note.
+    A file of another evaluation is begun anew, with a note. Raises LapaError for a file that is none.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
@@ -350,6 +350,8 @@ class Unfinished:
         self.outcomes: dict[int, Outcome] = {}
         if path.exists():
             found = read_json(path, "unfinished evaluation")
+            if not isinstance(found, dict) or not isinstance(found.get("about"), dict):
+                raise LapaError(f"{path} is no unfinished evaluation. Remove it.")
             changed = [key for key in self.about if found["about"].get(key) != self.about[key]]
             if changed:
                 print(f"{path} is of another evaluation ({changed[0]} differs): begun anew.", file=sys.stderr)

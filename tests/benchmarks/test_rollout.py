@@ -221,6 +221,13 @@ def test_scenes_that_are_filmed_are_run_again(tmp_path: Path) -> None:
     assert not (tmp_path / "unfinished.json").exists()
 
 
+@pytest.mark.parametrize("torn", ["{bad", "[1]", "{}"])
+def test_a_file_that_is_no_evaluation_is_named(torn: str, tmp_path: Path) -> None:
+    (tmp_path / "unfinished.json").write_text(torn)
+    with pytest.raises(LapaError, match=r"unfinished\.json is "):
+        evaluate("speaker", Speaker(), Counting(), Trial(10), tmp_path, 0, {})
+
+
 def test_another_evaluation_does_not_go_on_from_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt):
         evaluate("speaker", Stopped(4), Counting(), Trial(10), tmp_path, 0, {"policy": "a"})
