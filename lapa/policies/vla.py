@@ -400,7 +400,7 @@ class VLA(Policy):
             chunks = self.scales.normalise(chunks, _asked(robots, self.scales.names))
         share, where = outside(self.acting, chunks, pad)
         if share > MANY:  # a batch has few actions
-            say_once(f"many of the labelled {where} --policy.type=lapa --policy.start=FOLDER gives it a new head.")
+            say_once(f"many of the labelled {where} Give it a new head.")
         return self.batch(seen, self.acting.targets(chunks, pad))
 
     def _prepare(self, seen: Seen) -> Inputs:
