@@ -13,7 +13,7 @@ from serving.serving_made import asked, connected
 from lapa import plugins
 from lapa.contracts import Array, LapaError, Step
 from lapa.data.pack import pack
-from lapa.evaluate import TEST_SEEDS, Trial, open_benchmark, roll_out
+from lapa.evaluate import EPISODES, TEST_SEEDS, Trial, open_benchmark, roll_out
 from lapa.interop.collect import write
 from lapa.interop.demonstrations import demonstrations
 from lapa.recipe import Recipe
@@ -21,7 +21,7 @@ from lapa.recipe import Recipe
 if how := plugins.missing("benchmarks", "libero"):
     pytest.skip(f"libero is not installed: {how}", allow_module_level=True)
 
-from lapa.benchmarks.libero import LIMITS, STATE, SUITES, Libero, Task, _tasks, tasks_named
+from lapa.benchmarks.libero import FURTHER, LIMITS, SCENES, STATE, SUITES, Libero, Task, _tasks, tasks_named
 
 TASK = "pick_up_the_cream_cheese_and_place_it_in_the_basket"
 ONE = f"libero:{TASK},size=32"  # one world for all tests: to load it takes six seconds
@@ -94,6 +94,11 @@ def test_a_scene_is_the_published_one_whatever_was_before_and_whatever_numpy_dra
         np.testing.assert_array_equal(kept[name], picture)
         assert picture.std() > 10
     (other,) = one.reset([TEST_SEEDS + 2])
+    assert not np.array_equal(kept["agentview"], other["images"]["agentview"])
+    (other,) = one.reset([TEST_SEEDS + EPISODES + 1])  # of the next seed of an evaluation
+    where = one._worlds[0].scene.place("cream_cheese_1")
+    assert SCENES == EPISODES
+    np.testing.assert_allclose(where[:2], published[FURTHER + 1][at : at + 2], atol=0.005)
     assert not np.array_equal(kept["agentview"], other["images"]["agentview"])
 
 
