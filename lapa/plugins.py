@@ -141,7 +141,8 @@ def parse(kind: str, text: str, more: Mapping[str, Any] | None = None) -> tuple[
     name, colon, rest = re.fullmatch(r"([^:,]*)(:?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     config = find(kind, name)
     parts = re.split(r",(?=[A-Za-z_]\w*=)", rest)
-    there = (n for n in range(len(parts), 1, -1) if colon and Path(",".join(parts[:n])).expanduser().exists())
+    # os.path takes a text that is too long for a file as one that is not there
+    there = (n for n in range(len(parts), 1, -1) if colon and os.path.exists(Path(",".join(parts[:n])).expanduser()))
     count = next(there, 1)  # parts that belong to the path
     first, pairs = ",".join(parts[:count]), parts[count:]
     if not colon and first:

@@ -188,6 +188,12 @@ def test_spans_and_steps() -> None:
     assert_array_equal(even_steps(10, 30.0, 12.0), [0, 2, 5, 8])
 
 
+def test_a_list_longer_than_the_name_of_a_file_may_be(root: str, tmp_path: Path) -> None:
+    """A spec is tried as a path first, as paths may have commas; the system refuses names of more than 255 bytes."""
+    long = "+".join(["0", "2", *["5"] * 200])
+    assert len(pack([f"{root},camera=main,episodes={long}"], 16, quiet=True, cache=tmp_path).ids) == 3
+
+
 def test_a_cache_entry_for_each_choice(root: str, tmp_path: Path) -> None:
     for option in ("", ",stride=2", ",episodes=0", ",kinds=delta"):
         pack([f"{root}{option}"], 16, quiet=True, cache=tmp_path)
