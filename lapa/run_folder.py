@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lapa.artefacts.folder import FINISH, describe, finished, read_config, read_json, write_json
+from lapa.artefacts.folder import FINISH, REHEARSAL, describe, finished, read_config, read_json, write_json
 from lapa.artefacts.older import upgraded
 from lapa.contracts import LapaError
 from lapa.data.spec import parse
@@ -79,10 +79,15 @@ def done_before(
 def end_early(out: Path) -> bool:
     """Ask the run in `out` to end after the step at hand and to be kept; False when it has ended already.
 
-    Raises LapaError when there is no run.
+    Raises LapaError when there is no run, and where there is no policy yet that could be kept.
     """
     if not (out / "run.json").exists():
         raise LapaError(f"{out} is not the folder of a run that trains: run.json is missing.")
+    if (out / REHEARSAL).is_dir() and not Checkpoints(out, 0, 1).steps():
+        raise LapaError(
+            f"{out} still measures its held-out error, and there is no policy yet that could be kept. Wait until it "
+            "trains that, or end it with Ctrl-C: its command with --resume goes on."
+        )
     if finished(out) and _planned(read_config(out)) == _planned(read_json(out / "run.json", "settings")):
         return False
     (out / FINISH).touch()

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lapa.artefacts.folder import describe, ended_early, load_artefact, read_json, write_json
+from lapa.artefacts.folder import REHEARSAL, describe, ended_early, load_artefact, read_json, write_json
 from lapa.backbones import Backbone
 from lapa.contracts import Array, LapaError
 from lapa.data.index import counted
@@ -160,7 +160,7 @@ def _rehearse(
         return {}
     each = np.arange(packed.episodes)
     test = of_each_fifth(each)
-    work = out / HELD_OUT.removesuffix(".json")
+    work = out / REHEARSAL
 
     def measure(policy: Policy) -> dict[str, Any]:
         chosen = changes if recipe.choose_decoding else None

@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 import lapa
 from lapa import cli
 from lapa import stage3_finetune as stage3
-from lapa.artefacts.folder import load_artefact
+from lapa.artefacts.folder import load_artefact, write_json
 from lapa.contracts import LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
 from lapa.measures.offline import POLICY, keys_of, nearest
 from lapa.recipe import Recipe
+from lapa.run_folder import end_early
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import HELD_OUT, finetune
@@ -134,6 +135,34 @@ def test_the_held_out_error_is_of_as_many_steps_as_the_policy(
     (tmp_path / "early" / "finish").touch()
     assert "held_out_error" not in finetune(ten, None, recipe, tmp_path / "early", 0)
     assert "not kept: it is that of a policy which was trained to the end" in capsys.readouterr().out
+
+
+def test_nothing_is_kept_before_there_is_a_policy(
+    ten: Packed, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`lapa stop` while the held-out error is measured; of a run that is made longer there is one already."""
+    write_json(tmp_path / "run.json", {})
+    measure, ended = stage3.offline, list[bool]()
+
+    def measuring(*given: Any) -> Any:
+        try:
+            ended.append(end_early(tmp_path))
+        except LapaError as error:
+            ended.append("no policy yet" not in str(error))
+        return measure(*given)
+
+    monkeypatch.setattr(stage3, "offline", measuring)
+    finetune(ten, None, recipe, tmp_path, 0)
+    assert ended
+    assert not any(ended)
+    assert not (tmp_path / "finish").exists()
+    (tmp_path / "config.json").unlink()
+    before = ended.copy()
+    longer = replace(recipe, finetune=replace(recipe.finetune, steps=2 * recipe.finetune.steps))
+    finetune(ten, None, longer, tmp_path, 0)
+    assert all(ended[len(before) :])
+    assert len(ended) > len(before)
+    assert steps_logged(tmp_path)[-1] == recipe.finetune.steps, "it ends where it was"
 
 
 @pytest.mark.parametrize("changes", [{}, {"decoding": "centre"}])

@@ -40,6 +40,7 @@ OBJECTS = {"model", "recipe", "results", "provenance", "borrowed", "ended_early"
 NOTES = OBJECTS | {"kind", "format", "hash", "sums", "method"}  # what any artefact may have beside its description
 READABLE = (1, 2)  # formats (artefacts/older.py)
 WEIGHTS = "model.safetensors"
+REHEARSAL = "held_out"  # in the folder of a run: what is learnt only to be measured, before what is kept (stage 3)
 FINISH = "finish"  # in the folder of a run: end early, and keep what there is (training/stop.py)
 T = TypeVar("T")
 M = TypeVar("M", bound=torch.nn.Module)

@@ -452,9 +452,9 @@ def ground(
 def stop(run: Annotated[Path, tyro.conf.Positional]) -> None:
     """End a run early and make the artefact of its present weights.
 
-    The run ends after the present step; LAQ after its trial starts, and finetune, where it still measures its held-out
-    error, after that and one step more. If the run is not running now, its own command with
-    --resume ends it at its last checkpoint. To continue it instead: remove RUN/finish, then its command with --resume.
+    The run ends after the present step, and LAQ after its trial starts. While finetune still measures its held-out
+    error there is nothing to keep, and this says so. If the run is not running now, its own command with --resume ends
+    it at its last checkpoint. To continue it instead: remove RUN/finish, then its command with --resume.
 
     Args:
         run: folder of lapa quantize, fit, pretrain or finetune
