@@ -18,7 +18,7 @@ from lapa.commands.data import cache, collect, convert, export
 from lapa.commands.look import analyse, explore, inspect, show_list
 from lapa.commands.measure import ablate, compare, demo, demo_real, evaluate, protocol, study
 from lapa.commands.serve import serve
-from lapa.commands.train import finetune, fit, ground, label, pretrain, quantize, stop, tune
+from lapa.commands.train import finetune, fit, ground, label, pretrain, quantize, stop, track, tune
 from lapa.contracts import LapaError
 
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
@@ -33,7 +33,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "evaluate": evaluate,
         "serve": serve,
     },
-    "More about training": {"tune": tune, "fit": fit, "stop": stop, "ground": ground},
+    "More about training": {"tune": tune, "fit": fit, "track": track, "stop": stop, "ground": ground},
     "Several runs side by side": {"compare": compare, "protocol": protocol, "study": study, "ablate": ablate},
     "What was learnt, and what there is": {"analyse": analyse, "list": show_list},
     "Data and models, in and out": {"cache": cache, "collect": collect, "convert": convert, "export": export},
@@ -52,7 +52,7 @@ All commands   lapa --help"""
 UNUSABLE = (
     errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
 )  # fmt: skip
-MANY = ("quantize", "fit", "label", "pretrain", "finetune", "ground")  # run in many processes under torchrun
+MANY = ("quantize", "fit", "track", "label", "pretrain", "finetune", "ground")  # run in many processes under torchrun
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,6 +13,7 @@ from lapa.contracts import LapaError
 from lapa.models.idm import IDMConfig
 from lapa.models.laq import LAQConfig
 from lapa.models.objectives import Objectives
+from lapa.models.points import PointsConfig
 from lapa.models.video_diffusion import VideoDiffusionConfig
 from lapa.plugins import choose, configure, typed
 from lapa.training.loop import Optimisation
@@ -79,6 +80,12 @@ class Recipe:
     """inverse dynamics model of the VPT baseline (stage 1)"""
     fit_idm: Optimisation = Optimisation(steps=1500, batch_size=64, learning_rate=2e-3)
     """optimisation of the inverse dynamics model"""
+    points: PointsConfig = PointsConfig()
+    """what `lapa track` follows (stages 1 and 2a in one)"""
+    fit_points: Optimisation = Optimisation(
+        steps=600, batch_size=32, learning_rate=3e-3, weight_decay=1e-2, precision="float32"
+    )
+    """optimisation of it"""
     policy: PolicySettings = PolicySettings(decoding="norm_preserving")
     """the policy (stages 2 and 3)"""
     pretrain: Optimisation = Optimisation(steps=2000, batch_size=128, learning_rate=1e-3)

@@ -117,6 +117,56 @@ def fit(
     print_next(f"lapa label --dataset VIDEOS --source {quoted(out)} --out runs/labels")
 
 
+def track(
+    dataset: Datasets,
+    out: Path,
+    labelled: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME:PATH")] = (),
+    cameras: Names = (),
+    how: How = USUAL,
+) -> None:
+    """Stages 1 and 2a in one, beyond the paper: follow the hand through the videos, and label them with actions.
+
+    Keypoints are learnt that tell the robot's motions in the labelled episodes and go with the optical flow of all
+    videos. With two cameras the labels also hold in tasks that no labelled episode shows (docs/latents.md).
+
+    Args:
+        out: folder of the run; the labels are in OUT/labels
+        labelled: a few robot episodes with actions, as NAME:PATH,episodes=0-9, filmed by the same cameras as the videos
+        cameras: cameras of all of them, separated by commas. One sees no depth: give two where there are two (none:
+            the one that the dataset gives)
+    """
+    from lapa.data.index import APART as RATES
+    from lapa.run_folder import begin, done_before
+    from lapa.stage1_points import LABELS
+    from lapa.stage1_points import track as train
+
+    if not labelled:
+        raise LapaError("Give a few episodes with actions: --labelled NAME:PATH, such as lerobot:robot,episodes=0-9.")
+    recipe = how.recipe("fit_points")
+    cameras = split_names(cameras)
+    inputs: dict[str, Any] = {"dataset": dataset, "labelled": labelled, "cameras": cameras}
+    if done_before(out, recipe, how.seed, how.resume, "points", "fit_points", **inputs):
+        return
+    packed, few = (
+        open_pack(each, recipe.points.image_size, how.skip_bad, cameras=cameras) for each in (dataset, labelled)
+    )
+    if packed.fps.max() > RATES * few.fps.min() or few.fps.max() > RATES * packed.fps.min():
+        raise LapaError(f"The videos have {packed.fps.min():.4g} to {packed.fps.max():.4g} frames a second and the "
+                        f"labelled episodes {few.fps.min():.4g} to {few.fps.max():.4g}. lapa track needs one rate: the "
+                        "options fps= and stride= of --dataset and --labelled leave frames out.")  # fmt: skip
+    content = [packed.fingerprint, few.fingerprint]
+    begin(out, recipe, how.seed, how.resume, "points", "fit_points", content=content, **inputs)
+    print_watch(out)
+    manifest = train(packed, few, recipe, out, how.seed)
+    print(f"Labelled {manifest['pairs']} frames (actions) in {out / LABELS}.")
+    if "r2_of_true_actions" in manifest:
+        print(f"  R^2 of the dataset's own actions: {manifest['r2_of_true_actions']:.3f}")
+    if len(cameras) < 2:
+        print("One camera sees no depth: where the tasks of the videos have labels that may do, in others it did not.")
+    print_next(f"lapa pretrain {again(dataset)} --labels {quoted(out / LABELS)}{same_preset(how.preset)} "
+               "--out runs/latent")  # fmt: skip
+
+
 def label(
     dataset: Datasets,
     source: str,

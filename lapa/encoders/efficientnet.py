@@ -68,6 +68,13 @@ class Config:
     def build(self) -> nn.Module:
         return Features(self.pool)
 
+    @staticmethod
+    def finer(grid: torch.Tensor) -> torch.Tensor:
+        """The grid float [B, 272, rows, columns] with cells of half the side: float [B, 152, 2 rows, 2 columns]."""
+        fine, coarse = grid[:, : 4 * FINE], grid[:, 4 * FINE :]
+        wide = F.interpolate(coarse, scale_factor=2, mode="bilinear")
+        return torch.cat([F.pixel_shuffle(fine, 2), wide], 1)
+
 
 def source() -> Source:
     """Where the weights lie. Raises LapaError where a package is missing."""

@@ -50,12 +50,12 @@ def main_motion(flow: Array) -> Array:
     return made
 
 
-def flow_between(now: Array, later: Array) -> Array:
-    """uint8 [H, W, 3] each -> float32 [2, ROWS, COLUMNS], in sides of the picture."""
+def flow_between(now: Array, later: Array, rows: int = ROWS, columns: int = COLUMNS) -> Array:
+    """uint8 [H, W, 3] each -> float32 [2, rows, columns], in sides of the picture."""
     import cv2
 
     finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in (now, later)]
     found = finder.calc(grey[0], grey[1], None)  # [H, W, 2] in pixels
-    cells = cv2.resize(found, (COLUMNS, ROWS), interpolation=cv2.INTER_AREA)
+    cells = cv2.resize(found, (columns, rows), interpolation=cv2.INTER_AREA)
     return (cells / np.array(now.shape[1::-1], np.float32)).transpose(2, 0, 1)

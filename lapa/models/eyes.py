@@ -67,7 +67,7 @@ def _put_in(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> N
     state |= {f"{prefix}vision.{name}": tensor for name, tensor in module.vision.state_dict().items()}  # type: ignore[union-attr]
 
 
-def _places(rows: int, columns: int) -> Tensor:
+def places_of(rows: int, columns: int) -> Tensor:
     """Middles of the cells, x and y in [-1, 1]: float32 [rows * columns, 2]."""
     y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
     return torch.stack([x, y], -1).flatten(0, 1) * 2 - 1
@@ -85,7 +85,7 @@ class Keypoints(nn.Module):
         self.find = nn.Linear(channels, count)
         nn.init.normal_(self.find.weight, std=SHARP * channels**-0.5)
         self.token = nn.Linear(2 * count, width)
-        self.register_buffer("places", _places(rows, columns), persistent=False)
+        self.register_buffer("places", places_of(rows, columns), persistent=False)
 
     def forward(self, grid: Tensor) -> Tensor:
         """float [B, channels, rows, columns] -> [B, 1, width]."""
@@ -103,7 +103,7 @@ class Grid(nn.Module):
         channels, rows, columns = shape
         self.norm = nn.LayerNorm(channels)
         self.token = nn.Linear(channels, width)
-        angles = _places(rows, columns)[..., None] * torch.pi * 2.0 ** (torch.arange(width // 4) % 4 - 1)
+        angles = places_of(rows, columns)[..., None] * torch.pi * 2.0 ** (torch.arange(width // 4) % 4 - 1)
         self.position = nn.Parameter(torch.cat([angles.sin(), angles.cos()], -1).flatten(1))
 
     def forward(self, grid: Tensor) -> Tensor:
