@@ -31,7 +31,7 @@ LINES = [line.split() for line in """
     backbones heads labels
     recipe plots
     policies run_folder
-    tabletop.grounding stage1_latent_actions stage2_label stage2_pretrain
+    tabletop.grounding stage1_latent_actions stage1_points stage2_label stage2_pretrain
     stage3_finetune
     evaluate
     analysis interop

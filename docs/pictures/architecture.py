@@ -22,7 +22,8 @@ BANDS = (  # from the top: a folder or file may import those below it; (title, n
     ("many runs", "experiments analysis explorer interop", "comparisons, questions, a page for codes, other formats"),
     (
         "one run",
-        "stage1_latent_actions stage2_label stage2_pretrain stage3_finetune evaluate recipe run_folder plots",
+        "stage1_latent_actions stage1_points stage2_label stage2_pretrain stage3_finetune evaluate recipe run_folder "
+        "plots",
         "the stages, their settings, their pictures",
     ),
     (
@@ -68,7 +69,7 @@ def folders(axes: Any) -> None:
         y = len(BANDS) - 1 - i
         box(axes, 2.3, y + 0.08, 13.4, 0.84, FAINT, FAINT)
         axes.text(2.1, y + 0.5, title, ha="right", va="center", fontsize=9.5, fontweight="bold", color=INK)
-        axes.text(2.5, y + 0.66, "   ".join(names.split()), va="center", fontsize=8.8, color=INK, family="monospace")
+        axes.text(2.5, y + 0.66, "  ".join(names.split()), va="center", fontsize=8.8, color=INK, family="monospace")
         axes.text(2.5, y + 0.3, what, va="center", fontsize=8.3, color=MUTED)
     axes.annotate("", (15.95, 0.1), (15.95, len(BANDS) - 0.1), arrowprops={"arrowstyle": "->", "color": MUTED})
     axes.text(16.1, len(BANDS) / 2, "may import", rotation=270, va="center", fontsize=8.5, color=MUTED)
