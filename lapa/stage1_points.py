@@ -8,6 +8,7 @@ are actions. With two cameras they hold in tasks that no label shows (docs/world
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -244,8 +245,10 @@ def _write(
     if packed.actions is not None and packed.actions.shape[1] == actions.shape[1]:
         manifest["r2_of_true_actions"] = r2(labels.values, packed.actions[pairs.now])
     folder = out / LABELS
-    if (folder / MANIFEST).exists():  # it was killed between the labels and the end
-        return read_manifest(folder)
+    if (folder / MANIFEST).exists():
+        if (there := read_manifest(folder))["source_hash"] == source:  # it was killed between the labels and the end
+            return there
+        shutil.rmtree(folder)  # of fewer steps
     with new_folder(folder, twin_is_fine=True) as fresh:
         (fresh / TABLE).mkdir()
         write_shard(fresh / TABLE / SHARD, labels)

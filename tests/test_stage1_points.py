@@ -104,6 +104,11 @@ def test_a_killed_run_goes_on(packs: tuple[Packed, Packed], recipe: Recipe, tmp_
     assert all(whole[name].equal(killed[name]) for name in whole)
     one, other = (read_labels(tmp_path / name / LABELS)[0].values for name in ("whole", "killed"))
     np.testing.assert_array_equal(one, other)
+    more = replace(recipe, fit_points=replace(recipe.fit_points, steps=6))
+    track(*packs, more, tmp_path / "killed", 3)
+    longer, written = read_labels(tmp_path / "killed" / LABELS)
+    assert not np.array_equal(longer.values, one), "a longer run labels anew"
+    assert written["source_hash"] == json.loads((tmp_path / "killed/config.json").read_text())["hash"]
 
 
 def test_a_keypoint_goes_with_the_flow() -> None:

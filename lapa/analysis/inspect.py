@@ -46,7 +46,7 @@ SHOWN = 6  # pairs and scenes in a picture
 PLANNED = 5000  # pairs on which the probe of plans is fitted, and plans are drawn
 PROBES = ("action", "state", "displacement", "position", "dataset")
 VIDEOS = tuple(f"{below}*{suffix}" for suffix in SUFFIXES for below in ("", "*/"))
-STAGES = {"laq": "quantize", "idm": "fit_idm"}
+STAGES = {"laq": "quantize", "idm": "fit_idm", "points": "fit_points"}
 
 
 @dataclass(frozen=True)

@@ -507,7 +507,7 @@ def stop(run: Annotated[Path, tyro.conf.Positional]) -> None:
     it at its last checkpoint. To continue it instead: remove RUN/finish, then its command with --resume.
 
     Args:
-        run: folder of lapa quantize, fit, pretrain or finetune
+        run: folder of lapa quantize, fit, track, pretrain or finetune
     """
     from lapa.run_folder import end_early
 
