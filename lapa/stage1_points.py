@@ -31,17 +31,19 @@ from lapa.measures.linear import LinearFit
 from lapa.measures.probes import r2
 from lapa.models.eyes import Eyes
 from lapa.models.points import Points, PointsBatch
+from lapa.plots.points import keypoints
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import on_first_rank
 from lapa.runtime.progress import Progress
 from lapa.training.loop import Sampler, fit, seed_everything
 
-LABELS = "labels"  # in the folder of the run
+LABELS, PICTURE = "labels", "pictures/points.png"  # in the folder of the run
 SHARD = "part-000000.parquet"
 SPANS = (1, 2, 3)  # windows that motions are learnt over
 AROUND = range(-2, 7)  # differences of adjacent frames that an action is read from, from two before it on
 MOST = 8000  # pairs of video whose flow is computed: more take minutes, and tell hardly more
 SEEN = 64  # components of what lies at the keypoints that a gripper is read from
+SHOWN = 8  # frames in the picture
 AT_ONCE = 256
 
 
@@ -64,6 +66,7 @@ def track(packed: Packed, few: Packed, recipe: Recipe, out: Path, seed: int) -> 
 
     def finish() -> dict[str, Any]:
         model.eval()
+        _picture(model, videos, out / PICTURE)
         actions, told = _read(model, videos, labelled, motions, others)
         meaning = Meaning.of(few, "given")
         made = {"model": asdict(config), "shape": list(eyes.shape), "cameras": list(videos.names),
@@ -201,6 +204,15 @@ def _looked(model: Points, cameras: Cameras) -> tuple[Array, Array]:
             progress.update(int(frames[-1]) + 1)
     places, at = (np.concatenate(each) for each in zip(*found, strict=True))
     return places, at
+
+
+def _picture(model: Points, videos: Cameras, path: Path) -> None:
+    """Keypoints in frames of all the videos."""
+    frames = np.linspace(0, len(videos.features[0]) - 1, SHOWN + 2).round().astype(int)[1:-1]
+    found = [each.cpu().numpy() for each in model.points(videos.take(frames))]
+    shown = [view.gather(frames) for view in (videos.packed, *videos.packed._views)]
+    path.parent.mkdir(exist_ok=True)
+    keypoints(shown, found, videos.names, "What is followed, in frames of the videos", path)
 
 
 def _around(places: Array, packed: Packed) -> Array:

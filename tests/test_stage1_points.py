@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from resuming import killed_after
 from safetensors.torch import load_file
 
@@ -155,6 +156,8 @@ def test_the_command(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().out
     assert f"lapa pretrain --dataset {root} --labels {out}/labels" in said
     assert "sees no depth" not in said
+    with Image.open(out / "pictures/points.png") as picture:
+        assert picture.width > 8 * 100
     assert json.loads((out / "config.json").read_text())["cameras"] == ["front", "top"]
     cli.main([*command, "--cameras", "front,top", "--resume"])
     assert "finished already" in capsys.readouterr().out

@@ -137,7 +137,7 @@ def track(
     """
     from lapa.data.index import APART as RATES
     from lapa.run_folder import begin, done_before
-    from lapa.stage1_points import LABELS
+    from lapa.stage1_points import LABELS, PICTURE
     from lapa.stage1_points import track as train
 
     if not labelled:
@@ -159,6 +159,7 @@ def track(
     print_watch(out)
     manifest = train(packed, few, recipe, out, how.seed)
     print(f"Labelled {manifest['pairs']} frames (actions) in {out / LABELS}.")
+    print(f"Look: {out / PICTURE} shows where the keypoints are; those of a good run go with the hand.")
     if "r2_of_true_actions" in manifest:
         print(f"  R^2 of the dataset's own actions: {manifest['r2_of_true_actions']:.3f}")
     if len(cameras) < 2:

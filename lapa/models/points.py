@@ -165,6 +165,13 @@ class Points(nn.Module):
         return loss, {"motion": float(error.detach()) / each, "astray": float(astray.detach()) / each}
 
     @torch.no_grad()
+    def points(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Features of each camera [B, C, rows, columns] -> where its keypoints are, those of one tracker after another,
+        float32 [B, trackers * K, 2] from -1 to 1, x to the right and y down."""
+        found = [tracker(self.seen(features)).points for tracker in self.trackers]
+        return [torch.cat(each, 1) for each in zip(*found, strict=True)]
+
+    @torch.no_grad()
     def look(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Features of each camera [B, C, rows, columns] -> places float32 [B, D], the mean of all trackers, in the
         robot's units but for a constant; and what lies at the first tracker's keypoints, float32 [B, F]."""
