@@ -124,9 +124,9 @@ def track(
     cameras: Names = (),
     how: How = USUAL,
 ) -> None:
-    """Stages 1 and 2a in one, beyond the paper: follow the hand through the videos, and label them with actions.
+    """Stages 1 and 2a in one: follow the hand, label with actions.
 
-    Keypoints are learnt that tell the robot's motions in the labelled episodes and go with the optical flow of all
+    It is not of the paper. Keypoints are learnt that tell the robot's motions in the labelled episodes and go with the optical flow of all
     videos. With two cameras the labels also hold in tasks that no labelled episode shows (docs/latents.md).
 
     Args:
