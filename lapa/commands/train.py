@@ -126,8 +126,9 @@ def track(
 ) -> None:
     """Stages 1 and 2a in one: follow the hand, label with actions.
 
-    It is not of the paper. Keypoints are learnt that tell the robot's motions in the labelled episodes and go with the optical flow of all
-    videos. With two cameras the labels also hold in tasks that no labelled episode shows (docs/latents.md).
+    It is not of the paper. Keypoints are learnt that tell the robot's motions in the labelled episodes and go with the
+    optical flow of all videos. With two cameras the labels also hold in tasks that no labelled episode shows
+    (docs/latents.md).
 
     Args:
         out: folder of the run; the labels are in OUT/labels
