@@ -110,7 +110,7 @@ def _split(few: Packed) -> tuple[list[int], list[int]]:
     if "absolute" in kinds or "delta" not in kinds:
         raise LapaError(
             f"{few.spec}: lapa track reads motions, and these actions are {', '.join(dict.fromkeys(kinds))}. It needs "
-            "actions of the kind delta (docs/data.md), beside which there may be binary ones. Use lapa fit instead."
+            "actions of the kind delta (docs/datasets.md), beside which there may be binary ones. Use lapa fit instead."
         )
     return [i for i, kind in enumerate(kinds) if kind == "delta"], [
         i for i, kind in enumerate(kinds) if kind != "delta"
