@@ -136,7 +136,7 @@ def test_damaged_videos(tmp_path: Path) -> None:
     said = {Path(str(e).partition(": ")[0]).name: str(e) for e in found if isinstance(e, BadVideo)}
     assert sorted(said) == ["cut.webm", "leap.mkv", "moved.mp4", "nowhere.mp4"]
     assert "cut short" in said["cut.webm"]
-    assert "damaged" in said["moved.mp4"]
+    assert re.search("damaged|breaks off", said["moved.mp4"]), "which of the two depends on the encoder's bytes"
     assert "4000 s" in said["leap.mkv"]
     assert str(tmp_path / "nowhere.mp4") in said["nowhere.mp4"]
     assert [e.id for e in found if isinstance(e, Episode)] == ["good.webm"]
