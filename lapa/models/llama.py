@@ -78,12 +78,11 @@ class RMSNorm(nn.Module):
             return (x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()).to(self.weight.dtype) * self.weight
 
 
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Numbers 2i and 2i + 1 of x [B, heads, n, size], as a point in the plane, turned by angle i of its position; cos
-    and sin float32 [B, n, size / 2]."""
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos[:, None], sin[:, None]
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x.dtype)
+def turned(x: Tensor, angles: Tensor) -> Tensor:
+    """Numbers 2i and 2i + 1 of x [B, heads, n, size], as a point in the plane, turned by angle i of its position;
+    angles complex64 [B, n, size / 2]: cosine and sine."""
+    points = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(points * angles[:, None]).flatten(-2).to(x.dtype)
 
 
 class LlamaLayer(nn.Module):
@@ -98,13 +97,13 @@ class LlamaLayer(nn.Module):
         self.w1, self.w3, self.w2 = Dense(width, inner, dtype), Dense(width, inner, dtype), Dense(inner, width, dtype)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, keys: Tensor | None, values: Tensor | None
+        self, x: Tensor, angles: Tensor, mask: Tensor, keys: Tensor | None, values: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, n, width], after tokens whose keys and values are given; mask bool [B, 1, n, all]: what each may see.
         Returns x, and the keys and values of all."""
         h = self.attention_norm(x)
         q, k, v = (w(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for w in (self.wq, self.wk, self.wv))
-        q, k = turned(q, cos, sin), turned(k, cos, sin)
+        q, k = turned(q, angles), turned(k, angles)
         if keys is not None and values is not None:
             k, v = torch.cat([keys.to(k.dtype), k], 2), torch.cat([values.to(v.dtype), v], 2)
         seen = F.scaled_dot_product_attention(q, k, v, mask)
@@ -121,7 +120,7 @@ class Llama(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(LlamaLayer(config, dtype) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, config.eps, dtype)
-        self._table: tuple[Tensor, Tensor] | None = None
+        self._table: Tensor | None = None
 
     def forward(self, x: Tensor, present: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """Embeddings float [B, n, width] of tokens after those in the cache -> hidden states [B, n, width], and the
@@ -129,7 +128,7 @@ class Llama(nn.Module):
         present."""
         new, every = x.shape[1], present.shape[1]
         positions = (present.cumsum(1) - 1).clamp(min=0)[:, every - new :]
-        cos, sin = (part[positions] for part in self._positions(every, x.device))
+        angles = self._positions(every, x.device)[positions]
         order = torch.arange(every, device=x.device)
         mask = (order <= order[every - new :, None]) & present[:, None]
         # Padding sees itself, lest it be undefined; nobody else sees it.
@@ -137,15 +136,16 @@ class Llama(nn.Module):
         made: Cache = []
         for i, layer in enumerate(self.layers):
             keys, values = cache[i] if cache else (None, None)
-            x, keys, values = layer(x, cos, sin, mask, keys, values)
+            x, keys, values = layer(x, angles, mask, keys, values)
             made.append((keys, values))
         return self.norm(x), made
 
-    def _positions(self, count: int, where: torch.device) -> tuple[Tensor, Tensor]:
-        if self._table is None or len(self._table[0]) < count or self._table[0].device != where:
+    def _positions(self, count: int, where: torch.device) -> Tensor:
+        """complex64 [count or more, head size / 2]."""
+        if self._table is None or len(self._table) < count or self._table.device != where:
             size = self.config.width // self.config.heads
-            cos, sin = rope_table(max(count, 512), size, self.config.theta, self.config.rope)
-            self._table = cos.to(where), sin.to(where)
+            cosines, sines = rope_table(max(count, 512), size, self.config.theta, self.config.rope)
+            self._table = torch.complex(cosines, sines).to(where)
         return self._table
 
 
