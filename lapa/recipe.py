@@ -158,7 +158,7 @@ PRESETS: dict[str, Recipe] = {
         hold_out=10,
         laq=LAQConfig(
             image_size=96, patch_size=12, dim=96, spatial_depth=2, temporal_depth=2, heads=6, dim_head=16,
-            encoder="efficientnet", quant_dim=48, root_length=True,
+            encoder="efficientnet", quant_dim=48, flow=0.5, root_length=True,
             codes=2, codebook_size=64, decoder="unet", unet_width=32,
         ),
         starts=(),

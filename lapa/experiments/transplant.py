@@ -9,23 +9,34 @@ moves (measures/flow.py `main_motion`). Pairs that hardly move say nothing and a
     another      to frames of the other datasets
     shuffled     the same pictures, held against the flow of another pair: what chance gives
     direction of cells   the same question of each cell of the grid that moves in both flows, not of the whole picture
+
+Where little video teaches how things look, pictures blur. With a frozen encoder a decoder of flow (models/
+flow_decoder.py) is therefore asked the same: it learns from all datasets together what codes do to frames, and is
+judged by episodes that it has not learnt from, one in EVERY.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lapa.artefacts.folder import load_artefact, replacing, write_json
 from lapa.contracts import Array, LapaError
 from lapa.data.pack import pack
 from lapa.data.pairs import window_pairs
+from lapa.data.pixels import as_pixels
 from lapa.experiments.sweep import markdown
 from lapa.measures.flow import coarse_flow, flow_between, installed, main_motion
+from lapa.measures.probes import EVERY
+from lapa.models.flow_decoder import FlowDecoder
 from lapa.models.laq import LAQ
+from lapa.models.laq_fit import encode_all
+from lapa.training.held_out import is_held_out
 
 ANGLE = 30.0  # degrees
 MOVING = 0.5  # of the pairs, those that move most
@@ -44,30 +55,19 @@ def study_transplant(laq_path: str, datasets: tuple[str, ...], out: Path, seed: 
     laq = LAQ.from_pretrained(laq_path)
     window = float(load_artefact(laq_path, "laq").value(float, "recipe", "window"))
     random = np.random.default_rng(seed)
-    now, flow, codes = list[Array](), list[Array](), list[Array]()
-    for spec in datasets:
-        packed = pack([spec], laq.config.image_size)
-        pairs = window_pairs(packed, window)
-        rows = np.arange(0, len(pairs), -(-len(pairs) // (2 * PAIRS)))
-        each = coarse_flow(packed, pairs, rows)
-        speed = np.linalg.norm(main_motion(each), axis=1)
-        kept = np.sort(np.argsort(-speed)[: max(2, round(MOVING * len(rows)))])
-        some = pairs.batch(packed, rows[kept])
-        now.append(np.asarray(some.now))
-        flow.append(each[kept])
-        codes.append(_encoded(laq, np.asarray(some.now), np.asarray(some.later)))
+    robots = [_robot(laq, spec, window) for spec in datasets]
+    decoder = _flow_decoder(laq, robots, seed)
     found: dict[str, Any] = {}
-    for a, source in enumerate(datasets):
-        for b, target in enumerate(datasets):
-            onto = np.arange(len(now[a])) if a == b else random.integers(len(now[b]), size=len(now[a]))
-            made = _flow_of(laq, now[b][onto], codes[a])
-            other = np.roll(np.arange(len(made)), len(made) // 2)
-            found[f"{source} -> {target}"] = {
-                "same_scene": a == b, "pairs": len(made),
-                "within": same_way(flow[a], made), "shuffled": same_way(flow[a][other], made),
-                "cells": same_way_by_cell(flow[a], made), "cells_shuffled": same_way_by_cell(flow[a][other], made),
-            }  # fmt: skip
-            print(f"{source} -> {target}: {_words(found[f'{source} -> {target}'])}", flush=True)
+    for source, a in zip(datasets, robots, strict=True):
+        for target, b in zip(datasets, robots, strict=True):
+            rows, onto = _apart(a.moving(a.all), b.moving(b.all), a is b, random)
+            row = {"same_scene": a is b, **_judged(a.flow[rows], _flow_of(laq, b.now[onto], a.codes[rows]))}
+            if decoder is not None:
+                rows, onto = _apart(a.moving(a.held_out), b.moving(b.held_out), a is b, random)
+                made = decoder(b.cells[onto], torch.from_numpy(a.codes[rows])).numpy()
+                row["flow_decoder"] = _judged(a.flow[rows], made)
+            found[f"{source} -> {target}"] = row
+            print(f"{source} -> {target}: {_words(row)}", flush=True)
     results = {"laq": laq_path, "datasets": list(datasets), "window": window, "rows": found}
     write_json(out / "results.json", results)
     with replacing(out / "table.md") as file:
@@ -75,9 +75,69 @@ def study_transplant(laq_path: str, datasets: tuple[str, ...], out: Path, seed: 
     return results
 
 
-def _encoded(laq: LAQ, now: Array, later: Array) -> Array:
-    parts = [laq.encode(now[i : i + BATCH], later[i : i + BATCH]).cpu().numpy() for i in range(0, len(now), BATCH)]
-    return np.concatenate(parts)
+@dataclass(frozen=True)
+class Robot:
+    """Pairs of one dataset: first frames uint8 [N, S, S, 3], flow float32 [N, 2, rows, columns], codes int64 [N, s],
+    held_out bool [N], and what the frozen encoder sees in the first frames, float [N, channels, r, c] (none: empty)."""
+
+    now: Array
+    flow: Array
+    codes: Array
+    held_out: Array
+    cells: torch.Tensor
+
+    @property
+    def all(self) -> Array:
+        """bool [N]."""
+        return np.ones(len(self.now), bool)
+
+    def moving(self, among: Array) -> Array:
+        """Of the pairs `among`, bool [N], those that move most: int64, ascending."""
+        rows = np.flatnonzero(among)
+        speed = np.linalg.norm(main_motion(self.flow[rows]), axis=1)
+        return np.sort(rows[np.argsort(-speed)[: max(2, round(MOVING * len(rows)))]])
+
+
+def _robot(laq: LAQ, spec: str, window: float) -> Robot:
+    packed = pack([spec], laq.config.image_size)
+    pairs = window_pairs(packed, window)
+    rows = np.arange(0, len(pairs), -(-len(pairs) // (2 * PAIRS)))
+    some = pairs.batch(packed, rows)
+    now, cells = np.asarray(some.now), torch.zeros(len(rows), 0, 0, 0)
+    if laq.directions is not None:
+        pixels = as_pixels(now, laq.config.image_size, laq.device).split(BATCH)
+        with torch.no_grad():
+            cells = torch.cat([laq.directions.encoder.grid(part).cpu() for part in pixels])  # type: ignore[operator]
+    held_out = is_held_out(pairs.episode[rows], EVERY)
+    return Robot(now, coarse_flow(packed, pairs, rows), encode_all(laq, packed, pairs, rows), held_out, cells)
+
+
+def _flow_decoder(laq: LAQ, robots: Sequence[Robot], seed: int) -> FlowDecoder | None:
+    """Trained on the pairs of all robots that are not held out; None, and why is said, where that cannot be."""
+    if laq.directions is None or not all(robot.held_out.any() for robot in robots):
+        print(f"No decoder of flow: it takes a frozen encoder, and {EVERY} episodes of each dataset.", flush=True)
+        return None
+    learnt = [~robot.held_out for robot in robots]
+    cells = torch.cat([robot.cells[torch.from_numpy(rows)] for robot, rows in zip(robots, learnt, strict=True)])
+    codes, flow = (
+        np.concatenate([getattr(robot, name)[rows] for robot, rows in zip(robots, learnt, strict=True)])
+        for name in ("codes", "flow")
+    )
+    decoder = FlowDecoder(cells.shape[1], codes.shape[1], laq.config.codebook_size)
+    decoder.fit(cells, codes, flow, seed)
+    return decoder
+
+
+def _apart(rows: Array, others: Array, same: bool, random: np.random.Generator) -> tuple[Array, Array]:
+    """Pairs whose codes are applied, and the frames they are applied to: their own, or any of the others."""
+    return rows, rows if same else others[random.integers(len(others), size=len(rows))]
+
+
+def _judged(flow: Array, made: Array) -> dict[str, Any]:
+    other = np.roll(np.arange(len(made)), len(made) // 2)
+    return {"pairs": len(made),
+            "within": same_way(flow, made), "shuffled": same_way(flow[other], made),
+            "cells": same_way_by_cell(flow, made), "cells_shuffled": same_way_by_cell(flow[other], made)}  # fmt: skip
 
 
 def _flow_of(laq: LAQ, now: Array, codes: Array) -> Array:
@@ -112,15 +172,18 @@ def _within(a: Array, b: Array) -> float:
 
 
 def _words(row: Mapping[str, Any]) -> str:
-    return (f"{row['within']:.0%} of {row['pairs']} pairs the same way (shuffled {row['shuffled']:.0%}), of the cells "
+    said = (f"{row['within']:.0%} of {row['pairs']} pairs the same way (shuffled {row['shuffled']:.0%}), of the cells "
             f"{row['cells']:.0%} ({row['cells_shuffled']:.0%})")  # fmt: skip
+    return f"{said}; by the decoder of flow {_words(row['flow_decoder'])}" if "flow_decoder" in row else said
 
 
 def table(results: Mapping[str, Any]) -> str:
     """Markdown."""
+    every = {name: row for name, row in results["rows"].items()}
+    every |= {f"{name}, decoder of flow": row["flow_decoder"] for name, row in every.items() if "flow_decoder" in row}
     lines = [
         [name, f"{row['pairs']}", *(f"{row[key]:.0%}" for key in ("within", "shuffled", "cells", "cells_shuffled"))]
-        for name, row in results["rows"].items()
+        for name, row in every.items()
     ]
     head = [f"codes of -> frame of; within {ANGLE:.0f} degrees", "pairs", "whole", "shuffled", "cells", "shuffled"]
     return f"LAQ {results['laq']}\n\n{markdown(head, lines)}\n"

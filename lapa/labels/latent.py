@@ -89,4 +89,5 @@ class LatentSource:
         _, first, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         images = np.stack([pairs.now[i] if i < count else pairs.later[i - count] for i in first])
         where = self.laq.places(images)[torch.from_numpy(place.ravel()).to(self.laq.device)]
-        return self.laq.codes_between(where[:count], where[count:]).cpu().numpy()
+        ways = self.laq.ways(pairs.now, pairs.later)
+        return self.laq.codes_between(where[:count], where[count:], ways).cpu().numpy()

@@ -38,9 +38,13 @@ def coarse_flow(packed: Packed, pairs: PairIndex, rows: Array) -> Array:
     made = np.empty((len(rows), 2, ROWS, COLUMNS), np.float32)
     for start in range(0, len(rows), BATCH):
         some = rows[start : start + BATCH]
-        now, later = packed.gather(pairs.now[some]), packed.gather(pairs.later[some])
-        made[start : start + BATCH] = np.stack([flow_between(a, b) for a, b in zip(now, later, strict=True)])
+        made[start : start + BATCH] = flows(packed.gather(pairs.now[some]), packed.gather(pairs.later[some]))
     return made
+
+
+def flows(now: Array, later: Array) -> Array:
+    """uint8 [N, H, W, 3] each -> float32 [N, 2, ROWS, COLUMNS], as `coarse_flow`."""
+    return np.stack([flow_between(a, b) for a, b in zip(now, later, strict=True)])
 
 
 def main_motion(flow: Array) -> Array:

@@ -11,6 +11,9 @@ gives the same directions.
 
 Where a few episodes have actions, space is stretched along what tells them (`stretched`): codes then tell apart what
 matters to the robot. The directions stay the same.
+
+Beside the directions there may be the main flow (measures/flow.py): which way in the picture what moves most went, two
+numbers. A direction of the features may mean another way for another robot; these two mean the same everywhere.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from torch import nn
 
 from lapa import plugins
 from lapa.contracts import Array, LapaError
+from lapa.measures.flow import flows, main_motion
 from lapa.measures.linear import LinearFit
 
 COMPONENTS = 256  # principal components of the change that directions are looked for in, at most
@@ -35,15 +39,19 @@ FOLDS = 5  # parts of the labelled episodes of which each is left out once
 
 
 class Directions(nn.Module):
-    """State: `axes` float32 [features, dim]. The frozen encoder is no part of it; it is loaded when first used."""
+    """State: `axes` float32 [features, dim]; with `flow`, how much that counts, `ways` float32 [2], what the main flow
+    is multiplied by. The frozen encoder is no part of it; it is loaded when first used."""
 
     axes: torch.Tensor
+    ways: torch.Tensor
 
-    def __init__(self, encoder: str, options: dict[str, Any], image_size: int, dim: int) -> None:
+    def __init__(self, encoder: str, options: dict[str, Any], image_size: int, dim: int, flow: float = 0) -> None:
         super().__init__()
         self.config: Any = plugins.configure("encoders", encoder, options)
-        self.name, self.dim = encoder, dim
+        self.name, self.dim, self.flow = encoder, dim, flow
         self.register_buffer("axes", torch.zeros(self.config.features(image_size), dim))
+        if flow:
+            self.register_buffer("ways", torch.ones(2))
         self._encoder: tuple[nn.Module, ...] = ()  # a tuple: neither saved nor trained
 
     @property
@@ -69,6 +77,24 @@ class Directions(nn.Module):
         """float [B, features] -> float32 [B, dim]."""
         with torch.autocast(features.device.type, enabled=False):
             return features.float() @ self.axes
+
+    def between(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
+        """Pixels of the two frames, float [B, 3, S, S] in [0, 1] each -> their difference, float32 [B, dim], and behind
+        it the main flow."""
+        return torch.cat([self(later) - self(now), self.way(now, later)], 1)
+
+    def way(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
+        """The same -> the main flow alone, x and y, float32 [B, 2]; [B, 0] where it does not count."""
+        if not self.flow:
+            return now.new_zeros(len(now), 0)
+        frames = [(x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy() for x in (now, later)]
+        return torch.from_numpy(main_motion(flows(*frames))).to(self.ways) * self.ways
+
+    def weigh(self, moved: Array, way: Array) -> None:
+        """Differences float [N, dim] and main flow float [N, 2] of pairs: make the flow `flow` times as long as the
+        differences, in the root of the mean square."""
+        length = np.sqrt(np.square(moved).sum(1).mean() / way.shape[1])
+        self.ways.copy_(torch.from_numpy(self.flow * length / np.maximum(way.std(0), 1e-6)))
 
     def fit(self, start: Array, middle: Array, end: Array) -> Array:
         """Features float [N, features] at the start, middle and end of the windows: find the directions. Returns their

@@ -28,6 +28,7 @@ from lapa import plugins
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, FramePairs, LapaError, Logs, Quantized
 from lapa.data.pixels import Images, as_pixels, dtype_name
+from lapa.measures.flow import installed
 from lapa.models import released_layout
 from lapa.models.directions import Directions
 from lapa.models.kmeans import KMeans
@@ -67,6 +68,8 @@ class LAQConfig:
                           (models/kmeans.py); only the decoder is trained.
     root_length           with a frozen encoder: a difference is quantised with the square root of its length, so that
                           codes are in even use where few pairs move far.
+    flow                  with a frozen encoder: how much the main optical flow, two numbers, counts beside the
+                          directions (1: as much as all of them together; 0: not at all). OpenCV computes it.
     quantizer             a plug-in of lapa/quantizers; `quantizer_options` are further fields of its Config, beside
                           those that the settings here give it (GIVEN).
     """
@@ -87,6 +90,7 @@ class LAQConfig:
     encoder: str = ""
     encoder_options: dict[str, Any] = field(default_factory=dict)
     root_length: bool = False
+    flow: float = 0.0
     quantizer: str = "nsvq"
     quantizer_options: dict[str, Any] = field(default_factory=dict)
     decoder: Literal["transformer", "unet"] = "transformer"
@@ -122,6 +126,11 @@ class LAQConfig:
             raise LapaError(f"LAQ: the unet decoder needs image_size divisible by 4, not {self.image_size}.")
 
     @property
+    def numbers(self) -> int:
+        """Of a difference: quant_dim, and two of the flow where it counts."""
+        return self.quant_dim + (2 if self.flow else 0)
+
+    @property
     def code_grid(self) -> tuple[int, int]:
         """The s codes as rows and columns, as square as s allows: 1 is 1x1, 2 is 2x1, 4 is 2x2, 6 is 3x2."""
         if self.codes < 1:
@@ -141,6 +150,15 @@ class LAQConfig:
                 f"LAQ: laq.encoder={self.encoder} takes laq.decoder=unet, and laq.normalise, laq.symmetric and "
                 "laq.released_layout off: its differences are fitted, centred and turn round by themselves."
             )
+        if self.flow and not self.encoder:
+            raise LapaError(
+                "LAQ: laq.flow goes beside the directions of a frozen encoder; leave it out with laq.encoder=."
+            )
+        if self.flow and not installed():
+            raise LapaError(
+                f'LAQ: laq.flow={self.flow:g} needs OpenCV: pip install "lapa[flow]". Or do without it, for codes that '
+                "tell a little less: --set laq.flow=0."
+            )
         return LAQ(self)
 
 
@@ -153,19 +171,21 @@ class LAQ(nn.Module):
         super().__init__()
         c = self.config = config
         # Encoder
-        self.directions = Directions(c.encoder, c.encoder_options, c.image_size, c.quant_dim) if c.encoder else None
-        if self.directions is None:
+        self.directions = None
+        if c.encoder:
+            self.directions = Directions(c.encoder, c.encoder_options, c.image_size, c.quant_dim, c.flow)
+        else:
             self._paper_encoder()
         # Bottleneck
         self.norm = BatchNorm(c.quant_dim) if c.normalise else nn.Identity()
         options = {**{name: getattr(c, ours) for name, ours in GIVEN.items()}, **c.quantizer_options}
         self.quantizer = (
-            KMeans(c.quant_dim, c.codebook_size, c.codes, c.root_length)
+            KMeans(c.numbers, c.codebook_size, c.codes, c.root_length)
             if c.encoder
             else plugins.configure("quantizers", c.quantizer, options).build()
         )
         self.watcher = CodebookWatcher(self.quantizer.positions, self.quantizer.size, trained=not c.encoder)
-        self.project_out = nn.Linear(c.quant_dim, c.dim)
+        self.project_out = nn.Linear(c.numbers, c.dim)
         # Decoder
         self.decoder = UNetDecoder(replace(c, codes=1) if c.encoder else c) if c.decoder == "unet" else PatchDecoder(c)
 
@@ -209,10 +229,16 @@ class LAQ(nn.Module):
             places: torch.Tensor = self.directions(as_pixels(images, self.config.image_size, self.device))
             return places
 
-    def codes_between(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
-        """Places of frames (`directions`), float32 [B, dim] each -> codes int64 [B, s]."""
+    def ways(self, now: Images, later: Images) -> torch.Tensor:
+        """With a frozen encoder: the main flow of pairs, float32 [B, 2] ([B, 0] without `flow`)."""
+        assert self.directions is not None
         with _evaluating(self):
-            return self.quantizer((later - now)[:, None]).codes
+            return self.directions.way(*self.pixels(now, later))
+
+    def codes_between(self, now: torch.Tensor, later: torch.Tensor, ways: torch.Tensor) -> torch.Tensor:
+        """Places of frames, float32 [B, quant_dim] each, and ways of the pairs -> codes int64 [B, s]."""
+        with _evaluating(self):
+            return self.quantizer(torch.cat([later - now, ways], 1)[:, None]).codes
 
     def decode(self, now: Images, codes: Images, clamp: bool = True) -> torch.Tensor:
         """Frames and codes int64 [B, s] -> predicted frames float32 [B, 3, H, W], in [0, 1] if `clamp`."""
@@ -270,7 +296,7 @@ class LAQ(nn.Module):
     def difference(self, now: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
         """Pixels of x_t and x_{t+H} -> d = e_{t+H} - e_t, float [B, s, quant_dim]."""
         if self.directions is not None:
-            return (self.directions(later) - self.directions(now))[:, None]
+            return self.directions.between(now, later)[:, None]
         frames = [contrast(x) if self.config.encoder_input == "contrast" else x for x in (now, later)]
         video = torch.stack(frames, dim=1)
         if self.config.symmetric:

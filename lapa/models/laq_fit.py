@@ -18,6 +18,7 @@ from lapa.models.laq import LAQ, LAQConfig
 from lapa.runtime.distributed import on_first_rank
 
 BLOCK = 4096  # frames at a time
+PAIRS = 256  # pairs at a time
 DIRECTED = 20_000  # pairs that the directions of a frozen encoder are fitted to, at most
 FEWEST_TAUGHT = 3  # labelled episodes
 
@@ -67,12 +68,19 @@ def fit_codes(laq: LAQ, packed: Packed, pairs: PairIndex, pool: Array, seed: int
     correlations = directions.fit(seen[start], seen[middle], seen[end])
     stretched = "" if taught is None else _stretch(laq, taught, seed)
     where = places_of(laq, packed)
-    laq.quantizer.fit(where[pairs.later[rows]] - where[pairs.now[rows]], seed)
+    moved = where[pairs.later[rows]] - where[pairs.now[rows]]
+    if directions.flow:
+        directions.ways.fill_(1)
+        way = _ways_of(laq, packed, pairs, rows)
+        directions.weigh(moved, way)
+        moved = np.concatenate([moved, way * directions.ways.cpu().numpy()], 1)
+    laq.quantizer.fit(moved, seed)
+    flow = f"The main flow of the picture counts {directions.flow:g} times as much as they. " if directions.flow else ""
     return (
         f"{directions.dim} directions of {directions.name}, fitted to {len(rows):,} windows. The change in one half of "
         f"a window tells that in the other with a correlation of {correlations[0]:.2f} in the first direction and "
-        f"{correlations[-1]:.2f} in the last. {stretched}{laq.quantizer.positions} x {laq.quantizer.size} codes by "
-        "k-means."
+        f"{correlations[-1]:.2f} in the last. {stretched}{flow}{laq.quantizer.positions} x {laq.quantizer.size} codes "
+        "by k-means."
     )
 
 
@@ -110,11 +118,23 @@ def places_of(laq: LAQ, packed: Packed) -> Array:
     return torch.cat(parts).cpu().numpy()
 
 
+def _ways_of(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array) -> Array:
+    """The main flow of the pairs `rows`, float32 [len(rows), 2]; [len(rows), 0] where it does not count."""
+    if not laq.config.flow:
+        return np.zeros((len(rows), 0), np.float32)
+    made = np.empty((len(rows), 2), np.float32)
+    for start in range(0, len(rows), PAIRS):
+        some = pairs.batch(packed, rows[start : start + PAIRS])
+        made[start : start + PAIRS] = laq.ways(some.now, some.later).cpu().numpy()
+    return made
+
+
 def encode_all(laq: LAQ, packed: Packed, pairs: PairIndex, rows: Array, batch: int = 64) -> Array:
     """Codes int64 [len(rows), s] of the given pairs."""
     if laq.directions is not None:
         where = torch.from_numpy(places_of(laq, packed)).to(laq.device)
-        return laq.codes_between(where[pairs.now[rows]], where[pairs.later[rows]]).cpu().numpy()
+        ways = torch.from_numpy(_ways_of(laq, packed, pairs, rows)).to(laq.device)
+        return laq.codes_between(where[pairs.now[rows]], where[pairs.later[rows]], ways).cpu().numpy()
     parts = []
     for start in range(0, len(rows), batch):
         some = pairs.batch(packed, rows[start : start + batch])

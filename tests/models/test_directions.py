@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.data.stream import stream
 from lapa.labels.latent import Config
-from lapa.models.directions import persistent, stretched
+from lapa.models.directions import Directions, persistent, stretched
 from lapa.models.kmeans import KMeans
 from lapa.models.laq import LAQConfig
 from lapa.models.laq_fit import encode_all
@@ -87,12 +88,15 @@ def test_labelled_episodes_are_named_or_refused(robot: Path, tiny: Recipe, tmp_p
         fit_laq(plain, replace(tiny, laq=FROZEN), tmp_path / "none", 0, labelled=none)
 
 
-@pytest.fixture(scope="module", params=["pack", "stream"])
-def fitted(request: pytest.FixtureRequest, robot: Path, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp(request.param) / "laq"
-    data = (pack if request.param == "pack" else stream)([f"lerobot:{robot}"], 24, quiet=True)
-    fit_laq(data, replace(tiny, laq=FROZEN), out, 0, megabytes=16)
+def fit(kind: str, robot: Path, tiny: Recipe, out: Path) -> Path:
+    data = (stream if "stream" in kind else pack)([f"lerobot:{robot}"], 24, quiet=True)
+    fit_laq(data, replace(tiny, laq=replace(FROZEN, flow=0.5 * ("flow" in kind))), out, 0, megabytes=16)
     return out
+
+
+@pytest.fixture(scope="module", params=["pack", "stream", "pack, flow", "stream, flow"])
+def fitted(request: pytest.FixtureRequest, robot: Path, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(request.param, robot, tiny, tmp_path_factory.mktemp(request.param.replace(", ", "_")) / "laq")
 
 
 def test_labels_are_the_codes_of_training(fitted: Path, packed: Packed) -> None:
@@ -120,16 +124,56 @@ def test_only_the_decoder_was_trained(fitted: Path) -> None:
 def test_a_pair_turned_round_gives_the_opposite_difference(fitted: Path, packed: Packed) -> None:
     laq, pairs = lapa.LAQ.from_pretrained(fitted), window_pairs(packed, 0.2)
     now, later = laq.pixels(packed.gather(pairs.now[:9]), packed.gather(pairs.later[:9]))
-    torch.testing.assert_close(laq.difference(now, later), -laq.difference(later, now))
+    forwards, backwards = laq.difference(now, later), laq.difference(later, now)
+    own = laq.config.quant_dim  # the flow behind it is found anew, and does not turn round to the digit
+    torch.testing.assert_close(forwards[..., :own], -backwards[..., :own])
+    way = forwards[..., own:].norm(dim=-1)
+    assert (forwards[..., own:] + backwards[..., own:]).norm() <= way.norm()
 
 
 def test_the_same_again(fitted: Path, robot: Path, tiny: Recipe, tmp_path: Path) -> None:
     """Same data, same seed, same directions and codebook: to the last bit on one machine."""
-    data = (stream if "stream" in str(fitted) else pack)([f"lerobot:{robot}"], 24, quiet=True)
-    fit_laq(data, replace(tiny, laq=FROZEN), tmp_path / "laq", 0, megabytes=16)
+    fit(str(fitted), robot, tiny, tmp_path / "laq")
     one, two = (lapa.LAQ.from_pretrained(path).state_dict() for path in (fitted, tmp_path / "laq"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=0)
+
+
+def moving(shift: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture, and the same after a square of a texture of its own went `shift` pixels right and down."""
+    rng = np.random.default_rng(seed)
+    texture = cv2.GaussianBlur(rng.integers(0, 256, (96, 96, 3)).astype(np.uint8), (7, 7), 2)
+    part = cv2.GaussianBlur(rng.integers(0, 256, (40, 40, 3)).astype(np.uint8), (5, 5), 1)
+    frames = []
+    for right, down in ((0, 0), shift):
+        frame = texture.copy()
+        frame[28 + down : 68 + down, 28 + right : 68 + right] = part
+        frames.append(frame)
+    return frames[0], frames[1]
+
+
+def test_the_main_flow_means_the_same_in_every_scene() -> None:
+    """What moves right by five pixels of 96 does so whatever it looks like. `weigh` makes it as long as was asked."""
+    directions = Directions("pixels", {}, 96, 4, flow=0.5)
+    for shift in ((5, 0), (0, -5)):
+        pairs = [moving(shift, seed) for seed in range(4)]
+        now, later = (torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2).float() / 255 for x in zip(*pairs, strict=True))
+        np.testing.assert_allclose(directions.way(now, later), np.tile(np.divide(shift, 96), (4, 1)), atol=0.02)
+        assert directions.between(now, later).shape == (4, 6)
+    rng = np.random.default_rng(0)
+    moved, way = rng.normal(size=(500, 4)) * 3, rng.normal(size=(500, 2)) * (0.01, 0.2)
+    directions.weigh(moved, way)
+    length = [np.sqrt(np.square(x).sum(1).mean()) for x in (way * directions.ways.numpy(), moved)]
+    assert length[0] / length[1] == pytest.approx(0.5, rel=0.05)
+
+
+def test_flow_without_its_library_or_an_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LapaError, match=r"laq\.flow"):
+        replace(FROZEN, flow=0.5, encoder="", encoder_options={}).build()
+    monkeypatch.setattr("lapa.models.laq.installed", lambda: False)
+    replace(FROZEN, flow=0).build()
+    with pytest.raises(LapaError, match=r"lapa\[flow\].*laq\.flow=0"):
+        replace(FROZEN, flow=0.5).build()
 
 
 def test_what_does_not_go_together_is_refused() -> None:
