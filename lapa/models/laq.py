@@ -152,7 +152,7 @@ class LAQConfig:
             )
         if self.flow and not self.encoder:
             raise LapaError(
-                "LAQ: laq.flow goes beside the directions of a frozen encoder; leave it out with laq.encoder=."
+                "LAQ: laq.flow goes beside the directions of a frozen encoder; with laq.encoder= set laq.flow=0."
             )
         if self.flow and not installed():
             raise LapaError(
