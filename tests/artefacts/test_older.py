@@ -84,7 +84,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("root_length", [False, True])
 def test_a_setting_that_came_later(root_length: bool, tmp_path: Path) -> None:
-    """A LAQ of before `root_length` has none; what one has is kept, and no other setting may be missing."""
+    """A LAQ of before `root_length` and `flow` has none; what one has is kept, and no other setting may be missing."""
     config = LAQConfig(image_size=24, patch_size=6, dim=16, spatial_depth=1, temporal_depth=1, heads=2, dim_head=8,
                        codes=1, codebook_size=8, quant_dim=4, root_length=root_length)  # fmt: skip
     laq = config.build().eval()
@@ -93,7 +93,7 @@ def test_a_setting_that_came_later(root_length: bool, tmp_path: Path) -> None:
     saved = json.loads(file.read_text())
     saved.pop("sums", None)
     if not root_length:
-        del saved["model"]["root_length"]
+        del saved["model"]["root_length"], saved["model"]["flow"]
     file.write_text(json.dumps(saved))
     opened = lapa.LAQ.from_pretrained(tmp_path)
     assert opened.config == config
