@@ -29,6 +29,7 @@ PIXELS = 24  # a side, of the pictures that codes are compared with
 COMPONENTS = 16  # principal components of the difference picture
 CLUSTERS = 256  # at most
 LISTED = 40  # dimensions that are told one by one, at most
+NOTHING = 0.05  # an R^2 below it says that codes tell nothing
 TRIES = 3  # of k-means; the one with the least distances counts
 FIRST, DIFFERENCE = "first picture", "difference picture"
 
@@ -162,6 +163,12 @@ def verdict(codes: float, others: Mapping[str, Told], what: str, episodes: int) 
     listed = {name: f"the {name} ({row.weighted:.2f})" for name, row in others.items()}
     ahead = [listed.pop(name) for name in behind(codes, others)]
     beaten = _and(list(listed.values()))
+    if codes < NOTHING:
+        rows = _and([f"the {name} {row.weighted:.2f}" for name, row in others.items()])
+        return (
+            f"The codes tell nothing of the {what} in new episodes (R^2 {codes:.2f} on {episodes} held-out ones; {rows}). "
+            "More video of the same scenes helps."
+        )
     begin = f"The codes tell {codes:.2f} of the {what} (R^2 on {episodes} held-out episodes), "
     if not ahead:
         return f"{begin}more than {beaten}, which need no training."
