@@ -166,8 +166,8 @@ def verdict(codes: float, others: Mapping[str, Told], what: str, episodes: int) 
     if codes < NOTHING:
         rows = _and([f"the {name} {row.weighted:.2f}" for name, row in others.items()])
         return (
-            f"The codes tell nothing of the {what} in new episodes (R^2 {codes:.2f} on {episodes} held-out ones; {rows}). "
-            "More video of the same scenes helps."
+            f"The codes tell nothing of the {what} in new episodes (R^2 {codes:.2f} on {episodes} held-out ones; "
+            f"{rows}). More video of the same scenes helps."
         )
     begin = f"The codes tell {codes:.2f} of the {what} (R^2 on {episodes} held-out episodes), "
     if not ahead:
