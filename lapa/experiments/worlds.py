@@ -381,8 +381,10 @@ def _collect(spec: str, number: int, seed: int) -> tuple[str, ...]:
 
 
 def _recipe(window: str, latent_chunk: int, chunk: int) -> tuple[str, ...]:
-    """What worked in Meta-World (docs/world_table.md). Codes of `latent_chunk` windows are the next `chunk` actions."""
+    """What worked in Meta-World (docs/world_table.md). Codes of `latent_chunk` windows are the next `chunk` actions. In
+    windows this short the main flow beside the directions was no gain."""
     return (
+        "laq.flow=0",
         f"window={window}", f"latent_chunk={latent_chunk}", f"chunk={chunk}", "policy.code_head=nearest",
         "policy.head=regression", "head=own", "quantize.steps=300", "pretrain.steps=3000", "idm.image_size=96",
         "idm.blocks=3", "fit_idm.steps=500", "trainable=all", "finetune.steps=1500", "finetune.learning_rate=1e-3",
