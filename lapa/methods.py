@@ -1,8 +1,9 @@
 """LAPA and its baselines as a table of rows (paper section 4.1). A method is a value, not a script.
 
-source    what stage 2 predicts: a plug-in of lapa/labels, or None for no pretraining
-fits      what stage 1 trains for it: "laq" on video, "idm" (inverse dynamics) on the few labelled trajectories, or
-          nothing
+source    what stage 2 predicts: a plug-in of lapa/labels, STAGE_1 where stage 1 labels the video itself, or None for no
+          pretraining
+fits      what stage 1 trains for it: "laq" on video, "idm" (inverse dynamics) on the few labelled trajectories,
+          "points" on both, or nothing
 read_by   who uses what stage 1 has trained: "labels", the label source; "policy", stage 3's policy (--idm); or nobody
 policy    a plug-in of lapa/policies; `policy.name` of the recipe chooses another
 note      one line for tables and `lapa list`
@@ -16,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+STAGE_1 = "stage 1"
+
 
 @dataclass(frozen=True)
 class Method:
@@ -23,7 +26,7 @@ class Method:
 
     name: str
     source: str | None
-    fits: Literal["laq", "idm"] | None
+    fits: Literal["laq", "idm", "points"] | None
     read_by: Literal["labels", "policy"] | None
     policy: str
     note: str
@@ -38,6 +41,10 @@ METHODS = {
             "inverse dynamics fitted on the few labels pseudo-labels all video",
         ),
         Method("lapa", "latent", "laq", "labels", "vla", "latent actions learnt from video without actions"),
+        Method(
+            "track", STAGE_1, "points", None, "vla",
+            "points that go with the hand label all video with actions; ours, not the paper's",
+        ),
         Method("actionvla", "ground_truth", None, None, "vla", "true actions of all video: the upper bound"),
         Method(
             "unipi", "future_frames", "idm", "policy", "video_planner",

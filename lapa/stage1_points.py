@@ -2,8 +2,9 @@
 
 A few labelled episodes tell what the motion of the followed points means; the optical flow of all videos makes points
 stay on what they are on (models/points.py). What actions the places tell is then read by ridge regression: motions from
-the differences of places around a frame, a gripper from what the encoder sees at the keypoints. As VPT's, the labels
-are actions. With two cameras they hold in tasks that no label shows (docs/world_table.md "What bounds it").
+the differences of places around a frame, a gripper from what the encoder sees at the keypoints, as a switch that is
+seldom thrown (measures/switches.py). As VPT's, the labels are actions. With two cameras they hold in tasks that no
+label shows (docs/world_table.md "What bounds it").
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from lapa.data.pairs import PairIndex, window_pairs
 from lapa.measures.flow import flow_between, installed
 from lapa.measures.linear import LinearFit
 from lapa.measures.probes import r2
+from lapa.measures.switches import Switch
 from lapa.models.eyes import Eyes
 from lapa.models.points import Points, PointsBatch
 from lapa.plots.points import keypoints
@@ -42,7 +44,6 @@ SHARD = "part-000000.parquet"
 SPANS = (1, 2, 3)  # windows that motions are learnt over
 AROUND = range(-2, 7)  # differences of adjacent frames that an action is read from, from two before it on
 MOST = 8000  # pairs of video whose flow is computed: more take minutes, and tell hardly more
-SEEN = 64  # components of what lies at the keypoints that a gripper is read from
 SHOWN = 8  # frames in the picture
 AT_ONCE = 256
 
@@ -177,20 +178,21 @@ def _read(
 ) -> tuple[Array, dict[str, Any]]:
     """Actions float32 [N, A] of all frames of the videos, and how well those of the labelled ones are told."""
     known, both = labelled.packed.require_actions("lapa track (--labelled)"), (labelled, videos)
-    episode = labelled.packed.episode_of(np.arange(len(known)))
-    looked = [_looked(model, each) for each in both]
-    features = {"motions": [_around(places, each.packed) for each, (places, _) in zip(both, looked, strict=True)]}
+    episode, other = (each.packed.episode_of(np.arange(len(each.features[0]))) for each in both)
+    (places, there), (its_places, its_there) = (_looked(model, each) for each in both)
+    made = [np.empty((len(rows), known.shape[1]), np.float32) for rows in (episode, other)]
+    moved = [_around(places, labelled.packed), _around(its_places, videos.packed)]
+    reading = LinearFit.fit(moved[0], known[:, motions], episode)
+    for actions, around in zip(made, moved, strict=True):
+        actions[:, motions] = reading(around)
     if others:
-        middle, basis = _components(looked[1][1])
-        seen = [(at - middle) @ basis for _, at in looked]
-        ahead = [_ahead(each.packed, model.config.window) for each in both]
-        features["others"] = [np.hstack([now, now[later]]) for now, later in zip(seen, ahead, strict=True)]
-    made = [np.empty((len(places), known.shape[1]), np.float32) for places, _ in looked]
-    for name, which in (("motions", motions), ("others", others)):
-        if which:
-            reading = LinearFit.fit(features[name][0], known[:, which], episode)
-            for actions, its in zip(made, features[name], strict=True):
-                actions[:, which] = reading(its)
+        middle, spread = its_there.mean(0), its_there.std(0) + 1e-6
+        seen = [_now_and_ahead((at - middle) / spread, each.packed, model.config.window)
+                for at, each in zip((there, its_there), both, strict=True)]  # fmt: skip
+        for number in others:
+            switch = Switch.fit(seen[0], known[:, number], episode)
+            for actions, features, of in zip(made, seen, (episode, other), strict=True):
+                actions[:, number] = switch(features, of)
     return np.clip(made[1], known.min(0), known.max(0)), {"train_r2": r2(made[0], known)}
 
 
@@ -225,20 +227,13 @@ def _around(places: Array, packed: Packed) -> Array:
     )
 
 
-def _ahead(packed: Packed, seconds: float) -> Array:
-    """The frame that lies so far behind each one, or its episode's last, int64 [N]."""
+def _now_and_ahead(seen: Array, packed: Packed, seconds: float) -> Array:
+    """Float [N, F] of each frame -> [N, 2F]: of the frame and of that which lies so far behind it, or the episode's
+    last."""
     frames = np.arange(packed.starts[-1])
     episode = packed.episode_of(frames)
     steps = np.maximum(np.round(seconds * packed.fps).astype(int), 1)
-    return np.minimum(frames + steps[episode], packed.starts[episode + 1] - 1)
-
-
-def _components(seen: Array) -> tuple[Array, Array]:
-    """The middle [F] and the SEEN directions [F, n] in which it varies most."""
-    middle = seen.mean(0)
-    some = seen[:: max(1, len(seen) // MOST)] - middle
-    _, directions = np.linalg.eigh(some.T @ some)
-    return middle, directions[:, ::-1][:, :SEEN]
+    return np.hstack([seen, seen[np.minimum(frames + steps[episode], packed.starts[episode + 1] - 1)]])
 
 
 def _write(

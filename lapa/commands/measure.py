@@ -185,6 +185,7 @@ def compare(
     workers: int = 0,
     set: Options = (),
     set_finetune: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = (),
+    cameras: Names = (),
 ) -> None:
     """Several methods on your data, or the paper's table.
 
@@ -225,13 +226,14 @@ def compare(
         seed: your data: seed of everything random
         workers: steps run side by side, one thread each (0: one per core)
         set_finetune: your data: as --set, for stage 3 alone, such as policy.head=regression
+        cameras: your data: those that the method track looks at, as in `lapa track` (none: the dataset's own)
     """
     given = {"seeds": seeds, "budgets": budgets, "videos": videos, "validation": validation, "only": only,
              "results": results, "quick": quick, "dry_run": dry_run, "other": other, "server": server}  # fmt: skip
     if settings:
         if dataset or labelled:
             raise LapaError("Give either --settings, or --dataset and --labelled.")
-        _refuse_changed({"seed": seed, "set_finetune": set_finetune}, "--dataset and --labelled")
+        _refuse_changed({"seed": seed, "set_finetune": set_finetune, "cameras": cameras}, "--dataset and --labelled")
         from lapa.experiments.paper_cells import common_of, parse
         from lapa.experiments.paper_table import run_paper
 
@@ -255,7 +257,7 @@ def compare(
     options = ("--preset", preset or "laptop", *(part for option in set for part in ("--set", option)))
     later = tuple(part for option in set_finetune for part in ("--set", option))
     setting = Comparison(at_least_one(dataset), labelled, where, 500 if episodes is None else episodes, seed, options,
-                         finetune_options=later)  # fmt: skip
+                         finetune_options=later, cameras=split_names(cameras))  # fmt: skip
     named = require_actions(setting, () if "all" in named else named)
     begin(setting, out)
     (_compared_by_errors if setting.benchmark is None else _compared_by_success)(named, setting, out, workers)

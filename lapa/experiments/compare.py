@@ -19,8 +19,9 @@ from lapa.data.spec import open_dataset
 from lapa.evaluate import Trial, differences, open_benchmark, require_same_actions
 from lapa.experiments.schedule import PlanStep
 from lapa.measures.offline import POLICY
-from lapa.methods import METHODS, Method, fitted_for
+from lapa.methods import METHODS, STAGE_1, Method, fitted_for
 from lapa.plugins import choose
+from lapa.stage1_points import LABELS
 from lapa.stage3_finetune import FIVE, HELD_OUT
 
 QUICK = tuple(  # runs every step; the figures mean nothing
@@ -36,10 +37,10 @@ QUICK = tuple(  # runs every step; the figures mean nothing
     for word in ("--set", setting)
 )
 SMALL = 16  # pixels; only actions are looked at
-FITTED_BY = {"laq": "quantize", "idm": "fit"}  # what stage 1 fits -> the command that does
+FITTED_BY = {"laq": "quantize", "idm": "fit", "points": "track"}  # what stage 1 fits -> the command that does
 ASKED = "asked.json"
 USUAL = "tabletop"  # the benchmark if none is given
-LONGEST_FIRST = ("unipi", "lapa", "vpt", "actionvla", "scratch")
+LONGEST_FIRST = ("unipi", "track", "lapa", "vpt", "actionvla", "scratch")
 
 
 class Plan:
@@ -69,6 +70,7 @@ class Guess:
     ground: float = 420
     laq: float = 175
     idm: float = 90
+    points: float = 300
     labels: float = 60
     no_labels: float = 5
     pretrain: float = 150
@@ -86,7 +88,7 @@ class Chain:
     """The input of stages 1 and 2 of a method: data and options as words of the command line, and names of steps.
 
     name: (method, step, whether it depends on the videos, whether on the labelled trajectories) -> the step's name.
-    needs, labels_need: the steps that make the videos, and the labelled trajectories.
+    needs, labels_need: the steps that make the videos, and the labelled trajectories. cameras: see Comparison.
     """
 
     videos: tuple[str, ...]
@@ -96,32 +98,44 @@ class Chain:
     needs: tuple[str, ...] = ()
     guess: Guess = Guess()
     labels_need: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
 
 
 def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Plan stages 1 and 2 of a method. Returns options of stage 3 that name their results, and the steps it needs."""
     if not row.source:
         return (), chain.labels_need
-    guess, fitted, few = chain.guess, "", row.fits == "idm"
-    if row.fits:
-        owner, data = (
-            fitted_for(row.fits),
-            chain.labelled if few else chain.videos,
-        )  # VPT and UniPi share inverse dynamics
-        fitted = plan.add(chain.name(owner, "fit", not few, few),
-                          (FITTED_BY[row.fits], *data, *chain.common, "--resume"), "config.json",
-                          chain.labels_need if few else chain.needs, guess.idm if few else guess.laq)  # fmt: skip
-    word, films = row.read_by != "labels", row.read_by == "policy"
-    source, few = (row.source, False) if word else (plan.path(fitted), few)
-    labels = plan.add(chain.name(row.name, "labels", True, few), ("label", *chain.videos, "--source", source),
-                      "manifest.json", chain.needs if word else (*chain.needs, fitted),
-                      guess.no_labels if word else guess.labels)  # fmt: skip
-    learn = ("pretrain", *chain.videos, "--labels", plan.path(labels), *chain.common, "--resume")
-    latent = plan.add(chain.name(row.name, "latent", True, few), learn, "config.json", (labels,),
+    guess, films = chain.guess, row.read_by == "policy"
+    fitted = _fitted(plan, row, chain) if row.fits else ""
+    if row.source == STAGE_1:
+        few, labels, labels_of = True, str(Path(plan.path(fitted)) / LABELS), fitted
+    else:
+        word = row.read_by != "labels"
+        source, few = (row.source, False) if word else (plan.path(fitted), row.fits == "idm")
+        labels_of = plan.add(chain.name(row.name, "labels", True, few), ("label", *chain.videos, "--source", source),
+                             "manifest.json", chain.needs if word else (*chain.needs, fitted),
+                             guess.no_labels if word else guess.labels)  # fmt: skip
+        labels = plan.path(labels_of)
+    learn = ("pretrain", *chain.videos, "--labels", labels, *chain.common, "--resume")
+    latent = plan.add(chain.name(row.name, "latent", True, few), learn, "config.json", (labels_of,),
                       guess.pretrain_films if films else guess.pretrain)  # fmt: skip
     told = ("--policy", plan.path(latent))
     after = (latent, *chain.labels_need)
     return ((*told, "--idm", plan.path(fitted)), (*after, fitted)) if films else (told, after)
+
+
+def _fitted(plan: Plan, row: Method, chain: Chain) -> str:
+    """Plan what stage 1 trains for a method, and return the step's name. VPT and UniPi share inverse dynamics."""
+    guess, few = chain.guess, datasets(chain.labelled[1::2], "--labelled")
+    owner = row.name if row.fits == "points" else fitted_for(str(row.fits))
+    videos, labels, data, needs, cost = {
+        "laq": (True, False, chain.videos, chain.needs, guess.laq),
+        "idm": (False, True, chain.labelled, chain.labels_need, guess.idm),
+        "points": (True, True, (*chain.videos, *few), (*chain.needs, *chain.labels_need), guess.points),
+    }[str(row.fits)]
+    cameras = ("--cameras", ",".join(chain.cameras)) if row.fits == "points" and chain.cameras else ()
+    command = (FITTED_BY[str(row.fits)], *data, *cameras, *chain.common, "--resume")
+    return plan.add(chain.name(owner, "fit", videos, labels), command, "config.json", needs, cost)
 
 
 @dataclass(frozen=True)
@@ -129,7 +143,7 @@ class Comparison:
     """What all methods share: videos for stages 1 and 2, labelled trajectories for stage 3, the test.
 
     benchmark: None where there is none for this robot; then the labelled trajectories that `lapa finetune` holds out
-    are the test.
+    are the test. cameras: those that the method track looks at, () the dataset's own.
     """
 
     videos: tuple[str, ...]
@@ -140,6 +154,7 @@ class Comparison:
     recipe_options: tuple[str, ...] = ()  # extra options of the training commands, such as --preset
     films: int = 4  # episodes of each method that are written as animations
     finetune_options: tuple[str, ...] = ()  # further ones of stage 3
+    cameras: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         Trial(self.episodes, self.seed)  # refuses now what would be refused after the training
@@ -149,6 +164,8 @@ def begin(setting: Comparison, out: Path) -> None:
     """Begin a comparison in `out`, or go on with it. What is finished there is not run again, so raises LapaError where
     it was begun with another setting, and says where its data have changed since."""
     ours, path = json.loads(json.dumps(asdict(setting))), out / ASKED
+    if not setting.cameras:
+        del ours["cameras"]  # as in a comparison that was begun before there were any
     before = read_json(path, "settings of the comparison") if path.exists() else ours
     if changed := [name for name in ours if before.get(name) != ours[name]]:
         told = f"{changed[0]} {json.dumps(before.get(changed[0]))}, here {json.dumps(ours[changed[0]])}"
@@ -231,7 +248,7 @@ def plan(
     def name(method: str, step: str, videos: bool, few: bool) -> str:
         return f"{step}/{method}"
 
-    chain = Chain(datasets(setting.videos), labelled, common, name, needs, guess, needs)
+    chain = Chain(datasets(setting.videos), labelled, common, name, needs, guess, needs, setting.cameras)
     for row in sorted(rows, key=lambda r: LONGEST_FIRST.index(r.name)):
         start, after = pretrained(made, row, chain)
         tuned = made.add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, *setting.finetune_options,
@@ -245,9 +262,9 @@ def plan(
     return list(made.steps.values())
 
 
-def datasets(specs: Sequence[str]) -> tuple[str, ...]:
+def datasets(specs: Sequence[str], option: str = "--dataset") -> tuple[str, ...]:
     """Specs as words of the command line."""
-    return tuple(part for spec in specs for part in ("--dataset", spec))
+    return tuple(part for spec in specs for part in (option, spec))
 
 
 def _evaluation(setting: Comparison, actor: tuple[str, ...], name: str) -> tuple[str, ...]:

@@ -3,11 +3,13 @@ figures beside ours, and what a terminal shows while cells are still running."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
+from lapa.experiments.paper_scores import OURS
 from lapa.experiments.worlds import SCRIPTED, SPLITS, Setting, World, world_of
 
 Results = Mapping[str, Any]
@@ -20,6 +22,7 @@ NAMES = {
     "unipi": "UniPi",
     "vpt": "VPT",
     "lapa": "LAPA",
+    "track": "Track",
     "actionvla": "ActionVLA",
     "expert": "expert",
 }
@@ -54,7 +57,7 @@ def markdown(results: Results) -> str:
         _how(results),
         "## As the paper's Table 2",
         _main(table, world),
-        "## Share of the gap from Scratch to ActionVLA that LAPA closes",
+        "## Share of the gap from Scratch to ActionVLA that is closed",
         _gaps(table, world),
         "## By label budget",
         *_budgets(table, world),
@@ -141,7 +144,7 @@ def _main(table: Results, world: World) -> str:
             paper = _papers(world, setting, split, name)
             beside = "" if paper is None else f"<br>paper {paper:.1f}"
             if name in world.settings[setting].without:
-                beside = "not possible: the videos' actions are another robot's"
+                beside = f"not possible: {world.settings[setting].without[name]}"
             line.append((_cell(cell, most[column]).replace(" (", "<br>(") if cell else "") + beside)
         rows.append([_named(name), *line])
     return _grid(["", *heads], rows)
@@ -151,22 +154,23 @@ def _gaps(table: Results, world: World) -> str:
     rows = []
     columns = list(dict.fromkeys(split for setting in world.settings.values() for split in setting.splits))
     for setting, splits in table.items():
-        for budget in sorted({b for split in splits.values() for b in split}, key=int):
+        budgets = sorted({b for split in splits.values() for b in split}, key=int)
+        for budget, name in itertools.product(budgets, OURS):
             line = []
             for split in columns:
-                cell = splits.get(split, {}).get(budget, {}).get("lapa", {})
+                cell = splits.get(split, {}).get(budget, {}).get(name, {})
                 told = ""
                 if "gap_closed" in cell:
                     between = cell["gap_interval"]
                     told = f"{100 * cell['gap_closed']:.0f}% " + (
                         f"({100 * between[0]:.0f} to {100 * between[1]:.0f})" if between else "(gap may be none)"
                     )
-                paper = setting in GAP and setting in world.papers and split in SPLITS
+                paper = name == "lapa" and setting in GAP and setting in world.papers and split in SPLITS
                 shown = told and paper and budget == main_budget(world.settings[setting], splits[split])
                 line.append(told + (f"; paper {GAP[setting][SPLITS.index(split)]}%" if shown else ""))
             if any(line):
-                rows.append([setting, budget, *line])
-    return _grid(["setting", "labels", *columns], rows) if rows else "Needs Scratch, LAPA and ActionVLA."
+                rows.append([setting, budget, _named(name), *line])
+    return _grid(["setting", "labels", "method", *columns], rows) if rows else "Needs Scratch, LAPA and ActionVLA."
 
 
 def _budgets(table: Results, world: World) -> list[str]:

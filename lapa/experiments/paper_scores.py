@@ -14,14 +14,15 @@ from lapa.experiments.worlds import Setting
 from lapa.measures import intervals
 
 Runs = tuple[tuple[int, str], ...]
-AGAINST = ("vpt", "scratch", "actionvla", "unipi")  # what LAPA is compared with on the same episodes
+OURS = ("lapa", "track")
+AGAINST = ("vpt", "scratch", "actionvla", "unipi")  # what those are compared with on the same episodes
 
 
 def build(known: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
     """Figures of the finished cells, {evaluation: what paper_table.py read of it}: of the settings that were asked for,
     and of others whose cells have videos.
 
-    table   {setting: {split: {budget: {method: {"success", "interval", "episodes", "seeds", "per_seed", and for LAPA
+    table   {setting: {split: {budget: {method: {"success", "interval", "episodes", "seeds", "per_seed", and for OURS
             "gap_closed", "gap_interval"}}}}}
     paired  {setting: {split: {budget: {"lapa - vpt": {"difference", "interval", "episodes", "seeds"}}}}}
     """
@@ -42,14 +43,14 @@ def build(known: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
 
 @cache  # the table is written anew after every step, and most of it has not changed
 def _place(found: tuple[tuple[str, Runs], ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures of every method, and the differences between LAPA and the others, at one place of the table."""
+    """Figures of every method, and the differences between OURS and the others, at one place of the table."""
     wins = {name: {seed: np.array([c == "1" for c in outcomes]) for seed, outcomes in runs} for name, runs in found}
     here = {name: _figures(of_method) for name, of_method in wins.items()}
-    lapa = wins.get("lapa", {})
-    if lapa:
-        here["lapa"] |= _gap(wins)
-    return here, {f"lapa - {other}": _difference(lapa, wins[other]) for other in AGAINST
-                  if lapa.keys() & wins.get(other, {}).keys()}  # fmt: skip
+    for ours in (name for name in OURS if name in wins):
+        here[ours] |= _gap(wins, ours)
+    pairs = [("lapa", other) for other in AGAINST] + [("track", other) for other in ("lapa", *AGAINST)]
+    return here, {f"{ours} - {other}": _difference(wins[ours], wins[other]) for ours, other in pairs
+                  if wins.get(ours, {}).keys() & wins.get(other, {}).keys()}  # fmt: skip
 
 
 def _budgets(setting: Setting, found: Iterable[Mapping[str, Any]], asked: bool) -> list[int]:
@@ -72,11 +73,11 @@ def _figures(wins: Mapping[int, Array]) -> dict[str, Any]:
             "seeds": list(wins), "per_seed": [float(w.mean()) for w in all_wins]}  # fmt: skip
 
 
-def _gap(wins: Mapping[str, Mapping[int, Array]]) -> dict[str, Any]:
-    """How much of the gap from Scratch to ActionVLA LAPA closes, as a share; {} where this is not defined."""
+def _gap(wins: Mapping[str, Mapping[int, Array]], ours: str) -> dict[str, Any]:
+    """How much of the gap from Scratch to ActionVLA a method closes, as a share; {} where this is not defined."""
     if not {"scratch", "actionvla"} <= wins.keys():
         return {}
-    low, method, high = _aligned(wins["scratch"], wins["lapa"], wins["actionvla"])
+    low, method, high = _aligned(wins["scratch"], wins[ours], wins["actionvla"])
     if not low.size or high.mean() <= low.mean():
         return {}
     closed = (method.mean() - low.mean()) / (high.mean() - low.mean())

@@ -45,7 +45,7 @@ class Setting:
 
     videos: what the videos show, in the names of steps; family: which trajectories are labelled, where it is not all;
     budgets: how many labelled trajectories; main: the budget that the table shows; splits: the tests; without: rows
-    that this setting cannot have.
+    that this setting cannot have, and why.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Setting:
     budgets: tuple[int, ...] = BUDGETS
     main: int = 100
     splits: tuple[str, ...] = SPLITS
-    without: tuple[str, ...] = ()
+    without: Mapping[str, str] = field(default_factory=dict)
 
 
 class World(ABC):
@@ -64,7 +64,8 @@ class World(ABC):
     title: its name in headings; unit: what a budget counts; rows: names of paper_cells.ROWS; costly: those that "all"
     leaves out; once: those that have the main budget alone; tunes: whether `lapa tune` chooses the way to finetune, on
     validation scenes, else options fix it; little: videos, test and validation episodes of --quick, at most; papers:
-    settings in which the paper's figures stand beside ours, where the tests are `seen` and `unseen`.
+    settings in which the paper's figures stand beside ours, where the tests are `seen` and `unseen`; cameras: those
+    that the method track looks at.
     """
 
     title: str
@@ -75,6 +76,7 @@ class World(ABC):
     tunes: bool
     little: tuple[int, int, int]
     papers: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
 
     @property
     def counted(self) -> str:
@@ -200,7 +202,8 @@ class Known:
 
     tasks: the benchmark's path -> its tasks, each of which is a path too; options: of the benchmark; recipe: of
     training, over the preset; elsewhere: the options that differ in the videos of cross-env; other: the benchmark of
-    another robot, for cross-embodiment; noise: of the demonstrations; tests: the options that differ in each split of
+    another robot, for cross-embodiment; beside: a camera that films the demonstrations too, for the method track alone,
+    "" if none; noise: of the demonstrations; tests: the options that differ in each split of
     the tests; trials: further ones of all tests; apart: videos are collected task by task, as a task takes much memory;
     papers: see World; seconds, others_seconds, trial_seconds: guessed for a demonstration of the one and of the other
     and for a test episode, on one core.
@@ -212,6 +215,7 @@ class Known:
     recipe: tuple[str, ...]
     elsewhere: Mapping[str, str]
     other: str = "so101:pick-place"
+    beside: str = ""
     noise: str = "0.2"
     preset: str = "video"
     tests: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {TEST: {}})
@@ -259,7 +263,16 @@ class Demonstrated(World):
 
     unit, tunes, little = "labels a task", False, (4, 2, 0)
     costly = once = ("unipi",)  # it imagines pictures as large as the backbone reads: 23 s a step on a busy core
-    rows = ("no_op", "random", *TRAINED, "expert")
+
+    @property
+    def rows(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See World. track needs two cameras."""
+        return ("no_op", "random", *TRAINED, *(("track",) if self.known.beside else ()), "expert")
+
+    @property
+    def cameras(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See World."""
+        return tuple(_filmed(self.known, self.options).get("camera", "").split("+")) if self.known.beside else ()
 
     @property
     def title(self) -> str:  # type: ignore[override]
@@ -287,9 +300,11 @@ class Demonstrated(World):
             made.append(Setting("cross-task", "home", told, "some", **{**few, "splits": (OTHERS,)}))
         if self.known.elsewhere:
             told = ", ".join(f"{key}={value}" for key, value in self.known.elsewhere.items())
-            made.append(Setting("cross-env", "elsewhere", f"videos with {told}", **few))
-        told = f"videos of {self.other}"
-        made.append(Setting("cross-embodiment", robot, told, **few, without=("actionvla",)))
+            moved = {"track": "the videos are filmed from elsewhere"}
+            made.append(Setting("cross-env", "elsewhere", f"videos with {told}", **few, without=moved))
+        told, its = f"videos of {self.other}", "the videos' actions are another robot's"
+        without = {"actionvla": its, "track": "the videos are filmed from elsewhere"}
+        made.append(Setting("cross-embodiment", robot, told, **few, without=without))
         return {each.name: each for each in made}
 
     def check(self, settings: Sequence[str]) -> None:
@@ -305,7 +320,7 @@ class Demonstrated(World):
     def _own(self, setting: Setting, tasks: tuple[str, ...]) -> str:
         """Tasks of this benchmark, as the videos of a setting show them."""
         changed = self.known.elsewhere if setting.name == "cross-env" else {}
-        return written(self.name, tasks, {**self.options, **changed})
+        return written(self.name, tasks, {**_filmed(self.known, self.options), **changed})
 
     def videos(self, setting: Setting, number: int, seed: int) -> tuple[Source, ...]:
         """See World: `number` a task; of another robot as many in all."""
@@ -332,7 +347,8 @@ class Demonstrated(World):
         several has them in no known order."""
         made = []
         for task in tasks:
-            source = self._collected(f"{step}/{task}", written(self.name, (task,), self.options), of, seed)
+            filmed = written(self.name, (task,), _filmed(self.known, self.options))
+            source = self._collected(f"{step}/{task}", filmed, of, seed)
             made.append(replace(source, spec=f",episodes=0-{number - 1}" if number < of else ""))
         return tuple(made)
 
@@ -364,6 +380,7 @@ class Demonstrated(World):
         return Guess(
             laq=start + 0.35 * videos + 0.15 * recipe.quantize.steps,
             idm=start + 0.42 * recipe.fit_idm.steps,
+            points=start + 0.6 * videos + 0.3 * recipe.fit_points.steps,
             labels=start + 0.12 * videos,
             no_labels=start + 0.03 * videos,
             pretrain=start + 0.12 * recipe.pretrain.steps,
@@ -374,6 +391,13 @@ class Demonstrated(World):
             evaluate_films=start + 600 * trials,
             scripted=start + 0.2 * self.known.trial_seconds * trials,
         )
+
+
+def _filmed(known: Known, options: Mapping[str, str]) -> dict[str, str]:
+    """The options of demonstrations: with the camera beside the policy's own, which comes first."""
+    cameras = options.get("camera", "").split("+")
+    more = [known.beside] if known.beside and known.beside not in cameras else []
+    return {**options, "camera": "+".join([*cameras, *more])} if "camera" in options else dict(options)
 
 
 def _collect(spec: str, number: int, seed: int) -> tuple[str, ...]:
@@ -399,6 +423,7 @@ WORLDS: dict[str, Known] = {
         {"camera": "corner4", "size": "128", "repeat": "2"},  # 40 actions a second
         _recipe("0.1", 2, 8),  # the arm is fast
         {"camera": "corner3", "look": "other"},
+        beside="topview",
     ),
     # Nobody has run the tables of these two as a whole: their settings are guesses (docs/world_table.md).
     "language_table": Known(

@@ -66,7 +66,7 @@ def test_which_videos_labels_and_tests_a_setting_has() -> None:
     steps = plan(table(budgets=("3",)))
     made = {name: after(step, "--benchmark") for name, step in steps.items() if step.command[0] == "collect"}
     home = made["seed0/data/home"]
-    assert home == f"{FIVE},camera=corner4,size=128,repeat=2"
+    assert home == f"{FIVE},camera=corner4+topview,size=128,repeat=2", "track looks at two cameras"
     assert made["seed0/data/elsewhere"] == f"{FIVE},camera=corner3,size=128,repeat=2,look=other"
     assert made["seed0/data/so101_pick-place"] == "so101:pick-place"
     assert (
@@ -117,6 +117,22 @@ def test_one_robot_in_all_labelled_data() -> None:
     other = steps["seed0/data/so101_pick-place"].command
     assert "--robot" not in other
     assert "--noise" not in other
+
+
+def test_track_learns_from_videos_and_labels_of_two_cameras() -> None:
+    steps = plan(table("in-domain,cross-env,cross-embodiment", ("track",), budgets=("3",)))
+    fit, learn = steps["seed0/track/home+3/fit"], steps["seed0/track/home+3/latent"]
+    assert after(fit, "--cameras") == "corner4,topview"
+    assert datasets(fit) == ["lerobot:out/seed0/data/home"]
+    assert fit.command.count("--labelled") == 5
+    assert after(learn, "--labels") == "out/seed0/track/home+3/fit/labels"
+    assert datasets(learn) == ["lerobot:out/seed0/data/home"]
+    assert "camera=corner4," in after(steps["seed0/track/home+3/test"], "--benchmark")
+    tuned = [name for name in steps if name.endswith("tuned")]
+    assert tuned == ["seed0/track/home+3/tuned"], "videos from elsewhere have other cameras than the labels"
+    one_camera = world_of("libero:libero_object")
+    assert "track" not in one_camera.rows
+    assert one_camera.cameras == ()
 
 
 # --- what cells share
