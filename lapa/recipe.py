@@ -100,6 +100,9 @@ class Recipe:
     kept_head_rate: float = 1.0
     """stage 3: a policy that keeps its head of actions learns at so much of finetune.learning_rate; below 1 it forgets
     less of what it can do already (docs/world_table.md)"""
+    replay: float = 0.5
+    """stage 3, with the videos and labels of stage 2 (`lapa finetune --videos --labels`), where the head of actions is
+    kept: the share of the steps that learns these again, so that few trajectories do not wipe out what they taught"""
     choose_decoding: bool = False
     """stage 3: choose policy.decoding by the error and the step length on labelled episodes that are held out, unless
     it is set; for robots on which nobody has tried which is best"""
@@ -129,6 +132,8 @@ class Recipe:
             raise LapaError(
                 f'starts are options of the quantizer, such as {{}} and {{"warmup": 900}}; got {self.starts}.'
             )
+        if not 0 <= self.replay < 1:
+            raise LapaError(f"replay is a share of the steps of stage 3, from 0 to below 1, not {self.replay:g}.")
 
     def start(self, number: int) -> Recipe:
         """The recipe with the options of one of its starts."""

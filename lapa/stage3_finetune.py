@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from lapa.artefacts.folder import REHEARSAL, describe, ended_early, load_artefact, read_json, write_json
 from lapa.backbones import Backbone
-from lapa.contracts import Array, LapaError
+from lapa.contracts import Array, Labels, LapaError
 from lapa.data.index import counted
 from lapa.data.observations import say_once
 from lapa.data.pack import Packed
@@ -30,11 +30,22 @@ from lapa.policies import Policy, PolicyConfig, Which, configured, opened, saved
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import on_first_rank, rank
 from lapa.stage2_pretrain import sampler, save_policy, tell_of_instructions
-from lapa.training.loop import Optimisation, fit, seed_everything
+from lapa.training.loop import Optimisation, Sampler, fit, seed_everything
 
 HELD_OUT = "held_out.json"
 FIVE = 5  # labelled episodes, from which on some are held out
 ASKED = 600  # held-out frames that a policy is asked about
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What stage 2 learnt from, which stage 3 learns again beside the trajectories: videos, their labels, and the
+    manifest of these. share: of the steps."""
+
+    packed: Packed
+    labels: Labels
+    manifest: Mapping[str, Any]
+    share: float
 
 
 def learner(policy_path: Path | None, recipe: Recipe) -> PolicyConfig:
@@ -58,20 +69,21 @@ def finetune(
     idm_path: Path | None = None,
     changes: Mapping[str, Any] | None = None,
     rehearse: bool = True,
+    replay: Replay | None = None,
 ) -> dict[str, Any]:
     """Finetune the policy at `policy_path` (None: the backbone alone, the Scratch baseline) and save it to `out`.
 
-    `idm_path`: the inverse dynamics model of a policy that imagines frames. `changes`: settings of the policy that
-    stage 3 changes (chosen_settings). `rehearse`: with FIVE labelled episodes or more, do it with a fifth held out
-    first, and print the error of actions on those; the policy that is kept is trained on all. Raises LapaError when the
-    inverse dynamics model is missing or not wanted, and when the dataset has no actions, or actions of other dimensions
-    than the policy speaks.
+    `idm_path`: the inverse dynamics model of a policy that imagines frames. `replay`: see Replay. `changes`: settings
+    of the policy that stage 3 changes (chosen_settings). `rehearse`: with FIVE labelled episodes or more, do it with a
+    fifth held out first, and print the error of actions on those; the policy that is kept is trained on all. Raises
+    LapaError when the inverse dynamics model is missing or not wanted, and when the dataset has no actions, or actions
+    of other dimensions than the policy speaks.
     """
     packed.require_actions("finetuning")
     changes = dict(changes or {})
-    held = _rehearse(packed, policy_path, recipe, out, seed, idm_path, changes) if rehearse else {}
+    held = _rehearse(packed, policy_path, recipe, out, seed, idm_path, changes, replay) if rehearse else {}
     policy, results, parents, method = _learn(
-        packed, policy_path, recipe, out, seed, idm_path, {**changes, **held.get("chosen", {})}
+        packed, policy_path, recipe, out, seed, idm_path, {**changes, **held.get("chosen", {})}, replay
     )
     tell_of_instructions(packed, policy)
     if "failed" in held:
@@ -93,6 +105,7 @@ def _learn(
     seed: int,
     idm_path: Path | None,
     changes: Mapping[str, Any],
+    replay: Replay | None = None,
     title: str = "finetuning",
 ) -> tuple[Policy, dict[str, Any], dict[str, str], str]:
     """The finetuned policy, its results, what it was made from and its method. Checkpoints and log go to `out`."""
@@ -108,10 +121,34 @@ def _learn(
     parents |= examples.parents or {}
     results = examples.results
     if results is None:
-        results = fit(policy, sampler(policy, packed, examples, how.batch_size), how, out, seed=seed, title=title,
+        sample = sampler(policy, packed, examples, how.batch_size)
+        if replay:
+            sample = _beside(sample, policy, replay, examples.kept, how.batch_size)
+            parents |= {str(replay.manifest["source"]): str(replay.manifest["source_hash"])}
+        results = fit(policy, sample, how, out, seed=seed, title=title,
                       parameters=policy.trainable(what_trains(policy, policy_path, recipe.trainable)),
                       monitor=examples.watch and examples.watch(out, seed))  # fmt: skip
     return policy, dict(results), parents, method
+
+
+def _beside(own: Sampler, policy: Policy, replay: Replay, kept: bool, size: int) -> Sampler:
+    """Batches of the trajectories and, in a share of the steps, of stage 2's labels. Rows of those are below 0. Raises
+    LapaError where the policy cannot learn them again."""
+    if not kept:
+        raise LapaError("The policy gets a new head here, or one for another range of actions, so what stage 2 taught "
+                        "the old one is not learnt again. Leave --labels and --videos out.")  # fmt: skip
+    again = policy.again(replay.labels, replay.packed, replay.manifest)
+    before = sampler(policy, replay.packed, again, size)
+    say_once(f"{replay.share:.0%} of the steps learn stage 2's labels of {counted(replay.packed.episodes, 'video')} "
+             "again (replay).")  # fmt: skip
+
+    def draw(rng: np.random.Generator) -> Array:
+        return -1 - before.draw(rng) if rng.random() < replay.share else own.draw(rng)
+
+    def load(rows: Array) -> Any:
+        return before.load(-1 - rows) if rows[0] < 0 else own.load(rows)
+
+    return Sampler(draw, load)
 
 
 def what_trains(policy: Policy, pretrained: Path | None, wanted: Which) -> Which:
@@ -140,6 +177,7 @@ def _rehearse(
     seed: int,
     idm_path: Path | None,
     changes: Mapping[str, Any],
+    replay: Replay | None,
 ) -> dict[str, Any]:
     """Finetune on four fifths of the labelled episodes, and measure and print the error of actions on the others
     (measures/offline.py); the policy that is kept learns from all of them afterwards. Returns what out/held_out.json
@@ -173,7 +211,7 @@ def _rehearse(
     try:
         with redirect_stdout(StringIO()):  # what is read off the labels is said of the policy that is kept
             policy, *_ = _learn(packed.subset(each[~test]), policy_path, recipe, work, seed, idm_path, changes,
-                                "finetuning, a fifth held out")  # fmt: skip
+                                replay, "finetuning, a fifth held out")  # fmt: skip
         found = on_first_rank(lambda: measure(policy))
     except LapaError as error:  # what is wrong with all the episodes is raised when these are learnt from
         on_first_rank(lambda: shutil.rmtree(work, ignore_errors=True))

@@ -289,6 +289,8 @@ def finetune(
     idm: Path | None = None,
     head: Literal["linear", "own", "new"] | None = None,
     trainable: Literal["head", "all"] | None = None,
+    videos: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME:PATH")] = (),
+    labels: Path | None = None,
     how: How = USUAL,
 ) -> None:
     """Stage 3: make it a robot policy with a few labelled trajectories.
@@ -304,10 +306,15 @@ def finetune(
             a head that predicts actions is trained further. new: train a new head (None: the preset's)
         trainable: head: the new head alone (best below some 50 trajectories), for unipi the video diffusion; all:
             everything but the vision encoder (None: the preset's)
+        videos: the videos of stage 2, with --labels: they go on being learnt in half of the steps (--set replay=0.5),
+            so that a few trajectories do not wipe out what they taught; for a head of actions that is kept
+        labels: the labels of these videos that stage 2 learnt
     """
     from lapa.artefacts.folder import describe
+    from lapa.data.labelled import read_labels
     from lapa.run_folder import begin, done_before
-    from lapa.stage3_finetune import chosen_settings, learner
+    from lapa.stage2_pretrain import check_labels
+    from lapa.stage3_finetune import Replay, chosen_settings, learner
     from lapa.stage3_finetune import finetune as train
 
     inherited = _saved(policy)
@@ -324,7 +331,10 @@ def finetune(
                 f"nothing. Add --head own, or leave {name} out."
             )
     changes = chosen_settings(policy, recipe, (*how.set, *more))
-    inputs = {"dataset": dataset, "policy": policy, **({"idm": idm} if idm else {})}
+    if bool(videos) != (labels is not None):
+        raise LapaError("--videos and --labels belong together: the videos of stage 2 and what it learnt of them.")
+    beside = {"videos": videos, "labels": labels} if labels else {}
+    inputs = {"dataset": dataset, "policy": policy, **({"idm": idm} if idm else {}), **beside}
     if done_before(out, recipe, how.seed, how.resume, "policy", its.finetuned_by, **inputs):
         return
     usual = recipe.policy.decoding
@@ -336,10 +346,17 @@ def finetune(
     packed.require_actions("finetuning")
     made = {"policy": policy, "idm": idm}
     content = [packed.fingerprint, *(describe(path, kind).hash for kind, path in made.items() if path)]
+    replay = None
+    if labels and recipe.replay:
+        watched = open_pack(videos, its.image_size, how.skip_bad, its.fit, changes.get("cameras", its.cameras))
+        found, manifest = read_labels(labels)
+        check_labels(watched, found, manifest)
+        replay = Replay(watched, found, manifest, recipe.replay)
+        content += [watched.fingerprint, str(manifest["source_hash"])]
     begin(out, recipe, how.seed, how.resume, "policy", its.finetuned_by, content=content, **inputs)
     if not reads:
         print_watch(out)
-    print_results(train(packed, policy, recipe, out, how.seed, idm, changes))
+    print_results(train(packed, policy, recipe, out, how.seed, idm, changes, replay=replay))
     print(f"The robot policy is in {out}.")
     _print_trial(out, dataset, packed.embodiments)
 

@@ -198,6 +198,11 @@ class Policy(nn.Module, ABC):
         """Stage 3: prepare to learn the actions of these trajectories; `idm`: what `--idm` gives. Raises LapaError
         where they do not fit."""
 
+    def again(self, labels: Labels, data: Packed, about: Mapping[str, Any]) -> Examples:
+        """Stage 3, after `adapt`: prepare to learn stage 2's labels of its videos again, beside the trajectories; see
+        `examples`. Raises LapaError where that is not possible."""
+        raise LapaError("This policy cannot learn stage 2's labels again in stage 3. Leave --labels and --videos out.")
+
     def as_it_is(self, idm: Path | None = None) -> dict[str, str]:
         """Prepare to act without stage 3. Returns {path: hash} of what it was given."""
         refuse_idm(idm)

@@ -304,6 +304,22 @@ class VLA(Policy):
         made = self._with_plans(data, frames, targets, head) if head.every else Examples(frames, targets)
         return replace(made, kept=kept)
 
+    def again(self, labels: Labels, data: Packed, about: Mapping[str, Any]) -> Examples:
+        """See Policy: actions in the space of the head that was kept."""
+        own, wants = self._answering().space, "Leave --labels and --videos out."
+        if labels.kind != "actions" or isinstance(own, CodeSpace):
+            raise LapaError(f"These labels are {labels.kind}, and the head now answers actions: it cannot learn them "
+                            f"beside the trajectories. {wants}")  # fmt: skip
+        if own.dimensions != labels.values.shape[1]:
+            raise LapaError(f"The labels have {labels.values.shape[1]} action dimensions; the policy speaks "
+                            f"{own.dimensions}. {wants}")  # fmt: skip
+        if self._answering().every or self.scales:
+            raise LapaError(f"The head {self.config.head} and scale=each learn the trajectories alone. {wants}")
+        if self.reads.state and data.state is None:
+            raise LapaError(f"The policy reads the robot's state, and {data.spec} has none. {wants}")
+        chunks, pad = actions_ahead(labels, own.chunk, self.meaning)
+        return Examples(data.starts[labels.episode] + labels.frame, own.targets(chunks, pad))
+
     def _with_plans(self, data: Packed, frames: Array, targets: Array, head: AnyHead) -> Examples:
         """Examples for a head that looks for itself: with plans of every age that they have in service. Raises
         LapaError for data that another library reads (interop/lerobot_policy.py)."""
