@@ -31,6 +31,11 @@ class Method:
     policy: str
     note: str
 
+    @property
+    def predicts_actions(self) -> bool:
+        """Whether stage 2 already predicts actions, so that stage 3 can keep its head."""
+        return self.source in ("inverse_dynamics", "ground_truth", STAGE_1) and self.policy == "vla"
+
 
 METHODS = {
     row.name: row

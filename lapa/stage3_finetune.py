@@ -122,8 +122,8 @@ def _learn(
     results = examples.results
     if results is None:
         sample = sampler(policy, packed, examples, how.batch_size)
-        if replay:
-            sample = _beside(sample, policy, replay, examples.kept, how.batch_size)
+        if replay and _worth(policy_path, recipe, examples.kept):
+            sample = _beside(sample, policy, replay, how.batch_size)
             parents |= {str(replay.manifest["source"]): str(replay.manifest["source_hash"])}
         results = fit(policy, sample, how, out, seed=seed, title=title,
                       parameters=policy.trainable(what_trains(policy, policy_path, recipe.trainable)),
@@ -131,12 +131,19 @@ def _learn(
     return policy, dict(results), parents, method
 
 
-def _beside(own: Sampler, policy: Policy, replay: Replay, kept: bool, size: int) -> Sampler:
+def _worth(policy_path: Path | None, recipe: Recipe, kept: bool) -> bool:
+    """Whether what stage 2 taught the head is there to be kept. Raises LapaError where a new head was asked for."""
+    if policy_path is None or recipe.head == "new":
+        raise LapaError("--labels and --videos keep what a head of actions learnt in stage 2, and this policy gets a "
+                        "new one. Leave them out, or use --policy and --head own.")  # fmt: skip
+    if not kept:
+        say_once("Stage 2's labels are not learnt again: the head was made anew, for these actions.")
+    return kept
+
+
+def _beside(own: Sampler, policy: Policy, replay: Replay, size: int) -> Sampler:
     """Batches of the trajectories and, in a share of the steps, of stage 2's labels. Rows of those are below 0. Raises
     LapaError where the policy cannot learn them again."""
-    if not kept:
-        raise LapaError("The policy gets a new head here, or one for another range of actions, so what stage 2 taught "
-                        "the old one is not learnt again. Leave --labels and --videos out.")  # fmt: skip
     again = policy.again(replay.labels, replay.packed, replay.manifest)
     before = sampler(policy, replay.packed, again, size)
     say_once(f"{replay.share:.0%} of the steps learn stage 2's labels of {counted(replay.packed.episodes, 'video')} "

@@ -79,7 +79,7 @@ def test_a_new_head_has_nothing_to_keep(
     packs: tuple[Packed, Packed], recipe: Recipe, made: Path, tmp_path: Path
 ) -> None:
     for case, (policy, how) in enumerate(((made / "latent", replace(recipe, head="new")), (None, recipe))):
-        with pytest.raises(LapaError, match="gets a new head here"):
+        with pytest.raises(LapaError, match="this policy gets a new one"):
             finetune(packs[1], policy, how, tmp_path / str(case), 0, replay=replay(packs, made))
 
 

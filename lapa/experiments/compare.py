@@ -88,7 +88,8 @@ class Chain:
     """The input of stages 1 and 2 of a method: data and options as words of the command line, and names of steps.
 
     name: (method, step, whether it depends on the videos, whether on the labelled trajectories) -> the step's name.
-    needs, labels_need: the steps that make the videos, and the labelled trajectories. cameras: see Comparison.
+    needs, labels_need: the steps that make the videos, and the labelled trajectories. cameras: see Comparison. replay:
+    stage 3 goes on learning stage 2's labels, where they are actions.
     """
 
     videos: tuple[str, ...]
@@ -99,6 +100,7 @@ class Chain:
     guess: Guess = Guess()
     labels_need: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ()
+    replay: bool = False
 
 
 def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -119,7 +121,9 @@ def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], 
     learn = ("pretrain", *chain.videos, "--labels", labels, *chain.common, "--resume")
     latent = plan.add(chain.name(row.name, "latent", True, few), learn, "config.json", (labels_of,),
                       guess.pretrain_films if films else guess.pretrain)  # fmt: skip
-    told = ("--policy", plan.path(latent))
+    told: tuple[str, ...] = ("--policy", plan.path(latent))
+    if chain.replay and row.predicts_actions:
+        told = (*told, *datasets(chain.videos[1::2], "--videos"), "--labels", labels)
     after = (latent, *chain.labels_need)
     return ((*told, "--idm", plan.path(fitted)), (*after, fitted)) if films else (told, after)
 

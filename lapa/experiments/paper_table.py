@@ -64,7 +64,7 @@ def _train(plan: Plan, cell: TableCell, common: Common, recipe: Recipe) -> None:
     shown = world.videos(cell.setting, common.videos, cell.seed) if cell.row.method.source else ()
     videos, needs = collected(plan, shown)
     chain = Chain(videos, labelled, ("--seed", str(cell.seed), *options), cell.name, needs, guesses(recipe, common),
-                  labels_need, world.cameras)  # fmt: skip
+                  labels_need, world.cameras, recipe.replay > 0 and not world.tunes)  # fmt: skip
     start, needs = pretrained(plan, cell.row.method, chain)
     if not world.tunes:
         cost = chain.guess.tune_films if _films(cell) else chain.guess.finetune
