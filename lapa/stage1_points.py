@@ -183,6 +183,8 @@ def _read(
     made = [np.empty((len(rows), known.shape[1]), np.float32) for rows in (episode, other)]
     moved = [_around(places, labelled.packed), _around(its_places, videos.packed)]
     reading = LinearFit.fit(moved[0], known[:, motions], episode)
+    if len(np.unique(episode)) > 2:
+        reading = reading.stretched(moved[0], known[:, motions], episode)
     for actions, around in zip(made, moved, strict=True):
         actions[:, motions] = reading(around)
     if others:
