@@ -1,7 +1,7 @@
 """LAPA and its baselines as a table of rows (paper section 4.1). A method is a value, not a script.
 
-source    what stage 2 predicts: a plug-in of lapa/labels, STAGE_1 where stage 1 labels the video itself, or None for no
-          pretraining
+source    what stage 2 predicts: a plug-in of lapa/labels, READ where a few labels say what a plug-in's labels mean as
+          actions, STAGE_1 where stage 1 labels the video itself, or None for no pretraining
 fits      what stage 1 trains for it: "laq" on video, "idm" (inverse dynamics) on the few labelled trajectories,
           "points" on both, or nothing
 read_by   who uses what stage 1 has trained: "labels", the label source; "policy", stage 3's policy (--idm); or nobody
@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-STAGE_1 = "stage 1"
+STAGE_1, READ = "stage 1", "read"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Method:
     @property
     def predicts_actions(self) -> bool:
         """Whether stage 2 already predicts actions, so that stage 3 can keep its head."""
-        return self.source in ("inverse_dynamics", "ground_truth", STAGE_1) and self.policy == "vla"
+        return self.source in ("inverse_dynamics", "ground_truth", STAGE_1, READ) and self.policy == "vla"
 
 
 METHODS = {
@@ -46,6 +46,10 @@ METHODS = {
             "inverse dynamics fitted on the few labels pseudo-labels all video",
         ),
         Method("lapa", "latent", "laq", "labels", "vla", "latent actions learnt from video without actions"),
+        Method(
+            "read", READ, "laq", "labels", "vla",
+            "few labels say what latent actions mean, which label all video with actions; not the paper's",
+        ),
         Method(
             "track", STAGE_1, "points", None, "vla",
             "points that go with the hand label all video with actions; ours, not the paper's",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +20,7 @@ from lapa.commands.options import (
     open_pack,
     print_table,
     recipe_of,
+    refuse_changed,
     split_names,
 )
 from lapa.commands.serve import is_remote, require_packages
@@ -125,7 +125,7 @@ def evaluate(
     if dataset:
         given = {"row": row, "benchmark": benchmark, "execute": execute, "instruction": instruction,
                  "episodes": episodes, "video": video, "validation": validation}  # fmt: skip
-        _refuse_changed(given, "a benchmark, not to --dataset", evaluate)
+        refuse_changed(given, "a benchmark, not to --dataset", evaluate)
         if policy and is_remote(policy):
             raise LapaError(f"{policy}: a policy server is tried on a --benchmark, not on a --dataset.")
         _evaluate_offline(Path(policy) if policy else None, dataset, out, name)
@@ -233,7 +233,8 @@ def compare(
     if settings:
         if dataset or labelled:
             raise LapaError("Give either --settings, or --dataset and --labelled.")
-        _refuse_changed({"seed": seed, "set_finetune": set_finetune, "cameras": cameras}, "--dataset and --labelled")
+        refuse_changed({"seed": seed, "set_finetune": set_finetune, "cameras": cameras}, "--dataset and --labelled",
+                       compare)  # fmt: skip
         from lapa.experiments.paper_cells import common_of, parse
         from lapa.experiments.paper_table import run_paper
 
@@ -248,7 +249,7 @@ def compare(
 
     if not labelled:
         raise LapaError("Give --settings all for the paper's table, or --dataset and --labelled for your own data.")
-    _refuse_changed(given, "--settings")
+    refuse_changed(given, "--settings", compare)
     recipe_of(preset or "laptop", (*set, *set_finetune))  # refuses now what a later step would refuse
     named = split_names(methods)
     where = benchmark or benchmark_for(labelled)
@@ -349,14 +350,6 @@ def protocol(
         print(f"  {name:<18} credit {told['credit']:6.1%}  ({low:.1%} to {high:.1%})  success {told['success']:6.1%}  "
               f"({told['interval'][0]:.1%} to {told['interval'][1]:.1%}, {told['episodes']} rollouts)")  # fmt: skip
     print(f"Report, figures and pictures are in {out}: report.md first.")
-
-
-def _refuse_changed(given: dict[str, Any], owner: str, command: Any = None) -> None:
-    """Raise LapaError for the first option of the command (None: `compare`) that differs from its default: only `owner`
-    can use it."""
-    for name, value in given.items():
-        if value != inspect.signature(command or compare).parameters[name].default:
-            raise LapaError(f"--{name.replace('_', '-')} belongs to {owner}. Leave it out.")
 
 
 def _study_codes(

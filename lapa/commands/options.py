@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -220,3 +221,10 @@ def same_preset(preset: str) -> str:
 def print_next(command: str) -> None:
     """The command that comes next."""
     print(f"Next: {command}")
+
+
+def refuse_changed(given: dict[str, Any], owner: str, command: Callable[..., Any]) -> None:
+    """Raise LapaError for the first option of the command that differs from its default: only `owner` can use it."""
+    for name, value in given.items():
+        if value != inspect.signature(command).parameters[name].default:
+            raise LapaError(f"--{name.replace('_', '-')} belongs to {owner}. Leave it out.")

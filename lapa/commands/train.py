@@ -29,6 +29,7 @@ from lapa.commands.options import (
     print_watch,
     quoted,
     recipe_of,
+    refuse_changed,
     same_preset,
     split_names,
     streamed,
@@ -182,6 +183,7 @@ def label(
     shard: int = 0,
     stream: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     skip_bad: SkipBad = False,
+    labelled: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME:PATH")] = (),
 ) -> None:
     """Stage 2a: label every frame of the videos.
 
@@ -199,8 +201,11 @@ def label(
         engine: ray labels on the Ray cluster of RAY_ADDRESS, whose machines share the disk (pip install 'lapa[scale]')
         shard: least number of pairs in a file; a process that is killed loses one file at most (0: up to 4,096 pairs)
         stream: decode the videos while labelling, without a pack on disk; the labels are the same
+        labelled: a few robot episodes with actions, filmed as the videos are: they say what a LAQ's latent actions mean
+            on this robot, and the labels are actions (the method read)
     """
     from lapa.artefacts.folder import read_config
+    from lapa.labels._read import read_with_laq
     from lapa.recipe import nearest_preset
     from lapa.recipe import preset as named
     from lapa.stage2_label import label as write
@@ -208,9 +213,17 @@ def label(
 
     if preset:
         named(preset)  # refuses an unknown one
-    packed = (open_stream if stream else open_pack)(dataset, source_image_size(source), skip_bad)
-    manifest = write(packed, source, out, end, precision, compile=compile, shard=shard, workers=workers,
-                     engine=engine, datasets=dataset, skip_bad=skip_bad)  # fmt: skip
+    size = source_image_size(source)
+    if labelled:
+        usual = {"end": end, "precision": precision, "compile": compile, "workers": workers, "engine": engine,
+                 "shard": shard, "stream": stream}  # fmt: skip
+        refuse_changed(usual, "labels of codes, and not to --labelled", label)
+        videos, few = (open_pack(each, size, skip_bad) for each in (dataset, labelled))
+        manifest = read_with_laq(videos, few, Path(source), out)
+    else:
+        packed = (open_stream if stream else open_pack)(dataset, size, skip_bad)
+        manifest = write(packed, source, out, end, precision, compile=compile, shard=shard, workers=workers,
+                         engine=engine, datasets=dataset, skip_bad=skip_bad)  # fmt: skip
     print(f"Labelled {manifest['pairs']} frames ({manifest['kind']}) in {out}.")
     for position, counts in enumerate(manifest.get("code_counts", [])):
         used = sum(map(bool, counts))

@@ -19,7 +19,7 @@ from lapa.data.spec import open_dataset
 from lapa.evaluate import Trial, differences, open_benchmark, require_same_actions
 from lapa.experiments.schedule import PlanStep
 from lapa.measures.offline import POLICY
-from lapa.methods import METHODS, STAGE_1, Method, fitted_for
+from lapa.methods import METHODS, READ, STAGE_1, Method, fitted_for
 from lapa.plugins import choose
 from lapa.stage1_points import LABELS
 from lapa.stage3_finetune import FIVE, HELD_OUT
@@ -40,7 +40,7 @@ SMALL = 16  # pixels; only actions are looked at
 FITTED_BY = {"laq": "quantize", "idm": "fit", "points": "track"}  # what stage 1 fits -> the command that does
 ASKED = "asked.json"
 USUAL = "tabletop"  # the benchmark if none is given
-LONGEST_FIRST = ("unipi", "track", "lapa", "vpt", "actionvla", "scratch")
+LONGEST_FIRST = ("unipi", "track", "lapa", "read", "vpt", "actionvla", "scratch")
 
 
 class Plan:
@@ -112,20 +112,22 @@ def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], 
     if row.source == STAGE_1:
         few, labels, labels_of = True, str(Path(plan.path(fitted)) / LABELS), fitted
     else:
-        word = row.read_by != "labels"
-        source, few = (row.source, False) if word else (plan.path(fitted), row.fits == "idm")
-        labels_of = plan.add(chain.name(row.name, "labels", True, few), ("label", *chain.videos, "--source", source),
-                             "manifest.json", chain.needs if word else (*chain.needs, fitted),
+        word, read = row.read_by != "labels", row.source == READ
+        source, few = (row.source, False) if word else (plan.path(fitted), row.fits == "idm" or read)
+        told = datasets(chain.labelled[1::2], "--labelled") if read else ()
+        needs = (*chain.needs, *(() if word else (fitted,)), *(chain.labels_need if read else ()))
+        labels_of = plan.add(chain.name(row.name, "labels", True, few),
+                             ("label", *chain.videos, "--source", source, *told), "manifest.json", needs,
                              guess.no_labels if word else guess.labels)  # fmt: skip
         labels = plan.path(labels_of)
     learn = ("pretrain", *chain.videos, "--labels", labels, *chain.common, "--resume")
     latent = plan.add(chain.name(row.name, "latent", True, few), learn, "config.json", (labels_of,),
                       guess.pretrain_films if films else guess.pretrain)  # fmt: skip
-    told: tuple[str, ...] = ("--policy", plan.path(latent))
+    start: tuple[str, ...] = ("--policy", plan.path(latent))
     if chain.replay and row.predicts_actions:
-        told = (*told, *datasets(chain.videos[1::2], "--videos"), "--labels", labels)
+        start = (*start, *datasets(chain.videos[1::2], "--videos"), "--labels", labels)
     after = (latent, *chain.labels_need)
-    return ((*told, "--idm", plan.path(fitted)), (*after, fitted)) if films else (told, after)
+    return ((*start, "--idm", plan.path(fitted)), (*after, fitted)) if films else (start, after)
 
 
 def _fitted(plan: Plan, row: Method, chain: Chain) -> str:

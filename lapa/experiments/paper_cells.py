@@ -46,6 +46,7 @@ ROWS = {
         TableRow("unipi", METHODS["unipi"]),
         TableRow("vpt", METHODS["vpt"]),
         TableRow("lapa", METHODS["lapa"]),
+        TableRow("read", METHODS["read"]),
         TableRow("track", METHODS["track"]),
         TableRow("actionvla", METHODS["actionvla"]),
         TableRow("expert", None),

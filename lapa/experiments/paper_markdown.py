@@ -22,6 +22,7 @@ NAMES = {
     "unipi": "UniPi",
     "vpt": "VPT",
     "lapa": "LAPA",
+    "read": "LAPA, read",
     "track": "Track",
     "actionvla": "ActionVLA",
     "expert": "expert",

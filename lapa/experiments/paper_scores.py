@@ -14,7 +14,7 @@ from lapa.experiments.worlds import Setting
 from lapa.measures import intervals
 
 Runs = tuple[tuple[int, str], ...]
-OURS = ("lapa", "track")
+OURS = ("lapa", "read", "track")
 AGAINST = ("vpt", "scratch", "actionvla", "unipi")  # what those are compared with on the same episodes
 
 
@@ -48,7 +48,7 @@ def _place(found: tuple[tuple[str, Runs], ...]) -> tuple[dict[str, Any], dict[st
     here = {name: _figures(of_method) for name, of_method in wins.items()}
     for ours in (name for name in OURS if name in wins):
         here[ours] |= _gap(wins, ours)
-    pairs = [("lapa", other) for other in AGAINST] + [("track", other) for other in ("lapa", *AGAINST)]
+    pairs = [(ours, other) for ours in OURS for other in (*OURS[: OURS.index(ours)], *AGAINST)]
     return here, {f"{ours} - {other}": _difference(wins[ours], wins[other]) for ours, other in pairs
                   if wins.get(ours, {}).keys() & wins.get(other, {}).keys()}  # fmt: skip
 

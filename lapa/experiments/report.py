@@ -34,6 +34,7 @@ METHOD_NOTES = {
     "unipi": "imagines the next frames of the video; the same inverse dynamics as VPT's reads actions off them",
     "vpt": "inverse dynamics, fitted on the labelled trajectories, guesses the actions of all video",
     "lapa": "latent actions learnt from video without actions, then the labelled trajectories",
+    "read": "the labelled trajectories say what latent actions mean, and these guess the actions of all video",
     "track": "points that go with the hand, learnt from the labelled trajectories and all video, guess the actions",
     "actionvla": "the true actions of all video: the upper bound that LAPA has no access to",
     "expert": "the script that made the demonstrations",

@@ -267,7 +267,7 @@ class Demonstrated(World):
     @property
     def rows(self) -> tuple[str, ...]:  # type: ignore[override]
         """See World. track needs two cameras."""
-        return ("no_op", "random", *TRAINED, *(("track",) if self.known.beside else ()), "expert")
+        return ("no_op", "random", *TRAINED, "read", *(("track",) if self.known.beside else ()), "expert")
 
     @property
     def cameras(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -12,6 +12,7 @@ INK, FAINT, MUTED = "#1c1e22", "#e6e8ec", "#686c74"
 LINES = {  # method -> name, colour
     "lapa": ("LAPA", "#1f6feb"),
     "actionvla": ("ActionVLA", "#1c1e22"),
+    "read": ("LAPA, read", "#0aa2c0"),
     "track": ("Track", "#1a7f37"),
     "vpt": ("VPT", "#d1570a"),
     "unipi": ("UniPi", "#8250df"),

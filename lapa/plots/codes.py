@@ -39,6 +39,7 @@ METHOD_NAMES = {
     "unipi": "UniPi",
     "vpt": "VPT",
     "lapa": "LAPA",
+    "read": "LAPA, read",
     "track": "Track",
     "actionvla": "ActionVLA",
     "expert": "expert",

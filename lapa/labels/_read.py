@@ -1,0 +1,161 @@
+"""Stage 2a with a few labelled episodes: the actions of all videos, read from where things are in every frame.
+
+Ridge regression reads motions from the differences of places around a frame, and makes them as long as they are; a
+gripper is read as a switch that is seldom thrown (measures/switches.py). The places are those of LAQ's latent actions
+(`lapa label --labelled`), which all the videos taught, or of points that go with the hand (`lapa track`). The labels
+are actions, as VPT's are; but the inverse dynamics of VPT sees the labelled episodes alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lapa.actions.meaning import Meaning
+from lapa.artefacts.folder import load_artefact
+from lapa.contracts import Array, Labels, LapaError
+from lapa.data.folders import new_folder
+from lapa.data.labelled import MANIFEST, TABLE, read_manifest, read_shard, write_manifest, write_shard
+from lapa.data.pack import Packed
+from lapa.data.pairs import window_pairs
+from lapa.measures.linear import LinearFit
+from lapa.measures.probes import r2
+from lapa.measures.switches import Switch
+from lapa.models.laq import LAQ
+from lapa.runtime.progress import Progress
+
+SHARD = "part-000000.parquet"
+AROUND = range(-2, 7)  # differences of adjacent frames that an action is read from, from two before it on
+AT_ONCE = 256
+STRETCHED_FROM = 3  # labelled episodes: how short motions are read is seen in those left out
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A pack, and of all its frames: places float [N, D], whose differences the motions are read from; seen float
+    [N, F], which a gripper is read from. still: motions are read from the places themselves, too."""
+
+    packed: Packed
+    places: Array
+    seen: Array
+    still: bool = False
+
+    @property
+    def episode(self) -> Array:
+        """Of each frame, int64 [N]."""
+        return self.packed.episode_of(np.arange(len(self.places)))
+
+    def moved(self, seconds: float) -> Array:
+        """What motions are read from, float [N, ..]."""
+        return np.hstack([self._around(), *([self._and_ahead(self.places, seconds)] if self.still else [])])
+
+    def shown(self, seconds: float, middle: Array, spread: Array) -> Array:
+        """What a gripper is read from, standardised, float [N, 2F]."""
+        return self._and_ahead((self.seen - middle) / spread, seconds)
+
+    def _around(self) -> Array:
+        """Differences of adjacent frames around each one, [N, D * len(AROUND)]; past an end there is no motion."""
+        first, last = self.packed.starts[self.episode], self.packed.starts[self.episode + 1] - 1
+        at = [self.places[np.clip(np.arange(len(self.places)) + n, first, last)] for n in (*AROUND, AROUND.stop)]
+        return np.hstack([later - now for now, later in pairwise(at)])
+
+    def _and_ahead(self, values: Array, seconds: float) -> Array:
+        """[N, F] -> [N, 2F]: of the frame and of that which lies so far behind it, or the episode's last."""
+        steps = np.maximum(np.round(seconds * self.packed.fps).astype(int), 1)[self.episode]
+        later = np.minimum(np.arange(len(values)) + steps, self.packed.starts[self.episode + 1] - 1)
+        return np.hstack([values, values[later]])
+
+
+def motions_of(few: Packed, command: str) -> tuple[list[int], list[int]]:
+    """Which actions are motions, and which are switches: numbers of dimensions. Raises LapaError where one is absolute,
+    and where none is a motion."""
+    few.require_actions(f"{command} (--labelled)")
+    kinds = few.action_spec.kinds if few.action_spec else ()
+    if "absolute" in kinds or "delta" not in kinds:
+        raise LapaError(
+            f"{few.spec}: {command} reads motions, and these actions are {', '.join(dict.fromkeys(kinds))}. It needs "
+            "actions of the kind delta (docs/datasets.md), beside which there may be binary ones. Use lapa fit instead."
+        )
+    return tuple([i for i, kind in enumerate(kinds) if (kind == "delta") == wanted] for wanted in (True, False))  # type: ignore[return-value]
+
+
+def read_actions(few: Followed, videos: Followed, seconds: float, command: str) -> tuple[Array, float]:
+    """Actions float32 [N, A] of all frames of the videos, and the R^2 of those of the labelled episodes themselves.
+    seconds: how far ahead of a frame the later one lies. Raises LapaError as motions_of does."""
+    motions, switches = motions_of(few.packed, command)
+    known, both = few.packed.require_actions(command), (few, videos)
+    made = [np.empty((len(each.places), known.shape[1]), np.float32) for each in both]
+    moved = few.moved(seconds)
+    reading = LinearFit.fit(moved, known[:, motions], few.episode)
+    if few.packed.episodes >= STRETCHED_FROM:
+        reading = reading.stretched(moved, known[:, motions], few.episode)
+    middle, spread = videos.seen.mean(0), videos.seen.std(0) + 1e-6
+    for actions, each in zip(made, both, strict=True):
+        actions[:, motions] = reading(each.moved(seconds))
+    for number in switches:
+        switch = Switch.fit(few.shown(seconds, middle, spread), known[:, number], few.episode)
+        for actions, each in zip(made, both, strict=True):
+            actions[:, number] = switch(each.shown(seconds, middle, spread), each.episode)
+    return np.clip(made[1], known.min(0), known.max(0)), r2(made[0], known)
+
+
+def read_with_laq(packed: Packed, few: Packed, source: Path, out: Path) -> dict[str, Any]:
+    """Label the videos with actions, read from the latent actions of the LAQ in the folder `source`, into the new
+    folder `out`. Returns the manifest. Raises LapaError for a LAQ without a frozen encoder, and as motions_of does."""
+    motions_of(few, "lapa label")
+    artefact = load_artefact(source, "laq")
+    laq = LAQ.from_pretrained(source)
+    if laq.directions is None:
+        raise LapaError(f"{source}: with --labelled, lapa label reads what a frozen encoder sees in each frame, and "
+                        "this LAQ has a trained one of pairs (laq.encoder). Leave --labelled out.")  # fmt: skip
+    labelled, videos = (_with_laq(laq, each) for each in (few, packed))
+    window = float(artefact.value(float, "recipe", "window"))
+    actions, _ = read_actions(labelled, videos, window, "lapa label")
+    return write_actions(packed, few, actions, out, "read", source, artefact.hash)
+
+
+def _with_laq(laq: LAQ, packed: Packed) -> Followed:
+    """Where the frames of a pack lie among LAQ's directions."""
+    count = int(packed.starts[-1])
+    places = np.empty((count, laq.config.quant_dim), np.float32)
+    with Progress("looking", count, unit="frames") as progress:
+        for start in range(0, count, AT_ONCE):
+            frames = np.arange(start, min(start + AT_ONCE, count))
+            places[frames] = laq.places(packed.gather(frames)).cpu().numpy()
+            progress.update(int(frames[-1]) + 1)
+    return Followed(packed, places, places, still=True)
+
+
+def write_actions(
+    packed: Packed, few: Packed, actions: Array, out: Path, method: str, source: Path, source_hash: str
+) -> dict[str, Any]:
+    """Write actions float32 [N, A] of all frames of the videos as labels into the folder `out`; those of the same
+    source and data that are there are left as they are. Returns the manifest. Raises LapaError for others."""
+    pairs = window_pairs(packed, None)
+    labels = Labels("actions", pairs.episode, pairs.frame, actions[pairs.now])
+    meaning = Meaning.of(few, "given")
+    manifest: dict[str, Any] = {
+        "method": method, "source": str(source), "source_hash": source_hash, "kind": "actions", "classes": 0,
+        "window_seconds": None, "end": "drop",
+        "dataset": packed.spec, "fingerprint": packed.fingerprint, "outline": packed.outline,
+        "image_size": packed.image_size, "pairs": len(pairs), "action_names": list(few.action_names),
+        "meaning": meaning and asdict(meaning), "skipped": list(packed.bad), "left_out": [],
+        "labelled": few.fingerprint,
+    }  # fmt: skip
+    if packed.actions is not None and packed.actions.shape[1] == actions.shape[1]:
+        manifest["r2_of_true_actions"] = r2(labels.values, packed.actions[pairs.now])
+    if (out / MANIFEST).exists():
+        there = read_manifest(out)
+        if all(there.get(name) == manifest[name] for name in ("source_hash", "fingerprint", "labelled")):
+            return there
+        raise LapaError(f"{out} exists already, with other labels. Remove it or choose another path.")
+    with new_folder(out, twin_is_fine=True) as fresh:
+        (fresh / TABLE).mkdir()
+        write_shard(fresh / TABLE / SHARD, labels)
+        _, content, _ = read_shard(fresh / TABLE / SHARD)
+        write_manifest(fresh, {**manifest, "shards": [{"file": SHARD, "pairs": len(pairs), "hash": content}]})
+    return manifest
