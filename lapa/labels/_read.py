@@ -157,5 +157,6 @@ def write_actions(
         (fresh / TABLE).mkdir()
         write_shard(fresh / TABLE / SHARD, labels)
         _, content, _ = read_shard(fresh / TABLE / SHARD)
-        write_manifest(fresh, {**manifest, "shards": [{"file": SHARD, "pairs": len(pairs), "hash": content}]})
+        manifest["shards"] = [{"file": SHARD, "pairs": len(pairs), "hash": content}]
+        write_manifest(fresh, manifest)
     return manifest

@@ -1,0 +1,87 @@
+"""`lapa label --labelled`: few labels say what LAQ's latent actions mean, and the labels are actions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hands import KINDS, LENGTH, NAMES, SIZE, hands
+
+from lapa import cli
+from lapa.contracts import LapaError
+from lapa.data.labelled import read_labels
+from lapa.data.pack import Packed, pack
+from lapa.labels._read import read_with_laq
+from lapa.measures.probes import r2
+from lapa.models.laq import LAQConfig
+from lapa.recipe import Recipe
+from lapa.stage1_latent_actions import fit_laq
+
+EPISODES = 60
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return hands(tmp_path_factory.mktemp("hands") / "ds", aside=False, width=60, episodes=EPISODES)
+
+
+@pytest.fixture(scope="module")
+def packs(root: str) -> tuple[Packed, Packed]:
+    return pack([root], SIZE, quiet=True), pack([f"{root},episodes=0-39"], SIZE, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def laq(packs: tuple[Packed, Packed], tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    small = LAQConfig(image_size=SIZE, patch_size=6, encoder="pixels", encoder_options={"side": 12}, quant_dim=12,
+                      codes=2, codebook_size=8, decoder="unet", unet_width=8)  # fmt: skip
+    out = tmp_path_factory.mktemp("laq") / "run"
+    fit_laq(packs[0], replace(tiny, laq=small, window=0.2, starts=()), out, 0)
+    return out
+
+
+def test_actions_of_videos_without_labels(packs: tuple[Packed, Packed], laq: Path, tmp_path: Path) -> None:
+    packed, few = packs
+    manifest = read_with_laq(packed, few, laq, tmp_path / "labels")
+    labels, written = read_labels(tmp_path / "labels")
+    assert (written["method"], written["kind"], written["source"]) == ("read", "actions", str(laq))
+    assert written["pairs"] == len(labels.values) == manifest["pairs"] == EPISODES * (LENGTH - 1)
+    assert written["meaning"]["spec"]["kinds"] == list(KINDS)
+    assert written["action_names"] == list(NAMES)
+    unseen = labels.episode >= 40
+    actions = packed.require_actions("this")[packed.starts[labels.episode] + labels.frame]
+    seen_in_front = [0, 2]  # the camera in front sees no depth
+    told = [r2(labels.values[unseen][:, [i]], actions[unseen][:, [i]]) for i in seen_in_front]
+    assert min(told) > 0.5, told
+    assert set(np.unique(labels.values[:, 3])) == {0.0, 1.0}, "a gripper is open or closed"
+
+
+def test_the_same_again_and_other_labels(packs: tuple[Packed, Packed], laq: Path, tmp_path: Path) -> None:
+    packed, few = packs
+    first = read_with_laq(packed, few, laq, tmp_path / "labels")
+    assert read_with_laq(packed, few, laq, tmp_path / "labels")["shards"] == first["shards"]
+    with pytest.raises(LapaError, match="exists already, with other labels"):
+        read_with_laq(packed, few.subset(np.arange(3)), laq, tmp_path / "labels")
+
+
+def test_a_trained_encoder_has_no_places(packs: tuple[Packed, Packed], tiny: Recipe, tmp_path: Path) -> None:
+    fit_laq(packs[0], replace(tiny, starts=()), tmp_path / "laq", 0)
+    with pytest.raises(LapaError, match="this LAQ has a trained one"):
+        read_with_laq(*packs, tmp_path / "laq", tmp_path / "labels")
+
+
+def test_the_command(root: str, laq: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["label", "--dataset", root, "--source", str(laq), "--labelled", f"{root},episodes=0-39"]
+    cli.main([*command, "--out", str(tmp_path / "labels")])
+    said = capsys.readouterr().out
+    assert f"Labelled {EPISODES * (LENGTH - 1)} frames (actions)" in said
+    assert "R^2 of the dataset's own actions" in said
+    for more, says in (
+        (["--workers", "2"], "--workers belongs to labels of codes"),
+        (["--labelled", f"{root},kinds=absolute"], "takes one robot at a time"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main([*command, *more, "--out", str(tmp_path / "other")])
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
