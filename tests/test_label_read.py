@@ -80,6 +80,7 @@ def test_the_command(root: str, laq: Path, tmp_path: Path, capsys: pytest.Captur
     for more, says in (
         (["--workers", "2"], "--workers belongs to labels of codes"),
         (["--labelled", f"{root},kinds=absolute"], "takes one robot at a time"),
+        (["--dataset", f"{root},stride=2"], "needs one rate"),
     ):
         with pytest.raises(SystemExit):
             cli.main([*command, *more, "--out", str(tmp_path / "other")])

@@ -137,7 +137,7 @@ def track(
         cameras: cameras of all of them, separated by commas. One sees no depth: give two where there are two (none:
             the one that the dataset gives)
     """
-    from lapa.data.index import APART as RATES
+    from lapa.labels._read import require_one_rate
     from lapa.run_folder import begin, done_before
     from lapa.stage1_points import LABELS, PICTURE
     from lapa.stage1_points import track as train
@@ -152,10 +152,7 @@ def track(
     packed, few = (
         open_pack(each, recipe.points.image_size, how.skip_bad, cameras=cameras) for each in (dataset, labelled)
     )
-    if packed.fps.max() > RATES * few.fps.min() or few.fps.max() > RATES * packed.fps.min():
-        raise LapaError(f"The videos have {packed.fps.min():.4g} to {packed.fps.max():.4g} frames a second and the "
-                        f"labelled episodes {few.fps.min():.4g} to {few.fps.max():.4g}. lapa track needs one rate: the "
-                        "options fps= and stride= of --dataset and --labelled leave frames out.")  # fmt: skip
+    require_one_rate(packed, few, "lapa track")
     content = [packed.fingerprint, few.fingerprint]
     begin(out, recipe, how.seed, how.resume, "points", "fit_points", content=content, **inputs)
     print_watch(out)

@@ -303,7 +303,8 @@ class Demonstrated(World):
             moved = {"track": "the videos are filmed from elsewhere"}
             made.append(Setting("cross-env", "elsewhere", f"videos with {told}", **few, without=moved))
         told, its = f"videos of {self.other}", "the videos' actions are another robot's"
-        without = {"actionvla": its, "track": "the videos are filmed from elsewhere"}
+        without = {"actionvla": its, "read": "the labels say nothing of another robot's motions",
+                   "track": "the videos are filmed from elsewhere"}  # fmt: skip
         made.append(Setting("cross-embodiment", robot, told, **few, without=without))
         return {each.name: each for each in made}
 

@@ -19,6 +19,7 @@ from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, Labels, LapaError
 from lapa.data.folders import new_folder
+from lapa.data.index import APART
 from lapa.data.labelled import MANIFEST, TABLE, read_manifest, read_shard, write_manifest, write_shard
 from lapa.data.pack import Packed
 from lapa.data.pairs import window_pairs
@@ -83,6 +84,15 @@ def motions_of(few: Packed, command: str) -> tuple[list[int], list[int]]:
     return tuple([i for i, kind in enumerate(kinds) if (kind == "delta") == wanted] for wanted in (True, False))  # type: ignore[return-value]
 
 
+def require_one_rate(packed: Packed, few: Packed, command: str) -> None:
+    """Raises LapaError where videos and labelled episodes have other frames a second: a motion between two frames of
+    the ones is then another one between two of the others."""
+    if packed.fps.max() > APART * few.fps.min() or few.fps.max() > APART * packed.fps.min():
+        raise LapaError(f"The videos have {packed.fps.min():.4g} to {packed.fps.max():.4g} frames a second and the "
+                        f"labelled episodes {few.fps.min():.4g} to {few.fps.max():.4g}. {command} needs one rate: the "
+                        "options fps= and stride= of --dataset and --labelled leave frames out.")  # fmt: skip
+
+
 def read_actions(few: Followed, videos: Followed, seconds: float, command: str) -> tuple[Array, float]:
     """Actions float32 [N, A] of all frames of the videos, and the R^2 of those of the labelled episodes themselves.
     seconds: how far ahead of a frame the later one lies. Raises LapaError as motions_of does."""
@@ -105,8 +115,10 @@ def read_actions(few: Followed, videos: Followed, seconds: float, command: str) 
 
 def read_with_laq(packed: Packed, few: Packed, source: Path, out: Path) -> dict[str, Any]:
     """Label the videos with actions, read from the latent actions of the LAQ in the folder `source`, into the new
-    folder `out`. Returns the manifest. Raises LapaError for a LAQ without a frozen encoder, and as motions_of does."""
-    motions_of(few, "lapa label")
+    folder `out`. Returns the manifest. Raises LapaError for a LAQ without a frozen encoder, and as motions_of and
+    require_one_rate do."""
+    motions_of(few, "lapa label --labelled")
+    require_one_rate(packed, few, "lapa label --labelled")
     artefact = load_artefact(source, "laq")
     laq = LAQ.from_pretrained(source)
     if laq.directions is None:
