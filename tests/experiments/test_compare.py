@@ -52,6 +52,15 @@ def test_files_that_are_no_results_of_a_table(wrong: Any, tmp_path: Path) -> Non
         read_results(tmp_path / "results.json", {})
 
 
+def test_a_comparison_that_was_begun_before_there_were_cameras_goes_on(tmp_path: Path) -> None:
+    mine = Comparison(("tabletop:sim,episodes=2",), ("tabletop:sim,episodes=1",), None)
+    begin(mine, tmp_path)
+    assert "cameras" not in json.loads((tmp_path / "asked.json").read_text())
+    begin(mine, tmp_path)
+    with pytest.raises(LapaError, match="other settings"):
+        begin(replace(mine, cameras=("front",)), tmp_path)
+
+
 # --- the plan -------------------------------------------------------------------------------------
 
 
@@ -67,6 +76,21 @@ def test_what_cells_share_is_made_once(tmp_path: Path) -> None:
     columns = 3 * len(BUDGETS) + 1
     assert kinds(steps)["tune"] == 3 * columns + len(BUDGETS) + 1
     assert kinds(steps)["evaluate"] == 2 * kinds(steps)["tune"]
+
+
+def test_what_few_labels_say_of_your_own_videos(tmp_path: Path) -> None:
+    """read shares LAPA's LAQ; track looks at the cameras that are named; both see the labelled episodes in stage 1."""
+    setting = Comparison(("lerobot:v",), ("lerobot:r,episodes=0-9",), None, cameras=("front", "top"))
+    steps = {step.name: step for step in plan(("lapa", "read", "track"), setting, tmp_path)}
+    assert [name for name in steps if name.startswith("fit/")] == ["fit/track", "fit/lapa"]
+    read, track = steps["labels/read"].command, steps["fit/track"].command
+    assert read[:7] == ("label", "--dataset", "lerobot:v", "--source", str(tmp_path / "fit/lapa"), "--labelled",
+                        "lerobot:r,episodes=0-9")  # fmt: skip
+    assert track[:7] == ("track", "--dataset", "lerobot:v", "--labelled", "lerobot:r,episodes=0-9", "--cameras",
+                         "front,top")  # fmt: skip
+    learn = steps["latent/track"].command
+    assert learn[learn.index("--labels") + 1] == str(tmp_path / "fit/track/labels")
+    assert not any("--videos" in step.command for step in steps.values()), "replay is for the tables"
 
 
 def test_in_domain_and_cross_task_share_stages_one_and_two(tmp_path: Path) -> None:
