@@ -81,7 +81,8 @@ def motions_of(few: Packed, command: str) -> tuple[list[int], list[int]]:
             f"{few.spec}: {command} reads motions, and these actions are {', '.join(dict.fromkeys(kinds))}. It needs "
             "actions of the kind delta (docs/datasets.md), beside which there may be binary ones. Use lapa fit instead."
         )
-    return tuple([i for i, kind in enumerate(kinds) if (kind == "delta") == wanted] for wanted in (True, False))  # type: ignore[return-value]
+    motions = [i for i, kind in enumerate(kinds) if kind == "delta"]
+    return motions, [i for i in range(len(kinds)) if i not in motions]
 
 
 def require_one_rate(packed: Packed, few: Packed, command: str) -> None:
