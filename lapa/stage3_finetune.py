@@ -26,7 +26,7 @@ from lapa.data.pack import Packed
 from lapa.measures.offline import POLICY, keys_of, lines, nearest, offline
 from lapa.measures.probes import of_each_fifth
 from lapa.plots.offline import offline_error
-from lapa.policies import Policy, PolicyConfig, Which, configured, opened, saved_config
+from lapa.policies import Examples, Policy, PolicyConfig, Which, configured, opened, saved_config
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import on_first_rank, rank
 from lapa.stage2_pretrain import sampler, save_policy, tell_of_instructions
@@ -122,29 +122,31 @@ def _learn(
     results = examples.results
     if results is None:
         sample = sampler(policy, packed, examples, how.batch_size)
-        if replay and _worth(policy_path, recipe, examples.kept):
-            sample = _beside(sample, policy, replay, how.batch_size)
+        if replay and _worth(policy_path, recipe, examples):
+            sample = _beside(sample, policy, replay, how.batch_size, examples)
             parents |= {str(replay.manifest["source"]): str(replay.manifest["source_hash"])}
         results = fit(policy, sample, how, out, seed=seed, title=title,
                       parameters=policy.trainable(what_trains(policy, policy_path, recipe.trainable)),
                       monitor=examples.watch and examples.watch(out, seed))  # fmt: skip
+        policy.finish()
     return policy, dict(results), parents, method
 
 
-def _worth(policy_path: Path | None, recipe: Recipe, kept: bool) -> bool:
-    """Whether what stage 2 taught the head is there to be kept. Raises LapaError where a new head was asked for."""
+def _worth(policy_path: Path | None, recipe: Recipe, own: Examples) -> bool:
+    """Whether what stage 2 taught is there to be kept. Raises LapaError where a new head was asked for."""
     if policy_path is None or recipe.head == "new":
-        raise LapaError("--labels and --videos keep what a head of actions learnt in stage 2, and this policy gets a "
-                        "new one. Leave them out, or use --policy and --head own.")  # fmt: skip
-    if not kept:
+        raise LapaError("--labels and --videos keep what a policy learnt in stage 2, and this one begins anew. Leave "
+                        "them out, or use --policy and --head own.")  # fmt: skip
+    if not own.kept and own.dropped is None:
         say_once("Stage 2's labels are not learnt again: the head was made anew, for these actions.")
-    return kept
+        return False
+    return True
 
 
-def _beside(own: Sampler, policy: Policy, replay: Replay, size: int) -> Sampler:
+def _beside(own: Sampler, policy: Policy, replay: Replay, size: int, examples: Examples) -> Sampler:
     """Batches of the trajectories and, in a share of the steps, of stage 2's labels. Rows of those are below 0. Raises
     LapaError where the policy cannot learn them again."""
-    again = policy.again(replay.labels, replay.packed, replay.manifest)
+    again = policy.again(replay.labels, replay.packed, replay.manifest, examples)
     before = sampler(policy, replay.packed, again, size)
     say_once(f"{replay.share:.0%} of the steps learn stage 2's labels of {counted(replay.packed.episodes, 'video')} "
              "again (replay).")  # fmt: skip

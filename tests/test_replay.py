@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from resuming import resumed_equals_unbroken
 
 from lapa import cli
 from lapa.artefacts.folder import load_artefact
-from lapa.contracts import LapaError
+from lapa.contracts import Labels, LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
 from lapa.measures.offline import offline
-from lapa.policies import Policy
+from lapa.policies import Examples, Policy, look
+from lapa.policies.vla import VLA
 from lapa.recipe import Recipe
 from lapa.stage2_label import label
 from lapa.stage2_pretrain import pretrain
@@ -63,11 +65,81 @@ def test_what_stage_2_taught_is_kept(
     assert both < alone
 
 
-def test_a_killed_run_goes_on(packs: tuple[Packed, Packed], recipe: Recipe, made: Path, tmp_path: Path) -> None:
+def of_codes(packs: tuple[Packed, Packed], share: float = 0.5) -> Replay:
+    """Latent actions that can be learnt: in which of four quarters the motion of 0.2 s points."""
+    actions, starts = packs[0].require_actions("test"), packs[0].starts
+    count = np.diff(starts) - 1
+    episode = np.repeat(np.arange(12), count)
+    frame = np.concatenate([np.arange(n) for n in count])
+    values = (actions[starts[episode] + frame] > 0) @ np.array([[1], [2]])
+    manifest = {"fingerprint": packs[0].fingerprint, "classes": 4, "window_seconds": 0.2, "source": "quarters",
+                "source_hash": "0", "method": "lapa"}  # fmt: skip
+    return Replay(packs[0], Labels("codes", episode, frame, values.astype(np.int64)), manifest, share)
+
+
+@pytest.fixture(scope="module")
+def latent(packs: tuple[Packed, Packed], recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy of stage 2 that has learnt these, as LAPA's."""
+    out, codes = tmp_path_factory.mktemp("latent"), of_codes(packs)
+    pretrain(packs[0], codes.labels, codes.manifest, recipe, out, 0)
+    return out
+
+
+def test_latent_actions_go_on_being_learnt_beside_a_new_head(
+    packs: tuple[Packed, Packed], recipe: Recipe, latent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes, told = of_codes(packs, 0.8), []
+
+    def finish(policy: VLA) -> None:
+        """How well the latent head knows the codes at the end, by the share of those that are right."""
+        policy.eval()
+        rows = np.arange(0, len(codes.labels.values), 3)
+        found = policy.again(codes.labels, packs[0], codes.manifest, Examples(rows, None, dropped=latent_head))
+        batch = policy.batch(look(packs[0], found.frames[rows], policy.spec), found.targets[rows])
+        told.append(policy.loss(batch)[0].item())
+        end(policy)
+
+    def grow(policy: VLA, space: Any) -> None:
+        nonlocal latent_head
+        latent_head = policy.head
+        put(policy, space)
+
+    latent_head: Any = None
+    end, put = VLA.finish, VLA.grow
+    monkeypatch.setattr(VLA, "finish", finish)
+    monkeypatch.setattr(VLA, "grow", grow)
+    for name, beside in (("alone", None), ("both", codes)):
+        finetune(packs[1], latent, recipe, tmp_path / name, 0, replay=beside)
+    assert told[1] < told[0]
+    saved = load_artefact(tmp_path / "both", "policy")
+    assert not any("latent" in name for name in saved.tensors)
+    assert saved.config["provenance"]["parents"]["quarters"] == "0"
+    assert Policy.from_pretrained(tmp_path / "both").dimensions == 2
+
+
+def test_a_killed_run_goes_on(
+    packs: tuple[Packed, Packed], recipe: Recipe, made: Path, latent: Path, tmp_path: Path
+) -> None:
     four = replace(recipe, finetune=replace(recipe.finetune, steps=4))
-    resumed_equals_unbroken(
-        lambda out: finetune(packs[1], made / "latent", four, out, 7, replay=replay(packs, made)), tmp_path
-    )
+    for name, policy, again in (("actions", made / "latent", replay(packs, made)), ("codes", latent, of_codes(packs))):
+        resumed_equals_unbroken(lambda out, p=policy, a=again: finetune(packs[1], p, four, out, 7, replay=a),
+                                tmp_path / name)  # fmt: skip
+
+
+def test_codes_are_not_for_a_policy_of_actions(
+    packs: tuple[Packed, Packed], recipe: Recipe, made: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LapaError, match="These labels are codes"):
+        finetune(packs[1], made / "latent", recipe, tmp_path, 0, replay=of_codes(packs))
+
+
+def test_videos_need_no_state(
+    packs: tuple[Packed, Packed], recipe: Recipe, latent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mute = replace(of_codes(packs), packed=replace(packs[0], state=None))
+    finetune(packs[1], latent, recipe, tmp_path / "policy", 0, changes={"state": True}, replay=mute)
+    assert "has no state: of these videos the policy is shown the mean one" in capsys.readouterr().err
+    assert len(Policy.from_pretrained(tmp_path / "policy").spec.state) == packs[1].state.shape[1]
 
 
 def test_a_share_is_below_one(recipe: Recipe) -> None:
@@ -79,7 +151,7 @@ def test_a_new_head_has_nothing_to_keep(
     packs: tuple[Packed, Packed], recipe: Recipe, made: Path, tmp_path: Path
 ) -> None:
     for case, (policy, how) in enumerate(((made / "latent", replace(recipe, head="new")), (None, recipe))):
-        with pytest.raises(LapaError, match="this policy gets a new one"):
+        with pytest.raises(LapaError, match="this one begins anew"):
             finetune(packs[1], policy, how, tmp_path / str(case), 0, replay=replay(packs, made))
 
 

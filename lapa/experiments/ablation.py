@@ -23,9 +23,9 @@ from typing import Any
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import LapaError
 from lapa.experiments.ablation_rows import ABLATIONS, around, backbone
-from lapa.experiments.compare import Guess, Plan
+from lapa.experiments.compare import Guess, Plan, recipe_of
 from lapa.experiments.paper_cells import common_of
-from lapa.experiments.paper_table import collected, recipe_of
+from lapa.experiments.paper_table import collected
 from lapa.experiments.schedule import at_once, left, show
 from lapa.experiments.sweep import Cell, Row, as_words, cells, markdown, run_cells, told, write
 from lapa.experiments.worlds import TABLETOP, WORLDS, Setting, World, world_of

@@ -20,7 +20,8 @@ from lapa.evaluate import Trial, differences, open_benchmark, require_same_actio
 from lapa.experiments.schedule import PlanStep
 from lapa.measures.offline import POLICY
 from lapa.methods import METHODS, READ, STAGE_1, Method, fitted_for
-from lapa.plugins import choose
+from lapa.plugins import choose, configure
+from lapa.recipe import Recipe, overridden, preset
 from lapa.stage1_points import LABELS
 from lapa.stage3_finetune import FIVE, HELD_OUT
 
@@ -89,7 +90,7 @@ class Chain:
 
     name: (method, step, whether it depends on the videos, whether on the labelled trajectories) -> the step's name.
     needs, labels_need: the steps that make the videos, and the labelled trajectories. cameras: see Comparison. replay:
-    stage 3 goes on learning stage 2's labels, where they are actions.
+    stage 3 goes on learning stage 2's labels (`can_replay`).
     """
 
     videos: tuple[str, ...]
@@ -124,7 +125,7 @@ def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], 
     latent = plan.add(chain.name(row.name, "latent", True, few), learn, "config.json", (labels_of,),
                       guess.pretrain_films if films else guess.pretrain)  # fmt: skip
     start: tuple[str, ...] = ("--policy", plan.path(latent))
-    if chain.replay and row.predicts_actions:
+    if chain.replay and not films:
         start = (*start, *datasets(chain.videos[1::2], "--videos"), "--labels", labels)
     after = (latent, *chain.labels_need)
     return ((*start, "--idm", plan.path(fitted)), (*after, fitted)) if films else (start, after)
@@ -254,7 +255,9 @@ def plan(
     def name(method: str, step: str, videos: bool, few: bool) -> str:
         return f"{step}/{method}"
 
-    chain = Chain(datasets(setting.videos), labelled, common, name, needs, guess, needs, setting.cameras)
+    before, recipe = recipe_of(common[2:]), recipe_of((*common[2:], *setting.finetune_options))
+    replay = can_replay(recipe) and before.policy.cameras == recipe.policy.cameras
+    chain = Chain(datasets(setting.videos), labelled, common, name, needs, guess, needs, setting.cameras, replay)
     for row in sorted(rows, key=lambda r: LONGEST_FIRST.index(r.name)):
         start, after = pretrained(made, row, chain)
         tuned = made.add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, *setting.finetune_options,
@@ -266,6 +269,22 @@ def plan(
     for fixed in scripted:
         made.add(f"eval/{fixed}", _evaluation(setting, ("--row", fixed), fixed), "results.json", (), guess.scripted)
     return list(made.steps.values())
+
+
+def recipe_of(options: Sequence[str]) -> Recipe:
+    """The recipe that "--preset NAME --set A=B .." means."""
+    words = list(zip(options[::2], options[1::2], strict=True))
+    named = preset(next((value for word, value in words if word == "--preset"), "laptop"))
+    return overridden(named, [value for word, value in words if word == "--set"])
+
+
+def can_replay(recipe: Recipe) -> bool:
+    """Whether stage 3 of this recipe can go on learning stage 2's labels: it trains the pretrained policy itself, for
+    one robot, by the pictures of stage 2, and the head looks no more often than the backbone."""
+    policy = recipe.policy
+    every = getattr(configure("heads", policy.head, policy.head_options), "every", 0)
+    trains = recipe.head == "own" and recipe.scale == "joint" and policy.name in ("", "vla")
+    return recipe.replay > 0 and trains and not every
 
 
 def datasets(specs: Sequence[str], option: str = "--dataset") -> tuple[str, ...]:

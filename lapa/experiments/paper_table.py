@@ -18,14 +18,14 @@ from typing import Any
 
 from lapa.artefacts.folder import read_json, replacing, write_json
 from lapa.contracts import LapaError
-from lapa.experiments.compare import Chain, Guess, Plan, datasets, pretrained
+from lapa.experiments.compare import Chain, Guess, Plan, can_replay, datasets, pretrained, recipe_of
 from lapa.experiments.paper_cells import Asked, Common, TableCell, cells
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
 from lapa.experiments.schedule import PlanStep, at_once, left, run, seconds, show
 from lapa.experiments.worlds import Source
 from lapa.plots.budgets import budget_curves
-from lapa.recipe import Recipe, overridden, preset
+from lapa.recipe import Recipe
 from lapa.runtime.progress import duration
 
 RESULTS, ASKED = "results.json", "asked.json"
@@ -64,7 +64,7 @@ def _train(plan: Plan, cell: TableCell, common: Common, recipe: Recipe) -> None:
     shown = world.videos(cell.setting, common.videos, cell.seed) if cell.row.method.source else ()
     videos, needs = collected(plan, shown)
     chain = Chain(videos, labelled, ("--seed", str(cell.seed), *options), cell.name, needs, guesses(recipe, common),
-                  labels_need, world.cameras, recipe.replay > 0 and not world.tunes)  # fmt: skip
+                  labels_need, world.cameras, can_replay(recipe) and not world.tunes)  # fmt: skip
     start, needs = pretrained(plan, cell.row.method, chain)
     if not world.tunes:
         cost = chain.guess.tune_films if _films(cell) else chain.guess.finetune
@@ -102,13 +102,6 @@ def _evaluate(plan: Plan, cell: TableCell, split: str, common: Common) -> str:
 
 def _films(cell: TableCell) -> bool:
     return cell.row.method is not None and cell.row.method.read_by == "policy"
-
-
-def recipe_of(options: Sequence[str]) -> Recipe:
-    """The recipe that "--preset NAME --set A=B .." means."""
-    words = list(zip(options[::2], options[1::2], strict=True))
-    named = preset(next((value for word, value in words if word == "--preset"), "laptop"))
-    return overridden(named, [value for word, value in words if word == "--set"])
 
 
 def ungrounded(recipe: Recipe) -> str:

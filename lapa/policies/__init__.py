@@ -46,6 +46,7 @@ class Examples:
     results  figures of a policy that is ready and trains nothing; None: it must be trained
     parents  {path: hash} of what it was given beside the data
     kept     stage 3: the policy keeps a head that speaks actions already (Recipe.kept_head_rate)
+    dropped  stage 3: the latent head that a new one replaces (Policy.again); None: there was none
     """
 
     frames: Array
@@ -54,6 +55,7 @@ class Examples:
     results: Logs | None = None
     parents: Mapping[str, str] | None = None
     kept: bool = False
+    dropped: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -198,10 +200,13 @@ class Policy(nn.Module, ABC):
         """Stage 3: prepare to learn the actions of these trajectories; `idm`: what `--idm` gives. Raises LapaError
         where they do not fit."""
 
-    def again(self, labels: Labels, data: Packed, about: Mapping[str, Any]) -> Examples:
-        """Stage 3, after `adapt`: prepare to learn stage 2's labels of its videos again, beside the trajectories; see
-        `examples`. Raises LapaError where that is not possible."""
+    def again(self, labels: Labels, data: Packed, about: Mapping[str, Any], own: Examples) -> Examples:
+        """Stage 3, after `adapt`, which gave `own`: prepare to learn stage 2's labels of its videos again, beside the
+        trajectories; see `examples`. Raises LapaError where that is not possible."""
         raise LapaError("This policy cannot learn stage 2's labels again in stage 3. Leave --labels and --videos out.")
+
+    def finish(self) -> None:
+        """Stage 3 has ended: let go of what only its training needed. By default there is nothing."""
 
     def as_it_is(self, idm: Path | None = None) -> dict[str, str]:
         """Prepare to act without stage 3. Returns {path: hash} of what it was given."""

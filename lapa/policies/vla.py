@@ -80,6 +80,18 @@ class PolicyBatch:
     targets: Tensor
     now: Inputs = field(default_factory=dict)
     """what a head that looks for itself is shown"""
+    latent: bool = False
+    """the targets are codes for the latent head that goes on learning in stage 3"""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Codes int64 [B, positions], -100 where there is none, for the latent head in stage 3."""
+
+    values: Array
+
+    def __getitem__(self, rows: Array) -> Codes:
+        return Codes(self.values[rows])
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,7 @@ class VLA(Policy):
         super().__init__()
         self.config, self.backbone = config, backbone
         self.head: AnyHead | nn.Identity = nn.Identity()
+        self.latent: nn.Module | None = None  # in stage 3, the latent head where it goes on learning; never saved
         self.reads = Reads()
         self.meaning: Meaning | None = None  # of its actions
         self.scales: Scales | None = None  # of the robots it speaks the actions of, if each has its own
@@ -292,6 +305,7 @@ class VLA(Policy):
         chunks = self.scales.normalise(chunks, source) if self.scales else chunks
         if reading:
             return Examples(frames, None, results=self._read(data, frames, chunks, pad))
+        dropped = self.head if own is None and isinstance(self.space, CodeSpace) else None
         if own is None:
             own = space_of_actions(chunks, pad, recipe, data.action_names, self.config.numbers)
             self.grow(own)
@@ -302,23 +316,31 @@ class VLA(Policy):
             self._introduce()
         targets, head = own.targets(chunks, pad), self._answering()
         made = self._with_plans(data, frames, targets, head) if head.every else Examples(frames, targets)
-        return replace(made, kept=kept)
+        return replace(made, kept=kept, dropped=dropped)
 
-    def again(self, labels: Labels, data: Packed, about: Mapping[str, Any]) -> Examples:
-        """See Policy: actions in the space of the head that was kept."""
-        own, wants = self._answering().space, "Leave --labels and --videos out."
-        if labels.kind != "actions" or isinstance(own, CodeSpace):
-            raise LapaError(f"These labels are {labels.kind}, and the head now answers actions: it cannot learn them "
-                            f"beside the trajectories. {wants}")  # fmt: skip
-        if own.dimensions != labels.values.shape[1]:
-            raise LapaError(f"The labels have {labels.values.shape[1]} action dimensions; the policy speaks "
-                            f"{own.dimensions}. {wants}")  # fmt: skip
+    def again(self, labels: Labels, data: Packed, about: Mapping[str, Any], own: Examples) -> Examples:
+        """See Policy: actions in the space of the head that was kept, or codes by the latent head that a new one has
+        replaced, which goes on learning beside it. Videos without a state are shown with the mean one."""
+        wants, space = "Leave --labels and --videos out.", self._answering().space
         if self._answering().every or self.scales:
             raise LapaError(f"The head {self.config.head} and scale=each learn the trajectories alone. {wants}")
         if self.reads.state and data.state is None:
-            raise LapaError(f"The policy reads the robot's state, and {data.spec} has none. {wants}")
-        chunks, pad = actions_ahead(labels, own.chunk, self.meaning)
-        return Examples(data.starts[labels.episode] + labels.frame, own.targets(chunks, pad))
+            say_once(f"{data.spec} has no state: of these videos the policy is shown the mean one.")
+        frames = data.starts[labels.episode] + labels.frame
+        if labels.kind == "codes" and isinstance(own.dropped, AnyHead):
+            self.latent, offsets = own.dropped, window_offsets(data.fps, about["window_seconds"])
+            return Examples(frames, Codes(codes_ahead(labels, offsets, self.latent.space.windows)))
+        if labels.kind != "actions":
+            raise LapaError(f"These labels are {labels.kind}, and the policy has learnt actions in stage 2. {wants}")
+        if space.dimensions != labels.values.shape[1]:
+            raise LapaError(f"The labels have {labels.values.shape[1]} action dimensions; the policy speaks "
+                            f"{space.dimensions}. {wants}")  # fmt: skip
+        chunks, pad = actions_ahead(labels, space.chunk, self.meaning)
+        return Examples(frames, space.targets(chunks, pad))
+
+    def finish(self) -> None:
+        """See Policy: the latent head is dropped, as in the paper."""
+        self.latent = None
 
     def _with_plans(self, data: Packed, frames: Array, targets: Array, head: AnyHead) -> Examples:
         """Examples for a head that looks for itself: with plans of every age that they have in service. Raises
@@ -395,12 +417,15 @@ class VLA(Policy):
         for parameter in groups["vision"]:
             parameter.requires_grad_(False)
         self.head.requires_grad_(False)
-        for parameter in (*groups["rest"], *self._answering().trained()):
+        latent = self.latent.trained() if isinstance(self.latent, AnyHead) else ()
+        for parameter in (*groups["rest"], *self._answering().trained(), *latent):
             parameter.requires_grad_(True)
         return (p for p in self.parameters() if p.requires_grad)
 
     def batch(self, seen: Seen, targets: Any) -> PolicyBatch:
-        """See Policy. targets: an array, or with what the head itself is shown (looks.Aged)."""
+        """See Policy. targets: an array; Codes; or an array with what the head itself is shown (looks.Aged)."""
+        if isinstance(targets, Codes):
+            return PolicyBatch(self._prepare(seen), torch.from_numpy(targets.values), latent=True)
         values, now = targets if isinstance(targets, tuple) else (targets, {})
         return PolicyBatch(self._prepare(seen), torch.from_numpy(values), now)
 
@@ -423,14 +448,18 @@ class VLA(Policy):
         return self.backbone.prepare(replace(seen, state=self._state(seen)))
 
     def _state(self, seen: Seen) -> Array | None:
-        """As the model reads it."""
-        return self.reads.standardised(seen.state) if self.reads.state and seen.state is not None else None
+        """As the model reads it; 0, the mean, where there is none."""
+        if not self.reads.state:
+            return None
+        nothing = np.zeros((len(seen), len(self.reads.state)), np.float32)
+        return nothing if seen.state is None else self.reads.standardised(seen.state)
 
     def loss(self, batch: PolicyBatch) -> tuple[Tensor, Logs]:
         """The head's."""
         context = self._shown(self._context(batch.inputs), batch.now)
-        assert isinstance(self.head, AnyHead)
-        return self.head.loss(context, batch.targets.to(context.readout.device))
+        head = self.latent if batch.latent else self.head
+        assert isinstance(head, AnyHead)
+        return head.loss(context, batch.targets.to(context.readout.device))
 
     def counted(self, batch: PolicyBatch) -> int:
         """See contracts.Trainable: the targets that there are."""
