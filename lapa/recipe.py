@@ -101,8 +101,8 @@ class Recipe:
     """stage 3: a policy that keeps its head of actions learns at so much of finetune.learning_rate; below 1 it forgets
     less of what it can do already (docs/world_table.md)"""
     replay: float = 0.5
-    """stage 3, with the videos and labels of stage 2 (`lapa finetune --videos --labels`), where the head of actions is
-    kept: the share of the steps that learns these again, so that few trajectories do not wipe out what they taught"""
+    """stage 3 with `head` "own", given the videos and labels of stage 2 (`lapa finetune --videos --labels`): the share
+    of the steps that learns these again, so that few trajectories do not wipe out what they taught"""
     choose_decoding: bool = False
     """stage 3: choose policy.decoding by the error and the step length on labelled episodes that are held out, unless
     it is set; for robots on which nobody has tried which is best"""

@@ -161,6 +161,10 @@ def test_the_command(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         cli.main([*command, "--labels", labels, "--out", str(tmp_path / "wrong")])
     assert "--videos and --labels belong together" in capsys.readouterr().err
+    reading = ["finetune", "--dataset", FEW, "--policy", latent, "--head", "linear"]
+    with pytest.raises(SystemExit):
+        cli.main([*reading, "--labels", labels, "--videos", VIDEOS, "--out", str(tmp_path / "wrong")])
+    assert "--labels is for training; --head linear trains nothing" in capsys.readouterr().err
     other = "tabletop:sim,episodes=3,seed=5"
     with pytest.raises(SystemExit):
         cli.main([*command, "--labels", labels, "--videos", other, "--out", str(tmp_path / "wrong")])

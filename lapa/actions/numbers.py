@@ -1,7 +1,8 @@
 """Robot actions as numbers, not as classes: what a head that regresses a chunk of actions learns, and the way back.
 
-Each dimension is scaled by its own range in the data, so that all count alike. A dimension with two values, such as a
-gripper's, is -1 or 1, and the robot gets the value that is nearer.
+Each dimension is scaled by its own range in the data, so that all count alike. So is each step of a chunk where some
+steps go farther than others, as of actions relative to the present state: the farther ahead, the farther away. A
+dimension with two values, such as a gripper's, is -1 or 1, and the robot gets the value that is nearer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import numpy as np
 from lapa.actions.tables import Decoding, Rows, as_chunks, as_rows, two_valued
 from lapa.contracts import Array
 
+ALIKE = 0.1  # steps that spread no more than so much more or less than all together are scaled alike
+LEAST = 0.05  # of the spread of all steps
+
 
 @dataclass(frozen=True)
 class NumberSpace:
@@ -21,6 +25,7 @@ class NumberSpace:
     low, high  [A]: the values that become -1 and 1, the 1st and the 99th percentile of the data
     reach      [A][2]: the smallest and the largest value in the data, which no action exceeds
     switches   [A]: whether a dimension has two values in the data, such as a gripper's: nothing lies between them
+    steps      [chunk]: how widely the actions of each step spread, over those of all steps; (): alike
     """
 
     low: tuple[float, ...]
@@ -29,6 +34,7 @@ class NumberSpace:
     names: tuple[str, ...] = ()
     chunk: int = 1
     switches: tuple[bool, ...] = ()
+    steps: tuple[float, ...] = ()
     kind: str = "numbers"
 
     @staticmethod
@@ -42,8 +48,9 @@ class NumberSpace:
         low, high = np.quantile(each, (0.01, 0.99), axis=0)
         rare = switches | (high <= low)  # what hardly ever moves is measured by how far it goes at all
         low, high = np.where(rare, ends[0], low), np.where(rare, ends[1], high)
+        steps = _spreads(actions[..., ~switches], np.zeros(actions.shape[:2], bool) if pad is None else pad)
         return NumberSpace(tuple(low.tolist()), tuple(high.tolist()), as_rows(ends.T), names, actions.shape[1],
-                           tuple(switches.tolist()))  # fmt: skip
+                           tuple(switches.tolist()), steps)  # fmt: skip
 
     @property
     def dimensions(self) -> int:
@@ -52,9 +59,15 @@ class NumberSpace:
 
     @property
     def _middle_half(self) -> tuple[Array, Array]:
-        """Middle and half width of each range, float64 [A]; a dimension that does not vary keeps its size."""
+        """Middle [A] and half width [chunk, A] of each range, float64; what does not vary keeps its size."""
         low, high = np.array(self.low), np.array(self.high)
-        return (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
+        half = np.where(high > low, (high - low) / 2, 1.0)
+        wide = np.array(self.steps or [1.0] * self.chunk)[:, None]
+        return (low + high) / 2, np.where(self._switches, half, half * wide)
+
+    @property
+    def _switches(self) -> Array:
+        return np.array(self.switches or [False] * self.dimensions)
 
     def targets(self, actions: Array, pad: Array) -> Array:
         """Chunks float [N, chunk, A] in the robot's units, pad bool [N, chunk] -> float32 [N, chunk, A], scaled; NaN
@@ -69,5 +82,15 @@ class NumberSpace:
         low, high = np.array(self.reach).T
         actions = said.astype(np.float64) * half + middle
         nearer = np.where(actions > (low + high) / 2, high, low)
-        switches = np.array(self.switches or [False] * self.dimensions)
-        return np.where(switches, nearer, np.clip(actions, low, high)).astype(np.float32)
+        return np.where(self._switches, nearer, np.clip(actions, low, high)).astype(np.float32)
+
+
+def _spreads(actions: Array, pad: Array) -> tuple[float, ...]:
+    """NumberSpace.steps of chunks float [N, chunk, A], pad bool [N, chunk]: the mean of the dimensions."""
+    deviation = actions[~pad].std(0)
+    moves = deviation > 0
+    if not moves.any():
+        return ()
+    each = [actions[~off, k].std(0) if (~off).any() else deviation for k, off in enumerate(pad.T)]
+    found = np.array([np.maximum((one[moves] / deviation[moves]).mean(), LEAST) for one in each])
+    return tuple(found.tolist()) if (np.abs(found - 1) > ALIKE).any() else ()

@@ -67,7 +67,9 @@ def _bins(space: ActionSpace) -> dict[str, bool]:
 def _numbers(space: NumberSpace) -> dict[str, bool]:
     count = len(space.low)
     right = len(space.high) == count and all(low <= high for low, high in zip(space.low, space.high, strict=True))
-    return {"low": count > 0, "high": right, "reach": _reach(space.reach, count), "chunk": space.chunk > 0}
+    steps = len(space.steps) in (0, space.chunk) and min(space.steps, default=1) > 0
+    return {"low": count > 0, "high": right, "reach": _reach(space.reach, count), "chunk": space.chunk > 0,
+            "steps": steps}  # fmt: skip
 
 
 def _codebook(space: ActionCodebook) -> dict[str, bool]:

@@ -317,7 +317,8 @@ def finetune(
         trainable: head: the new head alone (best below some 50 trajectories), for unipi the video diffusion; all:
             everything but the vision encoder (None: the preset's)
         videos: the videos of stage 2, with --labels: they go on being learnt in half of the steps (--set replay=0.5),
-            so that a few trajectories do not wipe out what they taught; for a head of actions that is kept
+            so that a few trajectories do not wipe out what they taught. Latent actions are learnt by the latent head,
+            beside the new one, and that head is dropped at the end
         labels: the labels of these videos that stage 2 learnt
     """
     from lapa.artefacts.folder import describe
@@ -334,7 +335,8 @@ def finetune(
     recipe = how.recipe(its.finetuned_by, *more)
     note_on_policy(how.preset, recipe)
     reads = not its.trains(inherited or None, recipe)
-    for name, value in {"--steps": how.steps, "--trainable": trainable}.items() if reads else ():
+    trains = {"--steps": how.steps, "--trainable": trainable, "--labels": labels}
+    for name, value in trains.items() if reads else ():
         if value is not None:
             raise LapaError(
                 f"{name} is for training; --head linear{'' if head else f' (of --preset {how.preset})'} trains "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from lapa.actions.numbers import NumberSpace
+from lapa.actions.saved import space_from_json
 from lapa.contracts import Context, LapaError
 from lapa.heads import flow, regression
 
@@ -166,3 +168,24 @@ def test_numbers_there_and_back() -> None:
     wild = space.decide(np.full((1, 4, 4), 50.0), "expectation")
     np.testing.assert_allclose(wild[0, 0], high, rtol=1e-6)
     assert (space.decide(np.full((1, 4, 4), -50.0), "expectation")[0] >= low.astype(np.float32)).all()
+
+
+def test_steps_that_go_farther_than_others_count_alike() -> None:
+    """Actions relative to the present state, and a gripper."""
+    rng = np.random.default_rng(1)
+    away = np.cumsum(rng.normal(size=(300, 4, 2)) * (1, 50), 1)
+    chunks = np.concatenate([away, rng.integers(0, 2, (300, 4, 1))], 2)
+    pad = np.zeros((300, 4), bool)
+    pad[::5, 3] = True
+    space = NumberSpace.fit(chunks, pad=pad)
+    assert np.allclose(space.steps, np.sqrt([1, 2, 3, 4]) / np.sqrt(2.5), atol=0.08)
+    targets = space.targets(chunks, pad)
+    spread = np.nanstd(targets, 0)
+    assert (np.abs(spread[:, :2] / spread[:, :2].mean() - 1) < 0.1).all()
+    assert set(np.unique(targets[~pad][:, 2])) == {-1.0, 1.0}
+    back = space.decide(np.nan_to_num(targets), "expectation")
+    np.testing.assert_allclose(back[~pad], chunks[~pad], rtol=1e-4, atol=1e-5)
+    assert NumberSpace.fit(rng.normal(size=(300, 4, 2))).steps == (), "motions of one step are alike"
+    assert space_from_json(json.loads(json.dumps(asdict(space)))) == space
+    with pytest.raises(LapaError, match="steps does not go with"):
+        space_from_json({**asdict(space), "steps": (1.0,)})
