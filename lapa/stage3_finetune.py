@@ -140,6 +140,10 @@ def _worth(policy_path: Path | None, recipe: Recipe, own: Examples) -> bool:
     if not own.kept and own.dropped is None:
         say_once("Stage 2's labels are not learnt again: the head was made anew, for these actions.")
         return False
+    if not own.kept and recipe.trainable == "head":
+        say_once("Stage 2's labels are not learnt again: they are codes, and the new head alone is trained, which does "
+                 "not answer them (--trainable all).")  # fmt: skip
+        return False
     return True
 
 

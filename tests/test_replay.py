@@ -133,6 +133,13 @@ def test_codes_are_not_for_a_policy_of_actions(
         finetune(packs[1], made / "latent", recipe, tmp_path, 0, replay=of_codes(packs))
 
 
+def test_codes_mean_nothing_to_a_new_head_alone(
+    packs: tuple[Packed, Packed], recipe: Recipe, latent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finetune(packs[1], latent, replace(recipe, trainable="head"), tmp_path, 0, replay=of_codes(packs))
+    assert "the new head alone is trained, which does not answer them" in capsys.readouterr().err
+
+
 def test_videos_need_no_state(
     packs: tuple[Packed, Packed], recipe: Recipe, latent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

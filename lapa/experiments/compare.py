@@ -279,12 +279,12 @@ def recipe_of(options: Sequence[str]) -> Recipe:
 
 
 def can_replay(recipe: Recipe) -> bool:
-    """Whether stage 3 of this recipe can go on learning stage 2's labels: it trains the pretrained policy itself, for
-    one robot, by the pictures of stage 2, and the head looks no more often than the backbone."""
+    """Whether stage 3 of this recipe can go on learning stage 2's labels: it trains all of the pretrained policy, for
+    one robot, and the head looks no more often than the backbone."""
     policy = recipe.policy
     every = getattr(configure("heads", policy.head, policy.head_options), "every", 0)
-    trains = recipe.head == "own" and recipe.scale == "joint" and policy.name in ("", "vla")
-    return recipe.replay > 0 and trains and not every
+    trains = recipe.head == "own" and recipe.trainable == "all" and policy.name in ("", "vla")
+    return recipe.replay > 0 and trains and recipe.scale == "joint" and not every
 
 
 def datasets(specs: Sequence[str], option: str = "--dataset") -> tuple[str, ...]:

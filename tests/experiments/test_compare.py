@@ -90,7 +90,31 @@ def test_what_few_labels_say_of_your_own_videos(tmp_path: Path) -> None:
                          "front,top")  # fmt: skip
     learn = steps["latent/track"].command
     assert learn[learn.index("--labels") + 1] == str(tmp_path / "fit/track/labels")
-    assert not any("--videos" in step.command for step in steps.values()), "replay is for the tables"
+    assert not any("--videos" in step.command for step in steps.values()), "nothing is trained in stage 3"
+
+
+def test_stage_3_goes_on_learning_what_stage_2_learnt(tmp_path: Path) -> None:
+    """Where it trains all of the pretrained policy; not UniPi, Scratch, a new head, nor cameras that are new."""
+    names = ("scratch", "vpt", "lapa", "unipi", "actionvla")
+
+    def again(later: tuple[str, ...] = (), *options: str) -> list[str]:
+        setting = Comparison(("lerobot:v",), ("lerobot:r",), None, recipe_options=("--preset", "video", *options),
+                             finetune_options=later)  # fmt: skip
+        steps = plan(names, setting, tmp_path)
+        return [step.name for step in steps if step.command[0] == "finetune" and "--videos" in step.command]
+
+    own = ("--set", "trainable=all")
+    assert sorted(again((), *own)) == ["policy/actionvla", "policy/lapa", "policy/vpt"] == sorted(again(own))
+    no = ("replay=0", "scale=each", "policy.head=fast")
+    assert [option for option in no if again((), *own, "--set", option)] == []
+    assert [option for option in ("head=new", 'policy.cameras=["top"]') if again(("--set", option), *own)] == []
+    assert again((), *own, "--set", 'policy.cameras=["top"]'), "the cameras of stage 2"
+    assert not again(), "the new head alone is trained"
+    step = next(s for s in plan(("lapa",), Comparison(("lerobot:v",), ("lerobot:r",), None, recipe_options=("--preset", "video", *own)),
+                                tmp_path) if s.name == "policy/lapa")  # fmt: skip
+    words = list(step.command)
+    assert words[words.index("--videos") + 1] == "lerobot:v"
+    assert words[words.index("--labels") + 1] == str(tmp_path / "labels/lapa")
 
 
 def test_in_domain_and_cross_task_share_stages_one_and_two(tmp_path: Path) -> None:
