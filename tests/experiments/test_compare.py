@@ -110,8 +110,8 @@ def test_stage_3_goes_on_learning_what_stage_2_learnt(tmp_path: Path) -> None:
     assert [option for option in ("head=new", 'policy.cameras=["top"]') if again(("--set", option), *own)] == []
     assert again((), *own, "--set", 'policy.cameras=["top"]'), "the cameras of stage 2"
     assert not again(), "the new head alone is trained"
-    step = next(s for s in plan(("lapa",), Comparison(("lerobot:v",), ("lerobot:r",), None, recipe_options=("--preset", "video", *own)),
-                                tmp_path) if s.name == "policy/lapa")  # fmt: skip
+    setting = Comparison(("lerobot:v",), ("lerobot:r",), None, recipe_options=("--preset", "video", *own))
+    step = next(step for step in plan(("lapa",), setting, tmp_path) if step.name == "policy/lapa")
     words = list(step.command)
     assert words[words.index("--videos") + 1] == "lerobot:v"
     assert words[words.index("--labels") + 1] == str(tmp_path / "labels/lapa")
