@@ -168,11 +168,16 @@ PRESETS: dict[str, Recipe] = {
         ),
         starts=(),
         quantize=Optimisation(steps=1500, batch_size=32, learning_rate=2e-3, clip=10.0, warmup=50),
-        # Full length and clusters have been tried on the two dimensions of Tabletop alone.
-        policy=PolicySettings(backbone="pieces"),
-        choose_decoding=True,
+        # Chunks of numbers, all layers, gently: what the G1 and Meta-World wanted (docs/latents.md, world_table.md).
+        policy=PolicySettings(backbone="pieces", head="regression", code_head="nearest"),
+        finetune=Optimisation(steps=400, batch_size=64, learning_rate=5e-4),
+        trainable="all",
         head="own",
+        kept_head_rate=0.1,
+        choose_decoding=True,
         clusters=0,
+        chunk=8,
+        latent_chunk=2,
     ),
     # The released settings (paper.md section 1): 343.8M parameters; shape-tested here, trained on GPUs.
     "paper": Recipe(

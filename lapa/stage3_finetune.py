@@ -19,13 +19,14 @@ import numpy as np
 
 from lapa.artefacts.folder import REHEARSAL, describe, ended_early, load_artefact, read_json, write_json
 from lapa.backbones import Backbone
-from lapa.contracts import Array, Labels, LapaError
+from lapa.contracts import Array, Labels, LapaError, PolicySpec
 from lapa.data.index import counted
 from lapa.data.observations import say_once
 from lapa.data.pack import Packed
 from lapa.measures.offline import POLICY, keys_of, lines, nearest, offline
 from lapa.measures.probes import of_each_fifth
 from lapa.plots.offline import offline_error
+from lapa.plugins import configure
 from lapa.policies import Examples, Policy, PolicyConfig, Which, configured, opened, saved_config
 from lapa.recipe import Recipe
 from lapa.runtime.distributed import on_first_rank, rank
@@ -46,6 +47,15 @@ class Replay:
     labels: Labels
     manifest: Mapping[str, Any]
     share: float
+
+
+def can_replay(recipe: Recipe) -> bool:
+    """Whether stage 3 of this recipe can go on learning stage 2's labels: it trains all of the pretrained policy, for
+    one robot, and the head looks no more often than the backbone."""
+    policy = recipe.policy
+    every = getattr(configure("heads", policy.head, policy.head_options), "every", 0)
+    trains = recipe.head == "own" and recipe.trainable == "all" and policy.name in ("", "vla")
+    return recipe.replay > 0 and trains and recipe.scale == "joint" and not every
 
 
 def learner(policy_path: Path | None, recipe: Recipe) -> PolicyConfig:
@@ -150,9 +160,9 @@ def _worth(policy_path: Path | None, recipe: Recipe, own: Examples) -> bool:
 def _beside(own: Sampler, policy: Policy, replay: Replay, size: int, examples: Examples) -> Sampler:
     """Batches of the trajectories and, in a share of the steps, of stage 2's labels. Rows of those are below 0. Raises
     LapaError where the policy cannot learn them again."""
-    again = policy.again(replay.labels, replay.packed, replay.manifest, examples)
-    before = sampler(policy, replay.packed, again, size)
-    say_once(f"{replay.share:.0%} of the steps learn stage 2's labels of {counted(replay.packed.episodes, 'video')} "
+    videos = _as_shown(replay.packed, policy.spec)
+    before = sampler(policy, videos, policy.again(replay.labels, videos, replay.manifest, examples), size)
+    say_once(f"{replay.share:.0%} of the steps learn stage 2's labels of {counted(videos.episodes, 'video')} "
              "again (replay).")  # fmt: skip
 
     def draw(rng: np.random.Generator) -> Array:
@@ -162,6 +172,15 @@ def _beside(own: Sampler, policy: Policy, replay: Replay, size: int, examples: E
         return before.load(-1 - rows) if rows[0] < 0 else own.load(rows)
 
     return Sampler(draw, load)
+
+
+def _as_shown(videos: Packed, spec: PolicySpec) -> Packed:
+    """Stage 2's videos as a policy of this spec can be shown them: by their own camera, whatever its name is, where it
+    looks by one; without a state that is not the robot's."""
+    its = videos.state is not None and videos.state.shape[1] == len(spec.state)
+    same = its and videos.state_names in ((), spec.state)
+    camera = spec.cameras[0] if len(spec.cameras) == 1 else videos.camera
+    return replace(videos, camera=camera, state=videos.state if same else None)
 
 
 def what_trains(policy: Policy, pretrained: Path | None, wanted: Which) -> Which:

@@ -105,7 +105,7 @@ def test_python_runs(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in found:
         exec(compile(block, "README.md", "exec"), space)
     assert space["actions"].dtype == np.float32
-    assert space["actions"].shape == (1, 2)  # the robot of the tests
+    assert space["actions"].shape == (8, 2)  # the robot of the tests
 
 
 def test_inline_commands_name_what_exists() -> None:

@@ -140,13 +140,20 @@ def test_codes_mean_nothing_to_a_new_head_alone(
     assert "the new head alone is trained, which does not answer them" in capsys.readouterr().err
 
 
-def test_videos_need_no_state(
-    packs: tuple[Packed, Packed], recipe: Recipe, latent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    mute = replace(of_codes(packs), packed=replace(packs[0], state=None))
-    finetune(packs[1], latent, recipe, tmp_path / "policy", 0, changes={"state": True}, replay=mute)
-    assert "has no state: of these videos the policy is shown the mean one" in capsys.readouterr().err
-    assert len(Policy.from_pretrained(tmp_path / "policy").spec.state) == packs[1].state.shape[1]
+@pytest.mark.parametrize("other", [{"state": None}, {"state_names": ("a", "b")}, {"camera": "other"}])
+def test_videos_need_neither_the_state_nor_the_name_of_the_camera(
+    packs: tuple[Packed, Packed], recipe: Recipe, latent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    other: dict[str, Any],
+) -> None:  # fmt: skip
+    videos, robot = replace(packs[0], spec=f"videos of another {[*other]}", **other), replace(packs[1], camera="top")
+    finetune(robot, latent, recipe, tmp_path / "policy", 0, changes={"state": True},
+             replay=replace(of_codes(packs), packed=videos))  # fmt: skip
+    mean = "has no such state: of these videos the policy is shown the mean one" in capsys.readouterr().err
+    assert mean == ("camera" not in other)
+    spec = Policy.from_pretrained(tmp_path / "policy").spec
+    assert spec.cameras == ("top",)
+    assert packs[1].state is not None
+    assert len(spec.state) == packs[1].state.shape[1]
 
 
 def test_a_share_is_below_one(recipe: Recipe) -> None:

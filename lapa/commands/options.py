@@ -208,9 +208,9 @@ def quoted(path: Path | str) -> str:
     return shlex.quote(str(path))
 
 
-def again(dataset: tuple[str, ...]) -> str:
-    """The same --dataset options, for the next command."""
-    return " ".join(f"--dataset {quoted(spec)}" for spec in dataset)
+def again(dataset: tuple[str, ...], option: str = "--dataset") -> str:
+    """The same --dataset options, for the next command, or another option with the same data."""
+    return " ".join(f"{option} {quoted(spec)}" for spec in dataset)
 
 
 def same_preset(preset: str) -> str:

@@ -264,6 +264,7 @@ def pretrain(
     from lapa.run_folder import begin, done_before
     from lapa.stage2_pretrain import check_labels, learner
     from lapa.stage2_pretrain import pretrain as train
+    from lapa.stage3_finetune import can_replay
 
     policy = learner(labels, how.recipe())
     recipe = how.recipe(policy.pretrained_by)
@@ -288,8 +289,10 @@ def pretrain(
     print_watch(out)
     print_results(train(packed, found, manifest, recipe, out, how.seed, wanted, stream or 0))
     print(f"The pretrained policy is in {out}.")
-    idm = " --idm IDM" if manifest["kind"] == "frames" else ""
-    print_next(f"lapa finetune --dataset ROBOT --policy {quoted(out)}{idm}{same_preset(how.preset)} --out runs/policy")
+    more = " --idm IDM" if manifest["kind"] == "frames" else ""
+    if not more and can_replay(recipe):
+        more = f" {again(dataset, '--videos')} --labels {quoted(labels)}"
+    print_next(f"lapa finetune --dataset ROBOT --policy {quoted(out)}{more}{same_preset(how.preset)} --out runs/policy")
 
 
 def finetune(

@@ -20,10 +20,10 @@ from lapa.evaluate import Trial, differences, open_benchmark, require_same_actio
 from lapa.experiments.schedule import PlanStep
 from lapa.measures.offline import POLICY
 from lapa.methods import METHODS, READ, STAGE_1, Method, fitted_for
-from lapa.plugins import choose, configure
+from lapa.plugins import choose
 from lapa.recipe import Recipe, overridden, preset
 from lapa.stage1_points import LABELS
-from lapa.stage3_finetune import FIVE, HELD_OUT
+from lapa.stage3_finetune import FIVE, HELD_OUT, can_replay
 
 QUICK = tuple(  # runs every step; the figures mean nothing
     word
@@ -90,7 +90,7 @@ class Chain:
 
     name: (method, step, whether it depends on the videos, whether on the labelled trajectories) -> the step's name.
     needs, labels_need: the steps that make the videos, and the labelled trajectories. cameras: see Comparison. replay:
-    stage 3 goes on learning stage 2's labels (`can_replay`).
+    stage 3 goes on learning stage 2's labels (stage3_finetune.can_replay).
     """
 
     videos: tuple[str, ...]
@@ -276,15 +276,6 @@ def recipe_of(options: Sequence[str]) -> Recipe:
     words = list(zip(options[::2], options[1::2], strict=True))
     named = preset(next((value for word, value in words if word == "--preset"), "laptop"))
     return overridden(named, [value for word, value in words if word == "--set"])
-
-
-def can_replay(recipe: Recipe) -> bool:
-    """Whether stage 3 of this recipe can go on learning stage 2's labels: it trains all of the pretrained policy, for
-    one robot, and the head looks no more often than the backbone."""
-    policy = recipe.policy
-    every = getattr(configure("heads", policy.head, policy.head_options), "every", 0)
-    trains = recipe.head == "own" and recipe.trainable == "all" and policy.name in ("", "vla")
-    return recipe.replay > 0 and trains and recipe.scale == "joint" and not every
 
 
 def datasets(specs: Sequence[str], option: str = "--dataset") -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from lapa.artefacts.folder import read_json, replacing, write_json
 from lapa.contracts import LapaError
-from lapa.experiments.compare import Chain, Guess, Plan, can_replay, datasets, pretrained, recipe_of
+from lapa.experiments.compare import Chain, Guess, Plan, datasets, pretrained, recipe_of
 from lapa.experiments.paper_cells import Asked, Common, TableCell, cells
 from lapa.experiments.paper_markdown import markdown, so_far
 from lapa.experiments.paper_scores import build
@@ -27,6 +27,7 @@ from lapa.experiments.worlds import Source
 from lapa.plots.budgets import budget_curves
 from lapa.recipe import Recipe
 from lapa.runtime.progress import duration
+from lapa.stage3_finetune import can_replay
 
 RESULTS, ASKED = "results.json", "asked.json"
 PARTS = ("common", "cells", "sources", "seconds")  # objects of results.json that an earlier table must have

@@ -325,7 +325,7 @@ class VLA(Policy):
         if self._answering().every or self.scales:
             raise LapaError(f"The head {self.config.head} and scale=each learn the trajectories alone. {wants}")
         if self.reads.state and data.state is None:
-            say_once(f"{data.spec} has no state: of these videos the policy is shown the mean one.")
+            say_once(f"{data.spec} has no such state: of these videos the policy is shown the mean one.")
         frames = data.starts[labels.episode] + labels.frame
         if labels.kind == "codes" and isinstance(own.dropped, AnyHead):
             self.latent, offsets = own.dropped, window_offsets(data.fps, about["window_seconds"])
