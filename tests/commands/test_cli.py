@@ -606,10 +606,10 @@ def test_what_comes_next_keeps_the_preset_and_can_be_pasted(
     following, _ = says(*truth)
     assert following[4:8] == ["--labels", str(folder / "truth"), "--preset", "video"]
     following, _ = says("pretrain", *data, "--labels", folder / "labels", *video, "--out", folder / "latent")
-    assert following[4:8] == ["--policy", str(folder / "latent"), "--preset", "video"]
-    _, said = says(
-        "finetune", *data, "--policy", folder / "latent", *small, "--head", "own", "--out", folder / "laptop"
-    )
+    again = ["--videos", f"lerobot:{robot}", "--labels", str(folder / "labels")]
+    assert following[4:12] == ["--policy", str(folder / "latent"), *again, "--preset", "video"]
+    laptop = (*small, "--head", "own", "--out", folder / "laptop")
+    _, said = says("finetune", *data, "--policy", folder / "latent", *laptop)
     assert f"Note: {folder / 'latent'} " in said
     assert " policy.decoding=expectation " in said
     _, said = says("finetune", *data, "--policy", folder / "latent", *video, "--out", folder / "video")
