@@ -32,9 +32,10 @@ class Method:
     note: str
 
     @property
-    def predicts_actions(self) -> bool:
-        """Whether stage 2 already predicts actions, so that stage 3 can keep its head."""
-        return self.source in ("inverse_dynamics", "ground_truth", STAGE_1, READ) and self.policy == "vla"
+    def replays(self) -> bool:
+        """Whether stage 3 goes on learning stage 2's labels where it can (stage3_finetune.can_replay). Not those of
+        VPT: the few trajectories made them, and on a real robot they do harm (docs/latents.md)."""
+        return self.policy == "vla" and self.source not in (None, "inverse_dynamics")
 
 
 METHODS = {

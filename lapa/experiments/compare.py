@@ -125,7 +125,7 @@ def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], 
     latent = plan.add(chain.name(row.name, "latent", True, few), learn, "config.json", (labels_of,),
                       guess.pretrain_films if films else guess.pretrain)  # fmt: skip
     start: tuple[str, ...] = ("--policy", plan.path(latent))
-    if chain.replay and not films:
+    if chain.replay and row.replays:
         start = (*start, *datasets(chain.videos[1::2], "--videos"), "--labels", labels)
     after = (latent, *chain.labels_need)
     return ((*start, "--idm", plan.path(fitted)), (*after, fitted)) if films else (start, after)
