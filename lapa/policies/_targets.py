@@ -13,13 +13,15 @@ import numpy as np
 from lapa.actions.codebook import ActionCodebook
 from lapa.actions.meaning import Meaning
 from lapa.actions.numbers import NumberSpace
+from lapa.actions.saved import Space
 from lapa.actions.spaces import ActionSpace
-from lapa.contracts import ActionSpec, Array, Labels, LapaError
+from lapa.contracts import ActionSpec, Array, Labels, LapaError, Logs
 from lapa.data.index import Index
 from lapa.recipe import Recipe
 
 SLACK, FEW = 0.05, 0.1  # of a range: no farther outside is inside; of the actions: no more outside is not told
 AROUND = 0.1  # of a turn: a jump of nearly a turn
+LITTLE = 0.3  # R^2 below which the user hears that reading is not enough
 SAME_RATE = 1.02  # times as fast, and no faster
 
 
@@ -110,6 +112,22 @@ def tell_of_turns(meaning: Meaning, targets: Array, pad: Array) -> None:
                 print(f"Note: {meaning.spec.names[i]} is a whole turn from the state in {far.mean():.1%} of the "
                       f"labelled targets: an angle in {unit} that wraps. They teach a motion that there was not. "
                       "Unwrap the angle in the data (numpy.unwrap), state and action alike.", flush=True)  # fmt: skip
+
+
+def tell_of_reading(results: Logs, space: Space, frames: int) -> None:
+    """Say how well the labels of so many frames tell what the classes of a head mean (heads/linear.py)."""
+    fit, left_out = results["r2_of_labels"], results.get("r2_left_out")
+    told = f"R^2 of their actions {fit:.2f}"
+    if left_out is not None:
+        told += f"; {left_out:.2f} of trajectories left out in turn"
+    print(
+        f"What {space.positions} x {space.classes} classes mean was read off {frames:,} labelled frames "
+        f"({told}). Nothing was trained; --head own or new trains one.",
+        flush=True,
+    )
+    if (fit if left_out is None else left_out) < LITTLE:
+        print("That is little: what the policy predicts hardly tells these actions. Try --head own (with a "
+              "benchmark for this robot, `lapa tune` finds out what is best).", flush=True)  # fmt: skip
 
 
 def meaning_of(data: Index, recipe: Recipe, kept: Meaning | None) -> Meaning | None:

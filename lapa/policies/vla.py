@@ -59,6 +59,7 @@ from lapa.policies._targets import (
     meaning_of,
     outside,
     space_of_actions,
+    tell_of_reading,
     tell_of_turns,
 )
 from lapa.recipe import Recipe
@@ -68,7 +69,6 @@ from lapa.runtime.precision import fast_dtype
 AT_ONCE = 256  # frames that it is asked about at once
 FINETUNED = "learns from plans of every age: lapa finetune trains it."
 MANY = 0.5  # of the labelled actions of a batch: so many outside of what a head can answer are told
-LITTLE = 0.3  # R^2 below which the user hears that reading is not enough
 
 
 @dataclass(frozen=True)
@@ -385,19 +385,7 @@ class VLA(Policy):
         self.config = replace(self.config, head="linear", head_options=options)
         self.grown = self.config.head_for("codebook")
         results: Logs = self.head.read(said, chunks, pad, data.episode_of(frames), data.action_names)  # type: ignore[operator]
-        fit, left_out = results["r2_of_labels"], results.get("r2_left_out")
-        told = f"R^2 of their actions {fit:.2f}"
-        if left_out is not None:
-            told += f"; {left_out:.2f} of trajectories left out in turn"
-        space: Any = self.head.space
-        print(
-            f"What {space.positions} x {space.classes} classes mean was read off {len(frames):,} labelled frames "
-            f"({told}). Nothing was trained; --head own or new trains one.",
-            flush=True,
-        )
-        if (fit if left_out is None else left_out) < LITTLE:
-            print("That is little: what the policy predicts hardly tells these actions. Try --head own (with a "
-                  "benchmark for this robot, `lapa tune` finds out what is best).", flush=True)  # fmt: skip
+        tell_of_reading(results, self.head.space, len(frames))
         return results
 
     def features(self, data: Packed) -> Mapping[str, FrameFeatures]:
