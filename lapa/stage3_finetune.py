@@ -143,8 +143,9 @@ def _learn(
 
 
 def _worth(policy_path: Path | None, recipe: Recipe, own: Examples) -> bool:
-    """Whether what stage 2 taught is there to be kept. Raises LapaError where a new head was asked for."""
-    if policy_path is None or recipe.head == "new":
+    """Whether what stage 2 taught is there to be kept. Raises LapaError where nothing was taught, and where a head of
+    actions is to be replaced."""
+    if policy_path is None or (recipe.head == "new" and own.dropped is None):
         raise LapaError("--labels and --videos keep what a policy learnt in stage 2, and this one begins anew. Leave "
                         "them out, or use --policy and --head own.")  # fmt: skip
     if not own.kept and own.dropped is None:

@@ -115,6 +115,9 @@ def test_latent_actions_go_on_being_learnt_beside_a_new_head(
     assert not any("latent" in name for name in saved.tensors)
     assert saved.config["provenance"]["parents"]["quarters"] == "0"
     assert Policy.from_pretrained(tmp_path / "both").dimensions == 2
+    finetune(packs[1], latent, replace(recipe, head="new"), tmp_path / "new", 0, replay=codes)
+    new = load_artefact(tmp_path / "new", "policy")
+    assert all((new.tensors[name] == saved.tensors[name]).all() for name in new.tensors), "a latent head is always new"
 
 
 def test_a_killed_run_goes_on(

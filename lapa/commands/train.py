@@ -261,6 +261,7 @@ def pretrain(
     from lapa.artefacts.folder import read_config
     from lapa.data.index import digest_of
     from lapa.data.labelled import read_labels, require_told
+    from lapa.methods import METHODS
     from lapa.run_folder import begin, done_before
     from lapa.stage2_pretrain import check_labels, learner
     from lapa.stage2_pretrain import pretrain as train
@@ -290,7 +291,8 @@ def pretrain(
     print_results(train(packed, found, manifest, recipe, out, how.seed, wanted, stream or 0))
     print(f"The pretrained policy is in {out}.")
     more = " --idm IDM" if manifest["kind"] == "frames" else ""
-    if not more and can_replay(recipe):
+    row = METHODS.get(manifest["method"])
+    if not more and can_replay(recipe) and (row is None or row.replays):
         more = f" {again(dataset, '--videos')} --labels {quoted(labels)}"
     print_next(f"lapa finetune --dataset ROBOT --policy {quoted(out)}{more}{same_preset(how.preset)} --out runs/policy")
 
