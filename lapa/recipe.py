@@ -93,7 +93,7 @@ class Recipe:
     finetune: Optimisation = Optimisation(steps=150, batch_size=64, learning_rate=2e-3)
     """optimisation of stage 3"""
     trainable: Literal["head", "all"] = "head"
-    """what stage 3 trains: the new head alone (on Tabletop best below 50 trajectories), or all but the vision encoder"""
+    """what stage 3 trains: the new head alone (best on Tabletop with few labels), or all but the vision encoder"""
     head: Literal["linear", "own", "new"] = "linear"
     """stage 3. "linear": keep the head; labels tell what its classes mean; nothing is trained. "own": as in the paper,
     replace a latent head, but keep a head that predicts actions (VPT, ActionVLA). "new": always a new head"""

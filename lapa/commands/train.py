@@ -319,7 +319,7 @@ def finetune(
         head: linear: keep the head; the labels say which action each of its classes (latent codes, say) means; nothing
             is trained; best for a few trajectories. own: train a new head in place of a latent one, as the paper does;
             a head that predicts actions is trained further. new: train a new head (None: the preset's)
-        trainable: head: the new head alone (on Tabletop best below 50 trajectories), for unipi the video diffusion; all:
+        trainable: head: the new head alone (best on Tabletop with few labels), for unipi the video diffusion; all:
             everything but the vision encoder (None: the preset's)
         videos: the videos of stage 2, with --labels: they go on being learnt in half of the steps (--set replay=0.5),
             so that a few trajectories do not wipe out what they taught. Latent actions are learnt by the latent head,
