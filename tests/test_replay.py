@@ -91,7 +91,7 @@ def test_latent_actions_go_on_being_learnt_beside_a_new_head(
     codes, told = of_codes(packs, 0.8), []
 
     def finish(policy: VLA) -> None:
-        """How well the latent head knows the codes at the end, by the share of those that are right."""
+        """The loss of the latent head on the codes at the end."""
         policy.eval()
         rows = np.arange(0, len(codes.labels.values), 3)
         found = policy.again(codes.labels, packs[0], codes.manifest, Examples(rows, None, dropped=latent_head))
