@@ -1,7 +1,7 @@
 """Stages 1 and 2a in one, `lapa track`: follow the hand through all videos, and label them with the robot's actions.
 
 A few labelled episodes tell what the motion of the followed points means; the optical flow of all videos makes points
-stay on what they are on (models/points.py). What actions the places tell is then read from them, and a gripper from
+stay on what they are on (models/points.py). What actions the points tell is then read from them, and a gripper from
 what the encoder sees at the keypoints (labels/_read.py). With two cameras the labels hold in tasks that no labelled
 episode shows (docs/world_table.md "What bounds it").
 """
@@ -157,7 +157,7 @@ def _flow(packed: Packed, pairs: PairIndex, rows: Array, cells: Sequence[int]) -
 
 
 def _followed(model: Points, cameras: Cameras) -> Followed:
-    """The places that the points tell, and what lies at the keypoints, of all frames."""
+    """Where the keypoints of all cameras are, and what lies there, of all frames."""
     count, found = len(cameras.features[0]), []
     with Progress("following", count, unit="frames") as progress:
         for start in range(0, count, AT_ONCE):

@@ -1,9 +1,9 @@
 """Stage 2a with a few labelled episodes: the actions of all videos, read from where things are in every frame.
 
-Ridge regression reads motions from the differences of places around a frame, and makes them as long as they are; a
-gripper is read as a switch that is seldom thrown (measures/switches.py). The places are those of LAQ's latent actions
-(`lapa label --labelled`), which all the videos taught, or of points that go with the hand (`lapa track`). The labels
-are actions, as VPT's are; but the inverse dynamics of VPT sees the labelled episodes alone.
+Motions are read from how places change around a frame (labels/_reading.py), and a gripper as a switch that is seldom
+thrown (measures/switches.py). The places are those of LAQ's latent actions (`lapa label --labelled`), which all the
+videos taught, or points that go with the hand (`lapa track`). The labels are actions, as VPT's are; but the inverse
+dynamics of VPT sees the labelled episodes alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lapa.data.index import APART
 from lapa.data.labelled import MANIFEST, TABLE, read_manifest, read_shard, write_manifest, write_shard
 from lapa.data.pack import Packed
 from lapa.data.pairs import window_pairs
-from lapa.measures.linear import LinearFit
+from lapa.labels._reading import Reading
 from lapa.measures.probes import r2
 from lapa.measures.switches import Switch
 from lapa.models.laq import LAQ
@@ -32,18 +32,16 @@ from lapa.runtime.progress import Progress
 SHARD = "part-000000.parquet"
 AROUND = range(-2, 7)  # differences of adjacent frames that an action is read from, from two before it on
 AT_ONCE = 256
-STRETCHED_FROM = 3  # labelled episodes: how short motions are read is seen in those left out
 
 
 @dataclass(frozen=True)
 class Followed:
-    """A pack, and of all its frames: places float [N, D], whose differences the motions are read from; seen float
-    [N, F], which a gripper is read from. still: motions are read from the places themselves, too."""
+    """A pack, and of all its frames: places float [N, D], which motions are read from, and seen float [N, F], which a
+    gripper is read from."""
 
     packed: Packed
     places: Array
     seen: Array
-    still: bool = False
 
     @property
     def episode(self) -> Array:
@@ -51,8 +49,13 @@ class Followed:
         return self.packed.episode_of(np.arange(len(self.places)))
 
     def moved(self, seconds: float) -> Array:
-        """What motions are read from, float [N, ..]."""
-        return np.hstack([self._around(), *([self._and_ahead(self.places, seconds)] if self.still else [])])
+        """What motions are read from: how places change around a frame, and where they are, float [N, ..]."""
+        return np.hstack([self._around(), self._and_ahead(self.places, seconds)])
+
+    @property
+    def task(self) -> Array:
+        """Of each frame, int64 [N]: frames with one instruction have one number."""
+        return np.unique(self.packed.instructions, return_inverse=True)[1][self.episode]
 
     def shown(self, seconds: float, middle: Array, spread: Array) -> Array:
         """What a gripper is read from, standardised, float [N, 2F]."""
@@ -101,9 +104,7 @@ def read_actions(few: Followed, videos: Followed, seconds: float, command: str) 
     known, both = few.packed.require_actions(command), (few, videos)
     made = [np.empty((len(each.places), known.shape[1]), np.float32) for each in both]
     moved = few.moved(seconds)
-    reading = LinearFit.fit(moved, known[:, motions], few.episode)
-    if few.packed.episodes >= STRETCHED_FROM:
-        reading = reading.stretched(moved, known[:, motions], few.episode)
+    reading = Reading.fit(moved, known[:, motions], few.episode, few.task)
     middle, spread = videos.seen.mean(0), videos.seen.std(0) + 1e-6
     for actions, each in zip(made, both, strict=True):
         actions[:, motions] = reading(each.moved(seconds))
@@ -140,7 +141,7 @@ def _with_laq(laq: LAQ, packed: Packed) -> Followed:
             frames = np.arange(start, min(start + AT_ONCE, count))
             places[frames] = laq.places(packed.gather(frames)).cpu().numpy()
             progress.update(int(frames[-1]) + 1)
-    return Followed(packed, places, places, still=True)
+    return Followed(packed, places, places)
 
 
 def write_actions(

@@ -9,7 +9,6 @@ import numpy as np
 from lapa.contracts import Array, LapaError
 
 RIDGE = 1e-4  # of the mean variance of the features: enough for the collinear columns of one-hot codes
-LEAST_SLOPE = 0.5  # below it nothing is stretched further: it is noise then
 PENALTIES = np.logspace(-4, 3, 15)  # in the same unit; one of them is chosen for each target
 
 
@@ -33,21 +32,6 @@ class LinearFit:
         if episode is None or len(np.unique(episode)) < 2:
             return LinearFit(_ridge(x, y, RIDGE * unit), centre, mean)
         return LinearFit(_chosen(x, y, np.asarray(episode), unit), centre, mean)
-
-    def stretched(self, features: Array, targets: Array, episode: Array) -> LinearFit:
-        """The same fit, made longer by as much as it falls short in episodes that are left out.
-
-        What features cannot tell a ridge regression fills in with the mean: what it tells of a target then goes only
-        `slope` of the way from there. Whoever learns from it would learn motions that are too small.
-        """
-        x, y = rows_of(features, targets)
-        told = np.empty_like(y)
-        for each in np.unique(episode):
-            out = episode == each
-            told[out] = LinearFit.fit(x[~out], y[~out], np.asarray(episode)[~out])(x[out])
-        away = y - y.mean(0)
-        slope = (away * (told - told.mean(0))).sum(0) / np.maximum(np.square(away).sum(0), 1e-12)
-        return LinearFit(self.weights / np.clip(slope, LEAST_SLOPE, 1.0), self.centre, self.mean)
 
     def __call__(self, features: Array) -> Array:
         """float [M, F] -> float64 [M, D]."""

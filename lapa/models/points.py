@@ -168,17 +168,18 @@ class Points(nn.Module):
     def points(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Features of each camera [B, C, rows, columns] -> where its keypoints are, those of one tracker after another,
         float32 [B, trackers * K, 2] from -1 to 1, x to the right and y down."""
-        found = [tracker(self.seen(features)).points for tracker in self.trackers]
-        return [torch.cat(each, 1) for each in zip(*found, strict=True)]
+        return self._points([tracker(self.seen(features)) for tracker in self.trackers])
 
     @torch.no_grad()
     def look(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Features of each camera [B, C, rows, columns] -> places float32 [B, D], the mean of all trackers, in the
-        robot's units but for a constant; and what lies at the first tracker's keypoints, float32 [B, F]."""
+        """Features of each camera [B, C, rows, columns] -> the points of all cameras float32 [B, 2 * points]; and what
+        lies at the first tracker's keypoints, float32 [B, F]."""
         seen = self.seen(features)
         found = [tracker(seen) for tracker in self.trackers]
         there = [torch.einsum("bkn,bcn->bkc", heat, x.flatten(2)) for heat, x in zip(found[0].heat, seen, strict=True)]
-        return (
-            torch.stack([each.place for each in found]).mean(0) * self.unit,
-            torch.cat([each.flatten(1) for each in there], 1),
-        )
+        points = torch.cat([each.flatten(1) for each in self._points(found)], 1)
+        return points, torch.cat([each.flatten(1) for each in there], 1)
+
+    @staticmethod
+    def _points(found: Sequence[Looks]) -> list[Tensor]:
+        return [torch.cat(each, 1) for each in zip(*(one.points for one in found), strict=True)]

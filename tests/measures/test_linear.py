@@ -44,16 +44,3 @@ def test_both_grams_give_the_same_weights() -> None:
 def test_too_few_rows() -> None:
     with pytest.raises(LapaError, match="4 rows"):
         LinearFit.fit(np.zeros((3, 1)), np.zeros((3, 1)))
-
-
-def test_what_is_told_from_noisy_features_is_stretched_to_its_length() -> None:
-    rng = np.random.default_rng(0)
-    truth, episode = rng.normal(size=(600, 2)), np.arange(600) // 30
-    features = np.hstack([truth + rng.normal(0, 0.7, truth.shape), rng.normal(size=(600, 8))])
-    fit = LinearFit.fit(features[:300], truth[:300], episode[:300])
-    longer = fit.stretched(features[:300], truth[:300], episode[:300])
-    for told, least, most in ((fit(features[300:]), 0.5, 0.75), (longer(features[300:]), 0.9, 1.1)):
-        slope = [np.polyfit(truth[300:, i], told[:, i], 1)[0] for i in range(2)]
-        assert least < min(slope) <= max(slope) < most
-    noise = LinearFit.fit(features[:, 2:], truth, episode).stretched(features[:, 2:], truth, episode)
-    assert np.abs(noise(features[:, 2:])).max() < 1, "noise is stretched to twice its length at most"

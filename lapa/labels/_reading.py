@@ -1,0 +1,104 @@
+"""Motions, read from features of frames by a few small networks that a few labelled episodes teach.
+
+Tasks with small motions count as much as those with large ones: where the hand is steered to is told by small motions.
+What features cannot tell, a fit fills in with the mean; so what is read is made longer by as much as it falls short in
+labelled episodes that were left out. Whoever learns from it would learn motions that are too small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lapa.contracts import Array
+from lapa.measures.linear import rows_of
+from lapa.runtime.progress import Progress
+
+NETWORKS = 5
+WIDTH = 256
+DROPOUT = (0.1, 0.3)  # of the features, and of the layer
+STEPS, BATCH, LEARNING_RATE, DECAY = 1500, 128, 1e-3, 0.1
+FOLDS = 3  # of the episodes, each left out once
+LEAST_SLOPE = 0.5  # what is read is made twice as long at most: beyond that it is noise
+SMALLEST = 0.1  # spread of a task's motions, of that of all: smaller ones count no more
+
+
+@dataclass(frozen=True)
+class Reading:
+    """networks: their mean reads targets that are standardised by mean and spread [D] from features that are by centre
+    and unit [F]; slope [D]: how far what they tell goes from the mean, of the way that is true."""
+
+    networks: tuple[nn.Module, ...]
+    centre: Array
+    unit: Array
+    mean: Array
+    spread: Array
+    slope: Array
+
+    @staticmethod
+    def fit(features: Array, targets: Array, episode: Array, task: Array) -> Reading:
+        """float [N, F], [N, D] of the frames of episodes int [N], which show tasks int [N]. The same input gives the
+        same reading. Raises LapaError for fewer than four rows."""
+        x, y = rows_of(features, targets)
+        number = np.unique(episode, return_inverse=True)[1]
+        folds = FOLDS if number.max() >= FOLDS - 1 else 0  # else no episode can be spared
+        slope, told = np.ones(y.shape[1]), np.empty_like(y)
+        with Progress("reading motions", folds + NETWORKS, unit="networks") as progress:
+            for fold in range(folds):
+                out = number % folds == fold
+                told[out] = _unstretched(x[~out], y[~out], task[~out], 1, progress)(x[out])
+            if folds:
+                away = y - y.mean(0)
+                slope = (away * (told - told.mean(0))).sum(0) / np.maximum(np.square(away).sum(0), 1e-12)
+            found = _unstretched(x, y, task, NETWORKS, progress)
+        return replace(found, slope=np.clip(slope, LEAST_SLOPE, 1.0))
+
+    def __call__(self, features: Array) -> Array:
+        """float [M, F] -> float64 [M, D]."""
+        x = torch.from_numpy(((features - self.centre) / self.unit).astype(np.float32))
+        with torch.no_grad():
+            told = torch.stack([network(x) for network in self.networks]).mean(0).double().numpy()
+        read: Array = told / self.slope * self.spread + self.mean
+        return read
+
+
+def _unstretched(x: Array, y: Array, task: Array, networks: int, progress: Progress) -> Reading:
+    centre, unit, mean, spread = x.mean(0), x.std(0) + 1e-6, y.mean(0), y.std(0) + 1e-6
+    features, targets = (x - centre) / unit, (y - mean) / spread
+    made, weights = [], _weights(targets, task)
+    for number in range(networks):
+        made.append(_network(features, targets, weights, number))
+        progress.update(progress.done + 1)
+    return Reading(tuple(made), centre, unit, mean, spread, np.ones_like(mean))
+
+
+def _weights(targets: Array, task: Array) -> Array:
+    """How much each target counts, [N, D]: the less the more a task's motions are spread; 1 in the mean."""
+    weights = np.empty_like(targets)
+    for each in np.unique(task):
+        rows = task == each
+        weights[rows] = 1 / np.maximum(targets[rows].std(0), SMALLEST)
+    return weights / weights.mean(0)
+
+
+def _network(features: Array, targets: Array, weights: Array, seed: int) -> nn.Module:
+    """One layer of WIDTH, fitted to standardised features [N, F] and targets [N, D] with weights [N, D]; the random
+    numbers of others stay as they are."""
+    x, y, w = (torch.from_numpy(each.astype(np.float32)) for each in (features, targets, weights))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = nn.Sequential(
+            nn.Dropout(DROPOUT[0]), nn.Linear(x.shape[1], WIDTH), nn.ReLU(),
+            nn.Dropout(DROPOUT[1]), nn.Linear(WIDTH, y.shape[1]),
+        )  # fmt: skip
+        optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=DECAY)
+        for _ in range(STEPS):
+            some = torch.randint(len(x), (BATCH,))
+            loss: Tensor = (w[some] * (network(x[some]) - y[some]).square()).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return network.eval()

@@ -1,0 +1,79 @@
+"""What motions are read with: the mean of ridge regression and of small networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lapa.contracts import LapaError
+from lapa.labels import _reading
+from lapa.labels._reading import Reading
+from lapa.measures.linear import LinearFit
+from lapa.measures.probes import r2
+
+EPISODES, ONE_TASK = np.arange(600) // 30, np.zeros(600, np.int64)
+
+
+def noisy(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=(1200, 2))
+    return np.hstack([truth + rng.normal(0, 0.7, truth.shape), rng.normal(size=(1200, 8))]), truth
+
+
+def test_what_is_no_straight_line_is_read_better_than_by_ridge_regression() -> None:
+    rng = np.random.default_rng(1)
+    features = rng.uniform(-1, 1, (1200, 4))
+    motions = np.column_stack([features[:, 0] * features[:, 1], features[:, 2]])
+    read = Reading.fit(features[:600], motions[:600], EPISODES, ONE_TASK)(features[600:])
+    line = LinearFit.fit(features[:600], motions[:600], EPISODES)(features[600:])
+    assert r2(read[:, :1], motions[600:, :1]) > 0.4
+    assert r2(line[:, :1], motions[600:, :1]) < 0.1
+    assert r2(read[:, 1:], motions[600:, 1:]) > 0.95
+
+
+def test_small_motions_of_a_task_count_as_much_as_large_ones_of_another() -> None:
+    rng = np.random.default_rng(3)
+    task = np.arange(1200) % 2
+    features = rng.normal(size=(1200, 6))
+    # The first task moves far by what the first features say, the second a little by what the next ones say.
+    motions = np.where(task == 0, 3 * features[:, 0], 0.3 * np.sin(3 * features[:, 1]))[:, None]
+    told = []
+    for count_alike in (True, False):
+        known = task if count_alike else ONE_TASK.repeat(2)
+        inputs = np.column_stack([features, task])
+        read = Reading.fit(inputs[:600], motions[:600], EPISODES, known[:600])(inputs[600:])
+        told.append(r2(read[task[600:] == 1], motions[600:][task[600:] == 1]))
+    assert told[0] > told[1] + 0.1, told
+
+
+def test_what_is_read_is_as_long_as_the_motions(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, truth = noisy()
+    lengths = {}
+    for few in (600, 50):  # of all episodes, and of two, of which none is left out
+        told = Reading.fit(features[:few], truth[:few], EPISODES[:few], ONE_TASK[:few])(features[600:])
+        lengths[few] = [np.polyfit(truth[600:, i], told[:, i], 1)[0] for i in range(2)]
+    assert 0.85 < min(lengths[600]) <= max(lengths[600]) < 1.15, lengths
+    assert max(lengths[50]) < 0.8, lengths
+    monkeypatch.setattr(_reading, "STEPS", 100)
+    noise = features[:600, 2:]
+    assert np.abs(Reading.fit(noise, truth[:600], EPISODES, ONE_TASK)(noise)).max() < 1.5, (
+        "noise is twice as long at most"
+    )
+
+
+def test_the_same_again_and_the_random_numbers_of_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_reading, "STEPS", 20)
+    features, truth = noisy(2)
+    torch.manual_seed(5)
+    first = Reading.fit(features[:600], truth[:600], EPISODES, ONE_TASK)(features[600:])
+    left = torch.rand(3)
+    second = Reading.fit(features[:600], truth[:600], EPISODES, ONE_TASK)(features[600:])
+    assert np.array_equal(first, second)
+    torch.manual_seed(5)
+    assert torch.equal(left, torch.rand(3))
+
+
+def test_too_few_rows() -> None:
+    with pytest.raises(LapaError, match="4 rows"):
+        Reading.fit(np.zeros((3, 1)), np.zeros((3, 1)), np.zeros(3), np.zeros(3))
