@@ -13,6 +13,7 @@ from lapa import cli
 from lapa.contracts import LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
+from lapa.labels import _reading
 from lapa.labels._read import read_with_laq
 from lapa.measures.probes import r2
 from lapa.models.laq import LAQConfig
@@ -20,6 +21,12 @@ from lapa.recipe import Recipe
 from lapa.stage1_latent_actions import fit_laq
 
 EPISODES = 60
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_reading, "STEPS", 300)
+    monkeypatch.setattr(_reading, "NETWORKS", 2)
 
 
 @pytest.fixture(scope="module")

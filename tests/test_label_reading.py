@@ -15,6 +15,12 @@ from lapa.measures.probes import r2
 EPISODES, ONE_TASK = np.arange(600) // 30, np.zeros(600, np.int64)
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_reading, "STEPS", 400)
+    monkeypatch.setattr(_reading, "NETWORKS", 2)
+
+
 def noisy(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     truth = rng.normal(size=(1200, 2))

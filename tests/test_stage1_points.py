@@ -18,11 +18,18 @@ from lapa import cli
 from lapa.contracts import LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
+from lapa.labels import _reading
 from lapa.measures.probes import r2
 from lapa.models.points import Points, PointsBatch, PointsConfig
 from lapa.recipe import Recipe
 from lapa.stage1_points import LABELS, track
 from lapa.training.loop import Optimisation
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_reading, "STEPS", 300)
+    monkeypatch.setattr(_reading, "NETWORKS", 2)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
-"""Motions, read from features of frames by a few small networks that a few labelled episodes teach.
+"""Motions, read from features of frames: the mean of ridge regression and of a few small networks, which a few labelled
+episodes teach.
 
-Tasks with small motions count as much as those with large ones: where the hand is steered to is told by small motions.
+Networks read more where frames are like the labelled ones, and ridge regression goes on in a straight line where they
+are not. To the networks tasks with small motions count as much as those with large ones: small ones steer the hand.
 What features cannot tell, a fit fills in with the mean; so what is read is made longer by as much as it falls short in
 labelled episodes that were left out. Whoever learns from it would learn motions that are too small.
 """
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lapa.contracts import Array
-from lapa.measures.linear import rows_of
+from lapa.measures.linear import LinearFit, rows_of
 from lapa.runtime.progress import Progress
 
 NETWORKS = 5
@@ -28,9 +30,10 @@ SMALLEST = 0.1  # spread of a task's motions, of that of all: smaller ones count
 
 @dataclass(frozen=True)
 class Reading:
-    """networks: their mean reads targets that are standardised by mean and spread [D] from features that are by centre
-    and unit [F]; slope [D]: how far what they tell goes from the mean, of the way that is true."""
+    """ridge, networks: what both tell, in the mean, goes slope [D] of the way from mean [D] that is true. Networks read
+    features that are standardised by centre and unit [F], and tell targets that are by mean and spread [D]."""
 
+    ridge: LinearFit
     networks: tuple[nn.Module, ...]
     centre: Array
     unit: Array
@@ -49,11 +52,11 @@ class Reading:
         with Progress("reading motions", folds + NETWORKS, unit="networks") as progress:
             for fold in range(folds):
                 out = number % folds == fold
-                told[out] = _unstretched(x[~out], y[~out], task[~out], 1, progress)(x[out])
+                told[out] = _unstretched(x[~out], y[~out], number[~out], task[~out], 1, progress)(x[out])
             if folds:
                 away = y - y.mean(0)
                 slope = (away * (told - told.mean(0))).sum(0) / np.maximum(np.square(away).sum(0), 1e-12)
-            found = _unstretched(x, y, task, NETWORKS, progress)
+            found = _unstretched(x, y, number, task, NETWORKS, progress)
         return replace(found, slope=np.clip(slope, LEAST_SLOPE, 1.0))
 
     def __call__(self, features: Array) -> Array:
@@ -61,18 +64,19 @@ class Reading:
         x = torch.from_numpy(((features - self.centre) / self.unit).astype(np.float32))
         with torch.no_grad():
             told = torch.stack([network(x) for network in self.networks]).mean(0).double().numpy()
-        read: Array = told / self.slope * self.spread + self.mean
+        both = (self.ridge(features) + told * self.spread + self.mean) / 2
+        read: Array = (both - self.mean) / self.slope + self.mean
         return read
 
 
-def _unstretched(x: Array, y: Array, task: Array, networks: int, progress: Progress) -> Reading:
+def _unstretched(x: Array, y: Array, episode: Array, task: Array, networks: int, progress: Progress) -> Reading:
     centre, unit, mean, spread = x.mean(0), x.std(0) + 1e-6, y.mean(0), y.std(0) + 1e-6
     features, targets = (x - centre) / unit, (y - mean) / spread
     made, weights = [], _weights(targets, task)
     for number in range(networks):
         made.append(_network(features, targets, weights, number))
         progress.update(progress.done + 1)
-    return Reading(tuple(made), centre, unit, mean, spread, np.ones_like(mean))
+    return Reading(LinearFit.fit(x, y, episode), tuple(made), centre, unit, mean, spread, np.ones_like(mean))
 
 
 def _weights(targets: Array, task: Array) -> Array:
