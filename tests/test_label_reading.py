@@ -40,17 +40,13 @@ def test_what_is_no_straight_line_is_read_better_than_by_ridge_regression() -> N
 
 def test_small_motions_of_a_task_count_as_much_as_large_ones_of_another() -> None:
     rng = np.random.default_rng(3)
-    task = np.arange(1200) % 2
-    features = rng.normal(size=(1200, 6))
-    # The first task moves far by what the first features say, the second a little by what the next ones say.
-    motions = np.where(task == 0, 3 * features[:, 0], 0.3 * np.sin(3 * features[:, 1]))[:, None]
-    told = []
-    for count_alike in (True, False):
-        known = task if count_alike else ONE_TASK.repeat(2)
-        inputs = np.column_stack([features, task])
-        read = Reading.fit(inputs[:600], motions[:600], EPISODES, known[:600])(inputs[600:])
-        told.append(r2(read[task[600:] == 1], motions[600:][task[600:] == 1]))
-    assert told[0] > told[1] + 0.1, told
+    task = np.arange(1200) % 3
+    targets = rng.normal(size=(1200, 1)) * np.array([2.0, 0.5, 0.0])[task, None]
+    weights = _reading._weights(targets, task)
+    large, small, still = (weights[task == each][0, 0] for each in range(3))
+    assert weights.mean() == pytest.approx(1)
+    assert small / large == pytest.approx(targets[task == 0].std() / targets[task == 1].std())
+    assert still / large == pytest.approx(targets[task == 0].std() / _reading.SMALLEST), "noise does not count for more"
 
 
 def test_what_is_read_is_as_long_as_the_motions(monkeypatch: pytest.MonkeyPatch) -> None:
