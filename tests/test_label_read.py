@@ -13,7 +13,7 @@ from lapa import cli
 from lapa.contracts import LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
-from lapa.labels import _reading
+from lapa.labels import _motions
 from lapa.labels._read import read_with_laq
 from lapa.measures.probes import r2
 from lapa.models.laq import LAQConfig
@@ -25,8 +25,8 @@ EPISODES = 60
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_reading, "STEPS", 300)
-    monkeypatch.setattr(_reading, "NETWORKS", 2)
+    monkeypatch.setattr(_motions, "STEPS", 300)
+    monkeypatch.setattr(_motions, "NETWORKS", 2)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Stage 2a with a few labelled episodes: the actions of all videos, read from where things are in every frame.
 
-Motions are read from how places change around a frame (labels/_reading.py), and a gripper as a switch that is seldom
+Motions are read from how places change around a frame (labels/_motions.py), and a gripper as a switch that is seldom
 thrown (measures/switches.py). The places are those of LAQ's latent actions (`lapa label --labelled`), which all the
 videos taught, or points that go with the hand (`lapa track`). The labels are actions, as VPT's are; but the inverse
 dynamics of VPT sees the labelled episodes alone.
@@ -23,7 +23,7 @@ from lapa.data.index import APART
 from lapa.data.labelled import MANIFEST, TABLE, read_manifest, read_shard, write_manifest, write_shard
 from lapa.data.pack import Packed
 from lapa.data.pairs import window_pairs
-from lapa.labels._reading import Reading
+from lapa.labels._motions import MotionFit
 from lapa.measures.probes import r2
 from lapa.measures.switches import Switch
 from lapa.models.laq import LAQ
@@ -104,7 +104,7 @@ def read_actions(few: Followed, videos: Followed, seconds: float, command: str) 
     known, both = few.packed.require_actions(command), (few, videos)
     made = [np.empty((len(each.places), known.shape[1]), np.float32) for each in both]
     moved = few.moved(seconds)
-    reading = Reading.fit(moved, known[:, motions], few.episode, few.task)
+    reading = MotionFit.fit(moved, known[:, motions], few.episode, few.task)
     middle, spread = videos.seen.mean(0), videos.seen.std(0) + 1e-6
     for actions, each in zip(made, both, strict=True):
         actions[:, motions] = reading(each.moved(seconds))

@@ -1,10 +1,10 @@
-"""Motions, read from features of frames: the mean of ridge regression and of a few small networks, which a few labelled
-episodes teach.
+"""Motions, read from features of frames by ridge regression and a few small networks, which a few labelled episodes
+teach.
 
-Networks read more where frames are like the labelled ones, and ridge regression goes on in a straight line where they
-are not. To the networks tasks with small motions count as much as those with large ones: small ones steer the hand.
-What features cannot tell, a fit fills in with the mean; so what is read is made longer by as much as it falls short in
-labelled episodes that were left out. Whoever learns from it would learn motions that are too small.
+Networks read curves, and ridge regression goes on in a straight line where no labelled episode was. How much of each
+is taken, labelled episodes that are left out tell. Tasks with small motions count as much as those with large ones:
+small ones steer the hand. What features cannot tell, a fit fills in with the mean; so what is read is made longer by
+as much as it falls short in episodes left out. Whoever learns from it would learn motions that are too small.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ SMALLEST = 0.1  # spread of a task's motions, of that of all: smaller ones count
 
 
 @dataclass(frozen=True)
-class Reading:
-    """ridge, networks: what both tell, in the mean, goes slope [D] of the way from mean [D] that is true. Networks read
-    features that are standardised by centre and unit [F], and tell targets that are by mean and spread [D]."""
+class MotionFit:
+    """Of each target [D] the networks' mean counts `share` and ridge regression the rest, and what they tell then goes
+    `slope` of the way from `mean` that is true. Networks read features that are standardised by centre and unit [F],
+    and tell targets that are by mean and spread [D]."""
 
     ridge: LinearFit
     networks: tuple[nn.Module, ...]
@@ -39,44 +40,55 @@ class Reading:
     unit: Array
     mean: Array
     spread: Array
+    share: Array
     slope: Array
 
     @staticmethod
-    def fit(features: Array, targets: Array, episode: Array, task: Array) -> Reading:
+    def fit(features: Array, targets: Array, episode: Array, task: Array) -> MotionFit:
         """float [N, F], [N, D] of the frames of episodes int [N], which show tasks int [N]. The same input gives the
-        same reading. Raises LapaError for fewer than four rows."""
+        same fit. Raises LapaError for fewer than four rows."""
         x, y = rows_of(features, targets)
         number = np.unique(episode, return_inverse=True)[1]
         folds = FOLDS if number.max() >= FOLDS - 1 else 0  # else no episode can be spared
-        slope, told = np.ones(y.shape[1]), np.empty_like(y)
+        told = np.zeros((2, *y.shape))
         with Progress("reading motions", folds + NETWORKS, unit="networks") as progress:
             for fold in range(folds):
                 out = number % folds == fold
-                told[out] = _unstretched(x[~out], y[~out], number[~out], task[~out], 1, progress)(x[out])
-            if folds:
-                away = y - y.mean(0)
-                slope = (away * (told - told.mean(0))).sum(0) / np.maximum(np.square(away).sum(0), 1e-12)
-            found = _unstretched(x, y, number, task, NETWORKS, progress)
-        return replace(found, slope=np.clip(slope, LEAST_SLOPE, 1.0))
+                told[:, out] = _even(x[~out], y[~out], number[~out], task[~out], 1, progress)._both(x[out])
+            found = _even(x, y, number, task, NETWORKS, progress)
+        if not folds:
+            return found
+        weights = _weights((y - y.mean(0)) / found.spread, task)
+        apart = told[1] - told[0]
+        share = np.clip((weights * apart * (y - told[0])).sum(0) / ((weights * apart**2).sum(0) + 1e-12), 0, 1)
+        read, away = told[0] + share * apart, y - y.mean(0)
+        slope = (away * (read - read.mean(0))).sum(0) / np.maximum(np.square(away).sum(0), 1e-12)
+        return replace(found, share=share, slope=np.clip(slope, LEAST_SLOPE, 1.0))
 
     def __call__(self, features: Array) -> Array:
         """float [M, F] -> float64 [M, D]."""
+        ridge, networks = self._both(features)
+        read: Array = (ridge + self.share * (networks - ridge) - self.mean) / self.slope + self.mean
+        return read
+
+    def _both(self, features: Array) -> tuple[Array, Array]:
+        """What ridge regression tells, and what the networks tell in the mean."""
         x = torch.from_numpy(((features - self.centre) / self.unit).astype(np.float32))
         with torch.no_grad():
             told = torch.stack([network(x) for network in self.networks]).mean(0).double().numpy()
-        both = (self.ridge(features) + told * self.spread + self.mean) / 2
-        read: Array = (both - self.mean) / self.slope + self.mean
-        return read
+        return self.ridge(features), told * self.spread + self.mean
 
 
-def _unstretched(x: Array, y: Array, episode: Array, task: Array, networks: int, progress: Progress) -> Reading:
+def _even(x: Array, y: Array, episode: Array, task: Array, networks: int, progress: Progress) -> MotionFit:
+    """A fit that takes half of each, and stretches nothing."""
     centre, unit, mean, spread = x.mean(0), x.std(0) + 1e-6, y.mean(0), y.std(0) + 1e-6
     features, targets = (x - centre) / unit, (y - mean) / spread
     made, weights = [], _weights(targets, task)
     for number in range(networks):
         made.append(_network(features, targets, weights, number))
         progress.update(progress.done + 1)
-    return Reading(LinearFit.fit(x, y, episode), tuple(made), centre, unit, mean, spread, np.ones_like(mean))
+    ridge, one = LinearFit.fit(x, y, episode), np.ones_like(mean)
+    return MotionFit(ridge, tuple(made), centre, unit, mean, spread, one / 2, one)
 
 
 def _weights(targets: Array, task: Array) -> Array:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lapa.contracts import LapaError
-from lapa.labels import _reading
-from lapa.labels._reading import Reading
+from lapa.labels import _motions
+from lapa.labels._motions import MotionFit
 from lapa.measures.linear import LinearFit
 from lapa.measures.probes import r2
 
@@ -17,8 +17,8 @@ EPISODES, ONE_TASK = np.arange(600) // 30, np.zeros(600, np.int64)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_reading, "STEPS", 400)
-    monkeypatch.setattr(_reading, "NETWORKS", 2)
+    monkeypatch.setattr(_motions, "STEPS", 400)
+    monkeypatch.setattr(_motions, "NETWORKS", 2)
 
 
 def noisy(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +31,7 @@ def test_what_is_no_straight_line_is_read_better_than_by_ridge_regression() -> N
     rng = np.random.default_rng(1)
     features = rng.uniform(-1, 1, (1200, 4))
     motions = np.column_stack([features[:, 0] * features[:, 1], features[:, 2]])
-    read = Reading.fit(features[:600], motions[:600], EPISODES, ONE_TASK)(features[600:])
+    read = MotionFit.fit(features[:600], motions[:600], EPISODES, ONE_TASK)(features[600:])
     line = LinearFit.fit(features[:600], motions[:600], EPISODES)(features[600:])
     assert r2(read[:, :1], motions[600:, :1]) > 0.4
     assert r2(line[:, :1], motions[600:, :1]) < 0.1
@@ -42,35 +42,35 @@ def test_small_motions_of_a_task_count_as_much_as_large_ones_of_another() -> Non
     rng = np.random.default_rng(3)
     task = np.arange(1200) % 3
     targets = rng.normal(size=(1200, 1)) * np.array([2.0, 0.5, 0.0])[task, None]
-    weights = _reading._weights(targets, task)
+    weights = _motions._weights(targets, task)
     large, small, still = (weights[task == each][0, 0] for each in range(3))
     assert weights.mean() == pytest.approx(1)
     assert small / large == pytest.approx(targets[task == 0].std() / targets[task == 1].std())
-    assert still / large == pytest.approx(targets[task == 0].std() / _reading.SMALLEST), "noise does not count for more"
+    assert still / large == pytest.approx(targets[task == 0].std() / _motions.SMALLEST), "noise does not count for more"
 
 
 def test_what_is_read_is_as_long_as_the_motions(monkeypatch: pytest.MonkeyPatch) -> None:
     features, truth = noisy()
     lengths = {}
     for few in (600, 50):  # of all episodes, and of two, of which none is left out
-        told = Reading.fit(features[:few], truth[:few], EPISODES[:few], ONE_TASK[:few])(features[600:])
+        told = MotionFit.fit(features[:few], truth[:few], EPISODES[:few], ONE_TASK[:few])(features[600:])
         lengths[few] = [np.polyfit(truth[600:, i], told[:, i], 1)[0] for i in range(2)]
     assert 0.85 < min(lengths[600]) <= max(lengths[600]) < 1.15, lengths
     assert max(lengths[50]) < 0.8, lengths
-    monkeypatch.setattr(_reading, "STEPS", 100)
+    monkeypatch.setattr(_motions, "STEPS", 100)
     noise = features[:600, 2:]
-    assert np.abs(Reading.fit(noise, truth[:600], EPISODES, ONE_TASK)(noise)).max() < 1.5, (
+    assert np.abs(MotionFit.fit(noise, truth[:600], EPISODES, ONE_TASK)(noise)).max() < 1.5, (
         "noise is twice as long at most"
     )
 
 
 def test_the_same_again_and_the_random_numbers_of_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_reading, "STEPS", 20)
+    monkeypatch.setattr(_motions, "STEPS", 20)
     features, truth = noisy(2)
     torch.manual_seed(5)
-    first = Reading.fit(features[:600], truth[:600], EPISODES, ONE_TASK)(features[600:])
+    first = MotionFit.fit(features[:600], truth[:600], EPISODES, ONE_TASK)(features[600:])
     left = torch.rand(3)
-    second = Reading.fit(features[:600], truth[:600], EPISODES, ONE_TASK)(features[600:])
+    second = MotionFit.fit(features[:600], truth[:600], EPISODES, ONE_TASK)(features[600:])
     assert np.array_equal(first, second)
     torch.manual_seed(5)
     assert torch.equal(left, torch.rand(3))
@@ -78,4 +78,4 @@ def test_the_same_again_and_the_random_numbers_of_others_stay(monkeypatch: pytes
 
 def test_too_few_rows() -> None:
     with pytest.raises(LapaError, match="4 rows"):
-        Reading.fit(np.zeros((3, 1)), np.zeros((3, 1)), np.zeros(3), np.zeros(3))
+        MotionFit.fit(np.zeros((3, 1)), np.zeros((3, 1)), np.zeros(3), np.zeros(3))
