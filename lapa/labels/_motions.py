@@ -51,14 +51,14 @@ class MotionFit:
         number = np.unique(episode, return_inverse=True)[1]
         folds = FOLDS if number.max() >= FOLDS - 1 else 0  # else no episode can be spared
         told = np.zeros((2, *y.shape))
-        with Progress("reading motions", (folds + 1) * NETWORKS, unit="networks") as progress:
+        with Progress("reading motions", folds + NETWORKS, unit="networks") as progress:
             for fold in range(folds):
                 out = number % folds == fold
-                told[:, out] = _even(x[~out], y[~out], number[~out], task[~out], NETWORKS, progress)._both(x[out])
+                told[:, out] = _even(x[~out], y[~out], number[~out], task[~out], 1, progress)._both(x[out])
             found = _even(x, y, number, task, NETWORKS, progress)
         if not folds:
             return found
-        weights = _weights((y - y.mean(0)) / found.spread, task)
+        weights = _weights((y - y.mean(0)) / found.spread, task) ** 2
         apart = told[1] - told[0]
         share = np.clip((weights * apart * (y - told[0])).sum(0) / ((weights * apart**2).sum(0) + 1e-12), 0, 1)
         read, away = told[0] + share * apart, y - y.mean(0)
