@@ -31,11 +31,16 @@ def test_what_is_no_straight_line_is_read_better_than_by_ridge_regression() -> N
     rng = np.random.default_rng(1)
     features = rng.uniform(-1, 1, (1200, 4))
     motions = np.column_stack([features[:, 0] * features[:, 1], features[:, 2]])
-    read = MotionFit.fit(features[:600], motions[:600], EPISODES, ONE_TASK)(features[600:])
+    fit = MotionFit.fit(features[:600], motions[:600], EPISODES, ONE_TASK)
+    read = fit(features[600:])
     line = LinearFit.fit(features[:600], motions[:600], EPISODES)(features[600:])
     assert r2(read[:, :1], motions[600:, :1]) > 0.4
     assert r2(line[:, :1], motions[600:, :1]) < 0.1
     assert r2(read[:, 1:], motions[600:, 1:]) > 0.95
+    assert fit.share[0] > 0.7
+    assert fit.share[1] < 0.3, "a straight line is read by ridge regression"
+    far = 3 * features[600:]
+    assert r2(fit(far)[:, 1:], 3 * motions[600:, 1:]) > 0.95, "which goes on straight where no episode was"
 
 
 def test_small_motions_of_a_task_count_as_much_as_large_ones_of_another() -> None:
