@@ -37,6 +37,7 @@ def test_what_is_no_straight_line_is_read_better_than_by_ridge_regression() -> N
     assert r2(read[:, :1], motions[600:, :1]) > 0.4
     assert r2(line[:, :1], motions[600:, :1]) < 0.1
     assert r2(read[:, 1:], motions[600:, 1:]) > 0.95
+    assert fit.r2 == pytest.approx([r2(read[:, [i]], motions[600:, [i]]) for i in range(2)], abs=0.15)
     assert fit.share[0] > 0.7
     assert fit.share[1] < 0.3, "a straight line is read by ridge regression"
     far = 3 * features[600:]
@@ -58,10 +59,12 @@ def test_what_is_read_is_as_long_as_the_motions(monkeypatch: pytest.MonkeyPatch)
     features, truth = noisy()
     lengths = {}
     for few in (600, 50):  # of all episodes, and of two, of which none is left out
-        told = MotionFit.fit(features[:few], truth[:few], EPISODES[:few], ONE_TASK[:few])(features[600:])
+        told_by_two = MotionFit.fit(features[:few], truth[:few], EPISODES[:few], ONE_TASK[:few])
+        told = told_by_two(features[600:])
         lengths[few] = [np.polyfit(truth[600:, i], told[:, i], 1)[0] for i in range(2)]
     assert 0.85 < min(lengths[600]) <= max(lengths[600]) < 1.15, lengths
     assert max(lengths[50]) < 0.8, lengths
+    assert np.isnan(told_by_two.r2).all()
     monkeypatch.setattr(_motions, "STEPS", 100)
     noise = features[:600, 2:]
     assert np.abs(MotionFit.fit(noise, truth[:600], EPISODES, ONE_TASK)(noise)).max() < 1.5, (

@@ -32,7 +32,7 @@ SMALLEST = 0.1  # spread of a task's motions, of that of all: smaller ones count
 class MotionFit:
     """Of each target [D] the networks' mean counts `share` and ridge regression the rest, and what they tell then goes
     `slope` of the way from `mean` that is true. Networks read features that are standardised by centre and unit [F],
-    and tell targets that are by mean and spread [D]."""
+    and tell targets that are by mean and spread [D]. r2 [D]: in episodes left out; nan where none could be."""
 
     ridge: LinearFit
     networks: tuple[nn.Module, ...]
@@ -42,6 +42,7 @@ class MotionFit:
     spread: Array
     share: Array
     slope: Array
+    r2: Array
 
     @staticmethod
     def fit(features: Array, targets: Array, episode: Array, task: Array) -> MotionFit:
@@ -62,8 +63,10 @@ class MotionFit:
         apart = told[1] - told[0]
         share = np.clip((weights * apart * (y - told[0])).sum(0) / ((weights * apart**2).sum(0) + 1e-12), 0, 1)
         read, away = told[0] + share * apart, y - y.mean(0)
-        slope = (away * (read - read.mean(0))).sum(0) / np.maximum(np.square(away).sum(0), 1e-12)
-        return replace(found, share=share, slope=np.clip(slope, LEAST_SLOPE, 1.0))
+        far = np.maximum(np.square(away).sum(0), 1e-12)
+        slope = np.clip((away * (read - read.mean(0))).sum(0) / far, LEAST_SLOPE, 1.0)
+        wrong = (read - y.mean(0)) / slope - away
+        return replace(found, share=share, slope=slope, r2=1 - np.square(wrong).sum(0) / far)
 
     def __call__(self, features: Array) -> Array:
         """float [M, F] -> float64 [M, D]."""
@@ -88,7 +91,7 @@ def _even(x: Array, y: Array, episode: Array, task: Array, networks: int, progre
         made.append(_network(features, targets, weights, number))
         progress.update(progress.done + 1)
     ridge, one = LinearFit.fit(x, y, episode), np.ones_like(mean)
-    return MotionFit(ridge, tuple(made), centre, unit, mean, spread, one / 2, one)
+    return MotionFit(ridge, tuple(made), centre, unit, mean, spread, one / 2, one, one * np.nan)
 
 
 def _weights(targets: Array, task: Array) -> Array:

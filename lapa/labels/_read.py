@@ -8,6 +8,7 @@ dynamics of VPT sees the labelled episodes alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -105,6 +106,8 @@ def read_actions(few: Followed, videos: Followed, seconds: float, command: str) 
     made = [np.empty((len(each.places), known.shape[1]), np.float32) for each in both]
     moved = few.moved(seconds)
     reading = MotionFit.fit(moved, known[:, motions], few.episode, few.task)
+    assert few.packed.action_spec
+    print(_told(reading, [few.packed.action_spec.names[i] for i in motions]))
     middle, spread = videos.seen.mean(0), videos.seen.std(0) + 1e-6
     for actions, each in zip(made, both, strict=True):
         actions[:, motions] = reading(each.moved(seconds))
@@ -113,6 +116,15 @@ def read_actions(few: Followed, videos: Followed, seconds: float, command: str) 
         for actions, each in zip(made, both, strict=True):
             actions[:, number] = switch(each.shown(seconds, middle, spread), each.episode)
     return np.clip(made[1], known.min(0), known.max(0)), r2(made[0], known)
+
+
+def _told(reading: MotionFit, names: Sequence[str]) -> str:
+    """What is said of how motions are read."""
+    if np.isnan(reading.r2).any():
+        return "How well motions are read is told from three labelled episodes on, of which some are left out."
+    well = ", ".join(f"{name} {right:.2f}" for name, right in zip(names, reading.r2, strict=True))
+    by = ", ".join(f"{share:.0%}" for share in reading.share)
+    return f"R^2 of motions in labelled episodes that were left out: {well}. {by} by networks, the rest by a line."
 
 
 def read_with_laq(packed: Packed, few: Packed, source: Path, out: Path) -> dict[str, Any]:
