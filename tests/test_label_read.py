@@ -85,7 +85,7 @@ def test_the_command(root: str, laq: Path, tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr().out
     assert f"Labelled {EPISODES * (LENGTH - 1)} frames (actions)" in said
     assert "R^2 of the dataset's own actions" in said
-    assert re.search(r"left out: dx 0\.\d+, dy -?\d\.\d+, dz 0\.\d+\. \d+%, \d+%, \d+% by networks", said), said
+    assert re.search(r"left out: dx 0\.\d+, dy -?\d\.\d+, dz 0\.\d+\. By networks \d+%, \d+%, \d+%", said), said
     for more, says in (
         (["--workers", "2"], "--workers belongs to labels of codes"),
         (["--labelled", f"{root},kinds=absolute"], "takes one robot at a time"),

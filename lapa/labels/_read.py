@@ -124,7 +124,8 @@ def _told(reading: MotionFit, names: Sequence[str]) -> str:
         return "How well motions are read is told from three labelled episodes on, of which some are left out."
     well = ", ".join(f"{name} {right:.2f}" for name, right in zip(names, reading.r2, strict=True))
     by = ", ".join(f"{share:.0%}" for share in reading.share)
-    return f"R^2 of motions in labelled episodes that were left out: {well}. {by} by networks, the rest by ridge regression."
+    return (f"R^2 of motions in labelled episodes that were left out: {well}. By networks {by}, the rest by ridge "
+            "regression.")  # fmt: skip
 
 
 def read_with_laq(packed: Packed, few: Packed, source: Path, out: Path) -> dict[str, Any]:
