@@ -1,4 +1,4 @@
-"""What motions are read with: the mean of ridge regression and of small networks."""
+"""What motions are read with: ridge regression and small networks, each as much as left-out episodes say."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_what_is_read_is_as_long_as_the_motions(monkeypatch: pytest.MonkeyPatch)
     features, truth = noisy()
     lengths = {}
     for few in (600, 50):  # of all episodes, and of two, of which none is left out
-        told_by_two = MotionFit.fit(features[:few], truth[:few], EPISODES[:few], ONE_TASK[:few])
-        told = told_by_two(features[600:])
+        fit = MotionFit.fit(features[:few], truth[:few], EPISODES[:few], ONE_TASK[:few])
+        told = fit(features[600:])
         lengths[few] = [np.polyfit(truth[600:, i], told[:, i], 1)[0] for i in range(2)]
     assert 0.85 < min(lengths[600]) <= max(lengths[600]) < 1.15, lengths
     assert max(lengths[50]) < 0.8, lengths
-    assert np.isnan(told_by_two.r2).all()
+    assert np.isnan(fit.r2).all(), "nothing is told of two episodes"
     monkeypatch.setattr(_motions, "STEPS", 100)
     noise = features[:600, 2:]
     assert np.abs(MotionFit.fit(noise, truth[:600], EPISODES, ONE_TASK)(noise)).max() < 1.5, (

@@ -59,7 +59,7 @@ class MotionFit:
             found = _even(x, y, number, task, NETWORKS, progress)
         if not folds:
             return found
-        weights = _weights((y - y.mean(0)) / found.spread, task) ** 2
+        weights = _weights((y - y.mean(0)) / found.spread, task) ** 2  # errors in units of each task's own spread
         apart = told[1] - told[0]
         share = np.clip((weights * apart * (y - told[0])).sum(0) / ((weights * apart**2).sum(0) + 1e-12), 0, 1)
         read, away = told[0] + share * apart, y - y.mean(0)

@@ -4,7 +4,8 @@ Each tracker has `keypoints` in each camera: where a learnt feature of a frozen 
 network makes of their places in all cameras a place in space, one number for each motion of the robot. Two losses: in
 the labelled episodes the difference of two places is the robot's motion in between; in all videos a keypoint moves as
 the optical flow beneath it: it stays on what it is on, in tasks without labels too. Several trackers learn side by side
-from other beginnings, and their places are averaged.
+from other beginnings. The place teaches the keypoints alone; motions are then read from the keypoints of all trackers
+(labels/_read.py).
 
 It is ours, not the paper's (docs/latents.md "Following the hand").
 """
