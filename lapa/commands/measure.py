@@ -439,6 +439,7 @@ def ablate(
     labels: int | None = None,
     episodes: int | None = None,
     benchmark: Annotated[str, tyro.conf.arg(metavar="NAME[:PATH][,OPTION=VALUE]")] = "tabletop",
+    method: str = "lapa",
     preset: str | None = None,
     workers: int = 0,
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -462,13 +463,15 @@ def ablate(
         episodes: test episodes a seed (none: 500; with --benchmark, a task: 20)
         benchmark: where all this is: tabletop, or metaworld:TASKS, language_table:FAMILIES or libero:SUITE as in
             `lapa compare`
+        method: what is ablated: lapa; with --benchmark also read, track, vpt or unipi, whose results are in
+            OUT/NAME_METHOD
         preset: named settings, as in the training commands (none: laptop; with --benchmark video)
         workers: steps run side by side, one thread each (0: one per core)
         dry_run: say what would be run, and how long it would take
     """
     from lapa.experiments.ablation import reports_of, run_ablation, settings_of
 
-    asked = settings_of(name, benchmark, seeds, (videos, labels, episodes), preset, set)
+    asked = settings_of(name, benchmark, seeds, (videos, labels, episodes), preset, set, method)
     if run_ablation(asked, out, workers, dry_run) is not None:
         print((reports_of(asked, out) / "table.md").read_text(), end="")
         print(f"Table, figures and picture are in {reports_of(asked, out)}.")

@@ -16,35 +16,40 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import LapaError
 from lapa.experiments.ablation_rows import ABLATIONS, around, backbone
-from lapa.experiments.compare import Guess, Plan, recipe_of
+from lapa.experiments.compare import Chain, Guess, Plan, pretrained, recipe_of
 from lapa.experiments.paper_cells import common_of
 from lapa.experiments.paper_table import collected
 from lapa.experiments.schedule import at_once, left, show
 from lapa.experiments.sweep import Cell, Row, as_words, cells, markdown, run_cells, told, write
 from lapa.experiments.worlds import TABLETOP, WORLDS, Setting, World, world_of
 from lapa.measures.intervals import wilson
+from lapa.methods import METHODS, STAGE_1, Method, fitted_for
+from lapa.plots.budgets import LINES
 from lapa.plots.compute import compute_curves
 from lapa.plots.dots import Panel, dots
 from lapa.plugins import choose, suggest
 from lapa.recipe import Recipe, overridden
 from lapa.runtime.progress import duration
+from lapa.stage1_points import LABELS
+from lapa.stage3_finetune import can_replay
 
 PROBES = {"action_r2": "action R²", "state_r2": "state R²", "position_r2": "position R²"}
 FOUND = (*PROBES, "action_mean_r2", "error_over_copy", "perplexity")  # of a LAQ, as far as the data allow
+LABELS_R2 = "r2_of_true_actions"  # of labels that are actions
 FEW = 100  # videos of Tabletop, at least
 
 
 @dataclass(frozen=True)
 class AblationSettings:
     """Which ablation, and how much data: on a benchmark of others of each task. options: more words of the training
-    commands, such as --preset."""
+    commands, such as --preset; method: a name of methods.METHODS, where a row has none of its own."""
 
     name: str
     seeds: int = 3
@@ -53,9 +58,17 @@ class AblationSettings:
     episodes: int = 500
     options: tuple[str, ...] = ()
     benchmark: str = "tabletop"
+    method: str = "lapa"
 
     def __post_init__(self) -> None:
         choose(self.name, ABLATIONS, "ablation")
+        if not METHODS[choose(self.method, METHODS, "method")].source or self.method == "actionvla":
+            raise LapaError(f"lapa ablate --method {self.method}: it learns from no videos without actions, so there "
+                            "is nothing to ablate.")  # fmt: skip
+        if self.method != "lapa" and not self.others:
+            raise LapaError("lapa ablate --method is for a benchmark of others; on Tabletop it is LAPA's.")
+        if METHODS[self.method].fits == "points" and not self.world.cameras:
+            raise LapaError(f"lapa ablate --method {self.method}: {self.world.title} has no second camera set up.")
         if min(self.seeds, self.labels, self.episodes) < 1 or self.videos < (1 if self.others else FEW):
             raise LapaError("An ablation needs at least one seed, label, test episode and video "
                             f"(on Tabletop {FEW} videos).")  # fmt: skip
@@ -84,7 +97,9 @@ class AblationSettings:
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         """What is compared."""
-        return around(self.name, self.recipe, self.videos) if self.others else ABLATIONS[self.name]
+        if not self.others:
+            return ABLATIONS[self.name]
+        return around(self.name, self.recipe, self.videos, self.method)
 
     @property
     def cells(self) -> list[Cell]:
@@ -100,14 +115,19 @@ class AblationSettings:
     def shared(self) -> dict[str, Any]:
         """What must be the same, as JSON values, for two runs to have one folder."""
         found = {**asdict(self), "options": list(self.options)}
-        if self.others:  # ablations and more seeds may come in
-            return {**{key: found[key] for key in found if key not in ("name", "seeds")}, "test": self.test[0]}
-        return {key: found[key] for key in found if key != "benchmark"}
+        if self.others:  # ablations, methods and more seeds may come in
+            inside = ("name", "seeds", "method")
+            return {**{key: found[key] for key in found if key not in inside}, "test": self.test[0]}
+        return {key: found[key] for key in found if key not in ("benchmark", "method")}
 
     def guess(self, row: Row) -> Guess:
         """Guessed seconds of the steps of a row on one core."""
         return self.world.guess(overridden(self.recipe, (*row.settings, *row.policy)), self.watched(row),
                                 self.episodes, 0)  # fmt: skip
+
+    def method_of(self, row: Row) -> Method:
+        """The method of a row."""
+        return METHODS[row.method or self.method]
 
     def watched(self, row: Row) -> int:
         """How many videos stages 1 and 2 watch."""
@@ -121,9 +141,11 @@ def settings_of(
     amounts: tuple[int | None, int | None, int | None],
     preset: str | None,
     settings: Sequence[str],
+    method: str = "lapa",
 ) -> AblationSettings:
     """What the options of the command say, and else what suits the world. amounts: videos, labels, test episodes;
-    settings: NAME=VALUE each, which go over those of the world. Raises LapaError for a world without ablations."""
+    settings: NAME=VALUE each, which go over those of the world. Raises LapaError for a world without ablations, and for
+    a method without them."""
     where = benchmark.partition(":")[0].partition(",")[0]
     if where not in (there := ("tabletop", *WORLDS)):
         raise LapaError(f"--benchmark {benchmark}: lapa ablate runs on {', '.join(there)}.{suggest(where, there)} It "
@@ -131,7 +153,8 @@ def settings_of(
     videos, labels, episodes = amounts
     common = common_of(benchmark, "", videos, episodes, None, preset, settings)
     few = labels if labels is not None else 20 if common.world is TABLETOP else 10
-    return AblationSettings(name, seeds, common.videos, few, common.episodes, common.options, benchmark)
+    return AblationSettings(name, seeds, common.videos, few, common.episodes, common.options, benchmark,
+                            method)  # fmt: skip
 
 
 # --- the steps
@@ -147,45 +170,43 @@ def plan(asked: AblationSettings, folder: Path) -> Plan:
 
 def _chain(made: Plan, asked: AblationSettings, cell: Cell) -> None:
     """The steps of a cell, from its data on."""
-    guess, latent = asked.guess(cell.row), _pretrained(made, asked, cell) if cell.row.pretrained else ""
-    labelled, needs = collected(made, asked.world.labels(asked.home, asked.labels, cell.seed))
-    start = ("--policy", made.path(latent)) if latent else ()
-    policy = made.add(f"{cell.name}/policy", ("finetune", *labelled, *start, *_learn(made, asked, cell)), "config.json",
-                      ((latent,) if latent else ()) + needs, guess.finetune)  # fmt: skip
+    row, seed, guess, method, world = cell.row, cell.seed, asked.guess(cell.row), asked.method_of(cell.row), asked.world
+    videos, needs = collected(made, world.part(asked.watched(row), asked.videos, seed)) if method.source else ((), ())
+    labelled, labels_need = collected(made, world.labels(asked.home, asked.labels, seed))
+    common, learn = ("--seed", str(seed), *asked.options, *as_words(row.settings)), _learn(made, row)
+    ground = (_ground(made, row.size, guess),) if row.size else ()
+    before = (*_looked(made, asked, seed), *ground) if method.source else ground
+    chain = Chain(videos, labelled, common, partial(_name, cell), needs, guess, labels_need, world.cameras,
+                  can_replay(asked.recipe) and not world.tunes, learn, before)  # fmt: skip
+    start, after = pretrained(made, method, chain)
+    policy = made.add(f"{cell.name}/policy", ("finetune", *labelled, *start, *common, *learn, "--resume"),
+                      "config.json", after, guess.finetune)  # fmt: skip
     where, episodes = asked.test
     named = ("--benchmark", where) if asked.others else ()  # else what is meant where none is named
     made.add(f"{cell.name}/eval", ("evaluate", "--policy", made.path(policy), *named, "--episodes", str(episodes),
-                                   "--seed", str(cell.seed)), "results.json", (policy,), guess.evaluate)  # fmt: skip
+                                   "--seed", str(seed)), "results.json", (policy,), guess.evaluate)  # fmt: skip
 
 
-def _pretrained(made: Plan, asked: AblationSettings, cell: Cell) -> str:
-    """The steps of stages 1 and 2. Returns the name of the last."""
-    row, seed, guess, stage1 = cell.row, cell.seed, asked.guess(cell.row), _stage1(cell)
-    videos, needs = collected(made, asked.world.part(asked.watched(row), asked.videos, seed))
-    source, cost = "ground_truth", guess.no_labels
-    if not row.true_actions:
-        laq = made.add(f"{stage1}/laq", ("quantize", *videos, *_common(asked, cell), "--resume"), "config.json", needs,
-                       guess.laq)  # fmt: skip
-        source, cost, needs = made.path(laq), guess.labels, (*needs, laq)
-    labels = made.add(f"{stage1}/labels", ("label", *videos, "--source", source), "manifest.json", needs, cost)
-    ground = (_ground(made, row.size, guess),) if row.size else ()
-    learn = ("pretrain", *videos, "--labels", made.path(labels), *_learn(made, asked, cell))
-    return made.add(f"{cell.name}/latent", learn, "config.json", (labels, *_looked(made, asked, seed), *ground),
-                    guess.pretrain)  # fmt: skip
+def _name(cell: Cell, method: str, step: str, videos: bool, few: bool) -> str:
+    """The name of a step of stages 1 and 2, and of its folder (compare.Chain). What a row does not change is made once
+    for all rows, and LAQ once for all methods that read it. All rows have the same labelled trajectories."""
+    row, lapa = cell.row, fitted_for("laq")
+    if step == "latent":
+        return f"{cell.name}/latent"
+    shared = {lapa: "laq", "actionvla": "truth"}.get(method, method)
+    folder = f"{shared}/seed{cell.seed}"
+    if row.settings or (row.share != 1 and videos):
+        folder = cell.name if method != lapa else cell.name.split("/", row.folder.count("/"))[-1]
+    return f"{folder}/{'laq' if (method, step) == (lapa, 'fit') else step}"
 
 
-def _common(asked: AblationSettings, cell: Cell) -> tuple[str, ...]:
-    """Words of all commands that train."""
-    return ("--seed", str(cell.seed), *asked.options, *as_words(cell.row.settings))
-
-
-def _learn(made: Plan, asked: AblationSettings, cell: Cell) -> tuple[str, ...]:
-    """Words of stages 2 and 3."""
-    options = cell.row.policy
-    if cell.row.size:
-        width, depth = cell.row.size
+def _learn(made: Plan, row: Row) -> tuple[str, ...]:
+    """Words of stages 2 and 3 alone."""
+    options = row.policy
+    if row.size:
+        width, depth = row.size
         options = backbone(width=width, depth=depth, weights=made.path(_grounded(width, depth)))
-    return (*_common(asked, cell), *as_words(options), "--resume")
+    return as_words(options)
 
 
 def _grounded(width: int, depth: int) -> str:
@@ -196,13 +217,6 @@ def _ground(made: Plan, size: tuple[int, int], guess: Guess) -> str:
     """One seed of grounding for all: it stands for a pretrained model."""
     words = ("ground", "--width", str(size[0]), "--depth", str(size[1]), "--resume")
     return made.add(_grounded(*size), words, "config.json", (), guess.ground * size[0] / 128)
-
-
-def _stage1(cell: Cell) -> str:
-    """The folder where the labels of stage 2 are made: once for all rows with the same labels."""
-    if cell.row.true_actions:
-        return f"truth/seed{cell.seed}"
-    return cell.name if cell.row.settings or cell.row.share != 1 else f"laq/seed{cell.seed}"
 
 
 def _looked(made: Plan, asked: AblationSettings, seed: int) -> tuple[str, ...]:
@@ -240,7 +254,7 @@ def run_ablation(asked: AblationSettings, out: Path, workers: int = 0, dry_run: 
     write_json(started, asked.shared)
 
     def keep(times: Mapping[str, float]) -> dict[str, Any]:
-        read = [_read(cell, out, times) for cell in asked.cells]
+        read = [_read(asked, cell, out, times) for cell in asked.cells]
         found = [content for content in read if content]
         results = {"asked": asdict(asked), "cells": found}
         if found:
@@ -253,7 +267,8 @@ def run_ablation(asked: AblationSettings, out: Path, workers: int = 0, dry_run: 
 
 def reports_of(asked: AblationSettings, out: Path) -> Path:
     """Where results.json, table.md and ablation.png are."""
-    return out / asked.name if asked.others else out
+    name = asked.name if asked.method == "lapa" else f"{asked.name}_{asked.method}"
+    return out / name if asked.others else out
 
 
 def _refuse_other(path: Path, ours: Mapping[str, Any]) -> None:
@@ -274,15 +289,15 @@ def _announce(asked: AblationSettings, steps: Sequence[Any], out: Path, workers:
           f"guess, about {duration(left(list(steps), out, workers))} with {cores} side by side.")  # fmt: skip
     where, episodes = asked.test
     if asked.others:
-        print(f"{asked.world.title}: {asked.videos} videos and {asked.labels} labelled trajectories a task; {episodes} "
-              f"test episodes a cell in {where}.")  # fmt: skip
+        print(f"{LINES[asked.method][0]} in {asked.world.title}: {asked.videos} videos and {asked.labels} labelled "
+              f"trajectories a task; {episodes} test episodes a cell in {where}.")  # fmt: skip
     print(f"Table and picture go to {reports_of(asked, out)}. Stop and run again at any time.", flush=True)
 
 
 # --- what is found
 
 
-def _read(cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any] | None:
+def _read(asked: AblationSettings, cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any] | None:
     """A finished cell; None for one that is not finished."""
     where = out / cell.name
     if not (where / "eval/results.json").exists():
@@ -291,23 +306,28 @@ def _read(cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any] |
     return {
         "row": cell.row.name, "seed": cell.seed, "success": score["success"], "interval": score["interval"],
         "episodes": score["episodes"], "families": {name: part["success"] for name, part in score["families"].items()},
-        **(_before_stage_3(cell, out, times) if cell.row.pretrained else {}),
+        **(_before_stage_3(asked.method_of(cell.row), cell, out, times) if asked.method_of(cell.row).source else {}),
     }  # fmt: skip
 
 
-def _before_stage_3(cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any]:
+def _before_stage_3(method: Method, cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any]:
     """What stages 1 and 2 of a finished cell found, and took."""
-    policy, stage1 = read_json(out / cell.name / "latent/config.json", "policy"), _stage1(cell)
+    policy = read_json(out / cell.name / "latent/config.json", "policy")
     stage2, found = policy["recipe"]["pretrain"], {}
-    if not cell.row.true_actions:
-        laq = read_json(out / stage1 / "laq/config.json", "LAQ")["results"]
+    owner = method.name if method.fits in (None, "points") else fitted_for(method.fits)
+    fit = _name(cell, owner, "fit", method.fits != "idm", method.fits != "laq")
+    labels = _name(cell, method.name, "labels", True, method.name != "lapa")
+    if method.fits == "laq":
+        laq = read_json(out / fit / "config.json", "LAQ")["results"]
         found = {name: laq[name] for name in FOUND if name in laq}
-    before = (f"{stage1}/laq", f"{stage1}/labels", f"seen/seed{cell.seed}")
+    told = out / (Path(fit) / LABELS if method.source == STAGE_1 else labels) / "manifest.json"
+    if told.exists() and LABELS_R2 in (manifest := read_json(told, "labels")):
+        found[LABELS_R2] = manifest[LABELS_R2]
     return {
         "accuracy": policy["results"].get("accuracy"), "held_out_accuracy": policy["results"].get("watched/accuracy"),
         "samples": _steps(out / cell.name / "latent", stage2["steps"]) * stage2["batch_size"],
         "seconds": times.get(f"{cell.name}/latent"),
-        "seconds_of_stage_1": sum(times.get(step, 0) for step in before), **found,
+        "seconds_of_stage_1": sum(times.get(step, 0) for step in (fit, labels, f"seen/seed{cell.seed}")), **found,
     }  # fmt: skip
 
 
@@ -325,6 +345,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     and the labels; on a benchmark of others also the first look at all frames)."""
     probes = {key: title for key, title in PROBES.items() if any(key in cell for cell in found)}
     figures = {**probes, "error_over_copy": "error / copy"}
+    if any(LABELS_R2 in cell for cell in found):
+        figures = {LABELS_R2: "labels' R²", **figures}
     heads = ["", "seeds", "success", "95%", *figures.values(), "perplexity", "samples", "seconds", "before"]
     lines = []
     for name, mine in _rows(found):
@@ -362,7 +384,8 @@ def picture(asked: AblationSettings, found: Sequence[dict[str, Any]], path: Path
     """Success, a dot for each seed; where rows differ in their codes also what these tell. "compute": curves."""
     title = f"lapa ablate {asked.name}: {asked.videos:,} videos, {asked.labels} labelled trajectories"
     if asked.others:
-        title = f"{asked.name}, {asked.world.title}: {asked.videos} videos, {asked.labels} labels a task"
+        of = LINES[asked.method][0]
+        title = f"{of}, {asked.name}, {asked.world.title}: {asked.videos} videos, {asked.labels} labels a task"
     if asked.name == "compute":
         return compute_curves(found, path, title)
     rows = list(dict.fromkeys(cell["row"] for cell in found))
@@ -371,8 +394,7 @@ def picture(asked: AblationSettings, found: Sequence[dict[str, Any]], path: Path
         return [[float(c[key]) for c in found if c["row"] == name and c.get(key) is not None] for name in rows]
 
     panels = [Panel("success on test scenes", {"": values("success")}, (0.0, 1.0))]
-    with_codes = [row for row in asked.rows if not row.true_actions]
-    if len({_stage1(Cell(row, 0)) for row in with_codes}) > 1:  # not the same codes for all
+    if len({(row.settings, row.share) for row in asked.rows}) > 1:  # not the same codes for all
         known = {key: values(key) for key in PROBES if any(values(key))}
         if known:
             what = "what the codes tell, R²" if len(known) > 1 else f"{PROBES[min(known)]} of the codes"

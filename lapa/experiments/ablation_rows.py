@@ -13,10 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 from lapa.contracts import LapaError
-from lapa.experiments.sweep import Row
+from lapa.experiments.sweep import Row, slug
+from lapa.methods import METHODS, fitted_for
+from lapa.plots.budgets import LINES
 from lapa.plugins import choose, configure
 from lapa.recipe import Recipe, override
 
+OF_LAQ = {"codes": ("lapa",), "positions": ("lapa",), "window": ("lapa", "read")}  # methods that see a difference
 USUAL, OWN = "usual", " (the recipe's)"  # the folder of the row that changes nothing; what follows its name
 
 
@@ -37,24 +40,37 @@ ABLATIONS: dict[str, tuple[Row, ...]] = {
         Row("width 128, depth 3, not grounded", policy=backbone(grounded=False)),
     ),
     "compute": tuple(
-        Row(f"{name}, {n:,} steps", policy=(f"pretrain.steps={n}",), true_actions=name == "ActionVLA")
-        for name in ("LAPA", "ActionVLA")
+        Row(f"{title}: {n:,} steps", policy=(f"pretrain.steps={n}",), method=method)
+        for title, method in (("LAPA", ""), ("ActionVLA", "actionvla"))
         for n in (125, 250, 500, 1000, 2000)
     ),
 }
 
 
-def around(name: str, recipe: Recipe, videos: int) -> tuple[Row, ...]:
-    """The rows of an ablation in a benchmark of others, with this recipe and so many videos a task.
+def around(name: str, recipe: Recipe, videos: int, method: str) -> tuple[Row, ...]:
+    """The rows of an ablation in a benchmark of others, with this recipe and so many videos a task. method: a name of
+    methods.METHODS, what is ablated.
 
-    Raises LapaError where that leaves nothing to compare, or where a row does not go together with the recipe.
+    Raises LapaError where that leaves nothing to compare, or where a row does not go together with the recipe or the
+    method.
     """
     made = AROUND[choose(name, AROUND, "ablation")](recipe, videos)
+    if method not in OF_LAQ.get(name, METHODS):
+        raise LapaError(f"lapa ablate {name} --method {method}: the rows would be alike, as they differ in the codes "
+                        "of LAQ alone. Give videos, policy or compute.")  # fmt: skip
     if len(made) < 2:
         had = f"--videos {videos}" if name == "videos" else f"latent_chunk={recipe.latent_chunk}, chunk={recipe.chunk}"
         raise LapaError(f"lapa ablate {name}: with {had} the only row is {made[0].name}, and there is nothing to "
                         "compare it with. Give other numbers.")  # fmt: skip
-    return tuple(_without_what_is_there(row, recipe) for row in made)
+    return tuple(_of(method, _without_what_is_there(row, recipe)) for row in made)
+
+
+def _of(method: str, row: Row) -> Row:
+    """The row of another method than LAPA has a folder of its own, so that several can be side by side."""
+    if row.method or method == fitted_for("laq"):
+        return row
+    named = row.name.replace(f"{LINES[fitted_for('laq')][0]}:", f"{LINES[method][0]}:")
+    return replace(row, name=named, folder=f"{method}/{row.folder or slug(row.name)}")
 
 
 def _without_what_is_there(row: Row, recipe: Recipe) -> Row:
@@ -62,7 +78,7 @@ def _without_what_is_there(row: Row, recipe: Recipe) -> Row:
     settings = tuple(setting for setting in row.settings if override(recipe, setting) != recipe)
     policy = tuple(setting for setting in row.policy if override(recipe, setting) != recipe)
     row = replace(row, settings=settings, policy=policy)
-    own = row.pretrained and not (settings or policy or row.true_actions) and row.share == 1
+    own = not (settings or policy or row.method) and row.share == 1
     return replace(row, name=row.name + OWN, folder=USUAL) if own else row
 
 
@@ -117,9 +133,9 @@ def _policy(recipe: Recipe, videos: int) -> tuple[Row, ...]:
 def _compute(recipe: Recipe, videos: int) -> tuple[Row, ...]:
     """A fifteenth of the recipe's steps of stage 2, twice as many and so on, and all of them; beside them none."""
     steps = sorted({max(1, round(recipe.pretrain.steps * part / 15)) for part in (1, 2, 4, 8, 15)})
-    made = [Row(f"{name}, {n:,} steps", policy=(f"pretrain.steps={n}",), true_actions=name == "ActionVLA")
-            for name in ("LAPA", "ActionVLA") for n in steps]  # fmt: skip
-    return (Row("Scratch", pretrained=False), *made)
+    made = [Row(f"{title}: {n:,} steps", policy=(f"pretrain.steps={n}",), method=method)
+            for title, method in (("LAPA", ""), ("ActionVLA", "actionvla")) for n in steps]  # fmt: skip
+    return (Row("Scratch", method="scratch"), *made)
 
 
 AROUND: Mapping[str, Callable[[Recipe, int], tuple[Row, ...]]] = {

@@ -90,7 +90,8 @@ class Chain:
 
     name: (method, step, whether it depends on the videos, whether on the labelled trajectories) -> the step's name.
     needs, labels_need: the steps that make the videos, and the labelled trajectories. cameras: see Comparison. replay:
-    stage 3 goes on learning stage 2's labels (stage3_finetune.can_replay).
+    stage 3 goes on learning stage 2's labels (stage3_finetune.can_replay). learn: more options of stages 2 and 3 alone;
+    learn_needs: steps that stage 2 waits for.
     """
 
     videos: tuple[str, ...]
@@ -102,6 +103,8 @@ class Chain:
     labels_need: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ()
     replay: bool = False
+    learn: tuple[str, ...] = ()
+    learn_needs: tuple[str, ...] = ()
 
 
 def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -121,9 +124,9 @@ def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], 
                              ("label", *chain.videos, "--source", source, *told), "manifest.json", needs,
                              guess.no_labels if word else guess.labels)  # fmt: skip
         labels = plan.path(labels_of)
-    learn = ("pretrain", *chain.videos, "--labels", labels, *chain.common, "--resume")
-    latent = plan.add(chain.name(row.name, "latent", True, few), learn, "config.json", (labels_of,),
-                      guess.pretrain_films if films else guess.pretrain)  # fmt: skip
+    learn = ("pretrain", *chain.videos, "--labels", labels, *chain.common, *chain.learn, "--resume")
+    latent = plan.add(chain.name(row.name, "latent", True, few), learn, "config.json",
+                      (labels_of, *chain.learn_needs), guess.pretrain_films if films else guess.pretrain)  # fmt: skip
     start: tuple[str, ...] = ("--policy", plan.path(latent))
     if chain.replay and row.replays:
         start = (*start, *datasets(chain.videos[1::2], "--videos"), "--labels", labels)

@@ -24,8 +24,7 @@ class Row:
     settings      what it changes in all stages, each such as "laq.codebook_size=32"
     policy        what it changes in stages 2 and 3 alone
     share         of the videos that stages 1 and 2 watch
-    true_actions  stage 2 predicts true actions (ActionVLA), not codes
-    pretrained    False: there is stage 3 alone (Scratch)
+    method        a method of methods.py that it has in place of the sweep's; "": the sweep's
     size          width and depth of a backbone that is grounded first; None: the preset's
     needs         a setting that the row needs; if it is not given, the row is left out
     folder        where its cells are, inside the folder of the sweep; "": by its name
@@ -35,8 +34,7 @@ class Row:
     settings: tuple[str, ...] = ()
     policy: tuple[str, ...] = ()
     share: float = 1.0
-    true_actions: bool = False
-    pretrained: bool = True
+    method: str = ""
     size: tuple[int, int] | None = None
     needs: str = ""
     folder: str = ""

@@ -14,7 +14,7 @@ Cells = Sequence[dict[str, Any]]
 
 
 def compute_curves(cells: Cells, path: Path, title: str) -> None:
-    """Draw the cells of an ablation ("METHOD, N steps") as a PNG. Each method is a line, each row's mean a point.
+    """Draw the cells of an ablation ("METHOD: N steps") as a PNG. Each method is a line, each row's mean a point.
 
     Solid lines include the time before stage 2 (LAQ and labels), dashed lines are of stage 2 alone. "Scratch", which
     has neither, is a level.
@@ -29,8 +29,8 @@ def compute_curves(cells: Cells, path: Path, title: str) -> None:
     colours = dict(LINES.values())
     if level := [100 * cell["success"] for cell in cells if cell["row"] == "Scratch"]:
         axes.axhline(fmean(level), color=colours["Scratch"], linewidth=1.2, label="Scratch, none of it")
-    for method in dict.fromkeys(cell["row"].split(",")[0] for cell in cells if "," in cell["row"]):
-        mine = [cell for cell in cells if cell["row"].startswith(f"{method},") and cell["seconds"]]
+    for method in dict.fromkeys(cell["row"].split(":")[0] for cell in cells if ":" in cell["row"]):
+        mine = [cell for cell in cells if cell["row"].startswith(f"{method}:") and cell["seconds"]]
         rows = [[c for c in mine if c["row"] == name] for name in dict.fromkeys(c["row"] for c in mine)]
         y = [100 * fmean(c["success"] for c in row) for row in rows]
         stage2 = [fmean(c["seconds"] for c in row) for row in rows]

@@ -43,8 +43,8 @@ def test_ablations_share_what_does_not_differ(tmp_path: Path) -> None:
             "s 1",
             "width 128, depth 3",
             "0.2 s",
-            "LAPA, 2,000 steps",
-            "ActionVLA, 2,000 steps",
+            "LAPA: 2,000 steps",
+            "ActionVLA: 2,000 steps",
         ), "those are the preset's own"
     with pytest.raises(LapaError, match="seed"):
         ablation.AblationSettings("codes", seeds=0)
@@ -53,7 +53,7 @@ def test_ablations_share_what_does_not_differ(tmp_path: Path) -> None:
 def test_an_ablation_with_the_same_codes_shows_success_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
     monkeypatch.setattr(ablation, "dots", lambda rows, panels, *_: drawn.extend(panel.title for panel in panels))
-    cells = [{"row": f"LAPA, {n} steps", "success": n / 1000, "seconds": n / 10, "seconds_of_stage_1": 200.0,
+    cells = [{"row": f"LAPA: {n} steps", "success": n / 1000, "seconds": n / 10, "seconds_of_stage_1": 200.0,
               "action_r2": 0.9, "error_over_copy": 0.4} for n in (125, 250)]  # fmt: skip
     for name in ("policy", "videos"):
         ablation.picture(ablation.AblationSettings(name), cells, tmp_path / "x.png")
@@ -71,7 +71,7 @@ def test_an_ablation_runs_resumes_and_is_drawn(
 ) -> None:
     here(monkeypatch)
     rows = (Row("small", ("laq.codebook_size=4",)), Row("few videos", share=0.2),
-            Row("true actions", true_actions=True))  # fmt: skip
+            Row("true actions", method="actionvla"))  # fmt: skip
     monkeypatch.setitem(ablation.ABLATIONS, "codes", rows)
     short = [w for stage in ("quantize", "pretrain", "finetune") for w in ("--set", f"{stage}.steps=2")]
     words = ["ablate", "codes", *small, *short, "--seeds", "1", "--videos", "100", "--labels", "2", "--episodes", "5"]

@@ -27,7 +27,7 @@ TASKS = FIVE.partition(":")[2].split("+")
 
 def asked(name: str, *settings: str, benchmark: str = FIVE, seeds: int = 1, **more: Any) -> AblationSettings:
     amounts = (more.pop("videos", None), more.pop("labels", None), more.pop("episodes", None))
-    return settings_of(name, benchmark, seeds, amounts, more.pop("preset", None), settings)
+    return settings_of(name, benchmark, seeds, amounts, more.pop("preset", None), settings, **more)
 
 
 def steps(*given: Any, **more: Any) -> dict[str, PlanStep]:
@@ -63,8 +63,8 @@ def test_rows_stand_around_what_the_recipe_has() -> None:
     assert names("videos") == [f"{n} videos a task" for n in (2, 5, 15, 50)]
     assert names("videos", videos=4) == ["1 video a task", "4 videos a task"]
     assert names("policy") == ["width 48, depth 1", "width 96, depth 2", "width 192, depth 2", "width 384, depth 4"]
-    assert names("compute")[:6] == ["Scratch", *(f"LAPA, {n} steps" for n in ("200", "400", "800", "1,600", "3,000"))]
-    assert names("compute", "pretrain.steps=30")[6:] == [f"ActionVLA, {n} steps" for n in (2, 4, 8, 16, 30)]
+    assert names("compute")[:6] == ["Scratch", *(f"LAPA: {n} steps" for n in ("200", "400", "800", "1,600", "3,000"))]
+    assert names("compute", "pretrain.steps=30")[6:] == [f"ActionVLA: {n} steps" for n in (2, 4, 8, 16, 30)]
 
 
 @pytest.mark.parametrize("name", sorted(AROUND))
@@ -76,7 +76,7 @@ def test_each_row_changes_the_recipe_but_one(name: str) -> None:
     assert len({cell.name for cell in of.cells}) == len(of.rows)
     for row in of.rows:
         changed = overridden(of.recipe, (*row.settings, *row.policy)) != of.recipe
-        assert changed or row.share < 1 or row.true_actions or not row.pretrained or row in own
+        assert changed or row.share < 1 or row.method or row in own
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,52 @@ def test_no_row_pays_for_the_first_look_at_all_frames() -> None:
     assert all("seen/seed0" in step.needs for step in stage2)
 
 
+# --- other methods than LAPA
+
+
+def test_methods_in_one_folder_share_data_and_latent_actions() -> None:
+    lapa, read = steps("videos"), steps("videos", method="read")
+    shared = {name for name in lapa if read.get(name) == lapa[name]}
+    assert {name.rpartition("/")[2] for name in lapa.keys() - shared} == {"labels", "latent", "policy", "eval"}
+    assert {"laq/seed0/laq", "2_videos_a_task/seed0/laq", "seen/seed0"} <= shared
+    few = read["read/2_videos_a_task/seed0/labels"]
+    assert after(few, "--source") == "out/2_videos_a_task/seed0/laq"
+    assert after(few, "--labelled") == "lerobot:out/seed0/data/labels10/reach-v3"
+    assert read["read/usual/seed0/latent"].needs == ("read/seed0/labels", "seen/seed0")
+
+
+def test_what_reads_no_video_is_fitted_once() -> None:
+    made = steps("videos", method="vpt")
+    assert [name for name, step in made.items() if step.command[0] == "fit"] == ["vpt/seed0/fit"]
+    assert "vpt/2_videos_a_task/seed0/labels" in made
+    assert not any("--videos" in step.command for step in made.values()), "VPT replays nothing"
+
+
+def test_stage_3_is_that_of_the_table() -> None:
+    """It goes on learning stage 2's labels, but where the table does not."""
+    made = steps("compute")
+    kept = made["lapa_200_steps/seed0/policy"]
+    assert after(kept, "--videos").startswith("lerobot:out/seed0/data/home/")
+    assert after(kept, "--labels") == "out/laq/seed0/labels"
+    assert after(made["actionvla_200_steps/seed0/policy"], "--labels") == "out/truth/seed0/labels"
+    assert "--videos" not in steps("codes", "replay=0")["usual/seed0/policy"].command
+
+
+def test_two_methods_are_told_apart(made_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = asked("compute", benchmark="metaworld:reach-v3+push-v3", method="read")
+    names_of = [row.name.removesuffix(OWN) for row in of.rows]
+    assert names_of[1] == "LAPA, read: 200 steps"
+    assert names_of[-1] == "ActionVLA: 3,000 steps"
+    monkeypatch.setitem(globals(), "TIMES", finish(of, made_up, dict.fromkeys(names_of, 0.4)))
+    ablation.run_ablation(of, made_up)
+    cells = json.loads((made_up / "compute_read/results.json").read_text())["cells"]
+    assert ["r2_of_true_actions" in cell for cell in (cells[0], cells[1], cells[-1])] == [False, True, True]
+    assert [("action_r2" in cell) for cell in (cells[1], cells[-1])] == [True, False]
+    assert "labels' R²" in (made_up / "compute_read/table.md").read_text()
+    with Image.open(made_up / "compute_read/ablation.png") as image:
+        assert image.size[0] > 600
+
+
 # --- refused
 
 
@@ -188,6 +234,11 @@ def test_no_row_pays_for_the_first_look_at_all_frames() -> None:
         ({"benchmark": "tabletop:sim"}, "tabletop:sim"),
         ({"name": "videos", "videos": 1}, "--videos 1"),
         ({"labels": 0}, "label"),
+        ({"method": "scratch", "name": "videos"}, "scratch"),
+        ({"method": "actionvla", "name": "videos"}, "actionvla"),
+        ({"method": "reed", "name": "videos"}, '"read"'),
+        ({"method": "read"}, "lapa ablate codes --method read"),
+        ({"method": "track", "name": "videos", "benchmark": "libero"}, "second camera"),
         ({"name": "window", "settings": ("chunk=1", "latent_chunk=1")}, "chunk=1"),
         ({"name": "policy", "preset": "laptop"}, "policy.backbone=tiny"),
         ({"name": "policy", "settings": ('policy.backbone_options={"language":"smollm2"}',)}, "smollm2"),
@@ -230,15 +281,19 @@ def finish(of: AblationSettings, out: Path, wins: dict[str, float]) -> dict[str,
                   "results": {"accuracy": 0.8, "watched/accuracy": 0.6}}  # fmt: skip
         laq = {"results": {"error_over_copy": 0.4, "action_r2": 0.86, "action_mean_r2": 0.8, "perplexity": [40.0, 30.0],
                            "watched_on": "pairs"}}  # fmt: skip
+        labels = {"r2_of_true_actions": 0.75}
         made = {f"{cell.name}/eval/results.json": score}
-        if cell.row.pretrained:
+        method = of.method_of(cell.row)
+        if method.source:
             made[f"{cell.name}/latent/config.json"] = policy
-            if not cell.row.true_actions:
-                made[f"{ablation._stage1(cell)}/laq/config.json"] = laq
+            if method.fits == "laq":
+                made[f"{ablation._name(cell, 'lapa', 'fit', True, False)}/config.json"] = laq
+            if method.name != "lapa":
+                made[f"{ablation._name(cell, method.name, 'labels', True, True)}/manifest.json"] = labels
         for name, content in made.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_text(json.dumps(content))
-        if cell.row.pretrained:
+        if method.source:
             metrics = out / cell.name / "latent/metrics.jsonl"
             metrics.write_text('{"step": 30}\n{"step": 1200, "loss": 1}\n')
     return times
@@ -282,7 +337,7 @@ def test_what_was_found_is_told_for_each_ablation(made_up: Path, monkeypatch: py
     ablation.run_ablation(compute, made_up)
     cells = json.loads((made_up / "compute/results.json").read_text())["cells"]
     assert "samples" not in cells[0], "Scratch"
-    assert cells[5]["row"] == f"LAPA, 3,000 steps{OWN}"
+    assert cells[5]["row"] == f"LAPA: 3,000 steps{OWN}"
     assert [("action_r2" in cell, cell["seconds_of_stage_1"]) for cell in cells[5:7]] == [(True, 30), (False, 20)]
     assert (made_up / "compute/ablation.png").exists()
     assert (made_up / "window/table.md").read_text() == table, "each has a folder"
