@@ -116,6 +116,12 @@ def test_compare_without_a_benchmark(
     assert (tmp_path / "compared/error.png").exists()
     assert not (tmp_path / "compared/eval").exists()
     assert "tabletop" in capsys.readouterr().out
+    run("compare", "--dataset", videos, "--labelled", f"{labelled}0-11", "--methods", "lapa", *few, "--out",
+        tmp_path / "compared")  # fmt: skip
+    again = results(tmp_path / "compared")["offline"]["rows"]
+    assert list(again)[:2] == ["lapa", "scratch"], "nothing that was found is lost"
+    assert again == rows
+    assert "from an earlier run: scratch" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run("compare", "--dataset", videos, "--labelled", f"{labelled}0-3", *few, "--out", tmp_path / "few")
     assert "5 or more; there are 4" in capsys.readouterr().err

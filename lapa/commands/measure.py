@@ -268,13 +268,13 @@ def _compared_by_success(named: tuple[str, ...], setting: Any, out: Path, worker
     """Run the plan, and show how often each method's policy succeeds, beside the benchmark's own rows."""
     from lapa.artefacts.folder import write_json
     from lapa.evaluate import open_benchmark
-    from lapa.experiments.compare import gap_closed, gather, in_order, plan
+    from lapa.experiments.compare import gap_closed, gather, in_order, plan, with_earlier
     from lapa.experiments.schedule import run
     from lapa.plots.codes import success_bars
 
     rows = tuple(open_benchmark(setting.benchmark).baselines())
     seconds = run(plan(named, setting, out, rows), out, workers)
-    scores = gather(in_order(named, rows), out)
+    scores = gather(in_order(with_earlier(named, out, "eval/{}/results.json"), rows), out)
     write_json(out / "results.json", {"methods": scores, "seconds": seconds, "settings": dataclasses.asdict(setting)})
     success_bars(scores, out / "success.png")
     print_table(scores)
@@ -287,13 +287,14 @@ def _compared_by_success(named: tuple[str, ...], setting: Any, out: Path, worker
 def _compared_by_errors(named: tuple[str, ...], setting: Any, out: Path, workers: int) -> None:
     """Run the plan, and show the held-out error of each method's policy, beside rows that need no policy."""
     from lapa.artefacts.folder import write_json
-    from lapa.experiments.compare import errors, plan
+    from lapa.experiments.compare import errors, plan, with_earlier
     from lapa.experiments.schedule import run
     from lapa.measures.offline import interval
     from lapa.plots.offline import offline_error
+    from lapa.stage3_finetune import HELD_OUT
 
     seconds = run(plan(named, setting, out), out, workers)
-    found = errors(named, out)
+    found = errors(with_earlier(named, out, f"policy/{{}}/{HELD_OUT}"), out)
     write_json(out / "results.json", {"offline": found, "seconds": seconds, "settings": dataclasses.asdict(setting)})
     offline_error(found, out / "error.png", "Error of actions on held-out trajectories")
     print(f"Open-loop error on {found['episodes']} labelled trajectories that were held out (1: always the mean "

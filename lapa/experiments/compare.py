@@ -309,6 +309,15 @@ def errors(methods: Sequence[str], folder: Path) -> dict[str, Any]:
     return {**first, "rows": {**rows, **beside}}
 
 
+def with_earlier(methods: tuple[str, ...], folder: Path, result: str) -> tuple[str, ...]:
+    """The methods and, behind them, those that an earlier run into `folder` finished, which had the same settings
+    (`begin`). Says which. result: the file of a finished method, with {} for its name."""
+    earlier = tuple(n for n in METHODS if n not in methods and (folder / result.format(n)).exists())
+    if earlier:
+        print(f"Also shown, from an earlier run: {', '.join(earlier)}.")
+    return (*methods, *earlier)
+
+
 def in_order(methods: Sequence[str], rows: Sequence[str]) -> list[str]:
     """The methods between the benchmark's own rows: first those that a method should beat; the expert is last."""
     return [*(row for row in rows if row != "expert"), *methods, *(row for row in rows if row == "expert")]
