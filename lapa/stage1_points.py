@@ -63,7 +63,7 @@ def track(packed: Packed, few: Packed, recipe: Recipe, out: Path, seed: int) -> 
         _picture(model, videos, out / PICTURE)
         few_followed, followed = _followed(model, labelled), _followed(model, videos)
         actions, told = read_actions(few_followed, followed, config.window, "lapa track")
-        meaning = Meaning.of(few, "given")
+        meaning = Meaning.of(few)
         made = {"model": asdict(config), "shape": list(eyes.shape), "cameras": list(videos.names),
                 "motions": len(motions), "meaning": meaning and asdict(meaning), "recipe": recipe.to_json(),
                 "results": {"train_r2": told},

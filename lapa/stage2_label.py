@@ -393,7 +393,10 @@ def finish(
         manifest["code_embeddings"] = np.asarray(getattr(labeller, "code_embeddings", ())).tolist()  # [s * classes][k]
     elif actions and packed.actions is not None:
         every = joined(actions)
-        manifest["r2_of_true_actions"] = r2(every.values, packed.actions[packed.starts[every.episode] + every.frame])
+        now = packed.starts[every.episode] + every.frame
+        true = packed.acted(now, now + 1)
+        assert true is not None
+        manifest["r2_of_true_actions"] = r2(every.values, true)
     write_manifest(out, {**manifest, "shards": entries})
     for left in (out / PLAN, *(out / TABLE).glob(".*.tmp")):  # of processes that were killed while they wrote
         left.unlink(missing_ok=True)

@@ -94,6 +94,19 @@ class Index:
             return None
         return over_window(self.action_spec.kinds, self.actions, self.state, now, later)
 
+    def steps(self) -> Array | None:
+        """What each action means as the motion of one step, float32 [N, A]; None without actions. An absolute target is
+        the change of the state to the next frame (`acted`; in the last frame of an episode, that before it). Others
+        are it themselves."""
+        now, first, last = np.arange(len(self)), self.starts[:-1], self.starts[1:] - 1
+        now[last] = np.maximum(last - 1, first)
+        made = self.acted(now, np.minimum(now + 1, last[self.episode_of(now)]))
+        if made is None or self.actions is None or self.action_spec is None:
+            return None
+        own = np.array(self.action_spec.kinds) != "absolute"
+        made[:, own] = self.actions[:, own]
+        return made
+
     def told(self) -> list[str]:
         """What was found and chosen, for people: on actions, camera, robot, what the reader notes, instructions."""
         lines = []

@@ -76,17 +76,21 @@ class Followed:
 
 
 def motions_of(few: Packed, command: str) -> tuple[list[int], list[int]]:
-    """Which actions are motions, and which are switches: numbers of dimensions. Raises LapaError where one is absolute,
-    and where none is a motion."""
+    """Which actions are motions, and which are switches: numbers of dimensions. An absolute action is a motion where
+    the state is known in the same numbers: the change of it. Raises LapaError where one is neither, and where none is
+    a motion."""
     few.require_actions(f"{command} (--labelled)")
-    kinds = few.action_spec.kinds if few.action_spec else ()
-    if "absolute" in kinds or "delta" not in kinds:
+    meaning = Meaning.of(few)
+    kinds = meaning.spec.kinds if meaning else ()
+    motions = [i for i, kind in enumerate(kinds) if kind == "delta" or (meaning and meaning.relative[i])]
+    switches = [i for i, kind in enumerate(kinds) if kind == "binary"]
+    if not motions or len(motions) + len(switches) < len(kinds):
         raise LapaError(
             f"{few.spec}: {command} reads motions, and these actions are {', '.join(dict.fromkeys(kinds))}. It needs "
-            "actions of the kind delta (docs/datasets.md), beside which there may be binary ones. Use lapa fit instead."
+            "actions of the kind delta (docs/datasets.md), or absolute ones and a state of as many numbers; beside "
+            "them there may be binary ones. Use lapa fit instead."
         )
-    motions = [i for i, kind in enumerate(kinds) if kind == "delta"]
-    return motions, [i for i in range(len(kinds)) if i not in motions]
+    return motions, switches
 
 
 def require_one_rate(packed: Packed, few: Packed, command: str) -> None:
@@ -99,10 +103,12 @@ def require_one_rate(packed: Packed, few: Packed, command: str) -> None:
 
 
 def read_actions(few: Followed, videos: Followed, seconds: float, command: str) -> tuple[Array, float]:
-    """Actions float32 [N, A] of all frames of the videos, and the R^2 of those of the labelled episodes themselves.
-    seconds: how far ahead of a frame the later one lies. Raises LapaError as motions_of does."""
+    """Actions float32 [N, A] of all frames of the videos, absolute ones as changes of the state (Index.steps), and the
+    R^2 of those of the labelled episodes themselves. seconds: how far ahead of a frame the later one lies. Raises
+    LapaError as motions_of does."""
     motions, switches = motions_of(few.packed, command)
-    known, both = few.packed.require_actions(command), (few, videos)
+    known, both = few.packed.steps(), (few, videos)
+    assert known is not None  # motions_of has seen them
     made = [np.empty((len(each.places), known.shape[1]), np.float32) for each in both]
     moved = few.moved(seconds)
     reading = MotionFit.fit(moved, known[:, motions], few.episode, few.task)
@@ -164,7 +170,7 @@ def write_actions(
     source and data that are there are left as they are. Returns the manifest. Raises LapaError for others."""
     pairs = window_pairs(packed, None)
     labels = Labels("actions", pairs.episode, pairs.frame, actions[pairs.now])
-    meaning = Meaning.of(few, "given")
+    meaning = Meaning.of(few)
     manifest: dict[str, Any] = {
         "method": method, "source": str(source), "source_hash": source_hash, "kind": "actions", "classes": 0,
         "window_seconds": None, "end": "drop",
@@ -174,7 +180,9 @@ def write_actions(
         "labelled": few.fingerprint,
     }  # fmt: skip
     if packed.actions is not None and packed.actions.shape[1] == actions.shape[1]:
-        manifest["r2_of_true_actions"] = r2(labels.values, packed.actions[pairs.now])
+        true = packed.acted(pairs.now, pairs.later)
+        assert true is not None
+        manifest["r2_of_true_actions"] = r2(labels.values, true)
     if (out / MANIFEST).exists():
         there = read_manifest(out)
         if all(there.get(name) == manifest[name] for name in ("source_hash", "fingerprint", "labelled")):
