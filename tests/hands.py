@@ -13,6 +13,7 @@ from lapa.data.lerobot_format import LeRobotWriter
 SIZE, EPISODES, LENGTH = 48, 14, 24
 NAMES = ("dx", "dy", "dz", "gripper")
 KINDS: tuple[ActionKind, ...] = ("delta", "delta", "delta", "binary")
+ABSOLUTE: tuple[ActionKind, ...] = ("absolute", "absolute", "absolute", "binary")
 
 
 def drawn(places: np.ndarray, closed: np.ndarray, axes: tuple[int, int], still: np.ndarray, width: float) -> np.ndarray:
@@ -26,11 +27,15 @@ def drawn(places: np.ndarray, closed: np.ndarray, axes: tuple[int, int], still: 
     return frames
 
 
-def hands(path: Path, aside: bool = True, width: float = 20, episodes: int = EPISODES) -> str:
-    """A LeRobot dataset. With `aside` episodes 7 on go where the others never do, and something else moves there."""
+def hands(path: Path, aside: bool = True, width: float = 20, episodes: int = EPISODES, absolute: bool = False) -> str:
+    """A LeRobot dataset. With `aside` episodes 7 on go where the others never do, and something else moves there.
+    absolute: actions say where to be, and the state where the hand is; else how it moves, without a state."""
     rng = np.random.default_rng(0)
     stills = [rng.integers(60, 140, (SIZE // 6, SIZE // 6, 3)).repeat(6, 0).repeat(6, 1) for _ in range(2)]
-    with LeRobotWriter(path, 10.0, SIZE, NAMES, camera="front", views={"top": (SIZE, SIZE)}, kinds=KINDS) as writer:
+    kinds, states = (ABSOLUTE, NAMES) if absolute else (KINDS, ())
+    with LeRobotWriter(
+        path, 10.0, SIZE, NAMES, states, camera="front", views={"top": (SIZE, SIZE)}, kinds=kinds
+    ) as writer:
         for number in range(episodes):
             other = aside and number >= episodes // 2
             speed = np.clip(np.cumsum(rng.normal(0, 0.015, (LENGTH, 3)), 0), -0.04, 0.04)
@@ -45,7 +50,9 @@ def hands(path: Path, aside: bool = True, width: float = 20, episodes: int = EPI
                 for each in frames:
                     for t, frame in enumerate(each):
                         frame[2:8, t : t + 6] = (20, 20, 200)
-            actions = np.column_stack([100 * moved, closed]).astype(np.float32)
-            made = Episode(f"e{number}", frames[0].astype(np.uint8), 10.0, f"task {other}", actions, action_names=NAMES)
+            actions = np.column_stack([100 * (moved + absolute * places), closed]).astype(np.float32)
+            state = np.column_stack([100 * places, closed]).astype(np.float32) if absolute else None
+            made = Episode(f"e{number}", frames[0].astype(np.uint8), 10.0, f"task {other}", actions, state,
+                           state_names=states, action_names=NAMES)  # fmt: skip
             writer.add(made, views={"top": frames[1].astype(np.uint8)})
     return f"lerobot:{path}"

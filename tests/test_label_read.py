@@ -22,6 +22,8 @@ from lapa.recipe import Recipe
 from lapa.stage1_latent_actions import fit_laq
 
 EPISODES = 60
+SMALL = LAQConfig(image_size=SIZE, patch_size=6, encoder="pixels", encoder_options={"side": 12}, quant_dim=12, codes=2,
+                  codebook_size=8, decoder="unet", unet_width=8)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +44,8 @@ def packs(root: str) -> tuple[Packed, Packed]:
 
 @pytest.fixture(scope="module")
 def laq(packs: tuple[Packed, Packed], tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    small = LAQConfig(image_size=SIZE, patch_size=6, encoder="pixels", encoder_options={"side": 12}, quant_dim=12,
-                      codes=2, codebook_size=8, decoder="unet", unet_width=8)  # fmt: skip
     out = tmp_path_factory.mktemp("laq") / "run"
-    fit_laq(packs[0], replace(tiny, laq=small, window=0.2, starts=()), out, 0)
+    fit_laq(packs[0], replace(tiny, laq=SMALL, window=0.2, starts=()), out, 0)
     return out
 
 
@@ -63,6 +63,35 @@ def test_actions_of_videos_without_labels(packs: tuple[Packed, Packed], laq: Pat
     told = [r2(labels.values[unseen][:, [i]], actions[unseen][:, [i]]) for i in seen_in_front]
     assert min(told) > 0.5, told
     assert set(np.unique(labels.values[:, 3])) == {0.0, 1.0}, "a gripper is open or closed"
+
+
+def test_where_to_be_is_read_as_how_far_to_go(tiny: Recipe, tmp_path: Path) -> None:
+    """Of most robots actions are absolute: labels are the changes of the state, as those of VPT and ActionVLA are."""
+    root = hands(tmp_path / "ds", aside=False, width=60, episodes=EPISODES, absolute=True)
+    packed, few = pack([root], SIZE, quiet=True), pack([f"{root},episodes=0-39"], SIZE, quiet=True)
+    fit_laq(packed, replace(tiny, laq=SMALL, window=0.2, starts=()), tmp_path / "laq", 0)
+    manifest = read_with_laq(packed, few, tmp_path / "laq", tmp_path / "labels")
+    assert manifest["meaning"]["relative"] == (True, True, True, False)
+    assert manifest["r2_of_true_actions"] > 0.3
+    labels, _ = read_labels(tmp_path / "labels")
+    now = packed.starts[labels.episode] + labels.frame
+    assert packed.state is not None
+    assert packed.actions is not None
+    changes, unseen = packed.state[now + 1] - packed.state[now], labels.episode >= 40
+    told = [r2(labels.values[unseen][:, [i]], changes[unseen][:, [i]]) for i in (0, 2)]
+    assert min(told) > 0.5, told
+    steps = packed.steps()
+    assert steps is not None
+    assert steps[now, :3] == pytest.approx(changes[:, :3])
+    assert np.array_equal(steps[:, 3], packed.actions[:, 3]), "a gripper is not relative"
+    ends = packed.starts[1:] - 1
+    assert np.array_equal(steps[ends, :3], steps[ends - 1, :3]), "what comes after the last frame nobody knows"
+
+
+def test_where_to_be_without_a_state(packs: tuple[Packed, Packed], root: str, laq: Path, tmp_path: Path) -> None:
+    few = pack([f"{root},episodes=0-39,kinds=absolute"], SIZE, quiet=True)
+    with pytest.raises(LapaError, match="or absolute ones and a state of as many numbers"):
+        read_with_laq(packs[0], few, laq, tmp_path / "labels")
 
 
 def test_the_same_again_and_other_labels(packs: tuple[Packed, Packed], laq: Path, tmp_path: Path) -> None:
