@@ -449,7 +449,7 @@ def ablate(
     """Several values of one setting, from video to success.
 
     It also shows what the codes tell of the actions. After an interruption the same command goes on. On Tabletop a cell
-    takes about six minutes of a core. Data and scenes are those of `lapa compare --settings in-domain`. With
+    takes about six minutes of a core; data and scenes are those of `lapa compare --settings in-domain`. With
     --benchmark metaworld:TASKS its expert makes all data, and several ablations may have one --out: they share these
     data and the row that changes nothing (docs/world_table.md).
 
@@ -464,8 +464,7 @@ def ablate(
         episodes: test episodes a seed (none: 500; with --benchmark, a task: 20)
         benchmark: where all this is: tabletop, or metaworld:TASKS, language_table:FAMILIES or libero:SUITE as in
             `lapa compare`
-        method: what is ablated: lapa; with --benchmark also read, track, vpt or unipi, whose results are in
-            OUT/NAME_METHOD
+        method: what is ablated: lapa; with --benchmark also read, track or vpt, whose results are in OUT/NAME_METHOD
         preset: named settings, as in the training commands (none: laptop; with --benchmark video)
         workers: steps run side by side, one thread each (0: one per core)
         dry_run: say what would be run, and how long it would take

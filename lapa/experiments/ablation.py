@@ -23,14 +23,14 @@ from typing import Any
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import LapaError
 from lapa.experiments.ablation_rows import ABLATIONS, around, backbone
-from lapa.experiments.compare import Chain, Guess, Plan, pretrained, recipe_of
+from lapa.experiments.compare import Chain, Guess, Plan, Start, pretrained, recipe_of
 from lapa.experiments.paper_cells import common_of
 from lapa.experiments.paper_table import collected
 from lapa.experiments.schedule import at_once, left, show
 from lapa.experiments.sweep import Cell, Row, as_words, cells, markdown, run_cells, told, write
 from lapa.experiments.worlds import TABLETOP, WORLDS, Setting, World, world_of
 from lapa.measures.intervals import wilson
-from lapa.methods import METHODS, STAGE_1, Method, fitted_for
+from lapa.methods import METHODS, STAGE_1, Method
 from lapa.plots.budgets import LINES
 from lapa.plots.compute import compute_curves
 from lapa.plots.dots import Panel, dots
@@ -42,6 +42,7 @@ from lapa.stage3_finetune import can_replay
 
 PROBES = {"action_r2": "action R²", "state_r2": "state R²", "position_r2": "position R²"}
 FOUND = (*PROBES, "action_mean_r2", "error_over_copy", "perplexity")  # of a LAQ, as far as the data allow
+WATCH = ("lapa", "read", "track", "vpt")  # methods that learn from videos without actions, in minutes
 LABELS_R2 = "r2_of_true_actions"  # of labels that are actions
 FEW = 100  # videos of Tabletop, at least
 
@@ -62,9 +63,9 @@ class AblationSettings:
 
     def __post_init__(self) -> None:
         choose(self.name, ABLATIONS, "ablation")
-        if not METHODS[choose(self.method, METHODS, "method")].source or self.method == "actionvla":
-            raise LapaError(f"lapa ablate --method {self.method}: it learns from no videos without actions, so there "
-                            "is nothing to ablate.")  # fmt: skip
+        if choose(self.method, METHODS, "method") not in WATCH:
+            raise LapaError(f"lapa ablate --method {self.method}: it is for {', '.join(WATCH)}, which learn from "
+                            "videos without actions, in minutes.")  # fmt: skip
         if self.method != "lapa" and not self.others:
             raise LapaError("lapa ablate --method is for a benchmark of others; on Tabletop it is LAPA's.")
         if METHODS[self.method].fits == "points" and not self.world.cameras:
@@ -170,34 +171,44 @@ def plan(asked: AblationSettings, folder: Path) -> Plan:
 
 def _chain(made: Plan, asked: AblationSettings, cell: Cell) -> None:
     """The steps of a cell, from its data on."""
-    row, seed, guess, method, world = cell.row, cell.seed, asked.guess(cell.row), asked.method_of(cell.row), asked.world
-    videos, needs = collected(made, world.part(asked.watched(row), asked.videos, seed)) if method.source else ((), ())
-    labelled, labels_need = collected(made, world.labels(asked.home, asked.labels, seed))
-    common, learn = ("--seed", str(seed), *asked.options, *as_words(row.settings)), _learn(made, row)
-    ground = (_ground(made, row.size, guess),) if row.size else ()
-    before = (*_looked(made, asked, seed), *ground) if method.source else ground
-    chain = Chain(videos, labelled, common, partial(_name, cell), needs, guess, labels_need, world.cameras,
-                  can_replay(asked.recipe) and not world.tunes, learn, before)  # fmt: skip
-    start, after = pretrained(made, method, chain)
-    policy = made.add(f"{cell.name}/policy", ("finetune", *labelled, *start, *common, *learn, "--resume"),
-                      "config.json", after, guess.finetune)  # fmt: skip
+    guess, start = asked.guess(cell.row), _start(made, asked, cell)
+    labelled, _ = collected(made, asked.world.labels(asked.home, asked.labels, cell.seed))
+    words = (*_common(asked, cell), *_learn(made, cell.row))
+    policy = made.add(f"{cell.name}/policy", ("finetune", *labelled, *start.options, *words, "--resume"), "config.json",
+                      start.needs, guess.finetune)  # fmt: skip
     where, episodes = asked.test
     named = ("--benchmark", where) if asked.others else ()  # else what is meant where none is named
     made.add(f"{cell.name}/eval", ("evaluate", "--policy", made.path(policy), *named, "--episodes", str(episodes),
-                                   "--seed", str(seed)), "results.json", (policy,), guess.evaluate)  # fmt: skip
+                                   "--seed", str(cell.seed)), "results.json", (policy,), guess.evaluate)  # fmt: skip
+
+
+def _start(made: Plan, asked: AblationSettings, cell: Cell) -> Start:
+    """The steps of stages 1 and 2."""
+    row, seed, guess, method, world = cell.row, cell.seed, asked.guess(cell.row), asked.method_of(cell.row), asked.world
+    videos, needs = collected(made, world.part(asked.watched(row), asked.videos, seed)) if method.source else ((), ())
+    labelled, labels_need = collected(made, world.labels(asked.home, asked.labels, seed))
+    ground = (_ground(made, row.size, guess),) if row.size else ()
+    replay = can_replay(overridden(asked.recipe, (*row.settings, *row.policy))) and not world.tunes
+    chain = Chain(videos, labelled, _common(asked, cell), partial(_name, cell), needs, guess, labels_need,
+                  world.cameras, replay, _learn(made, row), (*_looked(made, asked, seed), *ground))  # fmt: skip
+    return pretrained(made, method, chain)
+
+
+def _common(asked: AblationSettings, cell: Cell) -> tuple[str, ...]:
+    """Words of all commands that train."""
+    return ("--seed", str(cell.seed), *asked.options, *as_words(cell.row.settings))
 
 
 def _name(cell: Cell, method: str, step: str, videos: bool, few: bool) -> str:
     """The name of a step of stages 1 and 2, and of its folder (compare.Chain). What a row does not change is made once
     for all rows, and LAQ once for all methods that read it. All rows have the same labelled trajectories."""
-    row, lapa = cell.row, fitted_for("laq")
     if step == "latent":
         return f"{cell.name}/latent"
-    shared = {lapa: "laq", "actionvla": "truth"}.get(method, method)
-    folder = f"{shared}/seed{cell.seed}"
-    if row.settings or (row.share != 1 and videos):
-        folder = cell.name if method != lapa else cell.name.split("/", row.folder.count("/"))[-1]
-    return f"{folder}/{'laq' if (method, step) == (lapa, 'fit') else step}"
+    shared = {"lapa": "laq", "actionvla": "truth"}
+    folder = f"{shared.get(method, method)}/seed{cell.seed}"
+    if cell.row.settings or (cell.row.share != 1 and videos):
+        folder = cell.of_row if method == "lapa" else cell.name
+    return f"{folder}/{'laq' if (method, step) == ('lapa', 'fit') else step}"
 
 
 def _learn(made: Plan, row: Row) -> tuple[str, ...]:
@@ -220,8 +231,9 @@ def _ground(made: Plan, size: tuple[int, int], guess: Guess) -> str:
 
 
 def _looked(made: Plan, asked: AblationSettings, seed: int) -> tuple[str, ...]:
-    """Before stage 2 a frozen vision encoder looks at all frames, once for all rows (data/features.py). So that no row
-    pays for the others it is a step of its own: a single step of training. () on Tabletop, where nothing is frozen."""
+    """Before stage 2 a frozen vision encoder looks at all frames, once for all rows that learn from all videos
+    (data/features.py). So that no row pays for the others it is a step of its own: a single step of training. () on
+    Tabletop, where nothing is frozen."""
     if not asked.others:
         return ()
     guess = asked.guess(Row(""))
@@ -275,8 +287,8 @@ def _refuse_other(path: Path, ours: Mapping[str, Any]) -> None:
     before = read_json(path, "settings of the ablation")
     if before != ours:
         names = [name for name in {**before, **ours} if before.get(name) != ours.get(name)]
-        told = ", ".join(f"{name} {json.dumps(before.get(name))}, here {json.dumps(ours.get(name))}" for name in names)
-        raise LapaError(f"{path.parent} holds an ablation with other settings (ablation.json: {told}). Give another "
+        said = ", ".join(f"{name} {json.dumps(before.get(name))}, here {json.dumps(ours.get(name))}" for name in names)
+        raise LapaError(f"{path.parent} holds an ablation with other settings (ablation.json: {said}). Give another "
                         "--out.")  # fmt: skip
 
 
@@ -306,28 +318,27 @@ def _read(asked: AblationSettings, cell: Cell, out: Path, times: Mapping[str, fl
     return {
         "row": cell.row.name, "seed": cell.seed, "success": score["success"], "interval": score["interval"],
         "episodes": score["episodes"], "families": {name: part["success"] for name, part in score["families"].items()},
-        **(_before_stage_3(asked.method_of(cell.row), cell, out, times) if asked.method_of(cell.row).source else {}),
+        **(_before_stage_3(asked, cell, out, times) if asked.method_of(cell.row).source else {}),
     }  # fmt: skip
 
 
-def _before_stage_3(method: Method, cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any]:
+def _before_stage_3(asked: AblationSettings, cell: Cell, out: Path, times: Mapping[str, float]) -> dict[str, Any]:
     """What stages 1 and 2 of a finished cell found, and took."""
-    policy = read_json(out / cell.name / "latent/config.json", "policy")
-    stage2, found = policy["recipe"]["pretrain"], {}
-    owner = method.name if method.fits in (None, "points") else fitted_for(method.fits)
-    fit = _name(cell, owner, "fit", method.fits != "idm", method.fits != "laq")
-    labels = _name(cell, method.name, "labels", True, method.name != "lapa")
+    policy, start = read_json(out / cell.name / "latent/config.json", "policy"), _start(Plan(out), asked, cell)
+    stage2, method, found = policy["recipe"]["pretrain"], asked.method_of(cell.row), {}
     if method.fits == "laq":
-        laq = read_json(out / fit / "config.json", "LAQ")["results"]
+        laq = read_json(out / start.fitted / "config.json", "LAQ")["results"]
         found = {name: laq[name] for name in FOUND if name in laq}
-    told = out / (Path(fit) / LABELS if method.source == STAGE_1 else labels) / "manifest.json"
-    if told.exists() and LABELS_R2 in (manifest := read_json(told, "labels")):
-        found[LABELS_R2] = manifest[LABELS_R2]
+    if method.name != "lapa":  # its labels are actions
+        folder = out / start.labels / (LABELS if method.source == STAGE_1 else "")
+        manifest = read_json(folder / "manifest.json", "labels")
+        found |= {name: manifest[name] for name in (LABELS_R2,) if name in manifest}
+    steps = {start.fitted, start.labels, *((f"seen/seed{cell.seed}",) if cell.row.share == 1 else ())}
     return {
         "accuracy": policy["results"].get("accuracy"), "held_out_accuracy": policy["results"].get("watched/accuracy"),
         "samples": _steps(out / cell.name / "latent", stage2["steps"]) * stage2["batch_size"],
         "seconds": times.get(f"{cell.name}/latent"),
-        "seconds_of_stage_1": sum(times.get(step, 0) for step in (fit, labels, f"seen/seed{cell.seed}")), **found,
+        "seconds_of_stage_1": sum(times.get(step, 0) for step in steps), **found,
     }  # fmt: skip
 
 
@@ -399,5 +410,7 @@ def picture(asked: AblationSettings, found: Sequence[dict[str, Any]], path: Path
         if known:
             what = "what the codes tell, R²" if len(known) > 1 else f"{PROBES[min(known)]} of the codes"
             panels.append(Panel(what, {k.removesuffix("_r2"): known[k] for k in known}, (-0.1, 1.0)))
-        panels.append(Panel("error / copy", {"": values("error_over_copy")}))
+        for key, what in ((LABELS_R2, "R² of the labels"), ("error_over_copy", "error / copy")):
+            if any(values(key)):
+                panels.append(Panel(what, {"": values(key)}))
     dots(rows, panels, path, title)

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from lapa.contracts import LapaError
-from lapa.experiments.sweep import Row, slug
-from lapa.methods import METHODS, fitted_for
+from lapa.experiments.sweep import Row
+from lapa.methods import METHODS
 from lapa.plots.budgets import LINES
 from lapa.plugins import choose, configure
 from lapa.recipe import Recipe, override
@@ -67,10 +67,9 @@ def around(name: str, recipe: Recipe, videos: int, method: str) -> tuple[Row, ..
 
 def _of(method: str, row: Row) -> Row:
     """The row of another method than LAPA has a folder of its own, so that several can be side by side."""
-    if row.method or method == fitted_for("laq"):
+    if row.method or method == "lapa":
         return row
-    named = row.name.replace(f"{LINES[fitted_for('laq')][0]}:", f"{LINES[method][0]}:")
-    return replace(row, name=named, folder=f"{method}/{row.folder or slug(row.name)}")
+    return replace(row, name=row.name.replace(f"{LINES['lapa'][0]}:", f"{LINES[method][0]}:"), group=method)
 
 
 def _without_what_is_there(row: Row, recipe: Recipe) -> Row:

@@ -107,44 +107,56 @@ class Chain:
     learn_needs: tuple[str, ...] = ()
 
 
-def pretrained(plan: Plan, row: Method, chain: Chain) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Plan stages 1 and 2 of a method. Returns options of stage 3 that name their results, and the steps it needs."""
-    if not row.source:
-        return (), chain.labels_need
-    guess, films = chain.guess, row.read_by == "policy"
-    fitted = _fitted(plan, row, chain) if row.fits else ""
-    if row.source == STAGE_1:
-        few, labels, labels_of = True, str(Path(plan.path(fitted)) / LABELS), fitted
+@dataclass(frozen=True)
+class Start:
+    """Where stage 3 of a method begins. options: words that name what stages 1 and 2 have made; needs: the steps that
+    it waits for; fitted, labels: the steps of stage 1 and of the labels, "" where there is none."""
+
+    options: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    fitted: str = ""
+    labels: str = ""
+
+
+def pretrained(plan: Plan, method: Method, chain: Chain) -> Start:
+    """Plan stages 1 and 2 of a method."""
+    if not method.source:
+        return Start(needs=chain.labels_need)
+    guess, films = chain.guess, method.read_by == "policy"
+    fitted = _fitted(plan, method, chain) if method.fits else ""
+    if method.source == STAGE_1:
+        few, folder, labels = True, str(Path(plan.path(fitted)) / LABELS), fitted
     else:
-        word, read = row.read_by != "labels", row.source == READ
-        source, few = (row.source, False) if word else (plan.path(fitted), row.fits == "idm" or read)
+        word, read = method.read_by != "labels", method.source == READ
+        source, few = (method.source, False) if word else (plan.path(fitted), method.fits == "idm" or read)
         told = datasets(chain.labelled[1::2], "--labelled") if read else ()
         needs = (*chain.needs, *(() if word else (fitted,)), *(chain.labels_need if read else ()))
-        labels_of = plan.add(chain.name(row.name, "labels", True, few),
-                             ("label", *chain.videos, "--source", source, *told), "manifest.json", needs,
-                             guess.no_labels if word else guess.labels)  # fmt: skip
-        labels = plan.path(labels_of)
-    learn = ("pretrain", *chain.videos, "--labels", labels, *chain.common, *chain.learn, "--resume")
-    latent = plan.add(chain.name(row.name, "latent", True, few), learn, "config.json",
-                      (labels_of, *chain.learn_needs), guess.pretrain_films if films else guess.pretrain)  # fmt: skip
-    start: tuple[str, ...] = ("--policy", plan.path(latent))
-    if chain.replay and row.replays:
-        start = (*start, *datasets(chain.videos[1::2], "--videos"), "--labels", labels)
-    after = (latent, *chain.labels_need)
-    return ((*start, "--idm", plan.path(fitted)), (*after, fitted)) if films else (start, after)
+        labels = plan.add(chain.name(method.name, "labels", True, few),
+                          ("label", *chain.videos, "--source", source, *told), "manifest.json", needs,
+                          guess.no_labels if word else guess.labels)  # fmt: skip
+        folder = plan.path(labels)
+    learn = ("pretrain", *chain.videos, "--labels", folder, *chain.common, *chain.learn, "--resume")
+    latent = plan.add(chain.name(method.name, "latent", True, few), learn, "config.json",
+                      (labels, *chain.learn_needs), guess.pretrain_films if films else guess.pretrain)  # fmt: skip
+    options: tuple[str, ...] = ("--policy", plan.path(latent))
+    if chain.replay and method.replays:
+        options = (*options, *datasets(chain.videos[1::2], "--videos"), "--labels", folder)
+    if films:
+        options = (*options, "--idm", plan.path(fitted))
+    return Start(options, (latent, *chain.labels_need, *((fitted,) if films else ())), fitted, labels)
 
 
-def _fitted(plan: Plan, row: Method, chain: Chain) -> str:
+def _fitted(plan: Plan, method: Method, chain: Chain) -> str:
     """Plan what stage 1 trains for a method, and return the step's name. VPT and UniPi share inverse dynamics."""
     guess, few = chain.guess, datasets(chain.labelled[1::2], "--labelled")
-    owner = row.name if row.fits == "points" else fitted_for(str(row.fits))
+    owner = method.name if method.fits == "points" else fitted_for(str(method.fits))
     videos, labels, data, needs, cost = {
         "laq": (True, False, chain.videos, chain.needs, guess.laq),
         "idm": (False, True, chain.labelled, chain.labels_need, guess.idm),
         "points": (True, True, (*chain.videos, *few), (*chain.needs, *chain.labels_need), guess.points),
-    }[str(row.fits)]
-    cameras = ("--cameras", ",".join(chain.cameras)) if row.fits == "points" and chain.cameras else ()
-    command = (FITTED_BY[str(row.fits)], *data, *cameras, *chain.common, "--resume")
+    }[str(method.fits)]
+    cameras = ("--cameras", ",".join(chain.cameras)) if method.fits == "points" and chain.cameras else ()
+    command = (FITTED_BY[str(method.fits)], *data, *cameras, *chain.common, "--resume")
     return plan.add(chain.name(owner, "fit", videos, labels), command, "config.json", needs, cost)
 
 
@@ -174,9 +186,8 @@ def begin(setting: Comparison, out: Path) -> None:
     """Begin a comparison in `out`, or go on with it. What is finished there is not run again, so raises LapaError where
     it was begun with another setting, and says where its data have changed since."""
     ours, path = json.loads(json.dumps(asdict(setting))), out / ASKED
-    if not setting.cameras:
-        del ours["cameras"]  # as in a comparison that was begun before there were any
     before = read_json(path, "settings of the comparison") if path.exists() else ours
+    before = {"cameras": [], **before}  # it was begun before there were any
     if changed := [name for name in ours if before.get(name) != ours[name]]:
         told = f"{changed[0]} {json.dumps(before.get(changed[0]))}, here {json.dumps(ours[changed[0]])}"
         raise LapaError(f"{out} holds a comparison with other settings ({told}). Give the same, or another --out.")
@@ -262,9 +273,9 @@ def plan(
     replay = can_replay(recipe) and before.policy.cameras == recipe.policy.cameras
     chain = Chain(datasets(setting.videos), labelled, common, name, needs, guess, needs, setting.cameras, replay)
     for row in sorted(rows, key=lambda r: LONGEST_FIRST.index(r.name)):
-        start, after = pretrained(made, row, chain)
-        tuned = made.add(f"policy/{row.name}", ("finetune", *labelled, *start, *common, *setting.finetune_options,
-                         "--resume"), "config.json", after, guess.finetune)  # fmt: skip
+        start = pretrained(made, row, chain)
+        words = ("finetune", *labelled, *start.options, *common, *setting.finetune_options, "--resume")
+        tuned = made.add(f"policy/{row.name}", words, "config.json", start.needs, guess.finetune)
         if setting.benchmark is not None:
             score = _evaluation(setting, ("--policy", made.path(tuned)), row.name)
             cost = guess.evaluate_films if row.read_by == "policy" else guess.evaluate

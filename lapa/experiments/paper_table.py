@@ -66,16 +66,18 @@ def _train(plan: Plan, cell: TableCell, common: Common, recipe: Recipe) -> None:
     videos, needs = collected(plan, shown)
     chain = Chain(videos, labelled, ("--seed", str(cell.seed), *options), cell.name, needs, guesses(recipe, common),
                   labels_need, world.cameras, can_replay(recipe) and not world.tunes)  # fmt: skip
-    start, needs = pretrained(plan, cell.row.method, chain)
+    start = pretrained(plan, cell.row.method, chain)
     if not world.tunes:
         cost = chain.guess.tune_films if _films(cell) else chain.guess.finetune
-        plan.add(cell.tuned, ("finetune", *labelled, *start, *chain.common, "--resume"), "config.json", needs, cost)
+        plan.add(cell.tuned, ("finetune", *labelled, *start.options, *chain.common, "--resume"), "config.json",
+                 start.needs, cost)  # fmt: skip
         return
     cost = chain.guess.tune_films if _films(cell) else chain.guess.tune
     if cell.row.method.name in ("vpt", "actionvla"):
         cost *= 2.3  # they predict actions: more ways to try
     search = ("--episodes", str(common.validation))
-    plan.add(cell.tuned, ("tune", *labelled, *start, *search, *chain.common, "--resume"), "config.json", needs, cost)
+    plan.add(cell.tuned, ("tune", *labelled, *start.options, *search, *chain.common, "--resume"), "config.json",
+             start.needs, cost)  # fmt: skip
 
 
 def collected(plan: Plan, sources: Sequence[Source]) -> tuple[tuple[str, ...], tuple[str, ...]]:

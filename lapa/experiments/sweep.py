@@ -28,6 +28,7 @@ class Row:
     size          width and depth of a backbone that is grounded first; None: the preset's
     needs         a setting that the row needs; if it is not given, the row is left out
     folder        where its cells are, inside the folder of the sweep; "": by its name
+    group         a folder around that, "": none
     """
 
     name: str
@@ -38,6 +39,7 @@ class Row:
     size: tuple[int, int] | None = None
     needs: str = ""
     folder: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Cell:
     @property
     def name(self) -> str:
         """The folder of the cell, inside the folder of the sweep."""
+        return f"{self.row.group}/{self.of_row}" if self.row.group else self.of_row
+
+    @property
+    def of_row(self) -> str:
+        """The same in any group."""
         return f"{self.row.folder or slug(self.row.name)}/seed{self.seed}"
 
 

@@ -17,6 +17,7 @@ from lapa.contracts import LapaError
 from lapa.experiments import ablation
 from lapa.experiments.ablation import AblationSettings, plan, settings_of
 from lapa.experiments.ablation_rows import ABLATIONS, AROUND, OWN
+from lapa.experiments.compare import Plan
 from lapa.experiments.schedule import PlanStep
 from lapa.experiments.worlds import WORLDS, world_of
 from lapa.recipe import overridden
@@ -187,6 +188,7 @@ def test_methods_in_one_folder_share_data_and_latent_actions() -> None:
     few = read["read/2_videos_a_task/seed0/labels"]
     assert after(few, "--source") == "out/2_videos_a_task/seed0/laq"
     assert after(few, "--labelled") == "lerobot:out/seed0/data/labels10/reach-v3"
+    assert steps("compute", method="read")["read/lapa_read_200_steps/seed0/latent"].needs[0] == "read/seed0/labels"
     assert read["read/usual/seed0/latent"].needs == ("read/seed0/labels", "seen/seed0")
 
 
@@ -236,6 +238,7 @@ def test_two_methods_are_told_apart(made_up: Path, monkeypatch: pytest.MonkeyPat
         ({"labels": 0}, "label"),
         ({"method": "scratch", "name": "videos"}, "scratch"),
         ({"method": "actionvla", "name": "videos"}, "actionvla"),
+        ({"method": "unipi", "name": "videos"}, "for lapa, read, track, vpt"),
         ({"method": "reed", "name": "videos"}, '"read"'),
         ({"method": "read"}, "lapa ablate codes --method read"),
         ({"method": "track", "name": "videos", "benchmark": "libero"}, "second camera"),
@@ -283,13 +286,13 @@ def finish(of: AblationSettings, out: Path, wins: dict[str, float]) -> dict[str,
                            "watched_on": "pairs"}}  # fmt: skip
         labels = {"r2_of_true_actions": 0.75}
         made = {f"{cell.name}/eval/results.json": score}
-        method = of.method_of(cell.row)
+        method, start = of.method_of(cell.row), ablation._start(Plan(out), of, cell)
         if method.source:
             made[f"{cell.name}/latent/config.json"] = policy
             if method.fits == "laq":
-                made[f"{ablation._name(cell, 'lapa', 'fit', True, False)}/config.json"] = laq
+                made[f"{start.fitted}/config.json"] = laq
             if method.name != "lapa":
-                made[f"{ablation._name(cell, method.name, 'labels', True, True)}/manifest.json"] = labels
+                made[f"{start.labels}/manifest.json"] = labels
         for name, content in made.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_text(json.dumps(content))

@@ -55,10 +55,15 @@ def test_files_that_are_no_results_of_a_table(wrong: Any, tmp_path: Path) -> Non
 def test_a_comparison_that_was_begun_before_there_were_cameras_goes_on(tmp_path: Path) -> None:
     mine = Comparison(("tabletop:sim,episodes=2",), ("tabletop:sim,episodes=1",), None)
     begin(mine, tmp_path)
-    assert "cameras" not in json.loads((tmp_path / "asked.json").read_text())
+    asked = json.loads((tmp_path / "asked.json").read_text())
+    assert asked.pop("cameras") == []
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
     begin(mine, tmp_path)
     with pytest.raises(LapaError, match="other settings"):
         begin(replace(mine, cameras=("front",)), tmp_path)
+    begin(replace(mine, cameras=("front",)), tmp_path / "other")
+    with pytest.raises(LapaError, match=r'cameras \["front"\], here \[\]'):
+        begin(mine, tmp_path / "other")
 
 
 # --- the plan -------------------------------------------------------------------------------------
