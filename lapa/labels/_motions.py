@@ -3,8 +3,9 @@ teach.
 
 Networks read curves, and ridge regression goes on in a straight line where no labelled episode was. How much of each
 is taken, labelled episodes that are left out tell. Tasks with small motions count as much as those with large ones:
-small ones steer the hand. What features cannot tell, a fit fills in with the mean; so what is read is made longer by
-as much as it falls short in episodes left out. Whoever learns from it would learn motions that are too small.
+small ones steer the hand. What features cannot tell, a fit fills in with the mean, and whoever learns from it would
+learn motions that are too small. So what is read well is made longer by as much as it falls short in episodes left out;
+what is read badly is noise in good part, and stays as it is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ WIDTH = 256
 DROPOUT = (0.1, 0.3)  # of the features, and of the layer
 STEPS, BATCH, LEARNING_RATE, DECAY = 1500, 128, 1e-3, 0.1
 FOLDS = 3  # of the episodes, each left out once
-LEAST_SLOPE = 0.5  # what is read is made twice as long at most: beyond that it is noise
+WELL = 0.5  # R^2 in episodes left out from which on what is read is made longer
+LEAST_SLOPE = 0.5  # twice as long at most
 SMALLEST = 0.1  # spread of a task's motions, of that of all: smaller ones count no more
 
 
@@ -65,6 +67,7 @@ class MotionFit:
         read, away = told[0] + share * apart, y - y.mean(0)
         far = np.maximum(np.square(away).sum(0), 1e-12)
         slope = np.clip((away * (read - read.mean(0))).sum(0) / far, LEAST_SLOPE, 1.0)
+        slope = np.where(1 - np.square(y - read).sum(0) / far >= WELL, slope, 1.0)
         wrong = (read - y.mean(0)) / slope - away
         return replace(found, share=share, slope=slope, r2=1 - np.square(wrong).sum(0) / far)
 

@@ -261,6 +261,8 @@ class VLA(Policy):
                 )
             return Examples(frames, targets)
         self.meaning = Meaning.from_json(about.get("meaning"))
+        if self.meaning and (told := self.meaning.described_lag()):
+            say_once(told)
         chunks, pad = actions_ahead(labels, recipe.chunk, self.meaning)
         if pad.any(1).all():
             raise LapaError(f"{data.spec}: no episode is longer than the action chunk of {recipe.chunk}.")
@@ -335,7 +337,7 @@ class VLA(Policy):
         if space.dimensions != labels.values.shape[1]:
             raise LapaError(f"The labels have {labels.values.shape[1]} action dimensions; the policy speaks "
                             f"{space.dimensions}. {wants}")  # fmt: skip
-        chunks, pad = actions_ahead(labels, space.chunk, self.meaning)
+        chunks, pad = actions_ahead(labels, space.chunk, Meaning.from_json(about.get("meaning")))
         return Examples(frames, space.targets(chunks, pad))
 
     def finish(self) -> None:
