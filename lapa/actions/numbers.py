@@ -7,7 +7,7 @@ dimension with two values, such as a gripper's, is -1 or 1, and the robot gets t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,6 +51,20 @@ class NumberSpace:
         steps = _spreads(actions[..., ~switches], np.zeros(actions.shape[:2], bool) if pad is None else pad)
         return NumberSpace(tuple(low.tolist()), tuple(high.tolist()), as_rows(ends.T), names, actions.shape[1],
                            tuple(switches.tolist()), steps)  # fmt: skip
+
+    def with_ranges(self, which: Array, of: NumberSpace) -> NumberSpace:
+        """The same with the ranges of another space in the dimensions bool [A]."""
+        low, high, reach, switches = (
+            tuple(theirs if new else own for own, theirs, new in zip(*both, which, strict=True))
+            for both in ((self.low, of.low), (self.high, of.high), (self.reach, of.reach),
+                         (self._switches.tolist(), of._switches.tolist()))
+        )  # fmt: skip
+        return replace(self, low=low, high=high, reach=reach, switches=switches)
+
+    @property
+    def width(self) -> Array:
+        """From low to high, float64 [A]."""
+        return np.array(self.high) - np.array(self.low)
 
     @property
     def dimensions(self) -> int:

@@ -22,6 +22,7 @@ from lapa.recipe import Recipe
 SLACK, FEW = 0.05, 0.1  # of a range: no farther outside is inside; of the actions: no more outside is not told
 AROUND = 0.1  # of a turn: a jump of nearly a turn
 LITTLE = 0.3  # R^2 below which the user hears that reading is not enough
+STILL = 0.25  # of the range of labelled actions: a head that answers in no more of it has held still
 SAME_RATE = 1.02  # times as fast, and no faster
 
 
@@ -70,21 +71,31 @@ def space_of_actions(
 
 def kept_space(
     space: ActionSpace | ActionCodebook | NumberSpace, actions: Array, pad: Array
-) -> ActionSpace | ActionCodebook | NumberSpace:
-    """What a head that is kept answers in stage 3, given labelled chunks [N, chunk, A], pad bool [N, chunk].
+) -> tuple[ActionSpace | ActionCodebook | NumberSpace, bool]:
+    """What a head that is kept answers in stage 3, given labelled chunks [N, chunk, A], pad bool [N, chunk]; and
+    whether what it has learnt still means the same.
 
-    Where many labels lie outside what it could answer, as after pseudo-labels of another robot's videos, that is said:
-    a head of numbers then answers in the range of the labels; of classes the nearest are learnt.
+    Numbers that the labels of stage 2 held still, as of an arm that no video moves, get the range that they have here.
+    Where many labels of others lie outside what it could answer, as after pseudo-labels of another robot's videos, that
+    is said: a head of numbers then answers in the range of the labels; of classes the nearest are learnt.
     """
+    if isinstance(space, NumberSpace):
+        now = NumberSpace.fit(actions, space.names, pad)
+        still = space.width < STILL * now.width
+        if still.any() and not still.all():
+            names = [space.names[i] if space.names else f"action_{i}" for i in np.flatnonzero(still)]
+            print(f"Note: stage 2 held {still.sum()} of {len(still)} numbers still ({', '.join(names[:4])}"
+                  f"{', ..' if len(names) > 4 else ''}). They get the range of these labels.", flush=True)  # fmt: skip
+            space = space.with_ranges(still, now)
     share, where = outside(space, actions, pad)
     if share <= FEW:
-        return space
+        return space, True
     told = f"Note: {share:.0%} of the labelled {where}"
     if isinstance(space, NumberSpace):
         print(f"{told} From now on it answers in the range of these labels.", flush=True)
-        return NumberSpace.fit(actions, space.names, pad)
+        return now, False
     print(f"{told} --head new makes one for these.", flush=True)
-    return space
+    return space, True
 
 
 def outside(space: ActionSpace | ActionCodebook | NumberSpace, actions: Array, pad: Array) -> tuple[float, str]:

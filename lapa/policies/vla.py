@@ -312,8 +312,8 @@ class VLA(Policy):
             own = space_of_actions(chunks, pad, recipe, data.action_names, self.config.numbers)
             self.grow(own)
         else:
-            before, own = own, kept_space(own, chunks, pad)
-            kept, self._answering().space = own is before, own
+            own, kept = kept_space(own, chunks, pad)
+            self._answering().space = own
             self._require_executable()
             self._introduce()
         targets, head = own.targets(chunks, pad), self._answering()

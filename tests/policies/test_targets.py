@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lapa.actions.meaning import Meaning
+from lapa.actions.numbers import NumberSpace
 from lapa.contracts import ActionSpec, Labels, LapaError
-from lapa.policies._targets import actions_ahead, codes_ahead
+from lapa.policies._targets import actions_ahead, codes_ahead, kept_space
 
 
 def labels(kind: str, order: list[int] | None = None) -> Labels:
@@ -93,3 +94,26 @@ def test_what_was_written_before_there_was_a_lag() -> None:
     for wrong in ({"lag": [1, 2]}, {"lag": [-1]}, {"offset": [0.0, 0.0]}):
         with pytest.raises(LapaError, match="lag and offset"):
             Meaning.from_json({"spec": spec, "relative": [True], "state": ["a"], **wrong})
+
+
+def test_numbers_that_stage_2_held_still(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of an arm that no video moves: they get the range of the robot, and the others mean what they meant."""
+    rng = np.random.default_rng(0)
+    known = rng.normal(0, 1, (500, 2, 3))
+    pad, scale = np.zeros((500, 2), bool), np.array([1, 0.001, 1])
+    space, kept = kept_space(NumberSpace.fit(known * scale, ("a", "b", "c")), known, pad)
+    assert kept
+    assert isinstance(space, NumberSpace)
+    own = NumberSpace.fit(known * scale)
+    assert (space.low[0], space.high[2], space.reach[2]) == (own.low[0], own.high[2], own.reach[2])
+    assert (space.low[1], space.high[1]) == (NumberSpace.fit(known).low[1], NumberSpace.fit(known).high[1])
+    said = capsys.readouterr().out
+    assert "held 1 of 3 numbers still (b)" in said
+    assert "lie outside" not in said
+    again, kept = kept_space(NumberSpace.fit(known), known, pad)
+    assert kept
+    assert again == NumberSpace.fit(known)
+    other, kept = kept_space(NumberSpace.fit(known * 0.01), known, pad)
+    assert not kept, "another robot's units"
+    assert other == NumberSpace.fit(known, pad=pad)
+    assert "in the range of these labels" in capsys.readouterr().out
