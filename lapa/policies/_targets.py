@@ -75,41 +75,57 @@ def kept_space(
     """What a head that is kept answers in stage 3, given labelled chunks [N, chunk, A], pad bool [N, chunk]; and
     whether what it has learnt still means the same.
 
-    Numbers that the labels of stage 2 held still, as of an arm that no video moves, get the range that they have here.
-    Where many labels of others lie outside what it could answer, as after pseudo-labels of another robot's videos, that
-    is said: a head of numbers then answers in the range of the labels; of classes the nearest are learnt.
+    Where many labels lie outside what it could answer, that is said; of classes the nearest are learnt. A head of
+    numbers answers those in the range of the labels from then on; where half of all that move are such, as after
+    pseudo-labels of another robot's videos, it begins anew. What the labels of stage 2 held still, as an arm that no
+    video moves, does not count there.
     """
-    if isinstance(space, NumberSpace):
-        now = NumberSpace.fit(actions, space.names, pad)
-        still = space.width < STILL * now.width
-        if still.any() and not still.all():
-            names = [space.names[i] if space.names else f"action_{i}" for i in np.flatnonzero(still)]
-            print(f"Note: stage 2 held {still.sum()} of {len(still)} numbers still ({', '.join(names[:4])}"
-                  f"{', ..' if len(names) > 4 else ''}). They get the range of these labels.", flush=True)  # fmt: skip
-            space = space.with_ranges(still, now)
-    share, where = outside(space, actions, pad)
-    if share <= FEW:
+    shares = _outside(space, actions, pad)
+    if not isinstance(space, NumberSpace):
+        if shares.max() > FEW:
+            print(f"Note: {_told_outside(space, shares)} --head new makes one for these.", flush=True)
         return space, True
-    told = f"Note: {share:.0%} of the labelled {where}"
-    if isinstance(space, NumberSpace):
-        print(f"{told} From now on it answers in the range of these labels.", flush=True)
+    now = NumberSpace.fit(actions, space.names, pad)
+    still, out = space.width < STILL * now.width, shares > FEW
+    if not (still | out).any():
+        return space, True
+    if still.all() or 2 * (out & ~still).sum() >= (~still).sum():
+        print(f"Note: {_told_outside(space, shares)} From now on it answers in the range of these labels.", flush=True)
         return now, False
-    print(f"{told} --head new makes one for these.", flush=True)
-    return space, True
+    names = [space.names[i] if space.names else f"action_{i}" for i in np.flatnonzero(still | out)]
+    print(f"Note: {len(names)} of {len(still)} numbers go farther in the labelled episodes than in the labels of stage 2 "
+          f"({', '.join(names[:4])}{', ..' if len(names) > 4 else ''}). They get the range that they have here.",
+          flush=True)  # fmt: skip
+    return space.with_ranges(still | out, now), True
 
 
 def outside(space: ActionSpace | ActionCodebook | NumberSpace, actions: Array, pad: Array) -> tuple[float, str]:
     """Of chunks [N, chunk, A] the largest share of a number's actions that a head of this space cannot answer, and in
     words which; pad bool [N, chunk]: actions that do not exist."""
-    low, high = np.array([(ends[0], ends[-1]) for ends in (space.edges if isinstance(space, ActionSpace) else
-                                                            space.reach)]).T  # fmt: skip
+    shares = _outside(space, actions, pad)
+    return float(shares.max()), _told_outside(space, shares).partition(" of the labelled ")[2]
+
+
+def _outside(space: ActionSpace | ActionCodebook | NumberSpace, actions: Array, pad: Array) -> Array:
+    """Of chunks [N, chunk, A] the share of each number's actions that a head of this space cannot answer, [A]."""
+    low, high = _reach(space)
     each, slack = actions[~pad], SLACK * (high - low)
-    shares = ((each < low - slack) | (each > high + slack)).mean(0)
-    i = int(shares.argmax())
+    shares: Array = ((each < low - slack) | (each > high + slack)).mean(0)
+    return shares
+
+
+def _reach(space: ActionSpace | ActionCodebook | NumberSpace) -> Array:
+    rows = space.edges if isinstance(space, ActionSpace) else space.reach
+    return np.array([(ends[0], ends[-1]) for ends in rows]).T
+
+
+def _told_outside(space: ActionSpace | ActionCodebook | NumberSpace, shares: Array) -> str:
+    """The number with the largest share [A] of actions outside, in words."""
+    i, (low, high) = int(shares.argmax()), _reach(space)
     name = space.names[i] if space.names else f"action_{i}"
-    return float(shares[i]), (
-        f"{name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all that the head of this policy can answer: it "
-        "was made for other actions, or other units."
+    return (
+        f"{shares[i]:.0%} of the labelled {name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all that the head "
+        "of this policy can answer: it was made for other actions, or other units."
     )
 
 

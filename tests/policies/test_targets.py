@@ -108,8 +108,14 @@ def test_numbers_that_stage_2_held_still(capsys: pytest.CaptureFixture[str]) -> 
     assert (space.low[0], space.high[2], space.reach[2]) == (own.low[0], own.high[2], own.reach[2])
     assert (space.low[1], space.high[1]) == (NumberSpace.fit(known).low[1], NumberSpace.fit(known).high[1])
     said = capsys.readouterr().out
-    assert "held 1 of 3 numbers still (b)" in said
+    assert "1 of 3 numbers go farther in the labelled episodes than in the labels of stage 2 (b)" in said
     assert "lie outside" not in said
+    some, kept = kept_space(NumberSpace.fit(known * np.array([1, 0.4, 1])), known, pad)
+    assert kept, "fewer than half"
+    assert isinstance(some, NumberSpace)
+    assert some.width == pytest.approx(NumberSpace.fit(known).width)
+    _, kept = kept_space(NumberSpace.fit(known * np.array([0.4, 0.4, 1])), known, pad)
+    assert not kept, "most of them"
     again, kept = kept_space(NumberSpace.fit(known), known, pad)
     assert kept
     assert again == NumberSpace.fit(known)
