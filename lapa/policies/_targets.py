@@ -81,20 +81,21 @@ def kept_space(
     video moves, does not count there.
     """
     shares = _outside(space, actions, pad)
+    told = f"Note: {shares.max():.0%} of the labelled {_where(space, shares)}"
     if not isinstance(space, NumberSpace):
         if shares.max() > FEW:
-            print(f"Note: {_told_outside(space, shares)} --head new makes one for these.", flush=True)
+            print(f"{told} --head new makes one for these.", flush=True)
         return space, True
     now = NumberSpace.fit(actions, space.names, pad)
     still, out = space.width < STILL * now.width, shares > FEW
     if not (still | out).any():
         return space, True
     if still.all() or 2 * (out & ~still).sum() >= (~still).sum():
-        print(f"Note: {_told_outside(space, shares)} From now on it answers in the range of these labels.", flush=True)
+        print(f"{told} From now on it answers in the range of these labels.", flush=True)
         return now, False
     names = [space.names[i] if space.names else f"action_{i}" for i in np.flatnonzero(still | out)]
-    print(f"Note: {len(names)} of {len(still)} numbers go farther in the labelled episodes than in the labels of stage 2 "
-          f"({', '.join(names[:4])}{', ..' if len(names) > 4 else ''}). They get the range that they have here.",
+    print(f"Note: {len(names)} of {len(still)} numbers go farther in the labelled episodes than in the labels of stage "
+          f"2 ({', '.join(names[:4])}{', ..' if len(names) > 4 else ''}). They get the range that they have here.",
           flush=True)  # fmt: skip
     return space.with_ranges(still | out, now), True
 
@@ -103,7 +104,7 @@ def outside(space: ActionSpace | ActionCodebook | NumberSpace, actions: Array, p
     """Of chunks [N, chunk, A] the largest share of a number's actions that a head of this space cannot answer, and in
     words which; pad bool [N, chunk]: actions that do not exist."""
     shares = _outside(space, actions, pad)
-    return float(shares.max()), _told_outside(space, shares).partition(" of the labelled ")[2]
+    return float(shares.max()), _where(space, shares)
 
 
 def _outside(space: ActionSpace | ActionCodebook | NumberSpace, actions: Array, pad: Array) -> Array:
@@ -119,13 +120,13 @@ def _reach(space: ActionSpace | ActionCodebook | NumberSpace) -> Array:
     return np.array([(ends[0], ends[-1]) for ends in rows]).T
 
 
-def _told_outside(space: ActionSpace | ActionCodebook | NumberSpace, shares: Array) -> str:
-    """The number with the largest share [A] of actions outside, in words."""
+def _where(space: ActionSpace | ActionCodebook | NumberSpace, shares: Array) -> str:
+    """The number with the largest share [A] of actions outside, and what is inside, in words."""
     i, (low, high) = int(shares.argmax()), _reach(space)
     name = space.names[i] if space.names else f"action_{i}"
     return (
-        f"{shares[i]:.0%} of the labelled {name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all that the head "
-        "of this policy can answer: it was made for other actions, or other units."
+        f"{name} lie outside {low[i]:.3g} to {high[i]:.3g}, which is all that the head of this policy can answer: it "
+        "was made for other actions, or other units."
     )
 
 
