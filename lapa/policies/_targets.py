@@ -35,13 +35,13 @@ def codes_ahead(labels: Labels, offsets: Array, windows: int) -> Array:
 
 def actions_ahead(labels: Labels, chunk: int, meaning: Meaning | None) -> tuple[Array, Array]:
     """Labels of actions -> chunks float32 [N, chunk, A] and bool [N, chunk]: those that do not exist. Labels that are
-    changes of the state add up to how far an absolute action is from the present one (Meaning.behind)."""
-    more = meaning.longest - 1 if meaning else 0
-    rows, known = _behind(labels, np.ones(len(labels.episode), np.int64), chunk + more)
+    changes of an absolute action add up to how far that is from the present state."""
+    rows, known = _behind(labels, np.ones(len(labels.episode), np.int64), chunk)
     values = labels.values[rows]
     if meaning and any(meaning.relative):
-        values = meaning.behind(np.where(known[..., None], values, 0))
-    return values.astype(np.float32), ~known[:, more:]
+        which = np.array(meaning.relative)
+        values[..., which] = np.cumsum(np.where(known[..., None], values[..., which], 0), 1)
+    return values.astype(np.float32), ~known
 
 
 def _behind(labels: Labels, step: Array, count: int) -> tuple[Array, Array]:

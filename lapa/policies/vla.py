@@ -261,8 +261,6 @@ class VLA(Policy):
                 )
             return Examples(frames, targets)
         self.meaning = Meaning.from_json(about.get("meaning"))
-        if self.meaning and (told := self.meaning.described_lag()):
-            say_once(told)
         chunks, pad = actions_ahead(labels, recipe.chunk, self.meaning)
         if pad.any(1).all():
             raise LapaError(f"{data.spec}: no episode is longer than the action chunk of {recipe.chunk}.")
