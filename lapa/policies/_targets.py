@@ -23,6 +23,7 @@ SLACK, FEW = 0.05, 0.1  # of a range: no farther outside is inside; of the actio
 AROUND = 0.1  # of a turn: a jump of nearly a turn
 LITTLE = 0.3  # R^2 below which the user hears that reading is not enough
 STILL = 0.25  # of the range of labelled actions: a head that answers in no more of it has held still
+PART = 0.2  # of the numbers that move: where no more are answered in another range, a kept head goes on
 SAME_RATE = 1.02  # times as fast, and no faster
 
 
@@ -76,9 +77,9 @@ def kept_space(
     whether what it has learnt still means the same.
 
     Where many labels lie outside what it could answer, that is said; of classes the nearest are learnt. A head of
-    numbers answers those in the range of the labels from then on; where half of all that move are such, as after
-    pseudo-labels of another robot's videos, it begins anew. What the labels of stage 2 held still, as an arm that no
-    video moves, does not count there.
+    numbers answers those in the range of the labels from then on; where more than a fifth of all that move are such, as
+    after pseudo-labels of another robot's videos, it begins anew. What the labels of stage 2 held still, as an arm that
+    no video moves, does not count there.
     """
     shares = _outside(space, actions, pad)
     told = f"Note: {shares.max():.0%} of the labelled {_where(space, shares)}"
@@ -90,7 +91,7 @@ def kept_space(
     still, out = space.width < STILL * now.width, shares > FEW
     if not (still | out).any():
         return space, True
-    if still.all() or 2 * (out & ~still).sum() >= (~still).sum():
+    if still.all() or (out & ~still).sum() > PART * (~still).sum():
         print(f"{told} From now on it answers in the range of these labels.", flush=True)
         return now, False
     names = [space.names[i] if space.names else f"action_{i}" for i in np.flatnonzero(still | out)]
