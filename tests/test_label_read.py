@@ -80,6 +80,9 @@ def test_where_to_be_is_read_as_how_far_to_go(tiny: Recipe, tmp_path: Path) -> N
     changes, unseen = packed.state[now + 1] - packed.state[now], labels.episode >= 40
     told = [r2(labels.values[unseen][:, [i]], changes[unseen][:, [i]]) for i in (0, 2)]
     assert min(told) > 0.5, told
+    mute = replace(packed, state=None, actions=None, action_spec=None)
+    read_with_laq(mute, few, tmp_path / "laq", tmp_path / "mute")
+    assert np.array_equal(read_labels(tmp_path / "mute")[0].values, labels.values), "videos need neither"
     steps = packed.steps()
     assert steps is not None
     assert steps[now, :3] == pytest.approx(changes[:, :3])
