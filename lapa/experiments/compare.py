@@ -187,7 +187,7 @@ def begin(setting: Comparison, out: Path) -> None:
     it was begun with another setting, and says where its data have changed since."""
     ours, path = json.loads(json.dumps(asdict(setting))), out / ASKED
     before = read_json(path, "settings of the comparison") if path.exists() else ours
-    before = {"cameras": [], **before}  # it was begun before there were any
+    before = {"cameras": [], **before}  # one that was begun before there was this setting has none
     if changed := [name for name in ours if before.get(name) != ours[name]]:
         told = f"{changed[0]} {json.dumps(before.get(changed[0]))}, here {json.dumps(ours[changed[0]])}"
         raise LapaError(f"{out} holds a comparison with other settings ({told}). Give the same, or another --out.")

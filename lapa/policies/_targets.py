@@ -117,6 +117,7 @@ def _outside(space: ActionSpace | ActionCodebook | NumberSpace, actions: Array, 
 
 
 def _reach(space: ActionSpace | ActionCodebook | NumberSpace) -> Array:
+    """The smallest and the largest value of each number that a head of this space can answer, [2, A]."""
     rows = space.edges if isinstance(space, ActionSpace) else space.reach
     return np.array([(ends[0], ends[-1]) for ends in rows]).T
 
