@@ -23,7 +23,7 @@ from typing import Any
 from lapa.artefacts.folder import read_json, write_json
 from lapa.contracts import LapaError
 from lapa.experiments.ablation_rows import ABLATIONS, around, backbone
-from lapa.experiments.compare import Chain, Guess, Plan, Start, pretrained, recipe_of
+from lapa.experiments.compare import Chain, Guess, Plan, Start, datasets, pretrained, recipe_of
 from lapa.experiments.paper_cells import common_of
 from lapa.experiments.paper_table import collected
 from lapa.experiments.schedule import at_once, left, show
@@ -173,9 +173,8 @@ def _chain(made: Plan, asked: AblationSettings, cell: Cell) -> None:
     """The steps of a cell, from its data on."""
     guess, start = asked.guess(cell.row), _start(made, asked, cell)
     labelled, _ = collected(made, asked.world.labels(asked.home, asked.labels, cell.seed))
-    words = (*_common(asked, cell), *_learn(made, cell.row))
-    policy = made.add(f"{cell.name}/policy", ("finetune", *labelled, *start.options, *words, "--resume"), "config.json",
-                      start.needs, guess.finetune)  # fmt: skip
+    words = (*datasets(labelled), *start.options, *_common(asked, cell), *_learn(made, cell.row), "--resume")
+    policy = made.add(f"{cell.name}/policy", ("finetune", *words), "config.json", start.needs, guess.finetune)
     where, episodes = asked.test
     named = ("--benchmark", where) if asked.others else ()  # else what is meant where none is named
     made.add(f"{cell.name}/eval", ("evaluate", "--policy", made.path(policy), *named, "--episodes", str(episodes),
@@ -238,11 +237,12 @@ def _looked(made: Plan, asked: AblationSettings, seed: int) -> tuple[str, ...]:
         return ()
     guess = asked.guess(Row(""))
     videos, shown = collected(made, asked.world.part(asked.videos, asked.videos, seed))
-    labels = made.add(f"truth/seed{seed}/labels", ("label", *videos, "--source", "ground_truth"), "manifest.json",
+    films = datasets(videos)
+    labels = made.add(f"truth/seed{seed}/labels", ("label", *films, "--source", "ground_truth"), "manifest.json",
                       shown, guess.no_labels)  # fmt: skip
-    learn = ("--seed", str(seed), *asked.options, "--set", "pretrain.steps=1", "--resume")
-    return (made.add(f"seen/seed{seed}", ("pretrain", *videos, "--labels", made.path(labels), *learn), "config.json",
-                     (labels,), guess.labels),)  # fmt: skip
+    learn = ("--labels", made.path(labels), "--seed", str(seed), *asked.options, "--set", "pretrain.steps=1")
+    return (made.add(f"seen/seed{seed}", ("pretrain", *films, *learn, "--resume"), "config.json", (labels,),
+                     guess.labels),)  # fmt: skip
 
 
 # --- the run

@@ -86,7 +86,8 @@ class Guess:
 
 @dataclass(frozen=True)
 class Chain:
-    """The input of stages 1 and 2 of a method: data and options as words of the command line, and names of steps.
+    """The input of stages 1 and 2 of a method: specs of datasets, options as words of the command line, and names of
+    steps.
 
     name: (method, step, whether it depends on the videos, whether on the labelled trajectories) -> the step's name.
     needs, labels_need: the steps that make the videos, and the labelled trajectories. cameras: see Comparison. replay:
@@ -129,18 +130,18 @@ def pretrained(plan: Plan, method: Method, chain: Chain) -> Start:
     else:
         word, read = method.read_by != "labels", method.source == READ
         source, few = (method.source, False) if word else (plan.path(fitted), method.fits == "idm" or read)
-        told = datasets(chain.labelled[1::2], "--labelled") if read else ()
+        told = datasets(chain.labelled, "--labelled") if read else ()
         needs = (*chain.needs, *(() if word else (fitted,)), *(chain.labels_need if read else ()))
         labels = plan.add(chain.name(method.name, "labels", True, few),
-                          ("label", *chain.videos, "--source", source, *told), "manifest.json", needs,
+                          ("label", *datasets(chain.videos), "--source", source, *told), "manifest.json", needs,
                           guess.no_labels if word else guess.labels)  # fmt: skip
         folder = plan.path(labels)
-    learn = ("pretrain", *chain.videos, "--labels", folder, *chain.common, *chain.learn, "--resume")
+    learn = ("pretrain", *datasets(chain.videos), "--labels", folder, *chain.common, *chain.learn, "--resume")
     latent = plan.add(chain.name(method.name, "latent", True, few), learn, "config.json",
                       (labels, *chain.learn_needs), guess.pretrain_films if films else guess.pretrain)  # fmt: skip
     options: tuple[str, ...] = ("--policy", plan.path(latent))
     if chain.replay and method.replays:
-        options = (*options, *datasets(chain.videos[1::2], "--videos"), "--labels", folder)
+        options = (*options, *datasets(chain.videos, "--videos"), "--labels", folder)
     if films:
         options = (*options, "--idm", plan.path(fitted))
     return Start(options, (latent, *chain.labels_need, *((fitted,) if films else ())), fitted, labels)
@@ -148,13 +149,14 @@ def pretrained(plan: Plan, method: Method, chain: Chain) -> Start:
 
 def _fitted(plan: Plan, method: Method, chain: Chain) -> str:
     """Plan what stage 1 trains for a method, and return the step's name. VPT and UniPi share inverse dynamics."""
-    guess, few = chain.guess, datasets(chain.labelled[1::2], "--labelled")
+    guess, watched, few = chain.guess, datasets(chain.videos), datasets(chain.labelled)
     owner = method.name if method.fits == "points" else fitted_for(str(method.fits))
     videos, labels, data, needs, cost = {
-        "laq": (True, False, chain.videos, chain.needs, guess.laq),
-        "idm": (False, True, chain.labelled, chain.labels_need, guess.idm),
-        "points": (True, True, (*chain.videos, *few), (*chain.needs, *chain.labels_need), guess.points),
-    }[str(method.fits)]
+        "laq": (True, False, watched, chain.needs, guess.laq),
+        "idm": (False, True, few, chain.labels_need, guess.idm),
+        "points": (True, True, (*watched, *datasets(chain.labelled, "--labelled")),
+                   (*chain.needs, *chain.labels_need), guess.points),
+    }[str(method.fits)]  # fmt: skip
     cameras = ("--cameras", ",".join(chain.cameras)) if method.fits == "points" and chain.cameras else ()
     command = (FITTED_BY[str(method.fits)], *data, *cameras, *chain.common, "--resume")
     return plan.add(chain.name(owner, "fit", videos, labels), command, "config.json", needs, cost)
@@ -263,7 +265,6 @@ def plan(
     """
     rows = [METHODS[choose(name, METHODS, "method")] for name in methods]
     made, guess = Plan(folder), Guess()
-    labelled = datasets(setting.labelled)
     common = ("--seed", str(setting.seed), *setting.recipe_options)
 
     def name(method: str, step: str, videos: bool, few: bool) -> str:
@@ -271,11 +272,12 @@ def plan(
 
     before, recipe = recipe_of(common[2:]), recipe_of((*common[2:], *setting.finetune_options))
     replay = can_replay(recipe) and before.policy.cameras == recipe.policy.cameras
-    chain = Chain(datasets(setting.videos), labelled, common, name, needs, guess, needs, setting.cameras, replay)
+    chain = Chain(setting.videos, setting.labelled, common, name, needs, guess, needs, setting.cameras, replay)
     for row in sorted(rows, key=lambda r: LONGEST_FIRST.index(r.name)):
         start = pretrained(made, row, chain)
-        words = ("finetune", *labelled, *start.options, *common, *setting.finetune_options, "--resume")
-        tuned = made.add(f"policy/{row.name}", words, "config.json", start.needs, guess.finetune)
+        options = (*start.options, *common, *setting.finetune_options, "--resume")
+        tuned = made.add(f"policy/{row.name}", ("finetune", *datasets(setting.labelled), *options), "config.json",
+                         start.needs, guess.finetune)  # fmt: skip
         if setting.benchmark is not None:
             score = _evaluation(setting, ("--policy", made.path(tuned)), row.name)
             cost = guess.evaluate_films if row.read_by == "policy" else guess.evaluate

@@ -67,24 +67,23 @@ def _train(plan: Plan, cell: TableCell, common: Common, recipe: Recipe) -> None:
     chain = Chain(videos, labelled, ("--seed", str(cell.seed), *options), cell.name, needs, guesses(recipe, common),
                   labels_need, world.cameras, can_replay(recipe) and not world.tunes)  # fmt: skip
     start = pretrained(plan, cell.row.method, chain)
+    words = (*datasets(labelled), *start.options, *chain.common, "--resume")
     if not world.tunes:
         cost = chain.guess.tune_films if _films(cell) else chain.guess.finetune
-        plan.add(cell.tuned, ("finetune", *labelled, *start.options, *chain.common, "--resume"), "config.json",
-                 start.needs, cost)  # fmt: skip
+        plan.add(cell.tuned, ("finetune", *words), "config.json", start.needs, cost)
         return
     cost = chain.guess.tune_films if _films(cell) else chain.guess.tune
     if cell.row.method.name in ("vpt", "actionvla"):
         cost *= 2.3  # they predict actions: more ways to try
     search = ("--episodes", str(common.validation))
-    plan.add(cell.tuned, ("tune", *labelled, *start.options, *search, *chain.common, "--resume"), "config.json",
-             start.needs, cost)  # fmt: skip
+    plan.add(cell.tuned, ("tune", *words, *search), "config.json", start.needs, cost)
 
 
 def collected(plan: Plan, sources: Sequence[Source]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Datasets as words of the command line, and the steps that make them."""
+    """Specs of the datasets, and the steps that make them."""
     made = [plan.add(s.step, s.command, "meta/info.json", (), s.seconds) if s.step else "" for s in sources]
-    specs = [f"lerobot:{plan.path(step)}{s.spec}" if step else s.spec for step, s in zip(made, sources, strict=True)]
-    return datasets(specs), tuple(step for step in made if step)
+    specs = (f"lerobot:{plan.path(step)}{s.spec}" if step else s.spec for step, s in zip(made, sources, strict=True))
+    return tuple(specs), tuple(step for step in made if step)
 
 
 def _evaluate(plan: Plan, cell: TableCell, split: str, common: Common) -> str:
