@@ -17,7 +17,7 @@ VALUES = {
 }
 # Settings that format 2 has got since it was first written: what every artefact meant before. For those whose absence
 # means one thing alone.
-ADDED: dict[str, Any] = {"root_length": False, "flow": 0.0, "code_head": "", "execute": 0}
+ADDED: dict[str, Any] = {"root_length": False, "flow": 0.0, "code_head": "", "execute": 0, "pixels": 0}
 HEAD_WIDTH = 256  # of who did not choose one
 WEIGHTS = {".steer.": ".film."}  # parts of names
 

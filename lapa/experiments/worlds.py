@@ -412,8 +412,8 @@ def _recipe(window: str, latent_chunk: int, chunk: int) -> tuple[str, ...]:
         "laq.flow=0",
         f"window={window}", f"latent_chunk={latent_chunk}", f"chunk={chunk}", "policy.code_head=nearest",
         "policy.head=regression", "head=own", "quantize.steps=300", "pretrain.steps=3000", "idm.image_size=96",
-        "idm.blocks=3", "fit_idm.steps=500", "trainable=all", "finetune.steps=1500", "finetune.learning_rate=1e-3",
-        "kept_head_rate=0.1",
+        "idm.blocks=3", "fit_idm.steps=500", "planner.pixels=96", "trainable=all", "finetune.steps=1500",
+        "finetune.learning_rate=1e-3", "kept_head_rate=0.1",
     )  # fmt: skip
 
 

@@ -31,6 +31,8 @@ LEAK = 0.1  # slope below zero: pictures of another robot must not silence the U
 class VideoDiffusionConfig:
     """Architecture of the video diffusion, and how it is sampled."""
 
+    pixels: int = 0
+    """pixels a side of the frames that are imagined; 0: as many as the policy's backbone reads"""
     frames: int = 2
     """frames imagined, one of the robot's steps apart"""
     executed: int = 2
@@ -53,6 +55,8 @@ class VideoDiffusionConfig:
                 f"UniPi: width is at least 1, blocks at least 0 and steps 1 to {MOST_STEPS}, not {self.width}, "
                 f"{self.blocks} and {self.steps}."
             )
+        if self.pixels < 0 or self.pixels % 4:
+            raise LapaError(f"UniPi: pixels is a multiple of 4, or 0, not {self.pixels}.")
         if not (self.scale > 0 and self.lean > 0):
             raise LapaError(f"UniPi: scale and lean are above 0, not {self.scale} and {self.lean}.")
         if not 1 <= self.executed <= self.frames:

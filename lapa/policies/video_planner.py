@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -55,8 +55,7 @@ class PlannerBatch:
 
 @dataclass(frozen=True)
 class Config(OnBackbone):
-    """A backbone (a plug-in of lapa/backbones with its options) and the video diffusion. It imagines images of the
-    size that the backbone reads."""
+    """A backbone (a plug-in of lapa/backbones with its options) and the video diffusion."""
 
     learns: ClassVar[tuple[str, ...]] = ("frames",)
     pretrained_by: ClassVar[str] = "pretrain_planner"
@@ -98,7 +97,8 @@ class VideoPlanner(Policy):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__()
         self.config, self.backbone = config, backbone
-        self.size = backbone.image_spec.size
+        read = backbone.image_spec
+        self.imagined = replace(read, size=config.video.pixels or read.size)
         self.video = VideoDiffusion(config.video, backbone.width)
         self.reader: InverseDynamics | None = None
         self.meaning: Meaning | None = None  # of what it reads
@@ -182,9 +182,8 @@ class VideoPlanner(Policy):
     def batch(self, seen: Seen, targets: Array) -> PlannerBatch:
         """See Policy. `targets` are the next frames, uint8 [B, K, H, W, 3]."""
         (images,) = seen.images.values()
-        spec = self.backbone.image_spec
-        future = pictures(targets.reshape(-1, *targets.shape[2:]), spec).unflatten(0, targets.shape[:2])
-        return PlannerBatch(self.backbone.prepare(seen), pictures(images, spec), future)
+        future = pictures(targets.reshape(-1, *targets.shape[2:]), self.imagined).unflatten(0, targets.shape[:2])
+        return PlannerBatch(self.backbone.prepare(seen), pictures(images, self.imagined), future)
 
     def loss(self, batch: PlannerBatch) -> tuple[Tensor, Logs]:
         """The video diffusion's."""
@@ -207,7 +206,7 @@ class VideoPlanner(Policy):
 
     def _imagine(self, seen: Seen) -> Tensor:
         (images,) = seen.images.values()
-        now = self._pixels(pictures(images, self.backbone.image_spec))
+        now = self._pixels(pictures(images, self.imagined))
         noise = torch.stack([self._noise(pixels, text) for pixels, text in zip(now.cpu(), seen.texts, strict=True)])
         with torch.autocast(device().type, fast_dtype(), enabled=fast_dtype() != torch.float32):
             return self.video.sample(now, self._condition(self.backbone.prepare(seen)), noise.to(now.device))
@@ -223,7 +222,7 @@ class VideoPlanner(Policy):
 
     def _plan(self, seen: Seen) -> Array:
         (images,) = seen.images.values()
-        now = self._pixels(pictures(images, self.backbone.image_spec))
+        now = self._pixels(pictures(images, self.imagined))
         actions = self.read(now, self._imagine(seen)[:, : self.config.video.executed]).cpu().numpy()
         return self.meaning.along(actions, seen.state) if self.meaning else actions
 
@@ -234,7 +233,7 @@ class VideoPlanner(Policy):
         return torch.stack([self.reader.predict(a, b) for a, b in pairwise(frames)], 1)
 
     def _pixels(self, images: Tensor) -> Tensor:
-        return as_pixels(images, self.size, next(self.video.parameters()).device)
+        return as_pixels(images, self.imagined.size, next(self.video.parameters()).device)
 
     def _noise(self, pixels: Tensor, text: str) -> Tensor:
         """Noise that is a function of what is seen, so that a plan does not depend on the batch it is made in."""
@@ -274,7 +273,7 @@ def watcher(planner: VideoPlanner, real: Futures, frames: Array, out: Path, seed
 
     def monitor(step: int, book: Logbook) -> Logs:
         film = planner.imagine(now, texts)
-        begin, end = (as_pixels(x, planner.size, device()) for x in (now, future.reshape(-1, *now.shape[1:])))
+        begin, end = (as_pixels(x, planner.imagined.size, device()) for x in (now, future.reshape(-1, *now.shape[1:])))
         true = end.view_as(film)
         error, copy = (float((x - true).square().mean()) for x in (film, begin[:, None]))
         logs = {"watched/error_over_copy": error / max(copy, 1e-9)}

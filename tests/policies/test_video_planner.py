@@ -202,6 +202,23 @@ def test_one_action_a_plan(made: Path, packed: Packed, tiny: Recipe, tmp_path: P
         VideoDiffusionConfig(frames=2, executed=3)
 
 
+def test_it_imagines_smaller_frames_than_it_sees(packed: Packed, tiny: Recipe) -> None:
+    """The backbone sees the picture as it is, and the video diffusion works with fewer pixels."""
+    planner = configured(replace(tiny, planner=replace(tiny.planner, pixels=12)), "unipi").build()
+    assert isinstance(planner, VideoPlanner)
+    images = packed.gather(np.arange(4))
+    shown, future = Seen.of(images[:2], ["push", "push"]), np.stack([images[1:3], images[2:4]], 1)
+    batch = planner.batch(shown, future)
+    assert batch.now.shape == (2, 12, 12, 3)
+    assert batch.future.shape == (2, 2, 12, 12, 3)
+    seen = planner.backbone.prepare(shown)
+    assert all(torch.equal(batch.inputs[name], tensor) for name, tensor in seen.items())
+    planner.loss(batch)[0].backward()
+    assert planner.imagine(images[:2], ["push", "push"]).shape == (2, 2, 3, 12, 12)
+    with pytest.raises(LapaError, match="pixels is a multiple of 4, or 0, not 10"):
+        VideoDiffusionConfig(pixels=10)
+
+
 def test_as_it_is(made: Path, packed: Packed, tmp_path: Path) -> None:
     """One of the ways that `lapa tune` tries: it is given the inverse dynamics, and nothing is trained."""
     as_it_is(packed, made / "latent", Recipe(), tmp_path / "policy", 0, made / "idm")
