@@ -12,6 +12,8 @@ pictures. Where the file names a benchmark, a simulator stands in the person's p
 from __future__ import annotations
 
 import datetime
+import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -34,7 +36,7 @@ from lapa.experiments.protocol_file import Protocol, Task
 
 OWN = ("plan.json", "sealed.json", "answers.json", "logs", "results.json", "report.md", "success.png", "credit.png")
 PATIENCE = 10  # seconds that a command has to end after Ctrl-C
-SEARCHED = 1000  # scenes at most that are looked at for one of a family
+SEARCHED, EACH = 1000, 20  # scenes at most that are looked at for those of a family: in all, or for each pose if more
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,10 @@ def open_session(protocol: Protocol, out: Path) -> Session:
         raise LapaError(f"{out} holds more than a protocol ({other[0]}). Choose another --out.")
     plan = _plan(protocol)
     if not inside - {"plan.json", "sealed.json"}:  # nothing has been run or answered yet
-        write_json(out / "sealed.json", _shuffled(protocol))
-        write_json(out / "plan.json", plan)
-        return Session(protocol, out, tuple(_shuffled(protocol)))
+        sealed = _shuffled(protocol)
+        write_json(out / "sealed.json", sealed)
+        write_json(out / "plan.json", {**plan, "order": _hash(sealed)})
+        return Session(protocol, out, tuple(sealed))
     if "plan.json" not in inside:
         raise LapaError(f"{out} holds {min(inside)} but no plan.json. Choose another --out.")
     before = read_json(out / "plan.json", "protocol")
@@ -110,8 +113,10 @@ def open_session(protocol: Protocol, out: Path) -> Session:
         raise LapaError(f"{out} holds a protocol with other {changed[0]}. Choose another --out, or undo the change.")
     sealed = read_json(out / "sealed.json", "order of a protocol")
     fits = isinstance(sealed, list) and len(sealed) == len(protocol.poses)
-    if not fits or not all(isinstance(o, dict) and sorted(o.values()) == sorted(protocol.methods) for o in sealed):
-        raise LapaError(f"{out / 'sealed.json'} does not fit plan.json. Choose another --out.")
+    fits = fits and all(isinstance(o, dict) and sorted(o.values()) == sorted(protocol.methods) for o in sealed)
+    if not fits or before.get("order", _hash(sealed)) != _hash(sealed):  # once its hash was not kept
+        raise LapaError(f"{out / 'sealed.json'} does not fit plan.json: it says which method a letter stands for, and "
+                        "is not as lapa wrote it. Restore it, or choose another --out.")  # fmt: skip
     session = Session(protocol, out, tuple(sealed))
     if "answers.json" in inside:
         _read_answers(session)
@@ -150,6 +155,11 @@ def _shuffled(protocol: Protocol) -> list[dict[str, str]]:
     names = list(protocol.methods)
     orders = [np.random.default_rng([protocol.seed, 11, i]).permutation(len(names)) for i in range(len(protocol.poses))]
     return [{string.ascii_uppercase[k]: names[j] for k, j in enumerate(order)} for order in orders]
+
+
+def _hash(sealed: Any) -> str:
+    """Of JSON values."""
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
 
 # --- asking
@@ -272,6 +282,8 @@ def _is_command(run: str) -> bool:
 
 
 def _require_commands(protocol: Protocol) -> None:
+    """Raises LapaError for what is no command; and where some methods have one and others not, as who sees a command
+    start knows then which methods it can be."""
     for name, run in protocol.methods.items():
         if not _is_command(run):
             continue
@@ -281,6 +293,10 @@ def _require_commands(protocol: Protocol) -> None:
             raise LapaError(f"methods.{name}: {run}: is no command ({error}).") from None
         if shutil.which(words[0]) is None:
             raise LapaError(f"methods.{name}: {run}: {words[0]} is neither a folder, a policy server nor a command.")
+    with_command = [name for name, run in protocol.methods.items() if _is_command(run)]
+    if with_command and (without := [name for name in protocol.methods if name not in with_command]):
+        raise LapaError(f"methods.{with_command[0]} is a command that lapa starts, and {without[0]} is none, so the "
+                        "person could tell them apart. Give all methods a command, or none.")  # fmt: skip
 
 
 # --- a simulator in the person's place
@@ -332,7 +348,7 @@ class _Simulator:
     def _scene(self, i: int, world: Benchmark) -> int:
         """Of pose i: the same for all methods and at every try, and another one for each pose of a benchmark."""
         poses, families = self.session.protocol.poses, world.spec.families
-        pose, some = poses[i], Trial(SEARCHED, self.session.protocol.seed).seeds
+        pose, some = poses[i], Trial(max(SEARCHED, EACH * len(poses)), self.session.protocol.seed).seeds
         earlier = [other for other in poses[:i] if other.benchmark == pose.benchmark]
         if pose.task not in families or len(families) == 1:
             left, fits = len(earlier), list(some)

@@ -28,8 +28,8 @@ EXAMPLE = """\
 seed: 0               # of the blind order
 rollouts: 6           # initial poses of each task and type; every method meets the same ones
 
-methods:              # only the names are needed; a command is started by lapa, so that you need not know which it is
-  scratch:
+methods:              # the names alone, or a command for each: lapa starts it, so that you need not know which it is
+  scratch: python run_robot.py --policy runs/scratch --instruction {instruction}
   lapa: python run_robot.py --policy runs/policy --instruction {instruction}
 
 tasks:

@@ -47,6 +47,9 @@ class Http:
                 pass
         except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
             pass  # the client disconnected, or sends nothing more
+        except asyncio.CancelledError:
+            if not self.service.draining:  # else it is Server.stop that ends a client who waits
+                raise
         finally:
             self.open.discard(task)
             self.busy.discard(task)
@@ -115,7 +118,7 @@ class Http:
             if not isinstance(told, dict):
                 raise Fault(f"An observation is an object of JSON; got {type(told).__name__}.")
         told.pop("unnorm_key", None)  # whose statistics an action is scaled by; lapa's policies know their own
-        session = self.service.session()
+        session = self.service.session(follows=False)
         try:
             actions, _ = await self.service.act(told, session)
         finally:

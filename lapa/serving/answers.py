@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -129,12 +129,15 @@ class Manner:
 
 
 class Session:
-    """A running episode of a client."""
+    """A running episode of a client. follows: the server knows which action was executed last, so that a largest step
+    can be counted from it."""
 
     _numbers = itertools.count()
 
-    def __init__(self, manner: Manner, clipped: Callable[[str], None] = lambda sentence: None) -> None:
-        self.manner, self._clipped = manner, clipped
+    def __init__(
+        self, manner: Manner, clipped: Callable[[str], None] = lambda sentence: None, follows: bool = True
+    ) -> None:
+        self.manner, self._clipped, self.follows = manner, clipped, follows
         self.number = next(Session._numbers)
         self.restart()
 
@@ -144,6 +147,14 @@ class Session:
         self._past: deque[tuple[int, Array]] = deque()
         self._queue: deque[Array] = deque()
         self._last: Array | None = None
+
+    def require_place(self, state: Array | None) -> None:
+        """Raises Fault where --max-step holds for an absolute number, and neither the client's state nor an earlier
+        answer can say from where."""
+        if not self.follows and (unknown := self.manner.limits.unknown(state)):
+            raise Fault(f"--max-step of the server bounds {_few(unknown)}, and this observation does not say where the "
+                        "robot is. Send its state; or start the server with --execute N, the number of actions that a "
+                        "client of openpi carries out, or without --max-step.")  # fmt: skip
 
     def actions(self, answer: Answer, state: Array | None) -> Array:
         """The actions to send, float32 [n, A]: averaged, and within the limits. `state` is the client's state. Raises
@@ -179,3 +190,7 @@ class Session:
             made.append(np.where(binary, said[-1], mean))
         self._step += len(made)
         return np.stack(made).astype(np.float32)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

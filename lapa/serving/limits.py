@@ -6,7 +6,7 @@
 
 A limit bounds the number that is sent: for an absolute action a position, for a delta the distance of one step. A
 largest step bounds a delta itself. For an absolute action it bounds the distance from the client's state or, if the
-client sends no state, from the last action.
+client sends no state, from the last action. It comes first: from outside a limit the robot goes back step by step.
 """
 
 from __future__ import annotations
@@ -63,6 +63,12 @@ class Limits:
         made = made.astype(np.float32)
         return made, self._told(actions, made)
 
+    def unknown(self, state: Array | None) -> list[str]:
+        """The names of the absolute numbers with a largest step that this state does not tell."""
+        absolute = np.array([kind == "absolute" for kind in self.action.kinds])
+        lost = absolute & np.isfinite(self.step) & ~np.isfinite(self._before(state, None))
+        return [self.action.names[i] for i in np.flatnonzero(lost)]
+
     def lines(self) -> list[str]:
         """The limits, for the message at start."""
         found = []
@@ -110,6 +116,10 @@ def limits_of(spec: PolicySpec, action: ActionSpec, limits: Sequence[str] = (), 
             raise LapaError(f"--max-step {told}: a step is above 0.")
         for i in _which(name or EVERY, action, f"--max-step {told}"):
             step[i] = most
+    for i, name in enumerate(action.names):
+        if action.kinds[i] == "delta" and (low[i] > step[i] or high[i] < -step[i]):
+            raise LapaError(f"{name} is a step of at most {step[i]:g} by --max-step, and lies outside {low[i]:g} to "
+                            f"{high[i]:g} by --limit. Change one of them.")  # fmt: skip
     return Limits(action, low, high, step, _places(spec, action), len(spec.state) or len(action))
 
 

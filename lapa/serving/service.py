@@ -80,9 +80,10 @@ class Service:
     refused: int = 0
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS, "lapa-reader"))
 
-    def session(self) -> Session:
-        """A new episode of a client."""
-        return Session(self.manner, lambda told: self.log.say(f"clipped: {told}", f"clipped {told.partition(' ')[0]}"))
+    def session(self, follows: bool) -> Session:
+        """A new episode of a client. follows: see Session."""
+        return Session(self.manner, lambda told: self.log.say(f"clipped: {told}", f"clipped {told.partition(' ')[0]}"),
+                       follows)  # fmt: skip
 
     async def read(self, unpack: Callable[[Any], Any], message: bytes | str) -> Any:
         """The message as values. Raises Fault."""
@@ -100,6 +101,7 @@ class Service:
         else:
             work = asyncio.get_running_loop().run_in_executor(self.readers, self.keys.observation, sent)
             observation, state = await work
+        session.require_place(state)
         answer = await asyncio.wrap_future(self.asked.ask(observation, session.number))
         actions = session.actions(answer, state)
         self.answered += 1
@@ -108,7 +110,8 @@ class Service:
     def fault(self, error: Fault, peer: str) -> str:
         """Log a fault. Returns the sentence for the client."""
         self.refused += 1
-        sentence = " ".join(str(error).split())[:500]
+        words = " ".join(str(error).split())[:500]
+        sentence = "".join(each if each.isprintable() else "?" for each in words)  # no escapes of a client's
         self.log.say(f"{peer}: {sentence}", sentence[:40])
         return sentence
 

@@ -140,7 +140,8 @@ class _Talk:
         reset = told.pop("reset", False)
         if type(reset) is not bool:
             raise Fault(f'"reset" is true or false; got {shortened(reset, 40)}.')
-        session = self._session(episode, new=reset)
+        manner = self.service.manner  # who gets more actions than it should execute may execute all of them
+        session = self._session(episode, manner.sent == manner.executed, new=reset)
         actions, ms = await self.service.act(told, session)
         timing = {"infer_ms": ms} | ({} if self.previous is None else {"prev_total_ms": self.previous})
         return {"actions": actions, "server_timing": timing}
@@ -150,10 +151,10 @@ class _Talk:
         if not isinstance(kind, str) or kind not in TYPES or not isinstance(payload, dict):
             return _message("error", {"error": f"A message is one of {', '.join(TYPES)}, with a payload."}, seq)
         if kind in ("episode_start", "episode_end"):
-            self._session(None, new=True)
+            self._session(None, True, new=True)
         if kind != "observation":
             return None
-        session = self._session(None)
+        session = self._session(None, True)
         try:
             action = session.next()
             if action is None:
@@ -162,9 +163,9 @@ class _Talk:
             return _message("error", {"error": self.service.fault(error, "vla-eval")}, seq)
         return _message("action", {"actions": action}, seq)
 
-    def _session(self, episode: int | None, new: bool = False) -> Session:
-        """The session of an episode, begun where there is none or a `new` one is asked for. Raises Fault for one that
-        has been forgotten and is to go on."""
+    def _session(self, episode: int | None, follows: bool, new: bool = False) -> Session:
+        """The session of an episode, begun where there is none or a `new` one is asked for. follows: see Session.
+        Raises Fault for one that has been forgotten and is to go on."""
         found = self.sessions.pop(episode, None)
         if found is not None and new:
             self.service.asked.forget([found.number])
@@ -174,7 +175,7 @@ class _Talk:
                 raise Fault(f"Episode {episode} has been forgotten: one connection runs {EPISODES} side by side at "
                             "most. Open another one, or begin it anew (reset).")  # fmt: skip
             self.forgotten.pop(episode, None)
-            found = self.service.session()
+            found = self.service.session(follows)
             if len(self.sessions) >= EPISODES:
                 oldest = next(iter(self.sessions))
                 self.service.asked.forget([self.sessions.pop(oldest).number])

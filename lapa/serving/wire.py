@@ -138,10 +138,10 @@ def _made(found: dict[Any, Any]) -> Any:
 
 def unpack_json(text: bytes | str) -> Any:
     """JSON as values, the arrays of json-numpy as NumPy's. Raises Fault."""
-    raw = text.encode() if isinstance(text, str) else text
-    if sum(raw.count(mark) for mark in b"{[,") > MOST_JSON:
-        raise Fault(f"The JSON has more than {MOST_JSON:,} values. Send pictures as json-numpy does.", 413)
     try:
+        raw = text.encode() if isinstance(text, str) else text
+        if sum(raw.count(mark) for mark in b"{[,") > MOST_JSON:
+            raise Fault(f"The JSON has more than {MOST_JSON:,} values. Send pictures as json-numpy does.", 413)
         return json.loads(raw, object_hook=_made_of_json)
     except Fault:
         raise

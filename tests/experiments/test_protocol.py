@@ -14,7 +14,7 @@ import yaml
 
 from lapa import cli
 from lapa.contracts import LapaError, Outcome
-from lapa.experiments.protocol import Answer, Session, judge_all, open_session, stage_of
+from lapa.experiments.protocol import Answer, Session, _Simulator, judge_all, open_session, stage_of
 from lapa.experiments.protocol_file import EXAMPLE, STAGES, Task, read_protocol
 from lapa.experiments.protocol_report import report
 from lapa.measures.intervals import mean, wilson
@@ -150,6 +150,14 @@ def test_a_file_that_is_not_there_and_a_command_that_is_none(file: Path, tmp_pat
         Typed("0")(file, tmp_path / "out")
 
 
+def test_who_sees_a_command_start_must_not_know_the_method_by_it(file: Path, tmp_path: Path) -> None:
+    file.write_text(FILE.replace("two: ,", f"two: {sys.executable} run.py,"))
+    with pytest.raises(
+        LapaError, match=r"methods.two is a command .* one is none.*Give all methods a command, or none"
+    ):
+        Typed("0")(file, tmp_path / "out")
+
+
 # --- the session
 
 
@@ -209,6 +217,11 @@ def test_another_protocol_or_a_damaged_folder_is_refused(file: Path, tmp_path: P
         (out / "answers.json").write_text(text)
         with pytest.raises(LapaError, match=r"answers\.json"):
             open_session(read_protocol(file), out)
+    (out / "answers.json").write_text(json.dumps({"answers": [first]}))
+    letters = json.loads((out / "sealed.json").read_text())
+    (out / "sealed.json").write_text(json.dumps([{**o, "A": o["B"], "B": o["A"]} for o in letters]))
+    with pytest.raises(LapaError, match=r"sealed\.json does not fit"):
+        open_session(read_protocol(file), out)
     open_session(read_protocol(file), tmp_path / "new")
     file.write_text(FILE.replace("reach: .25", "reach: .3"))
     assert open_session(read_protocol(file), tmp_path / "new").protocol.tasks != session.tasks, "nothing is lost by it"
@@ -309,7 +322,9 @@ def test_the_credit_of_an_outcome() -> None:
 
 def test_a_command_may_be_long(tmp_path: Path) -> None:
     command = f"true {'x' * 300}"
-    file = written(tmp_path, FILE.replace("two:", f"two: {command}"))
+    file = written(
+        tmp_path, FILE.replace("{one: , two: , three: }", f"{{one: {command}, two: {command}, three: {command}}}")
+    )
     assert command in read_protocol(file).methods.values()
     Typed("q")(file, tmp_path / "out")
 
@@ -356,6 +371,20 @@ def test_tabletop_in_the_persons_place(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         cli.main(["protocol", str(file), "--out", str(tmp_path / "wrong")])
     assert '"expert"' in capsys.readouterr().err
+
+
+def test_as_many_scenes_as_poses(tmp_path: Path) -> None:
+    """More than are looked at for a family."""
+    text = """
+rollouts: 600
+methods: [random]
+tasks: {one: {instruction: x, stages: {done: 1}}, two: {instruction: y, stages: {done: 1}}}
+types: {seen: {benchmark: tabletop}}
+"""
+    session = open_session(read_protocol(written(tmp_path, text)), tmp_path / "out")
+    simulator = _Simulator(session)
+    world = next(iter(simulator.worlds.values()))
+    assert simulator._scene(1199, world) != simulator._scene(0, world)
 
 
 def test_instructions_that_a_simulator_does_not_use_are_told(

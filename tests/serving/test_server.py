@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import re
@@ -23,7 +24,9 @@ from typing import Any
 import numpy as np
 import pytest
 from serving_made import (
+    ACTION,
     ONE_CAMERA,
+    SPEC,
     Policy,
     answer,
     asked,
@@ -36,7 +39,7 @@ from serving_made import (
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from lapa.contracts import LapaError, Observation
+from lapa.contracts import LapaError, Observation, PolicySpec
 from lapa.serving import sockets
 from lapa.serving.server import Server, Where, is_loopback, require_safe, running
 
@@ -264,6 +267,7 @@ def test_openvla_oft(server: Server) -> None:
 BODIES: dict[str, Any] = {
     "nothing": b"", "no JSON": b"{", "a list": [], "a number": b"3", "no picture": {"instruction": "x"},
     "a pickle": b"\x80\x04\x95.", "encoded and more": {"encoded": "{}", "x": 1}, "encoded wrongly": {"encoded": "{"},
+    "half a letter": {"encoded": "\ud800"},
     "encoded is a list": {"encoded": "[]"}, "encoded is a number": {"encoded": 3}, "deep": b"[" * 100_000,
     "objects": {"image": {"__numpy__": "AAAA", "dtype": "|O", "shape": [1]}, "instruction": "x"},
     "crash": sent(seen()) | {"prompt": "crash"}, "not finite": sent(seen()) | {"prompt": "nan"},
@@ -486,6 +490,28 @@ def test_limits_are_kept_and_logged() -> None:
     assert any(line.startswith("clipped: y") for line in said)
 
 
+def test_a_step_is_not_sent_from_an_unknown_place() -> None:
+    """Neither to a client of openpi that may execute the whole chunk, nor over /act, where nobody has a last action."""
+    blind = {key: value for key, value in sent(seen(1)).items() if key != "state"}
+    policy = Policy(PolicySpec(SPEC.cameras, (), ACTION, chunk=4, execute=2))
+    with served(policy, steps=["x=0.01"]) as server:
+        with connected(server) as (connection, _):
+            connection.send(packed(blind))
+            said = connection.recv(timeout=10)
+            assert isinstance(said, str)
+            assert "bounds x" in said
+            assert "Send its state" in said
+        body = {"images": blind["images"], "prompt": "lift"}
+        status, told = post(server, body)
+        assert status == 400
+        assert "bounds x" in told["error"]
+        assert not policy.asked
+    with served(policy, steps=["x=0.01"], execute=2) as server, connected(server) as (connection, _):
+        first = asked(connection, blind)["actions"]
+        again = asked(connection, blind | {"prompt": "another"})["actions"]
+        assert np.abs(np.diff(np.concatenate([first, again])[:, 0])).max() <= 0.01 + 1e-6
+
+
 def test_execute_and_ensemble_through_the_wire() -> None:
     with served(execute=3) as server, connected(server) as (connection, about):
         assert about["chunk"] == about["execute"] == 3
@@ -508,6 +534,14 @@ def test_the_log_does_not_fill_the_disk(lines: list[str]) -> None:
             assert post(server, b"{")[0] == 400
         assert server.service.refused == 30
     assert len(said) < 5
+
+
+def test_escapes_of_a_client_do_not_reach_the_terminal(lines: list[str]) -> None:
+    said: list[str] = []
+    with served(Policy(ONE_CAMERA), lines=said) as server:
+        status, told = post(server, {"\x1b[2J\x1b[31mimage": np.zeros((2, 2), np.uint8), "instruction": "x"})
+    assert status == 400
+    assert not any("\x1b" in text for text in (*said, told["error"]))
 
 
 # --- the end
@@ -542,6 +576,25 @@ from serving_made import Policy, made
 from lapa.serving.server import Where, run
 run(made(Policy(gate=threading.Event()), where=Where("127.0.0.1", 0, 0), echo=True))
 """
+
+
+def test_an_idle_client_does_not_fill_the_log_at_the_end() -> None:
+    folder = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{folder.parents[1]}"}
+    command = [sys.executable, "-c", SERVER]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines = [process.stdout.readline() for _ in range(3)]
+        address = lines[2].split("http://")[1].partition("/")[0]
+        idle = http.client.HTTPConnection(address, timeout=20)
+        idle.request("GET", "/healthz")
+        assert idle.getresponse().read() == b"OK\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert "Traceback" not in process.stderr.read()
+        idle.close()
 
 
 def test_sigterm_ends_the_process_well() -> None:
