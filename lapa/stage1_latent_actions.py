@@ -248,7 +248,9 @@ def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
     tell_of_window(packed, None)
     seed_everything(seed)
     model = InverseDynamics(recipe.idm, actions.shape[1])
-    model.standardise(actions[pairs.now])
+    moved = packed.acted(pairs.now, pairs.later)  # absolute actions are learnt as changes of the state
+    assert moved is not None
+    model.standardise(moved)
     sample = _sampler(packed, pairs, recipe.fit_idm, np.arange(len(pairs)))
     fit(model, sample, recipe.fit_idm, out, seed=seed, title="inverse dynamics")
 

@@ -17,6 +17,7 @@ from lapa.data.pack import Packed, pack
 from lapa.data.pairs import window_pairs
 from lapa.data.stream import Stream, stream
 from lapa.measures.flow import COLUMNS, ROWS
+from lapa.models.idm import InverseDynamics
 from lapa.models.laq_fit import encode_all
 from lapa.models.laq_look import code_table
 from lapa.recipe import Recipe
@@ -39,6 +40,22 @@ def test_inverse_dynamics_is_judged_by_pairs_of_all_episodes(
     actions = packed.require_actions("this").copy()
     actions[: packed.starts[1]] = 0
     assert fit_idm(replace(packed, actions=actions), tiny, tmp_path / "idm", 0)["train_r2"] > -100
+
+
+def test_inverse_dynamics_is_standardised_by_what_it_learns(packed: Packed, tiny: Recipe, tmp_path: Path) -> None:
+    """Of absolute actions, far from zero, the change of the state."""
+    assert packed.action_spec is not None
+    width = len(packed.action_spec)
+    rng = np.random.default_rng(0)
+    state = (100 + np.cumsum(rng.normal(size=(len(packed), width)), 0)).astype(np.float32)
+    spec = replace(packed.action_spec, kinds=("absolute",) * width)
+    arm = replace(packed, state=state, actions=state + 1, action_spec=spec, state_names=spec.names)
+    fit_idm(arm, tiny, tmp_path / "idm", 0)
+    idm, pairs = InverseDynamics.from_pretrained(tmp_path / "idm"), window_pairs(arm, None)
+    moved = arm.acted(pairs.now, pairs.later)
+    assert moved is not None
+    np.testing.assert_allclose(idm.mean.numpy(), moved.mean(0), atol=1e-4)
+    np.testing.assert_allclose(idm.scale.numpy(), moved.std(0), rtol=1e-4)
 
 
 def test_a_stream_holds_out_and_trains_on_the_episodes_that_a_pack_does(

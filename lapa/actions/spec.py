@@ -24,14 +24,22 @@ NOTHING = 1e-6  # numbers that are no more than this tell nothing
 def told_by_data(actions: Array, state: Array | None) -> tuple[ActionKind, ...]:
     """The kind of each dimension of float [N, A]; state float [N, S] or None, of the same frames in their order.
 
-    binary: two levels, within a tolerance (TWO_LEVELS, BETWEEN). absolute: there is a state of as many numbers, and the
-    targets lie near it, much nearer than to the step that it makes next (NEARER). A dimension at rest at zero, which
-    tells nothing, goes with most of the others. delta: the rest.
+    binary: two levels, within a tolerance (TWO_LEVELS, BETWEEN). absolute: there is a state of as many numbers (see
+    `by_names`), and the targets lie near it, much nearer than to the step that it makes next (NEARER). A dimension at
+    rest at zero, which tells nothing, goes with most of the others. delta: the rest.
     """
     told = [_told(column, i, state if _alike(actions, state) else None) for i, column in enumerate(actions.T)]
     decided = [kind for kind in told if kind in ("delta", "absolute")]
     usual: ActionKind = "absolute" if decided.count("absolute") > len(decided) / 2 else "delta"
     return tuple(kind or usual for kind in told)
+
+
+def by_names(state: Array | None, actions: Sequence[str], names: Sequence[str]) -> Array | None:
+    """Of a state float [N, S] with these names the numbers that have the names of the actions, in their order; where
+    not all are there, the state as it is."""
+    if state is None or not set(actions) <= set(names):
+        return state
+    return state[:, [list(names).index(name) for name in actions]]
 
 
 def _alike(actions: Array, state: Array | None) -> bool:

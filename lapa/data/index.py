@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lapa.actions.spec import described, over_window, told_by_data
+from lapa.actions.spec import by_names, described, over_window, told_by_data
 from lapa.contracts import ActionKind, ActionSpec, Array, BadVideo, Dataset, Episode, LapaError
 from lapa.data.images import Fit, blank
 from lapa.data.spec import FORM, Spec, parse
@@ -242,7 +242,7 @@ class Listing:
             "state_names": list(kept[0].state_names),
         }
         digest.update(json.dumps([size, texts]).encode())
-        kinds, kinds_from = _kinds(kept[0], tables, source)
+        kinds, kinds_from = _kinds(self.spec, kept[0], tables, source)
         if set(kinds) - {"delta"}:  # so that the fingerprints of deltas are those of lapa 0.1
             digest.update(json.dumps(kinds).encode())
         cameras = getattr(source, "cameras", ()) or tuple(filter(None, [kept[0].camera]))
@@ -381,14 +381,23 @@ def origins(instructions: Sequence[str], places: Sequence[str]) -> str:
     return "; ".join([*told, *([f"{missing} missing"] if missing else [])])
 
 
-def _kinds(first: Episode, tables: dict[str, Array], source: object) -> tuple[tuple[ActionKind, ...], str]:
-    """The kinds of the actions, and who tells them."""
+def _kinds(spec: str, first: Episode, tables: dict[str, Array], source: object) -> tuple[tuple[ActionKind, ...], str]:
+    """The kinds of the actions, and who tells them. Raises LapaError for absolute ones in another order than the
+    state's."""
     if "actions" not in tables:
         return (), ""
     says = getattr(source, "kinds_from", "")
     if first.action_kinds and says != THE_DATA:
-        return first.action_kinds, says or "the dataset"
-    return told_by_data(tables["actions"], tables.get("state")), THE_DATA
+        kinds, told = first.action_kinds, says or "the dataset"
+    else:
+        state = by_names(tables.get("state"), first.action_names, first.state_names)
+        kinds, told = told_by_data(tables["actions"], state), THE_DATA
+    mixed = first.action_names != first.state_names and set(first.action_names) == set(first.state_names)
+    if mixed and "absolute" in kinds:
+        raise LapaError(f"{spec}: actions are compared with the state number by number, and the state has the same "
+                        f"numbers in another order: {named(first.action_names)}; {named(first.state_names)}. Write "
+                        "both in one order, or leave the state out (state=none).")  # fmt: skip
+    return kinds, told
 
 
 def _all_notes(source: object, kept: Sequence[Episode]) -> list[str]:

@@ -22,7 +22,7 @@ from itertools import islice
 
 import numpy as np
 
-from lapa.actions.spec import over_window, parse_kinds, told_by_data
+from lapa.actions.spec import by_names, over_window, parse_kinds, told_by_data
 from lapa.contracts import ActionKind, Array, BadVideo, Dataset, Episode, LapaError, Seekable
 from lapa.data.images import Fit, resized
 
@@ -204,7 +204,7 @@ class Chosen:
             its = [None if one is None or one.ndim != 2 else one.shape[1] for one in both]
             widths = widths or its
             if its == widths and all(one is None or np.isfinite(one).all() for one in both):
-                yield episode.actions, episode.state
+                yield episode.actions, by_names(episode.state, episode.action_names, episode.state_names)
 
     def _tables(self) -> Iterator[Episode | BadVideo]:
         return self._dataset.episodes(SMALL)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from lapa.actions.spec import described, over_window, parse_kinds, summed, told_by_data
+from lapa.actions.spec import by_names, described, over_window, parse_kinds, summed, told_by_data
 from lapa.contracts import ActionSpec, LapaError
 
 
@@ -24,6 +24,17 @@ def test_targets_near_the_state_are_absolute_and_steps_are_not() -> None:
     assert told_by_data(state + 2 * steps, state) == ("absolute",) * 3, "a target some steps ahead"
     assert told_by_data(state + steps, None) == ("delta",) * 3
     assert told_by_data(state + steps, state[:, :2]) == ("delta",) * 3, "a state of other numbers tells nothing"
+
+
+def test_names_say_which_numbers_of_the_state_are_the_actions() -> None:
+    """Also where the state has more of them, such as velocities, or another order."""
+    steps, state = robot()
+    more = np.hstack([steps, state[:, ::-1]])
+    found = by_names(more, ("a", "b", "c"), ("va", "vb", "vc", "c", "b", "a"))
+    assert_array_equal(found, state)
+    assert told_by_data(state + steps, found) == ("absolute",) * 3
+    assert by_names(more, ("a", "b", "x"), ("va", "vb", "vc", "c", "b", "a")) is more
+    assert by_names(None, ("a",), ()) is None
 
 
 def test_steps_in_units_of_their_own_are_no_targets() -> None:

@@ -273,3 +273,25 @@ def test_a_path_that_is_no_text(tmp_path: Path) -> None:
     """Runs, labels and datasets say what they are of, and could not."""
     with pytest.raises(LapaError, match=r"vid\\xe9os: .*ln -s"):
         parse(f"video_folder:{tmp_path}/{os.fsdecode(b'vid' + bytes([233]) + b'os')}")
+
+
+def test_a_state_with_the_names_of_the_actions(tmp_path: Path) -> None:
+    """With more numbers it tells by their names that the actions are targets; in another order it is refused, as
+    actions are compared with it number by number."""
+    joints = ("a", "b", "c")
+    place = (20 + np.cumsum(np.random.default_rng(0).normal(size=(31, 3)), 0)).astype(np.float32)
+    film, more = np.zeros((30, 8, 8, 3), np.uint8), np.diff(place, axis=0)
+    for name, names, state in (
+        ("more", ("va", "vb", "vc", *joints), np.hstack([more, place[:-1]])),
+        ("mixed", joints[::-1], place[:-1, ::-1]),
+    ):
+        with LeRobotWriter(tmp_path / name, 10, (8, 8), joints, names, {}, quality=None) as writer:
+            writer.add(Episode("e", film, 10.0, "go", place[1:], state, state_names=names, action_names=joints), {})
+    found = pack([f"lerobot:{tmp_path / 'more'}"], 8, quiet=True)
+    assert found.action_spec is not None
+    assert found.action_spec.kinds == ("absolute",) * 3
+    assert_array_equal(found.acted(np.array([0]), np.array([3])), place[None, 3])
+    for options in ("", ",stride=2", ",kinds=absolute"):
+        with pytest.raises(LapaError, match=r"another order: a, b, c; c, b, a\. .*state=none"):
+            pack([f"lerobot:{tmp_path / 'mixed'}{options}"], 8, quiet=True)
+    assert pack([f"lerobot:{tmp_path / 'mixed'},state=none"], 8, quiet=True).action_spec is not None
