@@ -50,7 +50,7 @@ All commands   lapa --help"""
 
 # errors of a place that the user can change
 UNUSABLE = (
-    errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+    errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
 )  # fmt: skip
 MANY = ("quantize", "fit", "label", "pretrain", "finetune", "ground")  # run in many processes under torchrun
 

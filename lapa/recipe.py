@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 from lapa.actions.meaning import Given
 from lapa.actions.tables import Decoding
@@ -71,7 +71,7 @@ class Recipe:
     """latent action quantization (stage 1)"""
     starts: tuple[dict[str, Any], ...] = ({}, {"warmup": 900})
     """further options of LAQ's quantizer, each tried for a quarter of the steps; the start with the lowest held-out
-    error continues. [] or one: no trial. There is none either if laq.quantizer or its options are set"""
+    error continues. [] or one: no trial. There is none either where another quantizer or its options are chosen"""
     objectives: Objectives = Objectives()
     """further losses of LAQ beside the reconstruction (stage 1)"""
     quantize: Optimisation = Optimisation(steps=1300, batch_size=64, learning_rate=2e-3, clip=10.0, warmup=50)
@@ -153,7 +153,9 @@ class Recipe:
 
 
 # Of the whole numbers; all the others count something that there must be.
-ZERO_IS_FINE = ("warmup", "clusters", "patience", "execute")
+ZERO_IS_FINE = ("warmup", "clusters", "patience", "execute", "pixels")
+
+OWN_OPTIONS = ("laq", "quantizer_options")
 
 PRESETS: dict[str, Recipe] = {
     "laptop": Recipe(),
@@ -242,32 +244,35 @@ def _flat(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def override(recipe: Recipe, option: str) -> Recipe:
-    """The recipe with one setting changed, given as "laq.codebook_size=32". Choosing another plug-in, such as
-    "laq.quantizer=fsq", drops the options of the one before, and its starts; so does choosing the options.
-
-    Raises LapaError for an unknown name (with a suggestion) and for a value of another type.
-    """
-    name, equals, value = option.partition("=")
-    if not equals:
-        raise LapaError(f'"{option}" is not NAME=VALUE; write for example laq.codebook_size=32.')
-    changed: Recipe = _changed(recipe, name.strip().split("."), value.strip(), option)
-    if changed.laq.quantizer != recipe.laq.quantizer or name.strip() == "laq.quantizer_options":
-        return replace(changed, starts=())
-    return changed
+    """The recipe with one setting changed, given as "laq.codebook_size=32". See `overridden`."""
+    return overridden(recipe, [option])
 
 
 def overridden(recipe: Recipe, options: Sequence[str]) -> Recipe:
-    """The recipe with several settings changed, one after another. Plug-ins are chosen first, so that their options may
-    be given before them. Raises LapaError as `override` does."""
-    for option in sorted(options, key=lambda option: not _chooses_a_plugin(option)):
-        recipe = override(recipe, option)
-    return recipe
+    """The recipe with several settings changed, in any order; of two of one name the last counts. Choosing another
+    plug-in, such as "laq.quantizer=fsq", drops the options of the one before, and its starts; so does choosing the
+    options of the quantizer. Options and starts that are given beside it stay.
+
+    Raises LapaError for an unknown name (with a suggestion), for a value of another type, and for settings that do not
+    go together.
+    """
+    told = []
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise LapaError(f'"{option}" is not NAME=VALUE; write for example laq.codebook_size=32.')
+        told.append(_Told(tuple(name.strip().replace("-", "_").split(".")), value.strip(), option))
+    changed: Recipe = _changed(recipe, told)
+    own = changed.laq.quantizer != recipe.laq.quantizer or any(each.path == OWN_OPTIONS for each in told)
+    return replace(changed, starts=()) if own and all(each.path != ("starts",) for each in told) else changed
 
 
-def _chooses_a_plugin(option: str) -> bool:
-    """Whether it is the name of a plug-in that has options of its own in the recipe."""
-    group, _, name = option.partition("=")[0].strip().replace("-", "_").partition(".")
-    return hasattr(getattr(Recipe(), group, None), _options_of(name))
+class _Told(NamedTuple):
+    """An option: the setting below a group, its value as text, and the whole."""
+
+    path: tuple[str, ...]
+    text: str
+    option: str
 
 
 def _options_of(plugin: str) -> str:
@@ -275,28 +280,35 @@ def _options_of(plugin: str) -> str:
     return "options" if plugin == "name" else f"{plugin}_options"
 
 
-def _changed(node: Any, path: list[str], text: str, option: str) -> Any:
-    """A copy of a group of settings in which the one at `path` is what `text` says."""
-    types, name = get_type_hints(type(node)), path[0].replace("-", "_")
+def _changed(node: Any, told: Sequence[_Told]) -> Any:
+    """A copy of a group of settings in which those that are told, all below it, are what their texts say."""
+    types = get_type_hints(type(node))
     groups = {key: [f.name for f in fields(kind)] for key, kind in types.items() if is_dataclass(kind)}
-    below = [f"{group}.{name}" for group, settings in groups.items() if name in settings]
-    if name not in types and below:
-        raise LapaError(f'There is no setting "{name}". Did you mean {" or ".join(below)}?')
-    choose(name, types, "setting")
-    present = getattr(node, name)
-    if name in groups:
-        if not path[1:]:
-            raise LapaError(f'"{option}": {name} is a group; name one of {", ".join(groups[name])}.')
-        return replace(node, **{name: _changed(present, path[1:], text, option)})
-    if path[1:]:
-        raise LapaError(f'"{option}": {name} has no settings below it.')
-    value = typed(text, types[name], name, f'"{option}"', present)
-    least = 0 if types[name] is float or name in ZERO_IS_FINE else 1
-    if types[name] in (int, float) and not least <= value < float("inf"):
-        raise LapaError(f'"{option}": {name} is at least {least}.')
+    values: dict[str, Any] = {}
+    below: dict[str, list[_Told]] = {}
+    for path, text, option in told:
+        name = path[0]
+        inside = [f"{group}.{name}" for group, settings in groups.items() if name in settings]
+        if name not in types and inside:
+            raise LapaError(f'There is no setting "{name}". Did you mean {" or ".join(inside)}?')
+        choose(name, types, "setting")
+        if name in groups:
+            if not path[1:]:
+                raise LapaError(f'"{option}": {name} is a group; name one of {", ".join(groups[name])}.')
+            below.setdefault(name, []).append(_Told(path[1:], text, option))
+            continue
+        if path[1:]:
+            raise LapaError(f'"{option}": {name} has no settings below it.')
+        values[name] = typed(text, types[name], name, f'"{option}"', getattr(node, name))
+        least = 0 if types[name] is float or name in ZERO_IS_FINE else 1
+        if types[name] in (int, float) and not least <= values[name] < float("inf"):
+            raise LapaError(f'"{option}": {name} is at least {least}.')
     # Another plug-in has other options: those of the one before mean nothing to it.
-    others: dict[str, Any] = {_options_of(name): {}} if value != present and _options_of(name) in types else {}
+    others: dict[str, Any] = {_options_of(name): {} for name, value in values.items()
+                              if value != getattr(node, name) and _options_of(name) in types}  # fmt: skip
+    values |= {name: _changed(getattr(node, name), parts) for name, parts in below.items()}
     try:
-        return replace(node, **{name: value}, **others)
+        return replace(node, **{**others, **values})
     except LapaError as error:
-        raise LapaError(f'"{option}": {error}') from None
+        given = " ".join(each.option for each in told if each.path[0] not in groups)
+        raise LapaError(f'"{given}": {error}') from None

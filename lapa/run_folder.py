@@ -5,6 +5,7 @@ A run may be ended early and kept (`end_early`, `lapa stop`), and made longer: -
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ from typing import Any
 
 from lapa.artefacts.folder import FINISH, REHEARSAL, describe, finished, read_config, read_json, write_json
 from lapa.artefacts.older import upgraded
+from lapa.artefacts.settings import object_at
 from lapa.contracts import LapaError
 from lapa.data.spec import parse
 from lapa.recipe import PRESETS, Recipe, nearest_preset
@@ -88,15 +90,21 @@ def end_early(out: Path) -> bool:
             f"{out} still measures its held-out error, and there is no policy yet that could be kept. Wait until it "
             "trains that, or end it with Ctrl-C: its command with --resume goes on."
         )
-    if finished(out) and _planned(read_config(out)) == _planned(read_json(out / "run.json", "settings")):
+    if finished(out) and _planned(read_config(out)) == _planned(_started(out)):
         return False
     (out / FINISH).touch()
     return True
 
 
 def _started(out: Path) -> dict[str, Any]:
-    """How the run in `out` was started, in today's words: lapa 0.1 may have started it."""
-    before: dict[str, Any] = upgraded(read_json(out / "run.json", "settings of the run"))
+    """How the run in `out` was started, in today's words: lapa 0.1 may have started it. Raises LapaError for what no
+    lapa has written."""
+    where = str(out / "run.json")
+    before: dict[str, Any] = object_at(upgraded(read_json(out / "run.json", "settings of the run")), where)
+    object_at(before.get("recipe", {}), f"{where}: recipe")
+    data = before.get("dataset", [])
+    if not isinstance(data, str | list) or not all(isinstance(spec, str) for spec in data):
+        raise LapaError(f"{where}: dataset is {json.dumps(data)}, no dataset. Remove {out} or choose another --out.")
     return before
 
 
@@ -142,7 +150,9 @@ def _done(out: Path, wanted: dict[str, Any], resume: bool, stage: str | None = N
 
 def _steps(settings: dict[str, Any], stage: str) -> int:
     """Steps of the stage in run.json or config.json; 0 where it is not told."""
-    return int(settings.get("recipe", {}).get(stage, {}).get("steps", 0))
+    how = settings.get("recipe", {}).get(stage)
+    steps = how.get("steps") if isinstance(how, dict) else None
+    return steps if isinstance(steps, int) else 0
 
 
 def _planned(settings: dict[str, Any]) -> dict[str, int]:

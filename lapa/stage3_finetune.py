@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lapa.artefacts.folder import REHEARSAL, describe, ended_early, load_artefact, read_json, write_json
+from lapa.artefacts.settings import object_at
 from lapa.backbones import Backbone
 from lapa.contracts import Array, Labels, LapaError, PolicySpec
 from lapa.data.index import counted
@@ -218,9 +219,10 @@ def _rehearse(
     change and that the user has not set. Nothing with fewer than FIVE episodes; "failed", a sentence, where the other
     four fifths cannot be learnt from by themselves, or nothing can be measured on what is held out."""
     done = out / HELD_OUT
-    steps = getattr(recipe, learner(policy_path, recipe).finetuned_by).steps
+    config = learner(policy_path, recipe)
+    steps = getattr(recipe, config.finetuned_by).steps
     if on_first_rank(done.exists):
-        there: dict[str, Any] = read_json(done, "held-out error")
+        there = _measured(done, config)
         if there.get("steps", steps) == steps:  # not so where the run has been made longer since
             return there
     if packed.episodes < FIVE:
@@ -263,6 +265,17 @@ def _rehearse(
         )
         _say(f"{name}={value} is chosen by these episodes: {tried}. To choose yourself: --set policy.{name}=..")
     return found
+
+
+def _measured(path: Path, config: PolicyConfig) -> dict[str, Any]:
+    """What the run has measured before it was killed. Raises LapaError for what it has not written."""
+    told = object_at(read_json(path, "held-out error"), str(path))
+    own = object_at(object_at(told.get("rows"), f"{path}: rows").get(POLICY), f"{path}: rows.{POLICY}")
+    choices = config.choices()
+    chosen = object_at(told.get("chosen", {}), f"{path}: chosen")
+    if not {"error", "step"} <= own.keys() or any(value not in choices.get(name, ()) for name, value in chosen.items()):
+        raise LapaError(f"{path} is not as lapa wrote it. Remove it; the held-out error is then measured anew.")
+    return told
 
 
 def _alone(instructions: Sequence[str], test: Array) -> int:

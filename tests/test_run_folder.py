@@ -12,7 +12,8 @@ import pytest
 
 from lapa import cli
 from lapa import stage1_latent_actions as stage1
-from lapa.artefacts.folder import load_artefact
+from lapa.artefacts.folder import ended_early, load_artefact
+from lapa.contracts import LapaError
 from lapa.training.resume import Checkpoints
 
 STEPS = 6
@@ -177,6 +178,32 @@ def test_a_folder_of_other_things_is_no_run_to_go_on_with(
         run(*command(robot, small, tmp_path))
     assert "no run to go on with: there is notes.txt" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_files_of_a_run_that_are_spoilt(
+    robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sentence that names the file, and no traceback."""
+    out = tmp_path / "laq"
+    run(*command(robot, small, out, 1))
+    started, log = out / "run.json", out / "metrics.jsonl"
+    whole = json.loads(started.read_text())
+    for text in ("[]", "null", '{"recipe": 3}', json.dumps({**whole, "dataset": 3})):
+        started.write_text(text)
+        with pytest.raises(SystemExit):
+            run(*command(robot, small, out, 2))
+        assert "run.json" in capsys.readouterr().err
+    for steps in (3, {"steps": "x"}):
+        started.write_text(json.dumps({**whole, "recipe": {**whole["recipe"], "quantize": steps}}))
+        with pytest.raises(SystemExit):
+            run(*command(robot, small, out, 2))
+        assert "other settings" in capsys.readouterr().err
+    started.write_text(json.dumps(whole))
+    log.write_bytes(log.read_bytes() + b'{"step": 1, "l\xff')
+    run(*command(robot, small, out, 2))
+    (out / "finish").write_text("[1]")
+    with pytest.raises(LapaError, match="finish"):
+        ended_early(out)
 
 
 @pytest.mark.parametrize("what", ["labels", "policy"])

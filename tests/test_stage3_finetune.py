@@ -182,6 +182,27 @@ def test_decoding_is_chosen_where_nobody_chose(
     assert f"decoding={kept} is chosen" in capsys.readouterr().out
 
 
+def test_a_held_out_error_that_lapa_has_not_written(ten: Packed, recipe: Recipe, tmp_path: Path) -> None:
+    recipe = replace(recipe, choose_decoding=True)
+    finetune(ten, None, recipe, tmp_path, 0)
+    whole = json.loads((tmp_path / HELD_OUT).read_text())
+    for told in ([], {"steps": 2}, {**whole, "chosen": {"decoding": "foo"}}, {**whole, "chosen": {"foo": 1}}):
+        (tmp_path / HELD_OUT).write_text(json.dumps(told))
+        with pytest.raises(LapaError, match=HELD_OUT.replace(".", r"\.")):
+            finetune(ten, None, recipe, tmp_path, 0)
+
+
+def test_two_short_trajectories_tell_what_classes_mean(
+    chain: Path, packed: Packed, tiny: Recipe, tmp_path: Path
+) -> None:
+    """Also where the one without the other has too few frames to be judged by."""
+    short = packed.subset(np.array([0, 1]))
+    short = replace(short, starts=np.array([0, 2, len(short)]))
+    results = finetune(short, chain / "latent", replace(tiny, chunk=2, head="linear"), tmp_path, 7)
+    assert np.isfinite(results["r2_of_labels"])
+    assert "r2_left_out" not in results
+
+
 def test_short_steps_are_not_chosen_for_a_low_error() -> None:
     rows = {
         "expectation": {"error": 0.5, "step": 0.3},

@@ -266,7 +266,9 @@ def seal(path: Path, kind: str, config: Mapping[str, Any]) -> str:
 def ended_early(path: Path) -> dict[str, int]:
     """{"step", "steps"} of the run in `path`, if it was ended before its last step; {} if not."""
     file = path / FINISH
-    return dict(read_json(file, "end of the run")) if file.exists() and file.stat().st_size else {}
+    if not file.exists() or not file.stat().st_size:
+        return {}
+    return object_at(read_json(file, "end of the run"), str(file))
 
 
 def load_artefact(path: Path | str, kind: str) -> Artefact:

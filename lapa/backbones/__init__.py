@@ -103,6 +103,16 @@ def build_backbone(name: str, options: dict[str, Any], pretrained: bool) -> Back
     return built
 
 
+def with_cameras(known: nn.Parameter | None, cameras: int, width: int, device: torch.device) -> nn.Parameter | None:
+    """Embeddings [cameras, width] for several cameras: those that are known, and zeros for further ones. None for one
+    camera, which needs none."""
+    there = 0 if known is None else len(known)
+    if cameras <= max(there, 1):
+        return known
+    more = torch.zeros(cameras - there, width, device=device)
+    return nn.Parameter(more if known is None else torch.cat([known.detach(), more]))
+
+
 def pictures(images: Pictures, spec: ImageSpec) -> Tensor:
     """Pictures of any size -> uint8 [B, size, size, 3], made smaller as a pack of them is; float ones [B, 3, H, W] ->
     float32 [B, 3, size, size]."""

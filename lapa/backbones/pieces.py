@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lapa import plugins
 from lapa.artefacts.pretrained import Reference
-from lapa.backbones import Backbone, grouped, pictures
+from lapa.backbones import Backbone, grouped, pictures, with_cameras
 from lapa.contracts import Context, ImageSpec, Inputs, LapaError
 from lapa.data.features import FrameFeatures, frame_features
 from lapa.data.observations import Seen
@@ -138,10 +138,7 @@ class Pieces(Backbone):
     def extend(self, cameras: Sequence[str], state: int) -> None:
         """The image tokens of all cameras are read, each with an embedding of its camera, which begins at zero; the
         state is one more token."""
-        known = 0 if self.camera is None else len(self.camera)
-        if len(cameras) > max(known, 1):
-            more = torch.zeros(len(cameras) - known, self.width, device=self.device)
-            self.camera = nn.Parameter(more if self.camera is None else torch.cat([self.camera.detach(), more]))
+        self.camera = with_cameras(self.camera, len(cameras), self.width, self.device)
         if state and self.state is None:
             self.state = nn.Linear(state, self.width).to(self.device)
 

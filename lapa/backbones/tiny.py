@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lapa.backbones import Backbone, grouped, pictures
+from lapa.backbones import Backbone, grouped, pictures, with_cameras
 from lapa.contracts import Context, ImageSpec, Inputs, LapaError
 from lapa.data.observations import Seen
 from lapa.data.pixels import as_pixels
@@ -224,8 +224,7 @@ class TinyVLM(Backbone):
     def extend(self, cameras: Sequence[str], state: int) -> None:
         """With several cameras the tokens of all are read, each with an embedding of its camera, which begins at zero;
         the state is one more token beside the words."""
-        if len(cameras) > 1 and self.camera is None:
-            self.camera = nn.Parameter(torch.zeros(len(cameras), self.config.vision_width, device=self.readout.device))
+        self.camera = with_cameras(self.camera, len(cameras), self.config.vision_width, self.readout.device)
         if state and self.state is None:
             self.state = nn.Linear(state, self.width).to(self.readout.device)
 

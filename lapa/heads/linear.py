@@ -34,6 +34,9 @@ class Config:
         return LinearHead(width, self.width, space)
 
 
+LEAST = 2  # frames that classes are read from
+
+
 class LinearHead(Parallel):
     """See the module's docstring."""
 
@@ -61,6 +64,8 @@ class LinearHead(Parallel):
         fold = np.unique(episode, return_inverse=True)[1] % FOLDS
         if fold.any():  # more than one trajectory
             unseen = np.empty(chunks.shape, np.float32)
+            if any((fold != k).sum() < LEAST for k in np.unique(fold)):
+                return results  # too little is left to read the classes from
             for k in np.unique(fold):
                 rest = fold != k
                 others = ActionCodebook.from_readout(

@@ -78,13 +78,18 @@ class Logbook:
             sink.close(failed=kind is not None)
 
 
+def _text(path: Path) -> list[str]:
+    """Of metrics.jsonl. A disk that was full can leave bytes that are no text in the last one."""
+    return path.read_text("utf-8", "replace").splitlines()
+
+
 class _Lines:
     """metrics.jsonl. Opened for each line, so that a kill can tear the last one at most."""
 
     def __init__(self, out: Path, start: int) -> None:
         self.path = out / FILE
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= start]
+            kept = [line for line in _text(self.path) if _step_of(line) <= start]
             with replacing(self.path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept))
 
@@ -163,7 +168,7 @@ def read_metrics(run: Path) -> dict[str, tuple[list[int], list[float]]]:
     found: dict[str, tuple[list[int], list[float]]] = {}
     if not (run / FILE).exists():
         return found
-    for line in (run / FILE).read_text().splitlines():
+    for line in _text(run / FILE):
         if math.isinf(step := _step_of(line)):
             continue
         for name, value in json.loads(line).items():

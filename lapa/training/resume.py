@@ -22,8 +22,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lapa.artefacts.folder import read_json, replacing, require_fit, write_json
+from lapa.artefacts.folder import file_hash, read_json, replacing, require_fit, write_json
 from lapa.artefacts.older import upgraded_weights
+from lapa.artefacts.settings import object_at
+from lapa.artefacts.sums import require_sums, with_sums
 from lapa.contracts import LapaError, Logs
 from lapa.runtime.distributed import on_first_rank
 
@@ -43,12 +45,12 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a whole checkpoint, in order."""
-        return sorted(int(found.parent.name.removeprefix("step_")) for found in self.folder.glob(f"step_*/{STATE}"))
+        there = (found.parent.name.removeprefix("step_") for found in self.folder.glob(f"step_*/{STATE}"))
+        return sorted(int(number) for number in there if number.isdecimal())
 
     def watched(self, step: int) -> Logs:
         """What was watched at a step with a checkpoint; nothing where the monitor did not run or was broken off."""
-        found: Logs = read_json(self.path(step) / STATE, "whole checkpoint")["watched"]
-        return found
+        return dict(self._about(step)["watched"])
 
     def best(self) -> int | None:
         """The best step, of equals the first; None where the figure was never watched."""
@@ -62,11 +64,21 @@ class Checkpoints:
     def _lowest(self) -> float:
         """The lowest figure so far, also of steps that are no longer kept; infinity where there is none."""
         steps = self.steps()
-        return (
-            float(read_json(self.path(steps[-1]) / STATE, "whole checkpoint").get("lowest", "inf"))
-            if steps
-            else math.inf
-        )
+        return float(self._about(steps[-1]).get("lowest", math.inf)) if steps else math.inf
+
+    def _about(self, step: int) -> dict[str, Any]:
+        """What state.json says. Raises LapaError where it is not as it was written."""
+        path = self.path(step)
+        try:
+            told = object_at(read_json(path / STATE, "whole checkpoint"), STATE)
+            require_sums(told, STATE)
+            for name in ("logs", "watched"):
+                object_at(told.get(name), f"{STATE}: {name}")
+            if told.get("step") != step:
+                raise LapaError(f"{STATE}: step is {told.get('step')}")
+        except LapaError as error:
+            raise LapaError(_damaged(path, str(error))) from None
+        return told
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step is."""
@@ -94,7 +106,8 @@ class Checkpoints:
             about = {"step": step, "seed": self.seed, "logs": logs, "watched": watched, "frozen": self.frozen}
             if self.slack and math.isfinite(lowest := min(self._lowest(), watched.get(self.figure, math.inf))):
                 about["lowest"] = lowest
-            write_json(work / STATE, about)
+            about["shards"] = {file.name: file_hash(file) for file in sorted(work.glob("*.safetensors"))}
+            write_json(work / STATE, with_sums(about))
             self._remove(path)  # the same step, written before
             os.replace(work, path)
             self._forget()
@@ -129,7 +142,7 @@ class Checkpoints:
         from lapa.training.shards import CheckpointException, HuggingFaceStorageReader, read_shards
 
         path = self.path(steps[-1] if step is None else step)
-        about = read_json(path / STATE, "whole checkpoint")
+        about = self._about(steps[-1] if step is None else step)
         if about.get("seed") != self.seed:
             raise LapaError(f"{path} was written with --seed {about.get('seed')}, not {self.seed}.")
         if about.get("frozen", self.frozen) != self.frozen:
@@ -139,6 +152,9 @@ class Checkpoints:
             )
         for file in path.glob("*.safetensors"):
             file.open("rb").close()  # raises what is wrong; safetensors says of all it may not open that it is missing
+        for name, content in about.get("shards", {}).items():  # of an older lapa: none
+            if not (path / name).exists() or file_hash(path / name) != content:
+                raise LapaError(_damaged(path, f"{name} is missing or has changed since it was written"))
         try:
             reader = HuggingFaceStorageReader(str(path))
             entries: dict[str, Any] = reader.read_metadata().state_dict_metadata
@@ -155,10 +171,7 @@ class Checkpoints:
             for reason in _reasons(error):
                 if not isinstance(reason, DAMAGE):  # no memory, no connection: the checkpoint may well be good
                     raise reason from None
-            raise LapaError(
-                f"{path} is damaged ({_first_line(error)}). Remove that folder; the run then goes on from the "
-                "checkpoint before it, as if it had been killed there."
-            ) from None
+            raise LapaError(_damaged(path, _first_line(error))) from None
         return int(about["step"]), dict(about["logs"])
 
     def _forget(self) -> None:
@@ -177,6 +190,11 @@ class Checkpoints:
         if path.exists():
             os.replace(path, hidden)
             shutil.rmtree(hidden)
+
+
+def _damaged(path: Path, why: str) -> str:
+    return (f"{path} is damaged ({why.rstrip('.')}). Remove that folder; the run then goes on from the checkpoint "
+            "before it, as if it had been killed there.")  # fmt: skip
 
 
 @contextmanager

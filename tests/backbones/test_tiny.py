@@ -36,3 +36,18 @@ def test_shipped_weights_ground() -> None:
 def test_the_shipped_weights_have_one_size() -> None:
     with pytest.raises(LapaError, match=r"width 128\b.* width 64\b.* lapa ground"):
         TinyVLM(width=64).build()
+
+
+def test_a_third_camera_keeps_what_two_have_learnt() -> None:
+    backbone = TinyVLM(grounded=False).build()
+    backbone.extend(("one", "two"), 0)
+    assert backbone.camera is not None
+    with torch.no_grad():
+        backbone.camera.normal_()
+    known = backbone.camera.detach().clone()
+    backbone.extend(("one", "two", "three"), 0)
+    assert backbone.camera.shape == (3, backbone.config.vision_width)
+    assert backbone.camera[:2].equal(known)
+    assert not backbone.camera[2].any()
+    images = {name: np.zeros((2, 8, 8, 3), np.uint8) for name in ("one", "two", "three")}
+    assert backbone(backbone.prepare(Seen(images, ["a", "b"]))).readout.isfinite().all()

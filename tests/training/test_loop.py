@@ -422,6 +422,13 @@ def bare(path: Path) -> None:
     write_tensors(path, {"model.layers.0.weight": torch.zeros(4, 5)})
 
 
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -429,17 +436,41 @@ def bare(path: Path) -> None:
         (without_offsets, "is damaged.*saved_offsets"),
         (bare, r"missing .*layers"),
         (Path.unlink, "missing"),
+        (flipped, "damaged"),
     ],
 )
-def test_a_damaged_checkpoint(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint(damage: Callable[[Path], None], message: str, older: bool, tmp_path: Path) -> None:
+    """An older lapa has written no sums; then what does not fit is noticed, and a number that is another one is not."""
     broken_off(tmp_path, 3)
     newest = tmp_path / "checkpoints/step_000003"
+    if older:
+        told = json.loads((newest / "state.json").read_text())
+        (newest / "state.json").write_text(json.dumps({k: v for k, v in told.items() if k not in ("sums", "shards")}))
     damage(newest / "shard-00001.safetensors")
-    with pytest.raises(LapaError, match=message) as error:
+    if older and damage is flipped:
+        fit(tmp_path)
+        return
+    with pytest.raises(LapaError, match=message if older else "step_000003 is damaged .shard-00001") as error:
         fit(tmp_path)
     assert "step_000003" in str(error.value)
     newest.rename(tmp_path / "away")
     assert same(fit(tmp_path), fit(tmp_path / "unbroken"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "null", "{", '{"step": 3, "seed": 3, "logs": 3, "watched": {}}', '{"step": 1, "logs": {}, "watched": {}}'],
+)
+def test_a_state_that_lapa_has_not_written(text: str, tmp_path: Path) -> None:
+    broken_off(tmp_path, 3)
+    (tmp_path / "checkpoints/step_abc").mkdir()
+    (tmp_path / "checkpoints/step_abc/state.json").touch()  # somebody's own
+    state = tmp_path / "checkpoints/step_000003/state.json"
+    edited = json.loads(state.read_text())
+    for content in (text, json.dumps({**edited, "step": 2})):
+        state.write_text(content)
+        with pytest.raises(LapaError, match=r"step_000003 is damaged \(.*state\.json.*Remove that folder"):
+            fit(tmp_path)
 
 
 @pytest.mark.parametrize(
