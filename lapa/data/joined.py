@@ -46,7 +46,11 @@ def join(parts: Sequence[Index]) -> dict[str, Any]:
         "embodiments": tuple(name for p in parts for name in p.embodiments),
         "fit": parts[0].fit,
         "instructions_from": tuple(name for p in parts for name in p.instructions_from),
-        "notes": (*_other_names(parts, actions, state), *(f"{p.spec}: {note}" for p in parts for note in p.notes)),
+        "notes": (
+            *_other_names(parts, actions, state),
+            *_no_state(parts, actions, state),
+            *(f"{p.spec}: {note}" for p in parts for note in p.notes),
+        ),
     }
 
 
@@ -65,6 +69,18 @@ def _other_names(parts: Sequence[Index], actions: Array | None, state: Array | N
             each = "; ".join(named(names) for names in found)
             told.append(f"{word}: named differently by the datasets ({each}); taken as the same, in their order")
     return told
+
+
+def _no_state(parts: Sequence[Index], actions: Array | None, state: Array | None) -> list[str]:
+    """A note on a state that some have and the whole has not."""
+    each = ["none" if p.state is None else f"{p.state.shape[1]} numbers" for p in parts]
+    if state is not None or set(each) == {"none"}:
+        return []
+    spec = next((p.action_spec for p in parts if p.action_spec), None)
+    more = "; absolute actions are not taken as changes of it" if actions is not None and spec and (
+        "absolute" in spec.kinds) else ""  # fmt: skip
+    other = " in another order" if len(set(each)) == 1 else ""
+    return [f"state: left out, for the datasets have {', '.join(each)}{other}{more}"]
 
 
 def _reordered(names: Sequence[tuple[str, ...]]) -> bool:

@@ -278,7 +278,9 @@ def watcher(planner: VideoPlanner, real: Futures, frames: Array, out: Path, seed
         error, copy = (float((x - true).square().mean()) for x in (film, begin[:, None]))
         logs = {"watched/error_over_copy": error / max(copy, 1e-9)}
         if planner.reader is not None and packed.actions is not None:
-            acted = packed.actions[np.column_stack([frames[rows], real.index[rows, :-1]])]  # [B, K, A]
+            steps = packed.steps()  # absolute actions are read as changes of the state
+            assert steps is not None
+            acted = steps[np.column_stack([frames[rows], real.index[rows, :-1]])]  # [B, K, A]
             read = planner.read(begin, film).cpu().numpy()
             logs["watched/action_agreement"] = r2(read.reshape(len(read), -1), acted.reshape(len(read), -1))
         picture = out / "pictures" / "futures.png"

@@ -254,6 +254,11 @@ def test_two_datasets_of_one_robot_in_another_order(arm: Packed) -> None:
     assert join([arm, arm])["actions"] is not None
     assert join([arm, other])["actions"] is None
     assert join([arm, other])["state"] is None
+    told = join([arm, other])["notes"]
+    assert any("state: left out, for the datasets have 3 numbers, 3 numbers in another order" in note for note in told)
+    less = join([arm, replace(arm, state=None, state_names=())])
+    assert any("have 3 numbers, none; absolute actions are not taken as changes of it" in n for n in less["notes"])
+    assert not any("left out" in note for note in join([arm, arm])["notes"])
     named = replace(other, action_names=tuple("abc"), state_names=tuple("abc"))
     assert join([arm, named])["actions"] is not None, "those of another robot are asked for"
 
