@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -349,12 +349,11 @@ def _disorder(clip: Clip, tar: Path) -> BadVideo | None:
 
 def _place(said: Any) -> Any:
     """What a JSON says of a frame -> a sort key: a number, also one written as text, else the numbers in a text."""
-    if not isinstance(said, str):
-        return said
-    for number in (int, float):
-        with suppress(ValueError):
-            return number(said)
-    return number_of(said)
+    ways: tuple[Callable[[str], Any], ...] = (int, float, number_of)
+    for way in ways if isinstance(said, str) else ():
+        with suppress(ValueError):  # also for thousands of digits
+            return way(said)
+    return said
 
 
 def _order(one: tuple[Any, Any]) -> Any:

@@ -174,6 +174,7 @@ def test_files_that_nobody_reads_are_told(tmp_path: Path) -> None:
         ({"k/0.png": jpegs(1)[0], "k/1.png": jpegs(1)[0], "k.json": b'{"fps": 5, "actions": [[1]]}'}, "actions"),
         ({"k.mp4": b"x" * 3000}, "k.mp4"),
         ({"k.txt": b"x"}, "no video"),
+        ({"k.png": jpegs(1)[0], "k.json": b'{"fps": 5, "clip": 0, "frame": "f' + b"9" * 5000 + b'"}'}, "1 frames"),
     ],
 )
 def test_refused_with_the_reason(tmp_path: Path, files: dict[str, bytes], named: str) -> None:
