@@ -154,7 +154,8 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _of_json(value: Any, path: Path) -> Iterator[Caption | BadVideo]:
-    """A list of objects; an object of clip -> instruction, or of clip -> object; one that holds such a list."""
+    """A list of objects; an object of columns; one of clip -> instruction, or of clip -> object; one that holds such a
+    list."""
     if isinstance(value, list):
         yield from _objects([(f"{path}, row {number}", row) for number, row in enumerate(value)], path)
         return
@@ -165,10 +166,25 @@ def _of_json(value: Any, path: Path) -> Iterator[Caption | BadVideo]:
         if _has_columns([_key(key) for key in rows[0]]):
             yield from _of_json(rows, path)
             return
+    if columns := _columns_of(value):
+        numbers = dict.fromkeys(number for column in columns.values() for number in column)
+        across = [(f"{path}, row {n}", {key: column.get(n) for key, column in columns.items()}) for n in numbers]
+        yield from _objects(across, path)
+        return
     rows = [(f'{path}, "{key}"', {FILE[0]: key, **_named(inner)}) for key, inner in value.items() if _named(inner)]
     if not rows:
         raise _lacking(path, list(value))
     yield from _objects(rows, path)
+
+
+def _columns_of(value: dict[str, Any]) -> dict[str, dict[Any, Any]]:
+    """Column -> row -> cell of an object of columns, each a list or, as pandas writes them, an object: {"file": {"0":
+    "a.mp4"}, "instruction": {"0": "lift"}}. {} for another object."""
+    some = {key: dict(enumerate(column)) if isinstance(column, list) else column for key, column in value.items()
+            if _key(key) in FILE + TEXT}  # fmt: skip
+    columns = {key: column for key, column in some.items()
+               if isinstance(column, dict) and not any(isinstance(cell, dict) for cell in column.values())}  # fmt: skip
+    return columns if _has_columns([_key(key) for key in columns]) else {}
 
 
 def _named(inner: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ folder (ep0_step_3), and several cameras (0001.color, 0001.depth), are told apar
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from lapa.data.words import SAYS_NOTHING
 # The word before a number that tells clips, or cameras, apart.
 CLIP = re.compile(r"(?<![^\W\d_])(ep|eps|episode|traj|trajectory|demo|clip|video|vid|seq|sequence|scene|take|run)"
                   r"[\W_]*(?=\d|$)", re.IGNORECASE)  # fmt: skip
+FRAME = re.compile(r"(?<![^\W\d_])(frame|step|img|image|t)[\W_]*(?=\d|$)", re.IGNORECASE)
 VIEW = re.compile(r"(?<![^\W\d_])(cam|camera|view)[\W_]*(?=\d|$)", re.IGNORECASE)
 UNITS = {13: 1e3, 16: 1e6, 19: 1e9}  # digits of a Unix time -> of it in a second
 EPOCH = (5e8, 4e9)  # seconds that are taken for a Unix time: 1985 to 2096
@@ -115,18 +117,21 @@ def _parted_once(images: Sequence[Path], group: list[int], table: Array, name: s
 
 
 def _splits(stem: str, table: Array, varying: Sequence[int]) -> list[int]:
-    """Which numbers of a name tell clips apart: those behind a word such as "episode" or "cam", else all before the
-    last, if the last begins anew for each of them."""
+    """Which numbers of a name tell clips apart: those behind a word such as "episode" or "cam", else all but the one
+    behind "frame" or the like, else all before the last, if the last begins anew for each of them."""
     before = [stem[start:end] for start, end in _gaps(stem)]
     named = [p for p in varying if CLIP.search(before[p]) or VIEW.search(before[p])]
     some = [p for p in named if any(other not in named for other in varying)]
     least = min if not some else max  # behind such a word a picture may be the only one of its clip
     if not some:
-        if len(varying) < 2 or any(len(np.unique(table[:, p])) == len(table) for p in varying):
+        values = {p: len(np.unique(table[:, p])) for p in varying}
+        if len(varying) < 2 or len(table) in values.values():
             return []
-        some = list(varying[:-1])
+        frames = [p for p in varying if FRAME.search(before[p]) and values[p] == max(values.values())]
+        some = [p for p in varying if p != (frames or varying)[-1]]
+        least = max if frames else min
         starts = [table[(table[:, some] == key).all(1), varying[-1]].min() for key in np.unique(table[:, some], axis=0)]
-        if max(starts) > 1 or len(set(starts)) > 1:
+        if not frames and (max(starts) > 1 or len(set(starts)) > 1):
             return []
     sizes = [int((table[:, some] == key).all(1).sum()) for key in np.unique(table[:, some], axis=0)]
     return some if least(sizes) > 1 else []
@@ -145,27 +150,40 @@ def _times(stems: Sequence[str], texts: Sequence[list[str]], varying: Sequence[i
         return None
     first, last = varying[0], varying[-1]
     gaps = [stems[0][start:end] for start, end in _gaps(stems[0])]
-    found: list[float] | None = None
-    if last and gaps[last] == "." and varying in ([last], [last - 1, last]):
-        whole, parts = [row[last - 1] for row in texts], [row[last] for row in texts]
-        if (len(varying) == 2 or len(whole[0]) > 8) and min(map(len, parts)) > 1:
-            base = int(whole[0])  # whole seconds apart, so that decimals are kept exactly
-            found = [int(a) - base + float(f"0.{b}") for a, b in zip(whole, parts, strict=True)]
-    elif first == last and len({len(row[first]) for row in texts}) == 1 and len(texts[0][first]) in UNITS:
-        unit = UNITS[len(texts[0][first])]
-        base = int(texts[0][first])
-        if EPOCH[0] < base / unit < EPOCH[1]:
-            found = [(int(row[first]) - base) / unit for row in texts]
-    else:
-        found = _dates(texts)
+    found = _dates(texts)
+    if not found and last and gaps[last] == "." and varying in ([last], [last - 1, last]):
+        found = _decimals([row[last - 1] for row in texts], [row[last] for row in texts])
+    elif not found and first == last:
+        found = _since_1970([row[first] for row in texts])
     return np.array(found) if found and len(set(found)) == len(found) > 1 else None
 
 
+def _decimals(whole: Sequence[str], parts: Sequence[str]) -> list[float] | None:
+    """Seconds of the numbers before and behind a point, None where they are a clip and its frame, or the like. Of
+    decimals of one digit (3.1.jpg) they have to go on evenly from one second to the next."""
+    base = int(whole[0])  # whole seconds apart, so that decimals are kept exactly
+    found = [int(a) - base + float(f"0.{b}") for a, b in zip(whole, parts, strict=True)]
+    several = len(set(whole)) > 1
+    if min(map(len, parts)) > 1:
+        return found if several or len(whole[0]) > 8 else None
+    return found if several and not len(_odd(np.sort(found))) else None
+
+
+def _since_1970(texts: Sequence[str]) -> list[float] | None:
+    """Seconds of Unix times in milli-, micro- or nanoseconds, None for other numbers."""
+    base, unit = int(texts[0]), UNITS.get(len(texts[0]), math.inf)
+    if len({len(text) for text in texts}) > 1 or not EPOCH[0] < base / unit < EPOCH[1]:
+        return None
+    return [(int(text) - base) / unit for text in texts]
+
+
 def _dates(texts: Sequence[list[str]]) -> list[float] | None:
-    """Seconds of dates such as 20240105_101112_345, with parts of a second; None where the numbers are none."""
+    """Seconds of dates such as 20240105_101112_345; None where the numbers are none. Dates without parts of a second
+    count where they are even and the numbers alone are not, as when a minute passes: a counter may look like them."""
+    rows = ["".join(row) for row in texts]
     found = []
-    for row in texts:
-        digits = re.fullmatch(r"((?:19|20)\d{6})(\d{6})(\d{1,9})", "".join(row))
+    for row in rows:
+        digits = re.fullmatch(r"((?:19|20)\d{6})(\d{6})(\d{0,9})", row)
         if not digits:
             return None
         try:
@@ -173,6 +191,9 @@ def _dates(texts: Sequence[list[str]]) -> list[float] | None:
         except ValueError:
             return None
         found.append(when.timestamp() + float(f"0.{digits[3]}"))
+    if min(map(len, rows)) == len("YYYYMMDDHHMMSS"):
+        even, counted = (not len(_odd(np.sort(np.array(some, np.float64)))) for some in (found, rows))
+        return found if even and not counted else None
     return found
 
 
@@ -181,8 +202,9 @@ def _cameras(series: Sequence[Series], images: Sequence[Path]) -> Series | None:
 
     They are one clip where their names say nothing of a task and the frame numbers are mostly the same."""
     words = {word for one in series for word in re.findall(r"[^\W\d_]+", one.name.casefold())}
+    told = words - SAYS_NOTHING - ENDINGS - {"t"}  # "t" as in t=0_1
     no_film = {word for word in words if fault_by_name(word)}  # of masks and the like
-    if not words or any(CLIP.search(one.name) for one in series) or words - SAYS_NOTHING - ENDINGS - no_film:
+    if not words or any(CLIP.search(one.name) for one in series) or told - no_film:
         return None
     seen = [set(one.numbers.tolist()) if one.numbers is not None else set() for one in series]
     if any(len(seen[0] & other) < 0.5 * max(len(seen[0]), len(other)) for other in seen[1:]):

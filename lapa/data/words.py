@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from lapa.data.folders import printable
 
@@ -82,6 +82,7 @@ COUNTED = frozenset(COUNTERS.split())  # with a number behind it, such a word is
 MARKS = {"rgb", "depth", "mp4", "copy", "kopie", "copie", "copia", "trim", "trimmed", "edited", "final"}  # at the end
 PLACES = {"on", "to", "in", "at", "from", "of", "the", "with", "into", "onto", "and"}  # a number behind belongs there
 UNITS = re.compile(r"\d+(st|nd|rd|th|cm|mm|m|ml|l|kg|g|deg|x|d|s)", re.IGNORECASE)
+DATE = re.compile(r"\b(19|20)(\d{6}|\d{12}|\d\d( \d\d?){2})\b|\b(\d\d? ){2}(19|20)\d\d\b")
 ODD = re.compile(r"q(?!u)|[jvxzqw]{3}|x[kqzj]|[bcdfghjklmnpqrstvwxz]{8}")  # not to be found in words
 LONGEST = 30  # letters of a word
 
@@ -105,7 +106,11 @@ def words(stem: str) -> str:
 
 
 def _ahead(said: list[str]) -> int:
-    """How many pieces at the start are no part of the instruction: an id, a counter, a word that is counted."""
+    """How many pieces at the start are no part of the instruction: a date and the numbers around it, an id, a counter,
+    a word that is counted."""
+    run = list(takewhile(lambda piece: any(c.isdecimal() for c in piece) and not UNITS.fullmatch(piece), said))
+    if DATE.search(" ".join(re.findall(r"\d+", " ".join(run)))):
+        return len(run)
     if _is_number(said[0]):
         return int(len(said[0]) > 2 or said[0][0] == "0")
     if said[0].casefold() in COUNTED and len(said) > 1 and _is_number(said[1]):

@@ -155,7 +155,7 @@ class FrameFolder:
         read: Clip = (outline_of(clip.images, clip.where, clip.fps) if outline
                       else read_frames(clip.images, clip.where, clip.fps, size))  # fmt: skip
         times = (f"rate: {clip.fps:.4g} fps, by the names of the images, which are times",)
-        notes = (*clip.series.notes, *(times if clip.series.times is not None else ()))
+        notes = (*clip.series.notes, *(times if clip.series.times is not None else ()), *said.notes)
         return Episode(printable(clip.name), read.frames, read.fps, said.text, size=read.size, notes=notes,
                        instruction_from=said.origin)  # fmt: skip
 

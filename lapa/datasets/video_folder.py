@@ -95,8 +95,8 @@ class VideoFolder:
             except BadVideo as bad:
                 yield bad
             else:
-                yield Episode(printable(name), clip.frames, clip.fps, said.text, size=clip.size, notes=clip.notes,
-                              instruction_from=said.origin)  # fmt: skip
+                yield Episode(printable(name), clip.frames, clip.fps, said.text, size=clip.size,
+                              notes=(*clip.notes, *said.notes), instruction_from=said.origin)  # fmt: skip
         yield from self._captions.problems()
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -179,7 +179,7 @@ class WebDataset:
         length = len(outline.frames)
         actions, state = (_vector(clip, about, keys, length, where) for keys in VECTORS.values())
         return Episode(
-            id=clip.key if Path(self._config.path).expanduser().is_file() else f"{tar.stem}/{clip.key}",
+            id=self._id(tar, clip),
             frames=outline.frames,
             fps=outline.fps,
             instruction=texts[0],
@@ -196,6 +196,12 @@ class WebDataset:
             ),
             instruction_from=origin if texts[0] else "",
         )
+
+    def _id(self, tar: Path, clip: Clip) -> str:
+        """A clip's key, after its tar's path within the folder where there may be several tars."""
+        if Path(self._config.path).expanduser().is_file():
+            return clip.key
+        return f"{printable(tar.relative_to(self.root).with_suffix(''))}/{clip.key}"
 
     def _where(self, number: int) -> str:
         tar = self._tars[number // CLIPS]
@@ -308,15 +314,16 @@ def _joined(samples: dict[str, Clip], tar: Path) -> list[Clip]:
         clip_said, frame_said = _first(about, CLIP), _first(about, FRAME)
         folder, _, name = key.rpartition("/")
         told = clip_said is not None and frame_said is not None
+        place = _place(frame_said) if told else number_of(name)
         its = str(clip_said) if told else folder or key
         clip = found.setdefault(its, Clip(its, dict(samples[its].files) if its in samples else {}))
         clip.problem = clip.problem or sample.problem or (samples[its].problem if its in samples else None)
         if told or its != key:  # a picture a sample
             clip.about = {**about, **clip.about}
             if "json" in sample.files:
-                clip.rows.append((frame_said if told else number_of(name), about))
+                clip.rows.append((place, about))
         for ending in pictures:
-            before, order = ending.rpartition(".")[0], frame_said if told else number_of(name)
+            before, order = ending.rpartition(".")[0], place
             if its == key and not told and before.isdecimal():  # key.0.jpg, key.1.jpg
                 before, order = "", int(before)
             clip.pictures.setdefault(before or MAIN, []).append((order, sample.files[ending]))
@@ -335,21 +342,34 @@ def _disorder(clip: Clip, tar: Path) -> BadVideo | None:
             clip.rows.sort(key=_order)
         except TypeError:
             return BadVideo(f"{where} have numbers of different kinds.")
-        numbers = [_number(order) for order, _ in pictures]
-        steps = {b - a for a, b in pairwise(numbers) if a is not None and b is not None}
-        if None not in numbers and (len(steps) > 1 or 0 in steps):
+        if _uneven([order for order, _ in pictures]):
             return BadVideo(f"{where} are not numbered in even steps; some are missing or double.")
     return None
+
+
+def _place(said: Any) -> Any:
+    """What a JSON says of a frame -> a sort key: a number, also one written as text, else the numbers in a text."""
+    ways: tuple[Callable[[str], Any], ...] = (int, float, number_of)
+    for way in ways if isinstance(said, str) else ():
+        with suppress(ValueError):  # also for thousands of digits
+            return way(said)
+    return said
 
 
 def _order(one: tuple[Any, Any]) -> Any:
     return one[0]
 
 
-def _number(order: Any) -> int | None:
-    """The last whole number in a sort key, None where there is none."""
-    parts = order if isinstance(order, tuple) else (order,)
-    return next((part for part in reversed(parts) if isinstance(part, int)), None)
+def _uneven(orders: Sequence[Any]) -> bool:
+    """Does none of the whole numbers in sort keys go on in even steps? False where a key has none."""
+    keys = [order if isinstance(order, tuple) else (order,) for order in orders]
+    rows = [[part for part in key if isinstance(part, int)] for key in keys]
+    if not all(rows):
+        return False
+    same = len({len(row) for row in rows}) == 1
+    columns = zip(*rows, strict=True) if same else [[row[-1] for row in rows]]
+    steps = [{b - a for a, b in pairwise(column)} for column in columns]
+    return all(len(found) > 1 or 0 in found for found in steps)
 
 
 def _about(clip: Clip, where: str) -> dict[str, Any]:

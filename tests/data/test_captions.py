@@ -56,6 +56,8 @@ def rows(first: str, second: str, sep: str = ",", header: str = "file{}instructi
         ("captions.json", json.dumps({"a.mp4": {"caption": BOTH[0]}, "sub/b.mp4": {"caption": BOTH[1]}})),
         ("captions.json", json.dumps({"a": [BOTH[0], "or else"], "b": [BOTH[1]]})),
         ("captions.json", json.dumps({"v": 1, "data": [{"video": c, "task": t} for c, t in PAIRS]})),
+        ("captions.json", json.dumps({"file": {"0": CLIPS[0], "1": CLIPS[1]}, "task": {"0": BOTH[0], "1": BOTH[1]}})),
+        ("captions.json", json.dumps({"name": "clips", "n": [1, 2], "file": CLIPS, "instruction": BOTH})),
         ("metadata.jsonl", "".join(json.dumps({"file_name": c, "text": t}) + "\n" for c, t in PAIRS)),
     ],
 )  # fmt: skip
@@ -141,6 +143,42 @@ def test_texts_and_json_beside_clips_and_their_folders(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadVideo, match=r"a\.txt"):
         captions(tmp_path, names).of("a.mp4")
+
+
+@pytest.mark.parametrize("key", ["text", "description", "lang", "sentence"])
+def test_a_json_of_the_clips_name_has_any_key_of_tables(tmp_path: Path, key: str) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({key: "lift it", "fps": 3}))
+    assert captions(tmp_path).of("a.mp4").text == "lift it"
+
+
+def test_a_json_without_an_instruction_is_told(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.json", "sub/info.json"):
+        (tmp_path / name).write_text(json.dumps({"fps": 3}))
+    first, second = (captions(tmp_path).of(name) for name in CLIPS)
+    assert (first.text, second.text) == ("", "")
+    assert "in .json files of the clips" in first.notes[0]
+    assert "in info.json" in second.notes[0]
+    (tmp_path / "a.txt").write_text("lift")
+    assert not captions(tmp_path).of("a.mp4").notes
+
+
+def test_tables_in_folders_of_clips(tmp_path: Path) -> None:
+    """As Hugging Face's VideoFolder has them: names are within the folder of the table."""
+    names = ("test/a.mp4", "train/a.mp4", "train/in/b.mp4")
+    for name in ("test", "train", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "test/metadata.jsonl").write_text('{"file_name": "a.mp4", "text": "push"}')
+    (tmp_path / "train/metadata.csv").write_text("file_name,text\na.mp4,lift\nin/b.mp4,turn\n")
+    (tmp_path / "other/metadata.csv").write_text("file_name,text\na.mp4,drop\n")  # about none of the clips
+    assert said(tmp_path, names) == ("push", "lift", "turn")
+    (tmp_path / "train/metadata.csv").write_text("t,x\n0,1\n")
+    assert "train/metadata.csv" in captions(tmp_path, names).notes[0]
+    (tmp_path / "train/metadata.csv").write_text("file_name,text\na.mp4,lift\nc.mp4,turn\n")
+    (fault,) = captions(tmp_path, (*names, "test/c.mp4")).problems()  # that of another folder is not meant
+    assert all(part in str(fault) for part in ("train/metadata.csv", "c.mp4"))
+    (tmp_path / "captions.csv").write_text("file,instruction\ntest/a.mp4,open\n")  # one above goes first
+    assert said(tmp_path, names) == ("open", "", "")
 
 
 def test_a_folder_of_pictures_named_by_its_camera_is_called_as_the_folder_above() -> None:

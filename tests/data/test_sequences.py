@@ -42,6 +42,12 @@ def test_numbers_anywhere(form: str) -> None:
         ([f"{1700000000000 + 100 * i}.png" for i in range(10)], 10),
         ([f"2024-01-05_10-59-{58 + i // 10:02d}-{i % 10 * 100:03d}.jpg" for i in range(20)], 10),
         ([f"rgb_{1700000000 + i // 5}.{i % 5 * 2}00.png" for i in range(20)], 5),
+        ([f"{i / 10:.1f}.jpg" for i in range(24)], 10),
+        ([f"frame_{i / 10:.1f}s.jpg" for i in range(24)], 10),
+        ([f"t={i * 0.25}.jpg" for i in range(24)], 4),
+        ([f"2024-01-05_10-{11 + i // 60}-{i % 60:02d}.jpg" for i in range(50, 74)], 1),
+        ([f"IMG_20240105_1011{i}.jpg" for i in (57, 58, 59)] + [f"IMG_20240105_10120{i}.jpg" for i in range(9)], 1),
+        ([f"2024-01-05 10.{11 + i // 60}.{i % 60:02d}.png" for i in range(50, 74)], 1),
     ],
 )
 def test_names_that_are_times(names: list[str], rate: float) -> None:
@@ -52,8 +58,27 @@ def test_names_that_are_times(names: list[str], rate: float) -> None:
     one.check(images, "x")
 
 
+@pytest.mark.parametrize("form", ["20240105_{:06d}.png", "20240105_{:03d}00.png", "{:010d}.png"])
+def test_counters_that_may_be_taken_for_times(form: str) -> None:
+    images, (one,) = found([form.format(i) for i in range(0, 24)])
+    assert one.times is None
+    one.check(images, "x")
+
+
+def test_frame_before_the_view() -> None:
+    for form in ("frame_{:03d}_{}.jpg", "step{}-{}.png", "t={}_{}.png"):
+        for first in (0, 7):  # whichever number the first frame has
+            names = [form.format(first + i, view) for view in range(2) for i in range(12)]
+            images, (one,) = found(sorted(names))
+            assert [images[i].name for i in one.order] == names[:12]
+            assert any("camera: " in note for note in one.notes)
+            one.check(images, "x")
+
+
 def test_several_clips_in_one_folder() -> None:
     for names in (
+        [f"{e}.{i}.jpg" for e in range(2) for i in range(5)],
+        [f"20240105_{e:04d}_{i:02d}.jpg" for e in range(2) for i in range(5)],
         [f"ep{e}_step_{i}.jpg" for e in range(2) for i in range(5)],
         [f"{e:06d}_{i:06d}.jpg" for e in range(2) for i in range(5)],
         [f"traj{e}_{i:04d}.png" for e in range(2) for i in range(5 * e, 5 * e + 5)],
@@ -70,7 +95,7 @@ def test_several_clips_in_one_folder() -> None:
     ("first", "second"),
     [("{}.png", "{}_mask.png"),
      ("{}.color.jpg", "{}.depth.png"), ("left_{}.png", "right_{}.png"), ("frame-{}.color.png", "frame-{}.depth.png"),
-     ("cam0_{}.png", "cam1_{}.png"), ("rgb_{}.png", "infrared_{}.png")],
+     ("cam0_{}.png", "cam1_{}.png"), ("image0_{}.png", "image1_{}.png"), ("rgb_{}.png", "infrared_{}.png")],
 )  # fmt: skip
 def test_several_cameras_in_one_folder(first: str, second: str) -> None:
     images, (one,) = found([form.format(i) for form in (second, first) for i in range(12)])

@@ -64,6 +64,16 @@ def test_commands_say_where_instructions_come_from(tmp_path: Path) -> None:
         assert "instructions: 1 from .txt files of the clips" in one.told()
 
 
+def test_a_json_that_gives_no_instruction_is_told(tmp_path: Path) -> None:
+    video(tmp_path / "x.mp4", pictures(3))
+    frame_folders(tmp_path / "frames", ("x",), 3)
+    for name in ("x.json", "frames/x.json"):
+        (tmp_path / name).write_text('{"fps": 3}')
+    for spec in (f"video_folder:{tmp_path}/x.mp4", f"frame_folder:{tmp_path}/frames,fps=3"):
+        (one,) = read(spec)[0].values()
+        assert any("captions: " in note and ".json" in note for note in one.notes)
+
+
 def test_one_file_is_a_dataset(tmp_path: Path) -> None:
     for name in ("a.mp4", "one file.mp4"):
         video(tmp_path / name, pictures(5))

@@ -116,6 +116,29 @@ def test_a_picture_a_sample(tmp_path: Path) -> None:
         np.testing.assert_array_equal(episode.actions, [[t, int(episode.id)] for t in range(3)])
 
 
+@pytest.mark.parametrize("form", ["{}", "frame_{}", "2024-01-05 frame {} of 12, camera 1"])
+def test_frame_numbers_as_text(tmp_path: Path, form: str) -> None:
+    """They are sorted as numbers, and a gap is told."""
+    files = {}
+    for frame in (3, 11, 0, 10, 1, 2, *range(4, 10)):
+        about = {"video_id": "x", "frame_id": form.format(frame), "fps": 5, "action": [frame]}
+        files |= {f"{frame:06d}.png": jpegs(12)[frame], f"{frame:06d}.json": json.dumps(about).encode()}
+    (episode,) = good(f"webdataset:{tar(tmp_path / 'a.tar', files)}")
+    np.testing.assert_array_equal(episode.frames, made.pictures(12))
+    np.testing.assert_array_equal(episode.actions, np.arange(12)[:, None])
+    gap = {name: data for name, data in files.items() if "000005" not in name}
+    (bad,) = read(f"webdataset:{tar(tmp_path / 'b.tar', gap)}")
+    assert "missing" in str(bad)
+
+
+def test_tars_of_one_name_in_two_folders(tmp_path: Path) -> None:
+    for folder in ("train", "val"):
+        tar(tmp_path / f"set/{folder}/000.tar", {"000.mp4": film(tmp_path), "000.txt": folder.encode()})
+    found = {e.id: e.instruction for e in good(f"webdataset:{tmp_path}/set")}
+    assert found == {"train/000/000": "train", "val/000/000": "val"}
+    assert [e.id for e in good(f"webdataset:{tmp_path}/set/train/000.tar")] == ["000"]
+
+
 def test_words_and_rates_in_other_forms(tmp_path: Path) -> None:
     """Several captions of a clip: the first. A rate as text. Words that change on the way are told."""
     files = {"c_0.mp4": film(tmp_path), "c_0.json": json.dumps({"caption": ["lift it", "raise it"]}).encode()}
@@ -151,6 +174,7 @@ def test_files_that_nobody_reads_are_told(tmp_path: Path) -> None:
         ({"k/0.png": jpegs(1)[0], "k/1.png": jpegs(1)[0], "k.json": b'{"fps": 5, "actions": [[1]]}'}, "actions"),
         ({"k.mp4": b"x" * 3000}, "k.mp4"),
         ({"k.txt": b"x"}, "no video"),
+        ({"k.png": jpegs(1)[0], "k.json": b'{"fps": 5, "clip": 0, "frame": "f' + b"9" * 5000 + b'"}'}, "1 frames"),
     ],
 )
 def test_refused_with_the_reason(tmp_path: Path, files: dict[str, bytes], named: str) -> None:
