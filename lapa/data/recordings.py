@@ -41,7 +41,8 @@ from lapa.data.notes import CHANGES
 from lapa.data.parts import NO_MOTION, are_rivals, dimension_names, parts
 from lapa.plugins import choose
 
-ACTED = re.compile(r"(^|[/_.])actions?([/_.]|$)", re.IGNORECASE)  # in the path of what was recorded as an action
+# In the path of what was recorded as an action, and not as what was seen of the one before.
+ACTED = re.compile(r"(^|(?<!prev)(?<!previous)(?<!last)[/_.])actions?([/_.]|$)", re.IGNORECASE)
 LATER = re.compile(r"(^|/)next_")  # the observation after an action: the same again, a row later
 
 ACTIONS = ("actions", "action", "data/actions", "data/action")

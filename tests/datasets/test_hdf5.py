@@ -407,7 +407,8 @@ def test_a_rate_that_is_text(tmp_path: Path, fps: str | bytes) -> None:
 
 def test_the_next_state_is_the_action_where_there_is_none(tmp_path: Path) -> None:
     spec = write(tmp_path / "x.h5", {"img": made.pictures(4), "state": made_robots.vectors(4, 2),
-                                     "timestamp": np.arange(4) / 15})  # fmt: skip
+                                     "timestamp": np.arange(4) / 15, "obs/prev_action": np.zeros((4, 2)),
+                                     "action/mean": np.zeros(2)})  # fmt: skip
     (episode,) = good(spec)
     assert episode.fps == 15
     assert episode.actions is not None
