@@ -24,6 +24,13 @@ NO_MOTION = re.compile(
     r"(is_|episode_)?(terminat\w*|terminal|done|first|last|pad|mask|valid|reward|discount|index|timestamp|time)"
     r"(_episode|_index)?"
 )
+# Words of a name that say in which way a motion is told, not what moves.
+WAY = re.compile(
+    r"abs|absolute|rel|relative|delta|target|goal|desired|raw"
+    r"|(pos|position|qpos|vel|velocity|velocitie|qvel|acc|acceleration|torque|effort|current|force)s?"
+)
+JOINTS = re.compile(r"joints?|qpos")
+HAND = re.compile(r"cartesian|eef|ee|tcp|end|endeffector|poses?|xyz")
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,17 @@ def parts(known: Sequence[str], usual: Sequence[str], wanted: str | None, what: 
     if double := [name for name in names if names.count(name) > 1]:
         raise LapaError(f"{what}={wanted}{where}: takes {double[0]} twice.")
     return Parts(tuple(names), tuple(name for group in groups for name in group.passed), asked=True)
+
+
+def are_rivals(names: Sequence[str]) -> bool:
+    """Do features tell the same motion in several ways, as places and speeds or by the joints and by the hand, so that
+    not all of them are the action?"""
+    words = [[word for word in re.split(r"[^a-z0-9]+", name.lower()) if word] for name in names]
+    movers = {tuple(word for word in one if not WAY.fullmatch(word)) for one in words}
+    joints = [one for one in words if any(map(JOINTS.fullmatch, one))]
+    return len(movers) < len(names) or (
+        bool(joints) and any(one not in joints and any(map(HAND.fullmatch, one)) for one in words)
+    )
 
 
 def taken(action: Parts, state: Parts, numbers: Sequence[str]) -> str:

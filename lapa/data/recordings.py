@@ -35,11 +35,14 @@ from lapa.data.arrays import (
 )
 from lapa.data.cameras import best, camera, fault_by_name
 from lapa.data.folders import printable
+from lapa.data.groups import by_numbers
 from lapa.data.images import blank, number_of
 from lapa.data.notes import CHANGES
-from lapa.data.parts import dimension_names, parts
+from lapa.data.parts import NO_MOTION, are_rivals, dimension_names, parts
 from lapa.plugins import choose
 
+# In the path of what was recorded as an action, and not as what was seen of the one before.
+ACTED = re.compile(r"(^|(?<!prev)(?<!previous)(?<!last)[/_.])actions?([/_.]|$)", re.IGNORECASE)
 LATER = re.compile(r"(^|/)next_")  # the observation after an action: the same again, a row later
 
 ACTIONS = ("actions", "action", "data/actions", "data/action")
@@ -64,7 +67,7 @@ STATES = (  # joined with "+"; the first whose parts are all there
 TIMES = ("timestamp", "timestamps", "time", "obs/timestamp", "observations/timestamp")
 PUSHT = {"img", "keypoint", "n_contacts", "state"}  # the arrays of Diffusion Policy's PushT
 LOOKED_AT = 5  # episodes that tell which arrays there are
-READ = 2  # part of signatures: raise it when the same files are read as something else
+READ = 3  # part of signatures: raise it when the same files are read as something else
 SLOW = 5.0  # seconds from frame to frame: such times may as well be milliseconds, and tell no rate
 SCATTER = 0.1  # of a rate: what is measured differs by so much, and is one rate all the same
 NEXT_STATE, NONE = "next_state", "none"  # instead of an array for the action; of either, for none
@@ -275,18 +278,24 @@ class Recordings(ABC):
         if options.state is None and arrays.keys() >= PUSHT:  # the rest of its state is the block's
             self._state = (Part("state", 0, 2),)
         self._action = self._parts(arrays, options.action, ACTIONS, "action", where)
+        passed, recorded = tuple[str, ...](), list[str]()
+        if options.action is None and not self._action:
+            self._action, passed, recorded = below_action(arrays, arrays[self._path].shape[0])
         self._next_state = options.action == NEXT_STATE or (
-            options.action is None and not self._action and bool(self._state)
+            options.action is None and not self._action and not recorded and bool(self._state)
         )
         if self._next_state and not self._state:
             raise LapaError(f"{where}: action={NEXT_STATE} is asked for, and no state is known. Say which: state=.")
         self.fps, self._rate_from = self._rate(recording)
         self._upright(recording.about)  # refuses angles that make no sense
         acted = f"the next state (action={NONE} leaves it out)" if self._next_state else _joined(self._action)
+        acted += f" (passed over: {', '.join(passed)})" if passed else ""
         used = {self._path, *(part.name for part in (*self._action, *self._state))}
         rest = [name for name, array in arrays.items() if is_numbers(array) and name not in {*used, *cameras.values()}]
         can = f" (of {', '.join(rest[:6])}{', ..' if len(rest) > 6 else ''}, " if rest else ""
         acts = f"{can}action= can take some)" if can and acted == NONE and options.action is None else ""
+        if recorded:
+            acts = f" (there are {', '.join(recorded)}: action= says which; action={NEXT_STATE} takes the next state)"
         held = f"{can}state= can take some)" if can and not self._state and options.state is None else ""
         self._why = (f"camera: {self.camera}, {why}",) if why else ()
         self._taken = f"taken: action from {acted}{acts}, state from {_joined(self._state)}{held}"
@@ -393,6 +402,27 @@ def usual(arrays: Mapping[str, Rows], names: Sequence[str]) -> tuple[Part, ...]:
     numbers = {name for name, array in arrays.items() if is_numbers(array)}
     found = next((one.split("+") for one in names if numbers.issuperset(one.split("+"))), [])
     return tuple(Part(name) for name in found)
+
+
+def below_action(arrays: Mapping[str, Rows], rows: int) -> tuple[tuple[Part, ...], tuple[str, ...], list[str]]:
+    """The action of `rows` frames as the arrays below that name; those of them that are passed over, being no motion;
+    and, where it is not clear what the action is, the arrays that were recorded as actions."""
+    numbers = [n for n in sorted(arrays, key=by_numbers) if is_numbers(arrays[n]) and not LATER.search(n)]
+    acted = [n for n in numbers if ACTED.search(n) and 0 <= rows - arrays[n].shape[0] <= 1]
+    group = parts(numbers, ACTIONS, None, "action", "")
+    if set(acted) & set(group.names) and not are_rivals(group.names):
+        return tuple(map(Part, group.names)), group.passed, []
+    return (), (), [n for n in acted if not NO_MOTION.fullmatch(re.split(r"[/.]|actions?_", n.lower())[-1])]
+
+
+def rate_in(value: Any) -> float | None:
+    """A rate in frames a second that an attribute says, as a number or as text; None where it says none."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    try:
+        rate = float(text) if isinstance(text, str | int | float | np.number) and not isinstance(text, bool) else 0.0
+    except ValueError:
+        return None
+    return rate if 0 < rate < 1e6 else None
 
 
 def rate_of_times(recording: Recording) -> tuple[float, str] | None:

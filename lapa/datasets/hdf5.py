@@ -25,10 +25,11 @@ import numpy as np
 from lapa.contracts import ActionKind, BadVideo, LapaError
 from lapa.data.arrays import Recording, Rows, Turn, guarded, spans_of
 from lapa.data.folders import existing_folder, files_below, listing_hash, no_files, printable, readable
+from lapa.data.groups import beside_note, episodes_among, refuse_unclear
 from lapa.data.images import number_of
 from lapa.data.installed import needed
 from lapa.data.notes import not_read
-from lapa.data.recordings import ACTIONS, READ, TIMES, ArrayOptions, Place, Recordings, usual
+from lapa.data.recordings import ACTIONS, READ, TIMES, ArrayOptions, Place, Recordings, rate_in, usual
 from lapa.data.words import words
 from lapa.plugins import choose
 
@@ -71,6 +72,8 @@ class Hdf5(Recordings):
 
     def __init__(self, root: Path, files: list[Path], config: Config, notes: tuple[str, ...] = ()) -> None:
         self.root, self.files, self._config, self._beside = root, files, config, notes
+        self._rest: dict[Path, str] = {}  # what a file holds beside its episodes
+        self._single = set[Path]()  # files of one episode, kept in a group
         places: list[Place | BadVideo] = []
         for file in files:
             try:
@@ -96,19 +99,17 @@ class Hdf5(Recordings):
         name = printable(file)
         within = file.relative_to(self.root).with_suffix("").as_posix()
         with _open(file) as opened, guarded(name):
-            groups = _groups(opened, self._config.group, name)
+            groups, beside = _groups(opened, self._config, name)
+            self._rest[file] = beside_note(beside)
             if self._config.split:
                 groups = _of_split(opened, groups, self._config.split, name)
             places: list[Place | BadVideo] = []
-            for group in groups:
-                last = group.rpartition("/")[2]
-                own = (
-                    within
-                    if not group
-                    else last
-                    if Path(self._config.path).expanduser().is_file()
-                    else f"{within}/{last}"
-                )
+            if len(groups) == 1 and not groups[0].startswith("data/") and not self._config.group:
+                self._single.add(file)
+            short = [group.rpartition("/")[2] for group in groups]
+            for group, last in zip(groups, short if len(set(short)) == len(short) else groups, strict=True):
+                alone = Path(self._config.path).expanduser().is_file()
+                own = within if not group else last if alone else f"{within}/{last}"
                 places += _cut(Place(own, file, group), opened)
             return places
 
@@ -122,8 +123,8 @@ class Hdf5(Recordings):
                     raise BadVideo(f"{where}: is a link, which may lead to another file. Links are not followed.")
                 arrays = dict(_arrays(node, where, links))
                 notes = (f"links not followed: {', '.join(sorted(links)[:3])}",) if links else ()
-                notes = (*notes, *self._beside)
-                about = {**_attributes(opened), **_attributes(node.parent), **_attributes(node)}
+                notes = (*notes, *filter(None, [self._rest.get(place.file)]), *self._beside)
+                about = {**_texts(opened), **_attributes(opened), **_attributes(node.parent), **_attributes(node)}
             yield Recording(place.id, where, arrays, place.first, place.length, about, notes)
 
     # --- what files say of themselves
@@ -132,9 +133,8 @@ class Hdf5(Recordings):
         about = recording.about
         for source, holder in (("the attribute", about), ("env_args:", _environment(about))):
             for name in RATES:
-                value = holder.get(name)
-                if isinstance(value, int | float | np.number) and 0 < float(value) < 1e6:
-                    return float(value), f"as {source} {name} says"
+                if rate := rate_in(holder.get(name)):
+                    return rate, f"as {source} {name} says"
         return None
 
     def _usual_rate(self, recording: Recording) -> tuple[float, str] | None:
@@ -185,7 +185,7 @@ class Hdf5(Recordings):
                 return texts, f"the array {name}"
         if _text(about.get("bddl_file_name")):  # LIBERO's files are named after the task
             return [words(SCENE.sub("", place.file.stem).removesuffix("_demo"))], "names of files"
-        if not place.group and place.length is None:
+        if (not place.group or place.file in self._single) and place.length is None:
             above = place.file.parent.name if place.file.parent != self.root else ""
             return [words(place.file.stem) or words(above)], "names of files"
         return [], ""
@@ -222,7 +222,7 @@ def _members(group: Any) -> Iterator[tuple[str, Any]]:
         yield name, _member(group, name)
 
 
-def _arrays(group: Any, where: str, links: list[str]) -> Iterator[tuple[str, Rows]]:
+def _arrays(group: Any, where: str, links: list[str], most: int = MANY) -> Iterator[tuple[str, Rows]]:
     """Arrays of a group and those below it, by path, that lie in this file. The others are entered in `links`."""
     import h5py
 
@@ -235,8 +235,8 @@ def _arrays(group: Any, where: str, links: list[str]) -> Iterator[tuple[str, Row
         seen.add(address)
         for name, member in _members(holder):
             count += 1
-            if count > MANY:
-                raise BadVideo(f"{where}: holds more than {MANY} arrays.")
+            if count > most:
+                raise BadVideo(f"{where}: holds more than {most} arrays.")
             if isinstance(member, h5py.Group):
                 todo.append((f"{path}{name}/", member))
             elif isinstance(member, h5py.Dataset) and member.shape is not None and not _elsewhere(member):
@@ -257,48 +257,85 @@ def _elsewhere(array: Any) -> bool:
     return array.is_virtual or bool(array.external)
 
 
-def _groups(opened: Any, pattern: str | None, where: str) -> list[str]:
-    """The groups that are episodes; [""] where the file is one."""
-    import h5py
-
-    def below(path: str) -> list[tuple[str, Any]]:
-        """Path and member for each member of a group."""
-        group = _at(opened, path)
-        return [(f"{path}/{name}".lstrip("/"), member) for name, member in _members(group or {})]
-
-    if pattern:
-        found = [""]
-        for part in pattern.strip("/").split("/"):
-            found = [
-                path
-                for one in found
-                for path, member in below(one)
-                if fnmatchcase(path.rpartition("/")[2], part) and not isinstance(member, h5py.Dataset)
-            ]
-        if not found:
-            raise LapaError(f"{where}: has no group {pattern}. It has {', '.join(opened) or 'nothing'}.")
-        return found
-    data = _member(opened, "data")
-    for base in (["data"] if isinstance(data, h5py.Group) else []) + [""]:
-        members = below(base)
-        if members and all(member is None or _is_episode(path, member) for path, member in members):
-            return [path for path, _ in members]
+def _groups(opened: Any, config: Config, where: str) -> tuple[list[str], list[str]]:
+    """The groups that are episodes, [""] where the file is one; and what lies beside them. Raises BadVideo where that
+    is not clear, LapaError where group= names none."""
+    if config.group:
+        return _matching(opened, config.group, where), []
+    bases = [(base, members) for base in ("data", "") if (members := _below(opened, base))]
+    for base, members in bases:  # as robomimic and ManiSkill have it: known without a look at every array
+        rest = {name: _member(opened, name) for name in opened if base and name not in (base, "mask", *TEXTS)}
+        others = any(hasattr(member, "keys") for member in rest.values())
+        if not others and all(member is None or _is_sure(path, member) for path, member in members):
+            return [path for path, _ in members], list(rest)
+    if any(hasattr(_at(opened, name), "shape") for name in ACTIONS):
+        return [""], []
+    arrays = {name: rows for name, rows in _arrays(opened, where, [], LISTED) if not name.startswith("mask/")}
+    if config.camera in arrays:
+        return [""], []
+    found, beside = episodes_among(arrays, where)
+    if found:
+        found = _with_alike(opened, found)
+        return found, [path for path in beside if path not in (*found, *TEXTS)]
+    for _, members in bases:
+        if all(member is None or _is_numbered(path, member) for path, member in members):
+            return [path for path, _ in members], []
         if len(members) > 1 and all(member is None or _has_actions(member) for _, member in members):
-            return [path for path, _ in members]  # called by their tasks, say
-    return [""]
+            return [path for path, _ in members], []
+    refuse_unclear(arrays, where, "Say group={group} if each is an episode")
+    return [""], []
 
 
-def _is_episode(path: str, member: Any) -> bool:
-    """Is it a group that is numbered, as demo_0 and traj_12 are, or counts its rows as robomimic does?"""
-    import h5py
+def _matching(opened: Any, pattern: str, where: str) -> list[str]:
+    """The groups that a pattern such as trials/*/robot names. Raises LapaError for none."""
+    found = [""]
+    for part in pattern.strip("/").split("/"):
+        found = [
+            path
+            for one in found
+            for path, member in _below(opened, one)
+            if fnmatchcase(path.rpartition("/")[2], part) and not hasattr(member, "shape")
+        ]
+    if not found:
+        raise LapaError(f"{where}: has no group {pattern}. It has {', '.join(opened) or 'nothing'}.")
+    return found
 
-    return isinstance(member, h5py.Group) and (path[-1].isdigit() or "num_samples" in member.attrs)
+
+def _with_alike(opened: Any, found: Sequence[str]) -> list[str]:
+    """Episodes, and the groups and links beside them that are called alike but for a number, or have actions: what is
+    wrong with them is told when they are read."""
+    every = []
+    alike = {_stem(path) for path in found}
+    for holder in dict.fromkeys(path.rpartition("/")[0] for path in found):
+        for path, member in _below(opened, holder):
+            if path in found or (not hasattr(member, "shape") and (_stem(path) in alike or _has_actions(member))):
+                every.append(path)
+    return every
+
+
+def _stem(path: str) -> str:
+    return re.sub(r"\d+", "#", path)
+
+
+def _below(opened: Any, path: str) -> list[tuple[str, Any]]:
+    """Path and member for each member of a group, None for a link; [] for what is no group."""
+    group = _at(opened, path)
+    return (
+        [(f"{path}/{name}".lstrip("/"), member) for name, member in _members(group)] if hasattr(group, "keys") else []
+    )
+
+
+def _is_sure(path: str, member: Any) -> bool:
+    """Is it a group that counts its rows as robomimic does, or is numbered, as demo_0 and traj_12 are, with actions?"""
+    return hasattr(member, "keys") and ("num_samples" in member.attrs or (path[-1].isdigit() and _has_actions(member)))
+
+
+def _is_numbered(path: str, member: Any) -> bool:
+    return hasattr(member, "keys") and (path[-1].isdigit() or "num_samples" in member.attrs)
 
 
 def _has_actions(member: Any) -> bool:
-    import h5py
-
-    return isinstance(member, h5py.Group) and any(_at(member, name) is not None for name in ACTIONS)
+    return hasattr(member, "keys") and any(_at(member, name) is not None for name in ACTIONS)
 
 
 def _of_split(opened: Any, groups: list[str], split: str, where: str) -> list[str]:
@@ -349,6 +386,12 @@ def _attributes(node: Any) -> dict[str, Any]:
         ):
             found[name] = value.ravel()[0]
     return found
+
+
+def _texts(opened: Any) -> dict[str, Any]:
+    """Texts that a file holds beside its groups, such as the instruction of all episodes."""
+    held = {name: member for name in TEXTS if (member := _member(opened, name)) is not None}
+    return {name: array[()] for name, array in held.items() if getattr(array, "shape", None) == ()}
 
 
 def _text(value: Any) -> str:

@@ -15,22 +15,23 @@ import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lapa.contracts import ActionKind, BadVideo, LapaError
+from lapa.contracts import ActionKind, BadVideo, Episode, LapaError
 from lapa.data.arrays import CHUNK, Array, Recording, Rows, guarded, spans_of
 from lapa.data.folders import listing_hash, no_files, printable, readable
+from lapa.data.groups import beside_note, episodes_among, refuse_unclear
 from lapa.data.images import number_of
 from lapa.data.installed import needed
 from lapa.data.json_files import parsed
-from lapa.data.recordings import PUSHT, READ, ArrayOptions, Place, Recordings
+from lapa.data.recordings import PUSHT, READ, ArrayOptions, Place, Recordings, rate_in
 
-ENDS = "meta/episode_ends"
+ENDS, BESIDE = "meta/episode_ends", "episode_ends"  # where episodes end; the second where the first is not there
 NODES = (".zarray", ".zgroup", "zarr.json")  # what describes an array or a group; its attributes lie in .zattrs too
 CODECS = {  # what does not run code of the file's
     *("blosc", "zlib", "gzip", "bz2", "lzma", "zstd", "lz4", "delta", "shuffle", "fixedscaleoffset", "quantize"),
@@ -77,7 +78,7 @@ class Zarr(Recordings):
         self.root, self.stores, self._config = root, stores, config
         self._lock, self._open = threading.Lock(), dict[Path, tuple[Store, dict[str, Rows]]]()
         self._unread: dict[str, str] = {}
-        self._rest: dict[Path, str] = {}  # a note on rows of no episode
+        self._rest: dict[Path, str] = {}  # a note on rows and arrays of no episode
         places: list[Place | BadVideo] = []
         for store in stores:
             try:
@@ -93,41 +94,79 @@ class Zarr(Recordings):
 
     def _listed(self, path: Path) -> list[Place | BadVideo]:
         name = printable(path)
-        own = path.name.removesuffix(".zip").removesuffix(".zarr")
+        own = path.relative_to(self.root).as_posix() if len(self.stores) > 1 else path.name
+        own = own.removesuffix(".zip").removesuffix(".zarr")
         store, arrays = self._held(path)
-        if self._config.ends not in store.arrays:
-            if self._config.ends != ENDS:
-                raise LapaError(f"{name}: has no array {self._config.ends}. It has {', '.join(store.arrays)}.")
-            if store.has_data and store.has_meta:
-                raise BadVideo(f"{name}: lacks {ENDS}, where episodes end. Copy the store again, or say it with ends=.")
-            return [Place(own, path)]
-        ends = store.array(self._config.ends)
-        with guarded(f"{name}, {self._config.ends}"):
+        said = self._ends(store)
+        if said not in store.arrays:
+            if said != ENDS:
+                raise LapaError(f"{name}: has no array {said}. It has {', '.join(store.arrays)}.")
+            return self._of_groups(own, path)
+        ends = store.array(said)
+        with guarded(f"{name}, {said}"):
             if math.prod(ends.shape) > 1 << 24:
-                raise BadVideo(f"{name}, {self._config.ends}: says that it has {ends.shape} entries.")
-            spans = spans_of(np.asarray(ends[:]), f"{name}, {self._config.ends}")
+                raise BadVideo(f"{name}, {said}: says that it has {ends.shape} entries.")
+            ends.require(0, ends.shape[0] if ends.shape else 0)
+            spans = spans_of(np.asarray(ends[:]), f"{name}, {said}")
             stop = max((span[0] + span[1] for span in spans if not isinstance(span, BadVideo)), default=0)
             if (rest := max((array.shape[0] for array in arrays.values() if array.shape), default=0) - stop) > 0:
                 self._rest[path] = f"not read: {rest} rows of {name} behind the end of the last episode"
         return [
-            span if isinstance(span, BadVideo) else Place(self._id(own, i), path, "", span[0], span[1])
+            span if isinstance(span, BadVideo) else Place(self._id(own, f"episode_{i}"), path, "", span[0], span[1])
             for i, span in enumerate(spans)
         ]
 
-    def _id(self, store: str, number: int) -> str:
-        return f"episode_{number}" if self.stores == [self.root] else f"{store}/episode_{number}"
+    def _ends(self, store: Store) -> str:
+        """The array of where episodes end."""
+        usual = self._config.ends == ENDS and ENDS not in store.arrays and BESIDE in store.arrays
+        return BESIDE if usual else self._config.ends
+
+    def _of_groups(self, own: str, path: Path) -> list[Place | BadVideo]:
+        """The episodes of a store that does not say where they end: its groups, or one."""
+        name = printable(path)
+        store, arrays = self._held(path)
+        groups, beside = ([], []) if self._config.camera in arrays else episodes_among(arrays, name)
+        if groups:
+            self._rest[path] = beside_note(beside)
+            last = [group.rpartition("/")[2] for group in groups]
+            ids = last if len(set(last)) == len(last) else groups
+            return [Place(self._id(own, one), path, group) for one, group in zip(ids, groups, strict=True)]
+        if store.has_data and store.has_meta:
+            raise BadVideo(f"{name}: lacks {ENDS}, where episodes end. Copy the store again, or say it with ends=.")
+        if self._config.camera not in arrays:
+            refuse_unclear(arrays, name, "Give each as a dataset of its own if they are episodes")
+        return [Place(own, path)]
+
+    def _id(self, store: str, episode: str) -> str:
+        return episode if self.stores == [self.root] else f"{store}/{episode}"
 
     def _problems(self) -> Iterator[BadVideo]:
         yield from [] if self.stores == [self.root] else no_files(self.root, (".zarr.zip",))
 
     @contextmanager
     def _opened(self, place: Place) -> Iterator[Recording]:
-        where = f"{printable(place.file)}, {place.id.rpartition('/')[2]}"
+        where = f"{printable(place.file)}, {place.group or place.id.rpartition('/')[2]}"
         store, arrays = self._held(place.file)
-        inside = "data" if store.has_data else ""
+        inside = "/".join(filter(None, ["data" if store.has_data else "", place.group]))
+        if place.group:
+            start = f"{place.group}/"
+            arrays = {name.removeprefix(start): rows for name, rows in arrays.items() if name.startswith(start)}
         notes = tuple(f"not read: {why}" for why in list(self._unread.values())[:1])
-        notes += (self._rest[place.file],) if place.file in self._rest else ()
+        notes += (self._rest[place.file],) if self._rest.get(place.file) else ()
         yield Recording(place.id, where, arrays, place.first, place.length, store.attributes(inside), notes)
+
+    def _episode(self, place: Place, recording: Recording) -> Episode:
+        episode = super()._episode(place, recording)
+        last = place.first + len(episode.frames)
+        arrays = {name: recording.arrays[name] for name in self._fields(recording)[1:]}
+        filled = [
+            name
+            for name, array in arrays.items()
+            if isinstance(array, StoredRows) and any(array.absent(place.first, last))
+        ]
+        note = f"chunks that are not stored are read as the fill value: {', '.join(filled)} (as zarr has it; if files "
+        note += "were lost, copy the store again)"
+        return replace(episode, notes=(*episode.notes, note)) if filled else episode
 
     def _held(self, path: Path) -> tuple[Store, dict[str, Rows]]:
         """A store, opened once, and its arrays of frames."""
@@ -135,7 +174,8 @@ class Zarr(Recordings):
             if path not in self._open:
                 store, arrays = _opened(path), dict[str, Rows]()
                 for name in store.arrays:
-                    if name.startswith("data/" if store.has_data else "") and not name.startswith("meta/"):
+                    of_frames = not name.startswith("meta/") and name != self._ends(store)
+                    if of_frames and name.startswith("data/" if store.has_data else ""):
                         try:
                             arrays[name.removeprefix("data/")] = store.array(name)
                         except OtherArray as why:
@@ -147,9 +187,8 @@ class Zarr(Recordings):
 
     def _told_rate(self, recording: Recording) -> tuple[float, str] | None:
         for name in RATES:
-            value = recording.about.get(name)
-            if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e6:
-                return float(value), f"as the attribute {name} says"
+            if rate := rate_in(recording.about.get(name)):
+                return rate, f"as the attribute {name} says"
         return None
 
     def _usual_rate(self, recording: Recording) -> tuple[float, str] | None:
@@ -211,9 +250,10 @@ class Store:
         return self._json(self._told[name])
 
     def attributes(self, group: str) -> dict[str, Any]:
-        """Those of the store, and of a group in it."""
+        """Those of the store, and of a group in it and those above, the group's own before the others."""
         found: dict[str, Any] = {}
-        for holder in ("", group):
+        words = group.split("/")
+        for holder in dict.fromkeys(("", *("/".join(words[: n + 1]) for n in range(len(words))))):
             start = f"{holder}/" if holder else ""
             if f"{start}.zattrs" in self._files:
                 found |= self._json(f"{start}.zattrs")
@@ -267,7 +307,8 @@ class Store:
 
 @dataclass(frozen=True)
 class StoredRows:
-    """An array of a store. A chunk that is not there would be read as zeros: pictures like that are refused."""
+    """An array of a store. A chunk that is not there is read as the fill value, as still joints may give; pictures
+    are never that, so such are refused: most probably the store was not copied whole."""
 
     held: Any
     chunk: tuple[int, ...]
@@ -286,9 +327,8 @@ class StoredRows:
 
     def __getitem__(self, rows: slice) -> Array:
         first, last, _ = rows.indices(self.shape[0] if self.shape else 0)
-        if absent := next(self._absent(first, last), None):
-            raise BadVideo(f"{self.where}: the file {absent} is missing. Copy the store again; if it was written "
-                           "without empty chunks, write it with them.")  # fmt: skip
+        if len(self.shape) == 4:
+            self.require(first, last)
         try:
             return np.asarray(self.held[first:last])
         except Exception:  # whatever a codec raises: it is raised again, by the chunk's name if one is to blame
@@ -299,19 +339,21 @@ class StoredRows:
                     self.held[at : at + 1]
             raise
 
-    def _absent(self, first: int, last: int) -> Iterator[str]:
+    def require(self, first: int, last: int) -> None:
+        """Raises BadVideo where a chunk of rows first : last is not there."""
+        if absent := next(self.absent(first, last), None):
+            raise BadVideo(f"{self.where}: the file {absent} is missing. Copy the store again; if it was written "
+                           "without empty chunks, write it with them.")  # fmt: skip
+
+    def absent(self, first: int, last: int) -> Iterator[str]:
         """Files of the chunks of rows first : last that are not there."""
-        if last <= first or not self._every_chunk_is_written():
+        if last <= first:
             return
         counts = [math.ceil(length / step) for length, step in zip(self.shape, self.chunk, strict=True)]
         for place in product(range(first // self.chunk[0], (last - 1) // self.chunk[0] + 1), *map(range, counts[1:])):
             key = self._key(place)
             if key not in self.files:
                 yield key
-
-    def _every_chunk_is_written(self) -> bool:
-        """zarr's format 3 leaves out chunks of nothing but zeros, as still joints give; pictures are never that."""
-        return "zarr_format" not in self.about or self.about["zarr_format"] == 2 or len(self.shape) == 4
 
     def _key(self, place: Sequence[int]) -> str:
         coding = self.about.get("chunk_key_encoding")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lapa.contracts import LapaError
-from lapa.data.parts import ACTIONS, STATES, dimension_names, parts, taken
+from lapa.data.parts import ACTIONS, STATES, are_rivals, dimension_names, parts, taken
 
 RT1 = ("action/base", "action/gripper", "action/terminate_episode", "action/world_vector", "observation/state")
 
@@ -60,6 +60,25 @@ def test_parts_that_cannot_be_taken(wanted: str, words: list[str]) -> None:
     with pytest.raises(LapaError) as caught:
         action((*RT1, "l/arm", "r/arm"), wanted)
     assert [word for word in (*words, " in x") if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("names", "rivals"),
+    [
+        ("arm gripper", False),
+        ("joint_position gripper_position", False),
+        ("pos rot gripper", False),
+        ("world_vector rotation_delta gripper_closedness", False),
+        ("left/pos right/pos", False),
+        ("joint_position joint_velocity", True),
+        ("pos delta_pos", True),
+        ("cartesian_position joint_position", True),
+        ("qpos eef_pose", True),
+        ("target_cartesian_position cartesian_position", True),
+    ],
+)
+def test_the_same_motion_in_several_ways(names: str, rivals: bool) -> None:
+    assert are_rivals([f"action/{name}" for name in names.split()]) == rivals
 
 
 def test_names_of_dimensions() -> None:

@@ -280,9 +280,135 @@ def test_groups_that_are_episodes(tmp_path: Path) -> None:
         open_dataset(f"{spec},group=nowhere/*")
 
 
+def demos(*names: str, **beside: Any) -> dict[str, Any]:
+    """Arrays of an episode in each group, of 4, 5, .. frames, and what lies beside them."""
+    arrays = dict(beside)
+    for number, name in enumerate(names):
+        arrays[f"{name}/obs/img"] = made.pictures(4 + number, seed=number)
+        arrays[f"{name}/obs/state"] = made_robots.vectors(4 + number, 3)
+        arrays[f"{name}/actions"] = made_robots.vectors(4 + number, 2, number)
+    return arrays
+
+
+@pytest.mark.parametrize(
+    ("groups", "beside", "ids", "told"),
+    [
+        (("traj_0", "traj_1", "traj_10"), {"metadata/date": "2024"}, ["traj_0", "traj_1", "traj_10"], "metadata"),
+        (("episodes/ep_0", "episodes/ep_1"), {}, ["ep_0", "ep_1"], ""),
+        (("data/demo_0", "data/demo_1"), {"data/stats/mean": np.zeros(2)}, ["demo_0", "demo_1"], "data/stats"),
+        (("data/demo_0", "data/demo_1"), {"info": np.zeros(3)}, ["demo_0", "demo_1"], "info"),
+        (("demos/0", "demos/1"), {}, ["0", "1"], ""),
+        (("train/demo_0", "test/demo_0"), {}, ["test/demo_0", "train/demo_0"], ""),
+        (("traj_0",), {"language_embedding": np.zeros(10)}, ["traj_0"], "language_embedding"),
+        (("traj_0",), {"language_embedding": np.zeros(4)}, ["traj_0"], "language_embedding"),
+        (("root",), {}, ["root"], ""),
+        (("pick", "place"), {"info/cups": np.zeros(2)}, ["pick", "place"], "info"),
+        (("day_1/demo_0", "day_2/demo_0"), {}, ["day_1/demo_0", "day_2/demo_0"], ""),
+    ],
+)
+def test_what_lies_beside_episodes_makes_them_no_one(
+    tmp_path: Path, groups: tuple[str, ...], beside: dict[str, Any], ids: list[str], told: str
+) -> None:
+    """Each group is an episode with its actions; the rest is named as not read."""
+    episodes = good(write(tmp_path / "x.h5", demos(*groups, **beside), fps=10))
+    assert [episode.id for episode in episodes] == ids
+    assert sorted(len(episode.frames) for episode in episodes) == list(range(4, 4 + len(groups)))
+    for episode in episodes:
+        assert episode.actions is not None
+        assert episode.actions.shape == (len(episode.frames), 2)
+        assert [note for note in episode.notes if note.startswith("not read")] == (
+            [f"not read, for it is in no episode: {told}"] if told else []
+        )
+
+
+def test_a_damaged_group_beside_episodes_is_told(tmp_path: Path) -> None:
+    spec = write(tmp_path / "x.h5", demos("demo_0", "demo_2") | {"demo_1/notes": "lost", "stats/mean": np.zeros(2)},
+                 fps=10, language_instruction="fold it")  # fmt: skip
+    first, bad, last = read(spec)
+    assert isinstance(bad, BadVideo)
+    assert "demo_1" in str(bad)
+    assert (first.id, last.id, last.instruction) == ("demo_0", "demo_2", "fold it")
+
+
+def test_a_text_beside_episodes_is_their_instruction(tmp_path: Path) -> None:
+    (episode,) = good(write(tmp_path / "x.h5", demos("traj_0", language_instruction="fold it"), fps=10))
+    assert episode.instruction == "fold it"
+    assert not [note for note in episode.notes if note.startswith("not read")]
+    (episode,) = good(write(tmp_path / "open_drawer.h5", demos("root"), fps=10))
+    assert episode.instruction == "open drawer"
+
+
+def test_groups_that_are_parts_of_one_episode(tmp_path: Path) -> None:
+    """Two arms and the scene; numbered cameras: there is a row for each frame beside them."""
+    arms = {f"{arm}/{part}": array for arm in ("left", "right") for part, array in
+            (("wrist", made.pictures(4)), ("actions", made_robots.vectors(4, 2)))}  # fmt: skip
+    spec = write(tmp_path / "x.h5", {**arms, "scene/rgb": made.pictures(4)}, fps=10)
+    (episode,) = good(f"{spec},action=left/actions+right/actions")
+    assert episode.camera == "scene/rgb"
+    assert episode.actions is not None
+    assert episode.actions.shape == (4, 4)
+    numbered = {"a_0/rgb": made.pictures(4), "a_1/rgb": made.pictures(4), "joints": made_robots.vectors(4, 2)}
+    assert len(good(write(tmp_path / "y.h5", numbered, fps=10))) == 1
+
+
+def test_groups_that_may_be_episodes_or_cameras(tmp_path: Path) -> None:
+    arrays = {f"things/cup_{n}/rgb": made.pictures(4 + n) for n in range(3)}
+    spec = write(tmp_path / "x.h5", {**arrays, "info": np.zeros(2)}, fps=10)
+    with pytest.raises(LapaError, match=r"x\.h5.*things/cup_0.*group=things/\*.*camera=things/cup_0/rgb"):
+        open_dataset(spec)
+    assert [len(episode.frames) for episode in good(f"{spec},group=things/*")] == [4, 5, 6]
+    assert [len(episode.frames) for episode in good(f"{spec},camera=things/cup_1/rgb")] == [5]
+    cameras = {f"cameras/cam_{n}/rgb": made.pictures(4) for n in range(2)}
+    assert len(good(write(tmp_path / "y.h5", cameras, fps=10))) == 1
+
+
+def test_an_action_in_parts_comes_before_the_next_state(tmp_path: Path) -> None:
+    arrays = {
+        "observations/images/top": made.pictures(4), "observations/qpos": made_robots.vectors(4, 4, 100),
+        "action/arm": made_robots.vectors(4, 3), "action/gripper": made_robots.vectors(4, 1, 7),
+        "action/is_pad": np.zeros(4, bool),
+    }  # fmt: skip
+    (episode,) = good(write(tmp_path / "x.h5", arrays))
+    assert episode.actions is not None
+    np.testing.assert_allclose(episode.actions[:, :3], made_robots.vectors(4, 3), rtol=1e-6)
+    np.testing.assert_allclose(episode.actions[:, 3:], made_robots.vectors(4, 1, 7), rtol=1e-6)
+    assert episode.action_names == ("arm_0", "arm_1", "arm_2", "gripper_0")
+    assert any("action/arm + action/gripper (passed over: action/is_pad)" in note for note in episode.notes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("action_dict/joint_position", "action_dict/gripper_position"),
+        ("action/cartesian_position", "action/joint_position", "action/gripper_position"),
+        ("action/arm/position", "action/arm/velocity"),
+    ],
+)
+def test_the_next_state_does_not_stand_for_actions_that_are_there(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Where it is not clear which of them is the action, they are listed."""
+    arrays = {"img": made.pictures(4), "state": made_robots.vectors(4, 2),
+              **{name: made_robots.vectors(4, 3) for name in names}}  # fmt: skip
+    spec = write(tmp_path / "x.h5", arrays, fps=10)
+    (episode,) = good(spec)
+    assert episode.actions is None
+    (told,) = (note for note in episode.notes if note.startswith("taken: action from none"))
+    assert all(word in told for word in (*names, "action=", "next_state"))
+    assert good(f"{spec},action={names[0]}")[0].actions.shape == (4, 3)  # type: ignore[union-attr]
+    assert good(f"{spec},action=next_state")[0].actions.shape == (4, 2)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("fps", ["30", b"30", " 30.0 "])
+def test_a_rate_that_is_text(tmp_path: Path, fps: str | bytes) -> None:
+    arrays = {"img": made.pictures(4), "action": made_robots.vectors(4, 2)}
+    assert good(write(tmp_path / "x.h5", arrays, fps=fps))[0].fps == 30
+    with pytest.raises(LapaError, match="fps="):
+        open_dataset(write(tmp_path / "y.h5", arrays, fps="fast"))
+
+
 def test_the_next_state_is_the_action_where_there_is_none(tmp_path: Path) -> None:
     spec = write(tmp_path / "x.h5", {"img": made.pictures(4), "state": made_robots.vectors(4, 2),
-                                     "timestamp": np.arange(4) / 15})  # fmt: skip
+                                     "timestamp": np.arange(4) / 15, "obs/prev_action": np.zeros((4, 2)),
+                                     "action/mean": np.zeros(2)})  # fmt: skip
     (episode,) = good(spec)
     assert episode.fps == 15
     assert episode.actions is not None

@@ -81,6 +81,69 @@ def test_a_folder_of_stores(tmp_path: Path) -> None:
     assert [e.id for e in good(f"zarr:{tmp_path}/all", 8)] == ["a/episode_0", "a/episode_1", "b/episode_0"]
 
 
+def test_stores_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for task in ("taskA", "taskB"):
+        made_robots.diffusion_policy(tmp_path / "all" / task / "replay_buffer.zarr", (3,))
+    found = pack([f"zarr:{tmp_path}/all"], 8, quiet=True, cache=tmp_path / "c")
+    assert list(found.ids) == [f"task{x}/replay_buffer/episode_0" for x in "AB"]
+    made_robots.diffusion_policy(tmp_path / "one" / "in" / "a.zarr", (3,))
+    assert [e.id for e in good(f"zarr:{tmp_path}/one", 8)] == ["a/episode_0"]
+
+
+def store(path: Path, arrays: dict[str, Any], **attributes: Any) -> str:
+    root = zarr.open_group(str(path), mode="w", zarr_format=2)
+    for name, values in arrays.items():
+        array = np.asarray(values)
+        root.create_array(name, shape=array.shape, chunks=array.shape, dtype=array.dtype)[...] = array
+    root.attrs.update(attributes)
+    return f"zarr:{path}"
+
+
+@pytest.mark.parametrize("base", ["", "data/"])
+def test_groups_that_are_episodes(tmp_path: Path, base: str) -> None:
+    arrays: dict[str, Any] = {f"{base}info": np.zeros(2)}
+    for number in (0, 1, 10):
+        arrays[f"{base}episode_{number}/img"] = made.pictures(4 + number, seed=number)
+        arrays[f"{base}episode_{number}/action"] = made_robots.vectors(4 + number, 2, number + 1)
+    spec = store(tmp_path / "x.zarr", arrays, fps=10)
+    zarr.open_group(str(tmp_path / "x.zarr"), mode="a")[f"{base}episode_1"].attrs["instruction"] = "fold it"
+    episodes = good(spec)
+    assert [(e.id, len(e.frames), e.instruction) for e in episodes] == [
+        ("episode_0", 4, ""), ("episode_1", 5, "fold it"), ("episode_10", 14, ""),
+    ]  # fmt: skip
+    np.testing.assert_array_equal(episodes[1].frames, made.pictures(5, seed=1))
+    assert episodes[1].actions is not None
+    np.testing.assert_allclose(episodes[1].actions, made_robots.vectors(5, 2, 2), rtol=1e-6)
+    assert any("no episode: info" in note for note in episodes[0].notes)
+
+
+def test_groups_that_may_be_episodes_or_cameras(tmp_path: Path) -> None:
+    spec = store(tmp_path / "x.zarr", {f"cup_{n}/rgb": made.pictures(4 + n) for n in range(2)}, fps=10)
+    with pytest.raises(LapaError, match=r"x\.zarr.*cup_0, cup_1.*camera=cup_0/rgb"):
+        open_dataset(spec)
+    assert len(good(f"{spec},camera=cup_1/rgb")) == 1
+
+
+def test_ends_beside_the_arrays(tmp_path: Path) -> None:
+    arrays = {"img": made.pictures(9), "action": made_robots.vectors(9, 2) + 1, "episode_ends": np.array([4, 9])}
+    first, second = good(store(tmp_path / "x.zarr", arrays, fps="10"))
+    assert (len(first.frames), len(second.frames), first.fps) == (4, 5, 10)
+    assert second.actions is not None
+    np.testing.assert_allclose(second.actions, arrays["action"][4:], rtol=1e-6)
+    assert not any("episode_ends" in note for note in first.notes)
+
+
+def test_an_action_in_parts_comes_before_the_next_state(tmp_path: Path) -> None:
+    arrays = {
+        "data/img": made.pictures(4), "data/state": made_robots.vectors(4, 4, 100), "meta/episode_ends": [4],
+        "data/action/arm": made_robots.vectors(4, 3, 1), "data/action/gripper": made_robots.vectors(4, 1, 7),
+    }  # fmt: skip
+    (episode,) = good(store(tmp_path / "x.zarr", arrays, fps=10))
+    assert episode.actions is not None
+    np.testing.assert_allclose(episode.actions[:, 3:], made_robots.vectors(4, 1, 7), rtol=1e-6)
+    assert episode.action_names == ("arm_0", "arm_1", "arm_2", "gripper_0")
+
+
 def test_several_texts_in_an_attribute(tmp_path: Path) -> None:
     path = made_robots.diffusion_policy(tmp_path / "x.zarr")
     zarr.open_group(str(path), mode="a").attrs["instruction"] = ["push it", "move it"]
@@ -144,8 +207,23 @@ def test_a_missing_chunk_is_not_black(tmp_path: Path) -> None:
     assert isinstance(second, BadVideo)
     assert "2.0.0.0" in str(second)
     assert isinstance(third, Episode)
-    (path / "data/action/0.0").unlink()
-    assert "action/0.0" in str(read(f"zarr:{path}")[0])
+    (path / "meta/episode_ends/0").unlink()
+    with pytest.raises(LapaError, match="episode_ends/0"):
+        open_dataset(f"zarr:{path}")
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_numbers_that_are_zero_need_no_chunk(tmp_path: Path, form: int) -> None:
+    """zarr leaves out what is all fill value, in both formats; that it was so is told."""
+    still = made_robots.vectors(9, 2)
+    still[:3] = 0
+    path = made_robots.diffusion_policy(tmp_path / "x.zarr", (4, 5), form, img=made.pictures(9), action=still)
+    assert not [name for name in ("0.0", "c/0/0") if (path / "data/action" / name).exists()]
+    first, second = good(f"zarr:{path},fps=10")
+    assert first.actions is not None
+    np.testing.assert_allclose(first.actions, still[:4], rtol=1e-6)
+    assert any("not stored" in note and "action" in note for note in first.notes)
+    assert not any("not stored" in note for note in second.notes)
 
 
 def test_what_is_no_store(tmp_path: Path) -> None:
