@@ -33,9 +33,8 @@ class Method:
 
     @property
     def replays(self) -> bool:
-        """Whether stage 3 goes on learning stage 2's labels where it can (stage3_finetune.can_replay). Not those of
-        VPT: the few trajectories made them, and on a real robot they do harm (docs/latents.md)."""
-        return self.policy == "vla" and self.source not in (None, "inverse_dynamics")
+        """Whether stage 3 goes on learning stage 2's labels where it can (stage3_finetune.can_replay)."""
+        return self.policy == "vla" and self.source is not None
 
 
 METHODS = {
