@@ -37,7 +37,7 @@ def told_by_data(actions: Array, state: Array | None) -> tuple[ActionKind, ...]:
 def by_names(state: Array | None, actions: Sequence[str], names: Sequence[str]) -> Array | None:
     """Of a state float [N, S] with these names the numbers that have the names of the actions, in their order; where
     not all are there, the state as it is."""
-    if state is None or not set(actions) <= set(names):
+    if state is None or not actions or not set(actions) <= set(names):
         return state
     return state[:, [list(names).index(name) for name in actions]]
 

@@ -35,6 +35,7 @@ def test_names_say_which_numbers_of_the_state_are_the_actions() -> None:
     assert told_by_data(state + steps, found) == ("absolute",) * 3
     assert by_names(more, ("a", "b", "x"), ("va", "vb", "vc", "c", "b", "a")) is more
     assert by_names(None, ("a",), ()) is None
+    assert by_names(more, (), ()) is more, "no names tell nothing"
 
 
 def test_steps_in_units_of_their_own_are_no_targets() -> None:
