@@ -99,7 +99,7 @@ def test_what_few_labels_say_of_your_own_videos(tmp_path: Path) -> None:
 
 
 def test_stage_3_goes_on_learning_what_stage_2_learnt(tmp_path: Path) -> None:
-    """Where it trains all of the pretrained policy; not UniPi, Scratch, VPT, a new head, nor cameras that are new."""
+    """Where it trains all of the pretrained policy; not UniPi, Scratch, a new head, nor cameras that are new."""
     names = ("scratch", "vpt", "lapa", "unipi", "actionvla")
 
     def again(later: tuple[str, ...] = (), *options: str) -> list[str]:
@@ -109,7 +109,7 @@ def test_stage_3_goes_on_learning_what_stage_2_learnt(tmp_path: Path) -> None:
         return [step.name for step in steps if step.command[0] == "finetune" and "--videos" in step.command]
 
     own = ("--set", "head=own")
-    assert sorted(again((), *own)) == ["policy/actionvla", "policy/lapa"] == sorted(again(own))
+    assert sorted(again((), *own)) == ["policy/actionvla", "policy/lapa", "policy/vpt"] == sorted(again(own))
     no = ("replay=0", "scale=each", "policy.head=fast")
     assert [option for option in no if again((), *own, "--set", option)] == []
     assert [option for option in ("head=new", 'policy.cameras=["top"]') if again(("--set", option), *own)] == []
