@@ -203,10 +203,10 @@ class Known:
     tasks: the benchmark's path -> its tasks, each of which is a path too; options: of the benchmark; recipe: of
     training, over the preset; elsewhere: the options that differ in the videos of cross-env; other: the benchmark of
     another robot, for cross-embodiment; beside: a camera that films the demonstrations too, for the method track alone,
-    "" if none; noise: of the demonstrations; tests: the options that differ in each split of
-    the tests; trials: further ones of all tests; apart: videos are collected task by task, as a task takes much memory;
-    papers: see World; seconds, others_seconds, trial_seconds: guessed for a demonstration of the one and of the other
-    and for a test episode, on one core.
+    "" if none; shown: further options of demonstrations alone; noise: of the demonstrations; tests: the options that
+    differ in each split of the tests; trials: further ones of all tests; apart: videos are collected task by task, as a
+    task takes much memory; papers: see World; seconds, others_seconds, trial_seconds: guessed for a demonstration of
+    the one and of the other and for a test episode, on one core.
     """
 
     title: str
@@ -216,6 +216,7 @@ class Known:
     elsewhere: Mapping[str, str]
     other: str = "so101:pick-place"
     beside: str = ""
+    shown: Mapping[str, str] = field(default_factory=dict)
     noise: str = "0.2"
     preset: str = "video"
     tests: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {TEST: {}})
@@ -398,7 +399,8 @@ def _filmed(known: Known, options: Mapping[str, str]) -> dict[str, str]:
     """The options of demonstrations: with the camera beside the policy's own, which comes first."""
     cameras = options.get("camera", "").split("+")
     more = [known.beside] if known.beside and known.beside not in cameras else []
-    return {**options, "camera": "+".join([*cameras, *more])} if "camera" in options else dict(options)
+    filmed = {"camera": "+".join([*cameras, *more])} if "camera" in options else {}
+    return {**known.shown, **options, **filmed}
 
 
 def _collect(spec: str, number: int, seed: int) -> tuple[str, ...]:
@@ -425,6 +427,7 @@ WORLDS: dict[str, Known] = {
         _recipe("0.1", 2, 8),  # the arm is fast
         {"camera": "corner3", "look": "other"},
         beside="topview",
+        shown={"rest": "0.5"},
     ),
     # Nobody has run the tables of these two as a whole: their settings are guesses (docs/world_table.md).
     "language_table": Known(
