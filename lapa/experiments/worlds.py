@@ -396,11 +396,11 @@ class Demonstrated(World):
 
 
 def _filmed(known: Known, options: Mapping[str, str]) -> dict[str, str]:
-    """The options of demonstrations: with the camera beside the policy's own, which comes first."""
+    """The options of demonstrations: with the camera beside the policy's own, which comes first, and `shown`."""
     cameras = options.get("camera", "").split("+")
     more = [known.beside] if known.beside and known.beside not in cameras else []
     filmed = {"camera": "+".join([*cameras, *more])} if "camera" in options else {}
-    return {**known.shown, **options, **filmed}
+    return {**options, **filmed, **{name: value for name, value in known.shown.items() if name not in options}}
 
 
 def _collect(spec: str, number: int, seed: int) -> tuple[str, ...]:

@@ -66,8 +66,8 @@ def test_which_videos_labels_and_tests_a_setting_has() -> None:
     steps = plan(table(budgets=("3",)))
     made = {name: after(step, "--benchmark") for name, step in steps.items() if step.command[0] == "collect"}
     home = made["seed0/data/home"]
-    assert home == f"{FIVE},camera=corner4+topview,size=128,repeat=2", "track looks at two cameras"
-    assert made["seed0/data/elsewhere"] == f"{FIVE},camera=corner3,size=128,repeat=2,look=other"
+    assert home == f"{FIVE},camera=corner4+topview,size=128,repeat=2,rest=0.5", "track looks at two cameras"
+    assert made["seed0/data/elsewhere"] == f"{FIVE},camera=corner3,size=128,repeat=2,rest=0.5,look=other"
     assert made["seed0/data/so101_pick-place"] == "so101:pick-place"
     assert (
         after(steps["seed0/data/home"], "--episodes")
@@ -128,6 +128,7 @@ def test_track_learns_from_videos_and_labels_of_two_cameras() -> None:
     assert after(learn, "--labels") == "out/seed0/track/home+3/fit/labels"
     assert datasets(learn) == ["lerobot:out/seed0/data/home"]
     assert "camera=corner4," in after(steps["seed0/track/home+3/test"], "--benchmark")
+    assert "rest" not in after(steps["seed0/track/home+3/test"], "--benchmark"), "of demonstrations alone"
     tuned = [name for name in steps if name.endswith("tuned")]
     assert tuned == ["seed0/track/home+3/tuned"], "videos from elsewhere have other cameras than the labels"
     one_camera = world_of("libero:libero_object")

@@ -153,6 +153,40 @@ def test_the_expert_succeeds_and_stays_within_the_limits() -> None:
     assert np.abs(asked).max() <= 1
 
 
+def test_experts_of_goals_in_the_air_bring_the_fingertips_there_and_rest() -> None:
+    """Meta-World's own come to rest 4.5 cm away."""
+    bench = open_benchmark("metaworld:reach-v3+pick-place-v3+reach-wall-v3+pick-place-wall-v3,size=16,repeat=2,rest=1")
+    assert isinstance(bench, MetaWorld)
+    outcomes, _ = roll_out(bench, bench.baselines()["expert"], Trial(4))
+    assert all(o.success for o in outcomes)
+    for world in bench._worlds:
+        place = world.seen[4:7] if "pick" in world.task else world.env.tcp_center
+        assert np.linalg.norm(place - world.env._target_pos) < 0.02, world.task
+
+
+def test_an_episode_that_rests_goes_on_after_its_first_success() -> None:
+    ended, rested = (open_benchmark(f"metaworld:reach-v3,size=16,repeat=2{rest}") for rest in ("", ",rest=0.5"))
+    without, longer = (roll_out(b, b.baselines()["expert"], Trial(3))[0] for b in (ended, rested))
+    assert all(o.success for o in [*without, *longer])
+    assert [o.steps for o in longer] == [o.steps + 20 for o in without]
+    assert isinstance(rested, MetaWorld)
+    rested.reset([0])
+    world, made = rested._worlds[0], rested.baselines()["expert"]
+    while not world._won:
+        (step,) = rested.step(made.act_batch([rested._shown[0]])[:, 0])
+    for left in range(19, -1, -1):
+        assert not step.done
+        (step,) = rested.step(np.array([[0, 0, 2.0, -1]]))
+        assert step.success == step.done == (left == 0), "it counts though the hand has left the goal"
+
+
+def test_an_episode_that_rests_ends_at_the_limit() -> None:
+    bench = open_benchmark("metaworld:reach-v3,size=16,repeat=2,rest=6")
+    (outcome,), _ = roll_out(bench, bench.baselines()["expert"], Trial(1))
+    assert outcome.success
+    assert outcome.steps == 250
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
@@ -165,6 +199,8 @@ def test_the_expert_succeeds_and_stays_within_the_limits() -> None:
         ("metaworld,look=new", "other"),
         ("metaworld,repeat=2,max_steps=251", "250"),
         ("metaworld,batch=0", "batch"),
+        ("metaworld,rest=7", "6.25"),
+        ("metaworld,rest=-1", "rest"),
     ],
 )  # fmt: skip
 def test_what_is_refused(spec: str, says: str) -> None:
