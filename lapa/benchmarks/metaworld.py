@@ -251,11 +251,11 @@ class _World:
         self.success = self._won and (self._left == 0 or self.over)
 
     def stages(self) -> tuple[str, ...]:
-        """Those of STAGES that hold now. Where the hand itself is to be somewhere, that place is the object."""
+        """Those of STAGES that hold now. Where the fingertips are to be somewhere, that place is the object."""
         if self._place is None:
             return ()
         if self.task.startswith("reach"):
-            return ("reached",) if np.linalg.norm(self.seen[:3] - self.env._target_pos) < NEAR else ()
+            return ("reached",) if np.linalg.norm(self.env.tcp_center - self.env._target_pos) < NEAR else ()
         place = self.seen[OBJECT]
         near, moved = np.linalg.norm(self.seen[:3] - place) < NEAR, place - self._place
         holds = (near, np.linalg.norm(moved) > MOVED, moved[2] > MOVED)
