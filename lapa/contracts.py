@@ -330,7 +330,8 @@ class LabelSource(Protocol):
 
     `hash` tells it from others; `window` is in seconds, None for adjacent frames; `classes` is |C|, 0 for actions.
     A source of codes may have `code_embeddings`, float [s * |C|, k]. Codes with near embeddings mean similar motions;
-    stage 3 uses this. What can be known before it is opened is in its Config (labels/__init__.py).
+    stage 3 uses this. One of actions has `taught(data)`, keys of the episodes whose actions its labels tell of
+    (data/episode_keys.py). What can be known before it is opened is in its Config (labels/__init__.py).
     """
 
     @property

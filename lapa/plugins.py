@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import sys
@@ -159,7 +160,7 @@ def parse(kind: str, text: str, more: Mapping[str, Any] | None = None) -> tuple[
     return name, first if colon else None, options
 
 
-WANTED = {int: "a whole number", float: "a number", bool: "true or false", dict: "an object in JSON"}
+WANTED = {int: "a whole number", float: "a finite number", bool: "true or false", dict: "an object in JSON"}
 
 
 def typed(text: str, hint: Any, name: str, where: str, example: Any = None) -> Any:
@@ -184,7 +185,7 @@ def typed(text: str, hint: Any, name: str, where: str, example: Any = None) -> A
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Is this a value of the type, as far as JSON can tell?"""
+    """Is this a value of the type, as far as JSON can tell? NaN and infinity are none."""
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind is Literal:
         return value in parts
@@ -193,6 +194,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind not in JSON:
         return True
     if not any(isinstance(value, one) for one in JSON[kind]) or (isinstance(value, bool) and kind is not bool):
+        return False
+    if isinstance(value, float) and not math.isfinite(value):
         return False
     if kind is tuple and parts:
         each = parts[:1] * len(value) if parts[1:] == (...,) else parts

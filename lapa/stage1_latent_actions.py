@@ -21,6 +21,7 @@ from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import finished, provenance, read_json, save_artefact, write_json
 from lapa.contracts import Array, FramePairs, LapaError, Logs
 from lapa.data.buffer import Buffer, excerpt
+from lapa.data.episode_keys import keys_of
 from lapa.data.mixture import Mixture
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex, pair_counts, tell_of_window, window_offsets, window_pairs
@@ -261,7 +262,8 @@ def fit_idm(packed: Packed, recipe: Recipe, out: Path, seed: int) -> dict[str, A
         results = {"train_r2": r2(model.predict(some.now, some.later).cpu().numpy(), some.actions), "pairs": len(pairs)}
         meaning = Meaning.of(packed)  # over adjacent frames an absolute action gives the change of state
         made = {**model.description(), "meaning": meaning and asdict(meaning), "recipe": recipe.to_json(),
-                "results": results, "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {})}  # fmt: skip
+                "labelled": {"trained": sorted(keys_of(packed))}, "results": results,
+                "provenance": provenance(seed, {packed.spec: packed.fingerprint}, {})}  # fmt: skip
         save_artefact(out, "idm", made, model.state_dict())
         return results
 

@@ -387,6 +387,7 @@ def finish(
         "meaning": _meaning(labeller, packed),
         "skipped": [*packed.bad, *(bad[episode] for episode in left_out)],
         "left_out": left_out,
+        "taught": sorted(labeller.taught(origin)) if hasattr(labeller, "taught") else [],
     }
     if counts.size:
         manifest["code_counts"] = counts.tolist()  # [s][classes]

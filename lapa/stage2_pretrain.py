@@ -131,7 +131,8 @@ def pretrain(
                    best=LOSS if patience else "", patience=patience, slack=SLACK if patience else 0.0)  # fmt: skip
     results = {**logs, **watch.told(packed)}
     parents = {str(manifest["source"]): str(manifest["source_hash"])}
-    save_policy(policy, recipe, results, out, seed, packed, parents, manifest["method"])
+    taught = {"trained": sorted(manifest["taught"])} if manifest.get("taught") else None
+    save_policy(policy, recipe, results, out, seed, packed, parents, manifest["method"], taught)
     return results
 
 
@@ -298,7 +299,7 @@ def save_policy(
     method: str,
     labelled: dict[str, list[str]] | None = None,
 ) -> None:
-    """Write a "policy" artefact. `labelled`: keys of the episodes whose actions it was taught (measures/offline.py)."""
+    """Write a "policy" artefact. `labelled`: keys of the episodes whose actions it was taught."""
     made = {
         **policy.description(),
         "method": method,

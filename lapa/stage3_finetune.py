@@ -21,10 +21,11 @@ from lapa.artefacts.folder import REHEARSAL, describe, ended_early, load_artefac
 from lapa.artefacts.settings import object_at
 from lapa.backbones import Backbone
 from lapa.contracts import Array, Labels, LapaError, PolicySpec
+from lapa.data.episode_keys import keys_of, seen_among
 from lapa.data.index import counted
 from lapa.data.observations import say_once
 from lapa.data.pack import Packed
-from lapa.measures.offline import POLICY, keys_of, lines, nearest, offline
+from lapa.measures.offline import POLICY, lines, nearest, offline
 from lapa.measures.probes import of_each_fifth
 from lapa.plots.offline import offline_error
 from lapa.plugins import configure
@@ -196,11 +197,16 @@ def what_trains(policy: Policy, pretrained: Path | None, wanted: Which) -> Which
 
 
 def _labelled(packed: Packed, policy_path: Path | None) -> dict[str, list[str]]:
-    """The episodes whose actions the policy has seen, by their keys (measures/offline.py)."""
+    """The episodes whose actions the policy has seen, by their keys (data/episode_keys.py)."""
+    return {"trained": sorted(_taught_before(policy_path) | keys_of(packed))}
+
+
+def _taught_before(policy_path: Path | None) -> frozenset[str]:
+    """Keys of the episodes whose actions stage 2 has taught the policy, or an earlier stage 3."""
     saved = None if policy_path is None else describe(policy_path, "policy")
-    told = saved is not None and "labelled" in saved.config
-    before = saved.value(tuple[str, ...], "labelled", "trained") if saved is not None and told else ()
-    return {"trained": sorted({*before, *keys_of(packed)})}
+    if saved is None or "labelled" not in saved.config:
+        return frozenset()
+    return frozenset(saved.value(tuple[str, ...], "labelled", "trained"))
 
 
 def _rehearse(
@@ -255,6 +261,9 @@ def _rehearse(
     _say(f"Held out: {int(test.sum())} of {packed.episodes} labelled episodes, learnt from the others (the policy that "
          "is kept learns from all). Open-loop error of actions; 1 is as far off as the mean action:")  # fmt: skip
     _say("\n".join(f"  {line}" for line in lines(found)))
+    if taught := int(seen_among(packed, _taught_before(policy_path))[test].sum()):
+        _say(f"The labels of stage 2 were made with the actions of {taught} of these {int(test.sum())}, so this error "
+             "flatters the policy.")  # fmt: skip
     if alone := _alone(packed.instructions, test):
         _say(f"{alone} of the {int(test.sum())} held out ask for what none of the others shows, so this is the error "
              "in tasks without labels; in the labelled ones expect less.")  # fmt: skip

@@ -455,3 +455,11 @@ def test_what_a_plugin_needs_is_said_in_one_line(
     show_list()
     lines = capsys.readouterr().out.splitlines()
     assert [line.endswith("pip install far") for line in lines if line.startswith("  far ")] == [True]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_no_option_is_nan_or_infinite(value: str) -> None:
+    with pytest.raises(LapaError, match=f"threshold .* not {value}"):
+        plugins.configure("quantizers", "nsvq", {"threshold": float(value)})
+    with pytest.raises(LapaError, match=f'hz is a finite number, not "{value}"'):
+        plugins.parse("benchmarks", f"gym:X-v0,hz={value}")

@@ -18,9 +18,10 @@ from lapa import cli
 from lapa import stage3_finetune as stage3
 from lapa.artefacts.folder import load_artefact, write_json
 from lapa.contracts import LapaError
+from lapa.data.episode_keys import keys_of
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
-from lapa.measures.offline import POLICY, keys_of, nearest
+from lapa.measures.offline import POLICY, nearest
 from lapa.recipe import Recipe
 from lapa.run_folder import end_early
 from lapa.stage2_label import label

@@ -16,12 +16,13 @@ import numpy as np
 from lapa import __version__
 from lapa.artefacts.folder import load_artefact, read_json, write_json
 from lapa.contracts import Array, LapaError, PolicySpec
+from lapa.data.episode_keys import keys_of, seen_among
 from lapa.data.index import counted
 from lapa.data.observations import ONE, say_once
 from lapa.data.pack import Packed, pack
 from lapa.evaluate import differences
-from lapa.measures.offline import keys_of, offline
 from lapa.measures.offline import lines as table_lines
+from lapa.measures.offline import offline
 from lapa.plots.offline import offline_error
 from lapa.policies import opened
 
@@ -75,9 +76,9 @@ def _tell_of_another_robot(spec: PolicySpec, policy_path: Path, packed: Packed) 
         say_once(f"{policy_path} is not of the robot in {packed.spec}: {'; '.join(found)}. Its error may mean nothing.")
 
 
-def judged(packed: Packed, seen: set[str]) -> tuple[Array, bool]:
+def judged(packed: Packed, seen: frozenset[str]) -> tuple[Array, bool]:
     """Episodes to judge by, int64: those that are not in `seen`; all of them where there are no others, and False."""
-    new = np.array([e for e, key in enumerate(keys_of(packed)) if key not in seen], np.int64)
+    new = np.flatnonzero(~seen_among(packed, seen))
     return (new, True) if len(new) else (np.arange(packed.episodes), False)
 
 
@@ -94,20 +95,20 @@ def lines(made: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _seen(config: Mapping[str, Any], packed: Packed) -> set[str]:
-    """Keys of the episodes that a policy was finetuned on. A policy of lapa 0.1 has only the names of its datasets."""
+def _seen(config: Mapping[str, Any], packed: Packed) -> frozenset[str]:
+    """Keys of the episodes whose actions a policy was taught. One of lapa 0.1 has only the names of its datasets."""
     if "labelled" in config:
-        return set(config["labelled"]["trained"])
+        return frozenset(config["labelled"]["trained"])
     data = config.get("provenance", {}).get("data", {})
-    return set(keys_of(packed)) if packed.fingerprint in data.values() else set()
+    return keys_of(packed) if packed.fingerprint in data.values() else frozenset()
 
 
 def _fitted_on(
-    policy_path: Path, packed: Packed, test: Array, seen: set[str], shape: tuple[int, Any, Sequence[str]]
+    policy_path: Path, packed: Packed, test: Array, seen: frozenset[str], shape: tuple[int, Any, Sequence[str]]
 ) -> tuple[tuple[Packed, Array], Array, str]:
     """The data that rows without a policy are fitted on, the episodes that remain to judge, and the former in words."""
     for data in (packed, _labelled(policy_path, packed, shape)):
-        here = [] if data is None else [e for e, key in enumerate(keys_of(data)) if key in seen]
+        here = [] if data is None else np.flatnonzero(seen_among(data, seen)).tolist()
         if data is not None and here and not (data is packed and len(here) == packed.episodes):
             return (data, np.array(here)), test, f"the policy's {counted(len(here), 'labelled episode')}"
         if data is packed and len(here) == packed.episodes:
@@ -119,7 +120,7 @@ def _fitted_on(
 
 
 def _labelled(policy_path: Path, packed: Packed, shape: tuple[int, Any, Sequence[str]]) -> Packed | None:
-    """The dataset that the policy was finetuned on, if it is still where it was and has such actions."""
+    """The dataset that the policy was finetuned on, if it is still where it was and has such actions and state."""
     about = policy_path / "run.json"
     specs = read_json(about, "settings of the run").get("dataset", ()) if about.exists() else ()
     size, fit, cameras = shape
@@ -127,8 +128,9 @@ def _labelled(policy_path: Path, packed: Packed, shape: tuple[int, Any, Sequence
         found = pack([specs] if isinstance(specs, str) else specs, size, quiet=True, fit=fit, cameras=cameras)
     except (LapaError, OSError):
         return None  # moved or removed since
-    mine, its = packed.actions, found.actions
-    return found if mine is not None and its is not None and mine.shape[1] == its.shape[1] else None
+    numbers = [[None if table is None else table.shape[1] for table in (each.actions, each.state)]
+               for each in (packed, found)]  # fmt: skip
+    return found if numbers[0] == numbers[1] and numbers[0][0] else None
 
 
 def _require_room(out: Path, wanted: Mapping[str, str]) -> None:

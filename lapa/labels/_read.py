@@ -19,6 +19,7 @@ import numpy as np
 from lapa.actions.meaning import Meaning
 from lapa.artefacts.folder import load_artefact
 from lapa.contracts import Array, Labels, LapaError
+from lapa.data.episode_keys import keys_of
 from lapa.data.folders import new_folder
 from lapa.data.index import APART
 from lapa.data.labelled import MANIFEST, TABLE, read_manifest, read_shard, write_manifest, write_shard
@@ -177,7 +178,7 @@ def write_actions(
         "dataset": packed.spec, "fingerprint": packed.fingerprint, "outline": packed.outline,
         "image_size": packed.image_size, "pairs": len(pairs), "action_names": list(few.action_names),
         "meaning": meaning and asdict(meaning), "skipped": list(packed.bad), "left_out": [],
-        "labelled": few.fingerprint,
+        "labelled": few.fingerprint, "taught": sorted(keys_of(few)),
     }  # fmt: skip
     if packed.actions is not None and packed.actions.shape[1] == actions.shape[1]:
         true = packed.acted(pairs.now, pairs.later)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from lapa.actions.meaning import HasActions, Meaning
 from lapa.contracts import Array, FramePairs, LapaError
+from lapa.data.episode_keys import keys_of
+from lapa.data.index import Index
 from lapa.labels import SourceConfig
 
 
@@ -32,6 +34,10 @@ class GroundTruthSource:
         if pairs.actions is None:
             raise LapaError("Ground-truth labels need actions, and this dataset has none. Label it with a LAQ instead.")
         return pairs.actions
+
+    def taught(self, data: Index) -> frozenset[str]:
+        """Keys of the episodes whose actions the labels tell: all."""
+        return keys_of(data)
 
     def meaning(self, data: HasActions) -> Meaning | None:
         """What the labels of these data mean: the change of state, where an action is absolute and the state is known

@@ -21,9 +21,12 @@ class Config(SourceConfig):
     def build(self) -> InverseDynamicsSource:
         """Open the model. Raises LapaError if the folder is not one."""
         artefact = load_artefact(self.path, "idm")
+        told = "labelled" in artefact.config  # not by an older lapa
+        fitted_on = artefact.value(tuple[str, ...], "labelled", "trained") if told else ()
         return InverseDynamicsSource(
-            InverseDynamics.opened(artefact), artefact.hash, Meaning.from_json(artefact.config.get("meaning"))
-        )
+            InverseDynamics.opened(artefact), artefact.hash, Meaning.from_json(artefact.config.get("meaning")),
+            frozenset(fitted_on),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class InverseDynamicsSource:
     model: InverseDynamics
     hash: str
     robot: Meaning | None = None
+    fitted_on: frozenset[str] = frozenset()
     kind: str = "actions"
     window: float | None = None
     classes: int = 0
@@ -40,6 +44,10 @@ class InverseDynamicsSource:
     def label(self, pairs: FramePairs) -> Array:
         """-> float32 [B, A] in the robot's units."""
         return self.model.predict(pairs.now, pairs.later).cpu().numpy()
+
+    def taught(self, data: HasActions) -> frozenset[str]:
+        """Keys of the episodes whose actions the labels tell of: those that the model was fitted on."""
+        return self.fitted_on
 
     def meaning(self, data: HasActions) -> Meaning | None:
         """What the labels mean: what the actions of the robot mean that it was fitted on."""

@@ -19,7 +19,6 @@ import numpy as np
 
 from lapa.contracts import ActionKind, Array, LapaError, Observation, PolicySpec
 from lapa.data.images import resized
-from lapa.data.index import Index, digest_of
 from lapa.data.pack import Packed
 from lapa.measures.intervals import by_episode
 from lapa.measures.linear import LinearFit
@@ -293,14 +292,3 @@ def interval(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """The interval of a row of a result as text. One episode has nothing to resample: it tells of no other."""
     low, high = row["interval"]
     return "one episode" if result["episodes"] == 1 else f"{low:.2f} to {high:.2f}"
-
-
-def keys_of(index: Index) -> tuple[str, ...]:
-    """What tells an episode from others whatever the size of its pictures: a hash of its instruction, state and
-    actions."""
-    made = []
-    for e in range(index.episodes):
-        span = slice(int(index.starts[e]), int(index.starts[e + 1]))
-        tables = [table[span].tobytes() for table in (index.actions, index.state) if table is not None]
-        made.append(digest_of(index.instructions[e].encode(), *tables))
-    return tuple(made)

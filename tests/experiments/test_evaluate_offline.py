@@ -8,16 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import made_robots
 import numpy as np
 import pytest
 
 from lapa import cli
 from lapa.contracts import LapaError
+from lapa.data.episode_keys import keys_of
+from lapa.data.labelled import read_labels
 from lapa.data.pack import pack
 from lapa.experiments.offline import evaluate_offline, judged, lines
-from lapa.measures.offline import HOLD, MEAN, POLICY, RIDGE, keys_of
+from lapa.measures.offline import HOLD, MEAN, POLICY, RIDGE
 from lapa.recipe import Recipe
 from lapa.run_folder import begin
+from lapa.stage1_latent_actions import fit_idm
+from lapa.stage2_label import label
+from lapa.stage2_pretrain import pretrain
 from lapa.stage3_finetune import finetune
 
 LABELLED = "tabletop:sim,episodes=6,seed=4"
@@ -66,10 +72,41 @@ def test_what_was_seen_is_said(policy: Path, tmp_path: Path) -> None:
     assert made["episodes"] == 3, "half fits the rows beside it"
     assert "flatter" in "\n".join(lines(made))
     packed = pack([WHOLE], 24, quiet=True)
-    some, unseen = judged(packed, set(keys_of(packed)[:7]))
+    some, unseen = judged(packed, keys_of(packed.subset(np.arange(7))))
     assert unseen
     assert some.tolist() == [7, 8, 9]
-    assert np.array_equal(judged(packed, set(keys_of(packed)))[0], np.arange(10))
+    assert np.array_equal(judged(packed, keys_of(packed))[0], np.arange(10))
+
+
+def test_what_stage_2_was_taught_is_left_out_too(
+    tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """True actions, or what was read from a few labelled episodes; codes tell nothing of actions."""
+    seven, one = (pack([f"tabletop:sim,episodes={n},seed=4"], 24, quiet=True) for n in (7, 1))
+    label(seven, "ground_truth", tmp_path / "true")
+    fit_idm(one, tiny, tmp_path / "idm", 0)
+    label(seven, str(tmp_path / "idm"), tmp_path / "read")
+    for labels, taught in (("true", 7), ("read", 1)):
+        out = tmp_path / f"from_{labels}"
+        pretrain(seven, *read_labels(tmp_path / labels), tiny, out, 0)
+        made = evaluate_offline(out, opener(WHOLE), tmp_path / f"before_{labels}")
+        assert (made["left_out"], made["unseen"]) == (taught, True)
+    capsys.readouterr()
+    own = replace(tiny, head="own", replay=0.0)
+    finetune(pack(["tabletop:sim,episodes=5,seed=4"], 24, quiet=True), tmp_path / "from_true", own, tmp_path / "p", 0)
+    assert "of 1 of these 1, so this error flatters" in capsys.readouterr().out
+    made = evaluate_offline(tmp_path / "p", opener(WHOLE), tmp_path / "after")
+    assert (made["left_out"], made["episodes"]) == (7, 3)
+
+
+def test_rows_are_fitted_on_data_with_as_large_a_state(tiny: Recipe, tmp_path: Path) -> None:
+    """The policy's own labelled episodes have no state: half of those that are given are taken."""
+    robot = f"hdf5:{made_robots.robomimic(tmp_path / 'robot.hdf5', (12, 13, 14, 15, 16, 17))}"
+    recipe, without = replace(tiny, head="new", clusters=4), (f"{robot},episodes=0-1,state=none",)
+    begin(tmp_path / "policy", recipe, 0, False, "policy", dataset=without)
+    finetune(pack(without, 24, quiet=True), None, recipe, tmp_path / "policy", 0)
+    made = evaluate_offline(tmp_path / "policy", opener(f"{robot},episodes=2-5"), tmp_path / "out")
+    assert "half of the given episodes (2)" in made["fitted_on"]
 
 
 def test_refusals(policy: Path, clips: Path, tmp_path: Path) -> None:

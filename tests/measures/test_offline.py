@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import made_robots
 import numpy as np
 import pytest
 from PIL import Image
 
 from lapa.contracts import Array, LapaError
+from lapa.data.episode_keys import keys_of, seen_among
+from lapa.data.index import digest_of
 from lapa.data.pack import Packed, pack
-from lapa.measures.offline import HOLD, MEAN, POLICY, RIDGE, keys_of, lines, offline, recorded
+from lapa.measures.offline import HOLD, MEAN, POLICY, RIDGE, lines, offline, recorded
 from lapa.plots.offline import offline_error
 
 CHUNK = 3
@@ -119,10 +122,34 @@ def test_other_dimensions_are_refused(packed: Packed) -> None:
 
 
 def test_episodes_are_known_again_at_another_size_and_in_another_order(packed: Packed) -> None:
-    keys = keys_of(packed)
-    assert len(set(keys)) == 16
-    assert keys_of(packed.subset(np.array([3, 1]))) == (keys[3], keys[1])
-    assert keys_of(pack(["tabletop:sim,episodes=4,seed=6"], 32, quiet=True)) == keys[:4]
+    assert len(keys_of(packed)) == 16
+    known = keys_of(packed.subset(np.array([3, 1])))
+    assert np.flatnonzero(seen_among(packed, known)).tolist() == [1, 3]
+    small = pack(["tabletop:sim,episodes=4,seed=6"], 32, quiet=True)
+    assert seen_among(packed, keys_of(small)).tolist() == [True] * 4 + [False] * 12
+    assert not seen_among(pack(["tabletop:sim,episodes=4,seed=7"], 32, quiet=True), keys_of(packed)).any()
+
+
+def test_episodes_are_known_again_at_another_rate_and_without_a_state(tmp_path: Path) -> None:
+    """Other actions, but the same place; and of one that is not there any more, the same actions."""
+    robot = f"hdf5:{made_robots.robomimic(tmp_path / 'robot.hdf5', (6, 7, 8, 9))}"
+    whole = pack([robot], 32, quiet=True)
+    known = keys_of(whole.subset(np.array([0, 2])))
+    for options in (",stride=2", ",state=none"):
+        assert seen_among(pack([f"{robot}{options}"], 32, quiet=True), known).tolist() == [True, False, True, False]
+    elsewhere = replace(whole, spec=f"hdf5:{tmp_path}/gone.hdf5", state=None)
+    assert seen_among(elsewhere, known).tolist() == [True, False, True, False]
+    assert not seen_among(replace(elsewhere, actions=whole.actions + 1), known).any()
+
+
+def test_the_keys_of_an_older_lapa_are_known(packed: Packed) -> None:
+    """They were hashes of instruction, actions and state."""
+    state = np.arange(len(packed), dtype=np.float32)[:, None]
+    robot = replace(packed, state=state)
+    assert robot.actions is not None
+    span = slice(int(robot.starts[2]), int(robot.starts[3]))
+    old = digest_of(robot.instructions[2].encode(), robot.actions[span].tobytes(), state[span].tobytes())
+    assert np.flatnonzero(seen_among(robot, {old})).tolist() == [2]
 
 
 def test_one_episode_tells_of_no_other(packed: Packed) -> None:
