@@ -296,7 +296,8 @@ def _compare(laq: LAQ, look: Look, results: Mapping[str, Any], step: int, title:
     codes = float(known)
     fitted_before = laq.directions is not None and step > _first_look(recipe)  # its codes do not change any more
     if behind(codes, others) and not fitted_before:
-        print(f"{title}, step {step:,}: {verdict(codes, others, did.what, look.judged)}", flush=True)
+        said = verdict(codes, others, did.what, look.judged, look.held_out)
+        print(f"{title}, step {step:,}: {said}", flush=True)
     return {f"{name.replace(' ', '_').partition('_of_')[0].replace('-', '_')}_r2": row.weighted
             for name, row in others.items()}  # fmt: skip
 

@@ -20,7 +20,7 @@ from scipy.cluster.vq import kmeans2, vq
 from lapa.actions.spec import over_window
 from lapa.contracts import ActionKind, Array
 from lapa.data.images import resized
-from lapa.data.index import Index
+from lapa.data.index import Index, counted
 from lapa.data.pack import Packed
 from lapa.data.pairs import PairIndex
 from lapa.measures.linear import LinearFit, rows_of
@@ -158,18 +158,20 @@ def behind(codes: float, others: Mapping[str, Told]) -> list[str]:
     return [name for name, row in others.items() if row.weighted >= codes]
 
 
-def verdict(codes: float, others: Mapping[str, Told], what: str, episodes: int) -> str:
-    """In words: what codes of this R^2 (by variance) tell, and which rows they do not beat."""
+def verdict(codes: float, others: Mapping[str, Told], what: str, episodes: int, held_out: bool = True) -> str:
+    """In words: what codes of this R^2 (by variance) tell, and which rows they do not beat. held_out: whether LAQ was
+    not trained on these episodes."""
+    judged = _judged(episodes, held_out)
     listed = {name: f"the {name} ({row.weighted:.2f})" for name, row in others.items()}
     ahead = [listed.pop(name) for name in behind(codes, others)]
     beaten = _and(list(listed.values()))
     if codes < NOTHING:
         rows = _and([f"the {name} {row.weighted:.2f}" for name, row in others.items()])
         return (
-            f"The codes tell nothing of the {what} in new episodes (R^2 {codes:.2f} on {episodes} held-out ones; "
-            f"{rows}). More video of the same scenes helps."
+            f"The codes tell nothing of the {what} (R^2 {codes:.2f} on {judged}; {rows}). More video of the same "
+            "scenes helps."
         )
-    begin = f"The codes tell {codes:.2f} of the {what} (R^2 on {episodes} held-out episodes), "
+    begin = f"The codes tell {codes:.2f} of the {what} (R^2 on {judged}), "
     if not ahead:
         return f"{begin}more than {beaten}, which need no training."
     less = f" They tell more than {beaten}." if listed else ""
@@ -188,11 +190,17 @@ def lines(about: Mapping[str, Any]) -> list[str]:
     ]
     kinds = "mean of the dimensions, by variance" if few else "by variance"
     return [
-        f"R^2 of the {about['what']}, {about['episodes']} held-out episodes: {kinds}",
+        f"R^2 of the {about['what']}, {_judged(about['episodes'], about.get('held_out', True))}: {kinds}",
         *rows,
         *([f"  codes, by dimension: {by_dimension}"] if few else []),
         about["verdict"],
     ]
+
+
+def _judged(episodes: int, held_out: bool) -> str:
+    """The episodes that tell, in words."""
+    few = "that LAQ was trained on, as there are too few to hold any out"
+    return f"{episodes} held-out episodes" if held_out else f"{counted(episodes, 'episode')} {few}"
 
 
 def _and(parts: list[str]) -> str:

@@ -181,7 +181,8 @@ def judge(laq: LAQ, look: Look) -> dict[str, Any]:
         "names": list(did.names),
         "episodes": look.judged,
         "rows": {name: row.to_json() for name, row in {"codes": codes, **others}.items()},
-        "verdict": verdict(codes.weighted, others, did.what, look.judged),
+        "held_out": look.held_out,
+        "verdict": verdict(codes.weighted, others, did.what, look.judged, look.held_out),
     }
     return results
 

@@ -83,6 +83,9 @@ def test_the_verdict_names_what_the_codes_do_not_beat() -> None:
     nothing = verdict(-0.01, {"first picture": Told((-0.2,), -0.2, -0.2)}, "optical flow", 3)
     assert "tell nothing of the optical flow" in nothing, "though it is more than the first picture tells"
     assert "first picture -0.20" in nothing
+    assert "on 3 held-out episodes" in nothing
+    taught = verdict(-0.01, {}, "optical flow", 1, held_out=False)
+    assert "on 1 episode that LAQ was trained on, as there are too few to hold any out" in taught
     about = {
         "what": "change of the state", "names": ["elbow", "hand"], "episodes": 9, "verdict": better,
         "rows": {"codes": Told((0.5, float("nan")), 0.5, 0.5).to_json(),
