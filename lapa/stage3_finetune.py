@@ -105,7 +105,7 @@ def finetune(
     elif held:
         own = held["rows"][POLICY]
         results |= {"held_out_error": own["error"], "held_out_step_length": own["step"]}
-    save_policy(policy, recipe, results, out, seed, packed, parents, method, labelled=_labelled(packed, policy_path))
+    save_policy(policy, recipe, results, out, seed, packed, parents, method, labelled=labelled_by(packed, policy_path))
     return results
 
 
@@ -196,7 +196,7 @@ def what_trains(policy: Policy, pretrained: Path | None, wanted: Which) -> Which
     return wanted
 
 
-def _labelled(packed: Packed, policy_path: Path | None) -> dict[str, list[str]]:
+def labelled_by(packed: Packed, policy_path: Path | None) -> dict[str, list[str]]:
     """The episodes whose actions the policy has seen, by their keys (data/episode_keys.py)."""
     return {"trained": sorted(_taught_before(policy_path) | keys_of(packed))}
 

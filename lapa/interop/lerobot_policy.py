@@ -25,7 +25,6 @@ from torch import Tensor
 from lapa.artefacts.download import WITHIN
 from lapa.artefacts.folder import Artefact, describe, load_artefact, provenance, save_artefact, weights_at, write_json
 from lapa.contracts import LapaError, PolicySpec
-from lapa.data.episode_keys import keys_of
 from lapa.data.folders import new_folder
 from lapa.data.index import tell
 from lapa.data.lerobot_meta import names_of
@@ -33,7 +32,7 @@ from lapa.data.pack import Packed
 from lapa.data.stream import stream
 from lapa.policies import Policy, Which, configured, opened
 from lapa.recipe import Recipe, overridden, preset
-from lapa.stage3_finetune import chosen_settings, what_trains
+from lapa.stage3_finetune import chosen_settings, labelled_by, what_trains
 
 CONFIG = "config.json"
 PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
@@ -103,7 +102,8 @@ def begin(dataset: str, recipe: Recipe, start: str = "", options: Sequence[str] 
     tell(data)
     policy.adapt(cast(Packed, data), recipe)  # frames are read only where nothing is trained
     about = {"method": "lapa" if start else "scratch", "recipe": recipe.to_json()}
-    return Opened(policy, {**about, "labelled": {"trained": sorted(keys_of(data))}}, parents, {data.spec: data.outline})
+    taught = labelled_by(cast(Packed, data), Path(start) if start else None)
+    return Opened(policy, {**about, "labelled": taught}, parents, {data.spec: data.outline})
 
 
 def trains(made: Opened, wanted: Which) -> Which:

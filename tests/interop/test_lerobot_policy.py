@@ -178,7 +178,7 @@ def test_a_policy_begins_and_is_saved(chain: Path, dataset: Path, tiny: Recipe, 
                                     for one in (made, again)))  # fmt: skip
     config = describe(tmp_path / "out", "policy").config
     assert next(iter(config["provenance"]["parents"])) == str(chain / "latent")
-    assert len(config["labelled"]["trained"]) == 3
+    assert len(config["labelled"]["trained"]) == 2 * 3, "by what they do, and by their place"
     with pytest.raises(LapaError, match="laq"):
         begin(str(dataset), tiny, str(chain / "laq"))
     for options, says in (("finetune.steps=9", "steps"), ("finetune.schedule = constant", "schedule")):
