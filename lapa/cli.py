@@ -20,6 +20,7 @@ from lapa.commands.measure import ablate, compare, demo, demo_real, evaluate, pr
 from lapa.commands.serve import serve
 from lapa.commands.train import finetune, fit, ground, label, pretrain, quantize, stop, track, tune
 from lapa.contracts import LapaError
+from lapa.runtime.alone import let_go
 
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Start here": {"demo": demo, "demo-real": demo_real},
@@ -98,6 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
             message = f"cannot use {error.filename}: {error.strerror}. Choose a place you may write to."
             sys.exit(_complain(message, error))
         raise
+    finally:
+        let_go()
 
 
 def overview() -> str:

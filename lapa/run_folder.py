@@ -18,6 +18,7 @@ from lapa.artefacts.settings import object_at
 from lapa.contracts import LapaError
 from lapa.data.spec import parse
 from lapa.recipe import PRESETS, Recipe, nearest_preset
+from lapa.runtime.alone import hold
 from lapa.runtime.distributed import on_first_rank
 from lapa.training.loop import Optimisation
 from lapa.training.resume import Checkpoints
@@ -40,12 +41,14 @@ def begin(
     """Open the output folder of a training run; True when there is nothing left to do.
 
     `stage` is the setting of the recipe that says how the run is optimised, such as "quantize": with it, --resume may
-    give more steps than before. `content` are fingerprints of what it learns from. Raises LapaError when `out` is in
-    use without --resume, or was started with other settings or on other data.
+    give more steps than before. `content` are fingerprints of what it learns from. The folder is held until the command
+    ends. Raises LapaError when `out` is in use without --resume or by another process, or was started with other
+    settings or on other data.
     """
 
     def start() -> bool:
         wanted = _wanted(recipe, seed, kind, inputs)
+        hold(out)
         if _done(out, wanted, resume, stage):
             return True
         if (out / "run.json").exists():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from lapa import cli
 from lapa import stage1_latent_actions as stage1
 from lapa.artefacts.folder import ended_early, load_artefact
 from lapa.contracts import LapaError
+from lapa.runtime.alone import alone
 from lapa.training.resume import Checkpoints
 
 STEPS = 6
@@ -54,6 +58,36 @@ def test_ended_early_and_kept(
     assert "step 1 of 6" in capsys.readouterr().out
     assert load_artefact(out, "laq").hash == made.hash
     run("label", "--dataset", f"lerobot:{robot}", "--source", out, "--out", tmp_path / "labels")
+
+
+def test_two_do_not_train_in_one_folder(
+    robot: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "laq"
+    out.mkdir()
+    other = os.open(out, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(SystemExit):
+        run(*command(robot, small, out))
+    assert f"Another lapa writes to {out}" in capsys.readouterr().err
+    assert not any(out.iterdir())
+    os.close(other)
+    run(*command(robot, small, out, steps=1))
+    other = os.open(out, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the command let go
+    os.close(other)
+
+
+def test_a_disk_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with alone(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+    assert f"{tmp_path / 'run'} lies on a disk without locks" in capsys.readouterr().err
 
 
 def test_killed_before_the_artefact_was_made(robot: Path, small: list[str], tmp_path: Path) -> None:

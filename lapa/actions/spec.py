@@ -34,6 +34,14 @@ def told_by_data(actions: Array, state: Array | None) -> tuple[ActionKind, ...]:
     return tuple(kind or usual for kind in told)
 
 
+def assumed(kinds: Sequence[ActionKind], actions: Array, state: Array | None) -> str:
+    """What to tell people of kinds from `told_by_data` where nothing told delta from absolute, else ""."""
+    if "delta" not in kinds or _alike(actions, state):
+        return ""
+    state_of = "" if state is None else f" of {actions.shape[1]} numbers"
+    return f"action: delta is assumed, without a state{state_of} to tell by; if they are targets, say kinds=absolute"
+
+
 def by_names(state: Array | None, actions: Sequence[str], names: Sequence[str]) -> Array | None:
     """Of a state float [N, S] with these names the numbers that have the names of the actions, in their order; where
     not all are there, the state as it is."""

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lapa.actions.spec import by_names, described, over_window, told_by_data
+from lapa.actions.spec import assumed, by_names, described, over_window, told_by_data
 from lapa.contracts import ActionKind, ActionSpec, Array, BadVideo, Dataset, Episode, LapaError
 from lapa.data.images import Fit, blank
 from lapa.data.spec import FORM, Spec, parse
@@ -249,9 +249,17 @@ class Listing:
         robots = {e.embodiment for e in kept if e.embodiment}
         told = {"kinds": kinds, "kinds_from": kinds_from, "camera": kept[0].camera, "cameras": cameras,
                 "embodiment": robots.pop() if len(robots) == 1 else "", "dataset": self.spec,
-                "instructions_from": [e.instruction_from for e in kept], "notes": _all_notes(source, kept)}  # fmt: skip
+                "instructions_from": [e.instruction_from for e in kept],
+                "notes": _all_notes(source, kept, self._assumed(kinds, kinds_from, tables))}  # fmt: skip
         meta = {"image_size": size, "fingerprint": digest.hexdigest(), "bad": self.bad, **texts, **told, **about}
         (work / META).write_text(json.dumps(meta))
+
+    def _assumed(self, kinds: Sequence[ActionKind], kinds_from: str, tables: dict[str, Array]) -> str:
+        """A note where the data could not tell what they are asked to tell."""
+        if kinds_from != THE_DATA and not kinds_from.startswith(f"{THE_DATA} ("):  # of how many episodes
+            return ""
+        state = by_names(tables.get("state"), self.kept[0].action_names, self.kept[0].state_names)
+        return assumed(kinds, tables["actions"], state)
 
 
 def load(entry: Path, spec: str) -> tuple[Index, dict[str, Array]]:
@@ -400,14 +408,15 @@ def _kinds(spec: str, first: Episode, tables: dict[str, Array], source: object) 
     return kinds, told
 
 
-def _all_notes(source: object, kept: Sequence[Episode]) -> list[str]:
-    """Those of a dataset and of its episodes, and its robots where there are several; an index has them already."""
+def _all_notes(source: object, kept: Sequence[Episode], more: str = "") -> list[str]:
+    """Those of a dataset and of its episodes, one more, and its robots where there are several; an index has them
+    already."""
     own = list(getattr(source, "notes", ()))
     if isinstance(source, Index):
         return own
     robots = Counter(episode.embodiment for episode in kept if episode.embodiment)
     several = [f"robot: {', '.join(f'{name} ({n})' for name, n in robots.items())}; taken together without a name"]
-    return [*notes_of(kept), *own, *(several if len(robots) > 1 else [])]
+    return [*notes_of(kept), *own, *(several if len(robots) > 1 else []), *filter(None, [more])]
 
 
 def notes_of(kept: Sequence[Episode]) -> list[str]:

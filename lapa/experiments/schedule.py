@@ -6,14 +6,12 @@ finished steps are skipped. An unfinished step is run again and starts from its 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from rich.table import Table
 
 from lapa.artefacts.folder import write_json
 from lapa.contracts import LapaError
+from lapa.runtime.alone import alone
 from lapa.runtime.workers import PARENT, start, stop
 
 
@@ -74,7 +73,7 @@ def run(
     board = _Board(steps, times)
     try:
         with (
-            _alone(folder),
+            alone(folder),
             Live(
                 console=console,
                 refresh_per_second=2,
@@ -119,21 +118,6 @@ def at_once(workers: int) -> int:
     if workers < 0:
         raise LapaError(f"--workers is at least 1 (0: one per core), not {workers}.")
     return workers or max(1, os.cpu_count() or 1)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else runs steps in `folder` meanwhile: two would write the same files. A killed process holds nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LapaError(f"Another lapa runs steps in {folder}. Wait for it, or give another --out.") from None
-        yield
-    finally:
-        os.close(held)
 
 
 def _without(waiting: list[PlanStep], failed: str) -> list[PlanStep]:

@@ -66,6 +66,19 @@ def test_ten_labelled_and_the_rest_as_video(root: str) -> None:
     assert same_both_ways(f"{root},episodes=1-2+5+7").ids == tuple(whole.ids[i] for i in (1, 2, 5, 7))
 
 
+@pytest.mark.parametrize("option", ["", ",fps=10"])
+def test_deltas_that_are_assumed_are_said_to_be(root: str, option: str) -> None:
+    """Without a state nothing tells y, a target, from a change."""
+
+    def notes(spec: str) -> list[str]:
+        return [note for note in same_both_ways(spec).notes if "assumed" in note]
+
+    (note,) = notes(f"{root},state=none{option}")
+    assert note.startswith("action: delta is assumed, without a state to tell by")
+    assert not notes(f"{root}{option}")
+    assert not notes(f"{root},state=none,kinds=delta+absolute+binary{option}")
+
+
 def test_splits_are_those_of_info(root: str) -> None:
     assert same_both_ways(f"{root},split=train").episodes == 8
     with pytest.raises(LapaError, match=r'no split "tran".*train'):
