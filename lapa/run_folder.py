@@ -24,6 +24,7 @@ from lapa.training.loop import Optimisation
 from lapa.training.resume import Checkpoints
 
 PLACES = ("labels", "policy", "idm")  # inputs that are folders
+DATA = ("dataset", "labelled", "videos")  # inputs that are datasets
 CONTENT = "content"  # in run.json: fingerprints of what the run learns from, known when that has been read
 
 
@@ -105,9 +106,10 @@ def _started(out: Path) -> dict[str, Any]:
     where = str(out / "run.json")
     before: dict[str, Any] = object_at(upgraded(read_json(out / "run.json", "settings of the run")), where)
     object_at(before.get("recipe", {}), f"{where}: recipe")
-    data = before.get("dataset", [])
-    if not isinstance(data, str | list) or not all(isinstance(spec, str) for spec in data):
-        raise LapaError(f"{where}: dataset is {json.dumps(data)}, no dataset. Remove {out} or choose another --out.")
+    for key in DATA:
+        data = before.get(key, [])
+        if not isinstance(data, str | list) or not all(isinstance(spec, str) for spec in data):
+            raise LapaError(f"{where}: {key} is {json.dumps(data)}, no dataset. Remove {out} or choose another --out.")
     return before
 
 
@@ -208,8 +210,10 @@ def _filled(before: dict[str, Any], now: dict[str, Any], usual: dict[str, Any]) 
 def _places(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with datasets and folders written in one way: "clips", "clips/" and the whole path are one place."""
     made = {key: _here(value) if key in PLACES else value for key, value in settings.items() if key != CONTENT}
-    data = settings.get("dataset", [])
-    return {**made, "dataset": [_one_way(text) for text in ([data] if isinstance(data, str) else data)]}
+    for key in DATA:
+        data = settings.get(key, [])
+        made[key] = [_one_way(text) for text in ([data] if isinstance(data, str) else data)]
+    return made
 
 
 def _one_way(text: str) -> str:

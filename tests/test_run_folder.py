@@ -222,7 +222,13 @@ def test_files_of_a_run_that_are_spoilt(
     run(*command(robot, small, out, 1))
     started, log = out / "run.json", out / "metrics.jsonl"
     whole = json.loads(started.read_text())
-    for text in ("[]", "null", '{"recipe": 3}', json.dumps({**whole, "dataset": 3})):
+    for text in (
+        "[]",
+        "null",
+        '{"recipe": 3}',
+        json.dumps({**whole, "dataset": 3}),
+        json.dumps({**whole, "labelled": 3}),
+    ):
         started.write_text(text)
         with pytest.raises(SystemExit):
             run(*command(robot, small, out, 2))

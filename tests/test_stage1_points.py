@@ -131,7 +131,8 @@ def test_the_command(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     with Image.open(out / "pictures/points.png") as picture:
         assert picture.width > 8 * 100
     assert json.loads((out / "config.json").read_text())["cameras"] == ["front", "top"]
-    cli.main([*command, "--cameras", "front,top", "--resume"])
+    otherwise = [f"{root}/,episodes=0-6" if word == f"{root},episodes=0-6" else word for word in command]
+    cli.main([*otherwise, "--cameras", "front,top", "--resume"])  # the same data, written otherwise
     assert "finished already" in capsys.readouterr().out
     for wrong, says in ((command[:3] + command[5:], "--labelled"), ([*command, "--cameras", "front,side"], "side")):
         with pytest.raises(SystemExit):
