@@ -68,8 +68,6 @@ class AblationSettings:
                             "videos without actions, in minutes.")  # fmt: skip
         if self.method != "lapa" and not self.others:
             raise LapaError("lapa ablate --method is for a benchmark of others; on Tabletop it is LAPA's.")
-        if METHODS[self.method].fits == "points" and not self.world.cameras:
-            raise LapaError(f"lapa ablate --method {self.method}: {self.world.title} has no second camera set up.")
         if min(self.seeds, self.labels, self.episodes) < 1 or self.videos < (1 if self.others else FEW):
             raise LapaError("An ablation needs at least one seed, label, test episode and video "
                             f"(on Tabletop {FEW} videos).")  # fmt: skip

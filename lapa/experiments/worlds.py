@@ -267,12 +267,12 @@ class Demonstrated(World):
 
     @property
     def rows(self) -> tuple[str, ...]:  # type: ignore[override]
-        """See World. track needs two cameras."""
-        return ("no_op", "random", *TRAINED, "read", *(("track",) if self.known.beside else ()), "expert")
+        """See World."""
+        return ("no_op", "random", *TRAINED, "read", "track", "expert")
 
     @property
     def cameras(self) -> tuple[str, ...]:  # type: ignore[override]
-        """See World."""
+        """See World: () where the policy's own is all there is."""
         return tuple(_filmed(self.known, self.options).get("camera", "").split("+")) if self.known.beside else ()
 
     @property
@@ -448,6 +448,7 @@ WORLDS: dict[str, Known] = {
         {"camera": "agentview", "size": "128"},  # 20 actions a second
         _recipe("0.2", 2, 8),
         {"camera": "frontview"},
+        beside="frontview",  # agentview cuts the hand off
         noise="0.1",
         trials={"keep": "2"},  # 2.5 GB with a policy
         apart=True,

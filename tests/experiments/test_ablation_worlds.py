@@ -241,7 +241,6 @@ def test_two_methods_are_told_apart(made_up: Path, monkeypatch: pytest.MonkeyPat
         ({"method": "unipi", "name": "videos"}, "for lapa, read, track, vpt"),
         ({"method": "reed", "name": "videos"}, '"read"'),
         ({"method": "read"}, "lapa ablate codes --method read"),
-        ({"method": "track", "name": "videos", "benchmark": "libero"}, "second camera"),
         ({"name": "window", "settings": ("chunk=1", "latent_chunk=1")}, "chunk=1"),
         ({"name": "policy", "preset": "laptop"}, "policy.backbone=tiny"),
         ({"name": "policy", "settings": ('policy.backbone_options={"language":"smollm2"}',)}, "smollm2"),

@@ -131,9 +131,12 @@ def test_track_learns_from_videos_and_labels_of_two_cameras() -> None:
     assert "rest" not in after(steps["seed0/track/home+3/test"], "--benchmark"), "of demonstrations alone"
     tuned = [name for name in steps if name.endswith("tuned")]
     assert tuned == ["seed0/track/home+3/tuned"], "videos from elsewhere have other cameras than the labels"
-    one_camera = world_of("libero:libero_object")
-    assert "track" not in one_camera.rows
-    assert one_camera.cameras == ()
+
+
+def test_track_looks_through_the_policys_camera_where_that_is_all() -> None:
+    world = world_of("language_table")
+    assert "track" in world.rows
+    assert world.cameras == ()
 
 
 # --- what cells share
@@ -223,7 +226,8 @@ def test_language_table_has_tests_of_combinations_seen_and_unseen() -> None:
 def test_libero_makes_its_videos_task_by_task_and_tests_few_tasks_at_a_time() -> None:
     steps = plan(table(benchmark="libero:libero_goal,size=64", rows=("lapa",), budgets=("1",)))
     each = [f"libero_goal/{number}" for number in range(10)]
-    for part, camera in (("home/", "agentview"), ("elsewhere/", "frontview"), ("labels10/", "agentview")):
+    both = "agentview+frontview"
+    for part, camera in (("home/", both), ("elsewhere/", "frontview"), ("labels10/", both)):
         assert collected(steps, part) == {task: f"libero:{task},camera={camera},size=64" for task in each}
     assert after(steps["seed0/data/home/libero_goal/3"], "--episodes") == "50"
     assert len(datasets(steps["seed0/lapa/home/fit"])) == 10
