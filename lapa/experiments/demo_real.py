@@ -78,8 +78,10 @@ def run_demo_real(settings: RealDemoSettings, out: Path, workers: int = 0) -> di
 
 def demo_real_plan(settings: RealDemoSettings, out: Path) -> list[PlanStep]:
     """Collect the data, then the plan of `lapa compare`."""
-    tasks, path, used = written(*WORLD.home(f"metaworld:{TASKS}")), out / "data", settings.used()
-    collect = ("collect", "--benchmark", tasks, "--episodes", str(used.videos), "--noise", WORLD.noise, "--workers",
+    name, each, options = WORLD.home(f"metaworld:{TASKS}")
+    tasks, shown = written(name, each, options), written(name, each, {**options, **WORLD.shown})
+    path, used = out / "data", settings.used()
+    collect = ("collect", "--benchmark", shown, "--episodes", str(used.videos), "--noise", WORLD.noise, "--workers",
                "2", "--seed", str(settings.seed), "--out", str(path))  # fmt: skip
     data = PlanStep("data", collect, path, path / "meta" / "info.json", (), 300)
     labelled = f"lerobot:{path},episodes=0-{used.labels - 1}"

@@ -29,11 +29,13 @@ SETTINGS = TABLETOP.settings
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of the table; method None: a scripted one, or a policy server, openpi://HOST:PORT."""
+    """A row of the table; method None: a scripted one, or a policy server, openpi://HOST:PORT. alone: stage 1 too looks
+    through the policy's camera alone."""
 
     name: str
     method: Method | None
     grounded: bool = True
+    alone: bool = False
 
 
 ROWS = {
@@ -48,6 +50,7 @@ ROWS = {
         TableRow("lapa", METHODS["lapa"]),
         TableRow("read", METHODS["read"]),
         TableRow("track", METHODS["track"]),
+        TableRow("track_one", replace(METHODS["track"], name="track_one"), alone=True),
         TableRow("actionvla", METHODS["actionvla"]),
         TableRow("expert", None),
     )

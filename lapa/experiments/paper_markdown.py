@@ -24,6 +24,7 @@ NAMES = {
     "lapa": "LAPA",
     "read": "LAPA, read",
     "track": "Track",
+    "track_one": "Track, one camera",
     "actionvla": "ActionVLA",
     "expert": "expert",
 }

@@ -64,8 +64,9 @@ def _train(plan: Plan, cell: TableCell, common: Common, recipe: Recipe) -> None:
     labelled, labels_need = collected(plan, world.labels(cell.setting, cell.budget, cell.seed))
     shown = world.videos(cell.setting, common.videos, cell.seed) if cell.row.method.source else ()
     videos, needs = collected(plan, shown)
+    cameras = world.cameras[:1] if cell.row.alone else world.cameras
     chain = Chain(videos, labelled, ("--seed", str(cell.seed), *options), cell.name, needs, guesses(recipe, common),
-                  labels_need, world.cameras, can_replay(recipe) and not world.tunes)  # fmt: skip
+                  labels_need, cameras, can_replay(recipe) and not world.tunes)  # fmt: skip
     start = pretrained(plan, cell.row.method, chain)
     words = (*datasets(labelled), *start.options, *chain.common, "--resume")
     if not world.tunes:
@@ -188,9 +189,9 @@ def _announce(
           f"{duration(sum(step.seconds for step in waiting))} of one core by guess, about "
           f"{duration(left(list(steps), out, workers))} with {cores} side by side.")  # fmt: skip
     world = asked.common.world
-    if set(asked.rows) == set(world.rows) - set(world.costly) != set(world.rows):
-        aside = ",".join(world.costly)
-        print(f"Left out: {aside}, which takes hours on {world.title} without a GPU (--methods all,{aside} has it).")
+    aside = ",".join(row for row in world.rows if row in world.costly)
+    if aside and set(asked.rows) == set(world.rows) - set(world.costly):
+        print(f"Left out: {aside} (--methods all,{aside} has them; unipi takes hours without a GPU).")
     print(f"Everything goes to {out}: {RESULTS}, table.md, curves.png, a folder and a log a step. Stop and run again "
           "at any time.", flush=True)  # fmt: skip
 

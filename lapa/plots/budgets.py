@@ -14,6 +14,7 @@ LINES = {  # method -> name, colour
     "actionvla": ("ActionVLA", "#1c1e22"),
     "read": ("LAPA, read", "#0aa2c0"),
     "track": ("Track", "#1a7f37"),
+    "track_one": ("Track, one camera", "#7cc48f"),
     "vpt": ("VPT", "#d1570a"),
     "unipi": ("UniPi", "#8250df"),
     "scratch": ("Scratch", "#8a94a3"),

@@ -133,9 +133,23 @@ def test_track_learns_from_videos_and_labels_of_two_cameras() -> None:
     assert tuned == ["seed0/track/home+3/tuned"], "videos from elsewhere have other cameras than the labels"
 
 
+def test_track_with_one_camera_beside_track_with_two() -> None:
+    """On the same demonstrations, which two cameras film."""
+    steps = plan(table("all", ("track", "track_one"), benchmark=FIVE, budgets=("3",)))
+    two, one = (steps[f"seed0/{row}/home+3/fit"] for row in ("track", "track_one"))
+    assert (after(two, "--cameras"), after(one, "--cameras")) == ("corner4,topview", "corner4")
+    assert datasets(two) == datasets(one)
+    assert after(steps["seed0/track_one/home+3/latent"], "--labels").endswith("track_one/home+3/fit/labels")
+    assert {name.rpartition("/")[0] for name in steps if "track_one" in name} == {
+        f"seed0/track_one/home+{few}3" for few in ("", "some")
+    }
+    assert "track_one" not in table("in-domain").rows, "asked for by name alone"
+
+
 def test_track_looks_through_the_policys_camera_where_that_is_all() -> None:
     world = world_of("language_table")
     assert "track" in world.rows
+    assert "track_one" not in world.rows, "it is the same"
     assert world.cameras == ()
 
 
