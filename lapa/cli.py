@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import tyro
 
@@ -68,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         end_with_parent()
     try:
-        with _processes(given[0] if given else ""):
+        with _tidy_end(), _processes(given[0] if given else ""):
             tyro.extras.subcommand_cli_from_dict(
                 COMMANDS, prog="lapa", description=__doc__.partition("\n")[0], args=arguments
             )
@@ -124,6 +126,20 @@ ANSWERS: dict[str, Callable[[], str]] = {
     "--help": overview,
     "--version": _version,
 }
+
+
+@contextmanager
+def _tidy_end() -> Iterator[None]:
+    """SIGTERM leaves by way of every `finally`, so that nothing half written stays; training has its own way
+    (training/stop.py)."""
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if mine:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _processes(command: str) -> AbstractContextManager[None]:

@@ -26,6 +26,7 @@ from lapa.data.observations import ONE
 from lapa.measures.intervals import wilson
 from lapa.plots.codes import animation, success_bars
 from lapa.plugins import choose, find, parse
+from lapa.runtime.alone import hold
 from lapa.runtime.progress import Progress
 
 TEST_SEEDS = 1_000_000_000  # training data draws from below (datasets/tabletop.py)
@@ -307,6 +308,7 @@ def evaluate(
     anything but a try at this very evaluation.
     """
     about = {**asdict(trial), **about}
+    hold(out)
     _require_room(out, {"method": name, **about})
     unfinished = Unfinished(out / "unfinished.json", {"method": name, "lapa": __version__, **about})
     known, filmed = dict(unfinished.outcomes), min(video, trial.episodes)

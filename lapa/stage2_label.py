@@ -379,6 +379,7 @@ def finish(
         "dataset": packed.spec,
         "fingerprint": origin.fingerprint,
         "outline": origin.outline,
+        "acts": origin.acts,
         "image_size": packed.image_size,
         "pairs": sum(entry["pairs"] for entry in entries),
         "episodes_too_short": int(((pairs_of == 0) & ~slow).sum()),

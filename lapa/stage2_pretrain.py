@@ -58,8 +58,8 @@ def check_labels(packed: Index, labels: Labels, manifest: dict[str, Any], laq_ha
     """Rows of the labels as global frame indices, int64 [N].
 
     A stream does not know its pixels, and frames of another size or fit have others: if one side was a stream, or was
-    labelled at another size, all but the pixels is compared. Raises LapaError when the labels were made from other
-    data, by another LAQ than `laq_hash`, or point outside.
+    labelled at another size, all but the pixels is compared. So are the actions where both have some. Raises LapaError
+    when the labels were made from other data, by another LAQ than `laq_hash`, or point outside.
     """
     made_from = manifest.get("fingerprint")
     other_pixels = packed.fingerprint == packed.outline or manifest.get("image_size") != packed.image_size
@@ -71,6 +71,11 @@ def check_labels(packed: Index, labels: Labels, manifest: dict[str, Any], laq_ha
             f"These labels were made from {manifest.get('dataset')} (fingerprint {made_from}), "
             f"not from {packed.spec} ({packed.fingerprint}). Label this dataset (lapa label) or give the one that was "
             "labelled."
+        )
+    if packed.acts and manifest.get("acts") not in (packed.acts, None, ""):
+        raise LapaError(
+            f"These labels were made from {manifest.get('dataset')} with other actions than {packed.spec} has: it is "
+            "another recording, or its actions were changed since. Label it again (lapa label)."
         )
     if laq_hash and manifest.get("source_hash") != laq_hash:
         raise LapaError(

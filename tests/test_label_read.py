@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from lapa.contracts import LapaError
 from lapa.data.labelled import read_labels
 from lapa.data.pack import Packed, pack
 from lapa.labels import _motions
-from lapa.labels._read import read_with_laq
+from lapa.labels._read import Followed, read_actions, read_with_laq
 from lapa.measures.probes import r2
 from lapa.models.laq import LAQConfig
 from lapa.recipe import Recipe
@@ -63,6 +64,24 @@ def test_actions_of_videos_without_labels(packs: tuple[Packed, Packed], laq: Pat
     told = [r2(labels.values[unseen][:, [i]], actions[unseen][:, [i]]) for i in seen_in_front]
     assert min(told) > 0.5, told
     assert set(np.unique(labels.values[:, 3])) == {0.0, 1.0}, "a gripper is open or closed"
+
+
+def test_a_gripper_that_takes_time_to_close(packs: tuple[Packed, Packed]) -> None:
+    """It takes half a second, and is seen badly."""
+    packed, few = packs
+    rng = np.random.default_rng(0)
+
+    def followed(some: Packed) -> Followed:
+        wanted, seen = some.require_actions("this")[:, 3], np.zeros(len(some))
+        for first, end in pairwise(some.starts):
+            for t in range(first + 1, end):
+                seen[t] = seen[t - 1] + np.clip(wanted[t - 1] - seen[t - 1], -0.2, 0.2)
+        seen += rng.normal(0, 0.4, len(some))
+        return Followed(some, rng.normal(size=(len(some), 2)), seen[:, None])
+
+    actions, _ = read_actions(followed(few), followed(packed), 0.1, "this")
+    unseen = slice(packed.starts[40], None)
+    assert (actions[unseen, 3] == packed.require_actions("this")[unseen, 3]).mean() > 0.8
 
 
 def test_where_to_be_is_read_as_how_far_to_go(tiny: Recipe, tmp_path: Path) -> None:

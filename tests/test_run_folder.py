@@ -7,6 +7,8 @@ import fcntl
 import json
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from lapa import cli
 from lapa import stage1_latent_actions as stage1
 from lapa.artefacts.folder import ended_early, load_artefact
 from lapa.contracts import LapaError
+from lapa.data.folders import new_folder
 from lapa.runtime.alone import alone
 from lapa.training.resume import Checkpoints
 
@@ -76,6 +79,22 @@ def test_two_do_not_train_in_one_folder(
     other = os.open(out, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the command let go
     os.close(other)
+
+
+def test_what_is_written_when_sigterm_comes_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write() -> None:
+        """Stopped in the middle."""
+        with new_folder(tmp_path / "data") as work:
+            (work / "half").write_text("")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+
+    monkeypatch.setattr(cli, "COMMANDS", {"write": write, "list": write})
+    with pytest.raises(SystemExit) as left:
+        cli.main(["write"])
+    assert left.value.code == 143
+    assert not any(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_disk_without_locks_is_told(

@@ -16,7 +16,7 @@ from lapa.data.pack import Packed, pack
 from lapa.recipe import Recipe, override
 from lapa.stage1_latent_actions import fit_idm, fit_laq
 from lapa.stage2_label import label
-from lapa.stage2_pretrain import pretrain
+from lapa.stage2_pretrain import check_labels, pretrain
 
 
 def test_labels_of_other_data(chain: Path, tiny: Recipe, tmp_path: Path) -> None:
@@ -24,6 +24,21 @@ def test_labels_of_other_data(chain: Path, tiny: Recipe, tmp_path: Path) -> None
     labels, manifest = read_labels(chain / "labels")
     with pytest.raises(LapaError, match=r"lerobot:.* tabletop:sim,episodes=12,seed=9.*lapa label"):
         pretrain(other, labels, manifest, tiny, tmp_path / "out", 0)
+
+
+@pytest.mark.parametrize("size", [24, 32])
+def test_labels_of_other_actions(robot: Path, packed: Packed, tiny: Recipe, tmp_path: Path, size: int) -> None:
+    """Another recording of the same tasks and lengths, or one whose actions were mended, is known by its actions, where
+    frames are read at another size and tell nothing."""
+    manifest = label(packed, "ground_truth", tmp_path / "labels")
+    labels, _ = read_labels(tmp_path / "labels")
+    other = pack([f"lerobot:{robot}"], size, quiet=True)
+    assert other.actions is not None
+    check_labels(other, labels, manifest)
+    changed = replace(other, actions=-other.actions)
+    with pytest.raises(LapaError, match=r"other actions.*lapa label"):
+        check_labels(changed, labels, manifest)
+    check_labels(changed, labels, {**manifest, "acts": None})  # older labels do not know
 
 
 def test_labels_of_another_laq(chain: Path, packed: Packed, tiny: Recipe, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from lapa.commands.options import (
 )
 from lapa.commands.serve import is_remote, require_packages
 from lapa.contracts import LapaError
+from lapa.runtime.alone import hold
 
 
 def demo(
@@ -337,6 +338,8 @@ def protocol(
     asked = read_protocol(file)
     if asked.simulated and any(is_remote(run) for run in asked.methods.values()):
         require_packages()
+    if not report:
+        hold(out)
     session = open_session(asked, out)
     if not report:
         count = len(session.rollouts)

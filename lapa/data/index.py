@@ -130,6 +130,11 @@ class Index:
         texts = json.dumps([self.ids, self.instructions]).encode()
         return "outline-" + digest_of(self.starts.tobytes(), self.fps.tobytes(), texts)
 
+    @cached_property
+    def acts(self) -> str:
+        """A fingerprint of the recorded actions, the same for a pack and for a stream of the same data; "" without."""
+        return "" if self.actions is None else "actions-" + digest_of(self.actions.tobytes())
+
     def episode_of(self, index: Array) -> Array:
         """Frames int64 [B] -> their episodes int64 [B]."""
         return np.searchsorted(self.starts, index, side="right") - 1

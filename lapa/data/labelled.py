@@ -147,6 +147,7 @@ class _Manifest:
     dataset: str = ""
     fingerprint: str = ""
     outline: str = ""
+    acts: str = ""
     image_size: int = 1
     pairs: int = 0
     action_names: tuple[str, ...] = ()

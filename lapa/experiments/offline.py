@@ -25,6 +25,7 @@ from lapa.measures.offline import lines as table_lines
 from lapa.measures.offline import offline
 from lapa.plots.offline import offline_error
 from lapa.policies import opened
+from lapa.runtime.alone import hold
 
 Open = Callable[[int, Any, Sequence[str]], Packed]  # (pixels a side, fit, cameras) -> the dataset
 
@@ -33,6 +34,7 @@ def evaluate_offline(policy_path: Path, open_dataset: Open, out: Path, name: str
     """Write `out/results.json` and `out/offline.png`; returns what the JSON holds. Raises LapaError where the policy
     cannot act, or its actions do not fit the dataset's, and where `out` holds another evaluation or something else."""
     artefact = load_artefact(policy_path, "policy")
+    hold(out)
     _require_room(out, {"hash": artefact.hash})
     policy = opened(artefact)
     if not policy.dimensions:

@@ -265,13 +265,20 @@ class _Person:
                 code = running.wait()
             except KeyboardInterrupt:  # the terminal has sent it to the command too
                 code = _ended(running)
+            finally:
+                if running.poll() is None:  # lapa ends (SIGTERM): the robot must not go on alone
+                    running.terminate()
+                    _ended(running)
         self.say("  It has ended." if not code else f"  It ended with code {code}; {log} has what it printed.")
 
 
 def _ended(running: subprocess.Popen[bytes]) -> int:
     try:
         return running.wait(PATIENCE)
-    finally:
+    except subprocess.TimeoutExpired:
+        running.kill()
+        return running.wait()
+    finally:  # a second Ctrl-C
         if running.poll() is None:
             running.kill()
             running.wait()

@@ -33,6 +33,7 @@ from lapa.runtime.progress import Progress
 
 SHARD = "part-000000.parquet"
 AROUND = range(-2, 7)  # differences of adjacent frames that an action is read from, from two before it on
+SEEN_AT = (-2, 0, 1, 4)  # windows behind a frame, at which is looked where a gripper is read: it takes time to close
 AT_ONCE = 256
 
 
@@ -52,7 +53,7 @@ class Followed:
 
     def moved(self, seconds: float) -> Array:
         """What motions are read from: how places change around a frame, and where they are, float [N, ..]."""
-        return np.hstack([self._around(), self._and_ahead(self.places, seconds)])
+        return np.hstack([self._around(), self._at(self.places, seconds, (0, 1))])
 
     @property
     def task(self) -> Array:
@@ -60,8 +61,8 @@ class Followed:
         return np.unique(self.packed.instructions, return_inverse=True)[1][self.episode]
 
     def shown(self, seconds: float, middle: Array, spread: Array) -> Array:
-        """What a gripper is read from, standardised, float [N, 2F]."""
-        return self._and_ahead((self.seen - middle) / spread, seconds)
+        """What a gripper is read from, standardised, float [N, F * len(SEEN_AT)]."""
+        return self._at((self.seen - middle) / spread, seconds, SEEN_AT)
 
     def _around(self) -> Array:
         """Differences of adjacent frames around each one, [N, D * len(AROUND)]; past an end there is no motion."""
@@ -69,11 +70,12 @@ class Followed:
         at = [self.places[np.clip(np.arange(len(self.places)) + n, first, last)] for n in (*AROUND, AROUND.stop)]
         return np.hstack([later - now for now, later in pairwise(at)])
 
-    def _and_ahead(self, values: Array, seconds: float) -> Array:
-        """[N, F] -> [N, 2F]: of the frame and of that which lies so far behind it, or the episode's last."""
+    def _at(self, values: Array, seconds: float, times: Sequence[int]) -> Array:
+        """[N, F] -> [N, F * len(times)]: of the frames that lie `times` this many seconds behind each one; past an end
+        the episode's first or last."""
         steps = np.maximum(np.round(seconds * self.packed.fps).astype(int), 1)[self.episode]
-        later = np.minimum(np.arange(len(values)) + steps, self.packed.starts[self.episode + 1] - 1)
-        return np.hstack([values, values[later]])
+        first, last = self.packed.starts[self.episode], self.packed.starts[self.episode + 1] - 1
+        return np.hstack([values[np.clip(np.arange(len(values)) + n * steps, first, last)] for n in times])
 
 
 def motions_of(few: Packed, command: str) -> tuple[list[int], list[int]]:
@@ -176,6 +178,7 @@ def write_actions(
         "method": method, "source": str(source), "source_hash": source_hash, "kind": "actions", "classes": 0,
         "window_seconds": None, "end": "drop",
         "dataset": packed.spec, "fingerprint": packed.fingerprint, "outline": packed.outline,
+        "acts": packed.acts,
         "image_size": packed.image_size, "pairs": len(pairs), "action_names": list(few.action_names),
         "meaning": meaning and asdict(meaning), "skipped": list(packed.bad), "left_out": [],
         "labelled": few.fingerprint, "taught": sorted(keys_of(few)),

@@ -172,7 +172,7 @@ def table(some: Recorded, kinds: Sequence[ActionKind], given: dict[str, Array]) 
     """
     known = some.known[..., None]
     unit = (np.abs(given[MEAN] - some.actions) * known).sum((0, 1)) / known.sum((0, 1))
-    varies = unit > 1e-9
+    varies = (unit > 1e-9) & ~_at_rest(some, kinds, unit)
     if not varies.any():
         raise LapaError(f"{some.packed.spec}: the recorded actions do not vary, so there is nothing to predict.")
     moved = _motion(some, kinds)
@@ -197,6 +197,17 @@ def table(some: Recorded, kinds: Sequence[ActionKind], given: dict[str, Array]) 
             "step": length / true_length if true_length > 1e-9 else None,
         }
     return found
+
+
+def _at_rest(some: Recorded, kinds: Sequence[ActionKind], unit: Array) -> Array:
+    """Dimensions in which the expert rests, bool [A]: a parked joint. Their targets vary by rounding alone, or far less
+    than the state beside them does; over so small a unit any error is without bounds."""
+    rests = unit <= 1e-6 * np.abs(some.actions).max((0, 1))
+    if some.state is not None and some.state.shape[1] == len(unit):
+        ahead = some.actions[:, 0] - some.state
+        noise = np.abs(ahead - ahead.mean(0)).mean(0)
+        rests |= (np.array(kinds) == "absolute") & (unit < 0.25 * noise)
+    return rests
 
 
 def _motion(some: Recorded, kinds: Sequence[ActionKind]) -> Callable[[Array], Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,6 +248,29 @@ types: [seen]
     assert log.read_text() == "put it here put it here\n" * 2
     assert any("code 4" in line and log.name in line for line in person.shown)
     assert "mine" not in log.name
+
+
+def test_a_command_does_not_outlive_lapa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM ends lapa by way of SystemExit (cli.py): the robot must not go on alone."""
+    text = f"""
+rollouts: 1
+methods: {{mine: "{sys.executable} -c 'import time; time.sleep(60)'"}}
+tasks: {{t: {{instruction: put it here, stages: {{done: 1}}}}}}
+types: [seen]
+"""
+    begun: list[subprocess.Popen[bytes]] = []
+    wait = subprocess.Popen.wait
+
+    def stopped(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if timeout is None and not begun:
+            begun.append(process)
+            raise SystemExit(143)
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", stopped)
+    with pytest.raises(SystemExit):
+        Typed("", "r")(written(tmp_path, text), tmp_path / "out")
+    assert begun[0].poll() is not None
 
 
 # --- the report

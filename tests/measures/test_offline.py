@@ -110,6 +110,27 @@ def test_holding_the_state_where_targets_are_absolute_and_a_gripper_stays_as_it_
     assert hold["step"] == 0
 
 
+@pytest.mark.parametrize("jitter", [0.0, 2e-7, 1e-5])
+def test_a_parked_joint_is_left_out_of_the_error(packed: Packed, jitter: float) -> None:
+    """Its target stands still but for rounding, and its state has noise, which a policy of relative actions passes on.
+    Over so small a unit the error would have no bounds."""
+    from lapa.contracts import ActionSpec
+
+    rng = np.random.default_rng(0)
+    state = np.cumsum(rng.normal(size=(len(packed), 3)), 0).astype(np.float32)
+    state[:, 2] = 0.5 + 1e-3 * rng.normal(size=len(packed))
+    ends = np.append(state[1:], state[-1:], 0)
+    ends[:, 2] = 0.5 + jitter * rng.normal(size=len(packed))
+    spec = ActionSpec(("a", "b", "parked"), ("absolute",) * 3, 10)
+    robot = replace(packed, state=state, actions=ends, state_names=("a", "b", "c"), action_names=spec.names,
+                    action_spec=spec)  # fmt: skip
+    rows = offline(Knows(robot, np.arange(16), off=1e-3), robot, np.arange(16), (robot, np.arange(16)))["rows"]
+    assert rows[POLICY]["by_dimension"][2] is None
+    assert rows[POLICY]["absolute"][2] == pytest.approx(1e-3, rel=1e-3), "told in the robot's units"
+    assert rows[POLICY]["error"] == pytest.approx(np.mean(rows[POLICY]["by_dimension"][:2]))
+    assert all(share is not None for share in rows[HOLD]["by_dimension"][:2])
+
+
 def test_other_dimensions_are_refused(packed: Packed) -> None:
     class Other:
         def act_batch(self, observations: Sequence[Any]) -> Array:
