@@ -60,7 +60,7 @@ $(WORLDS)-libero: $(WORLDS)
 	@$(PIP) --no-deps $(LIBERO)  # see above
 	@touch $(WORLDS)-libero
 
-demo-real: $(WORLDS)  ## the same in Meta-World with pretrained parts, 18 minutes; films in runs/demo_real
+demo-real: $(WORLDS)  ## the same in Meta-World with pretrained parts, 15 to 20 minutes; films in runs/demo_real
 	@$(VENV)/bin/lapa demo-real --out runs/demo_real
 
 worlds: $(WORLDS) $(if $(LIBERO),$(WORLDS)-libero)  ## install the benchmarks that others wrote

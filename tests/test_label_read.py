@@ -66,7 +66,7 @@ def test_actions_of_videos_without_labels(packs: tuple[Packed, Packed], laq: Pat
     assert set(np.unique(labels.values[:, 3])) == {0.0, 1.0}, "a gripper is open or closed"
 
 
-def test_a_gripper_that_takes_time_to_close(packs: tuple[Packed, Packed]) -> None:
+def test_a_gripper_that_takes_time_to_close(packs: tuple[Packed, Packed], capsys: pytest.CaptureFixture[str]) -> None:
     """It takes half a second, and is seen badly."""
     packed, few = packs
     rng = np.random.default_rng(0)
@@ -80,6 +80,7 @@ def test_a_gripper_that_takes_time_to_close(packs: tuple[Packed, Packed]) -> Non
         return Followed(some, rng.normal(size=(len(some), 2)), seen[:, None])
 
     actions, _ = read_actions(followed(few), followed(packed), 0.1, "this")
+    assert "gripper: read from the frames at -0.2, +0.0, +0.1, +0.4 s" in capsys.readouterr().out
     unseen = slice(packed.starts[40], None)
     assert (actions[unseen, 3] == packed.require_actions("this")[unseen, 3]).mean() > 0.8
 

@@ -33,7 +33,7 @@ from lapa.runtime.progress import Progress
 
 SHARD = "part-000000.parquet"
 AROUND = range(-2, 7)  # differences of adjacent frames that an action is read from, from two before it on
-SEEN_AT = (-2, 0, 1, 4)  # windows behind a frame, at which is looked where a gripper is read: it takes time to close
+LOOKS = ((0, 1), (-2, 0, 1, 4))  # windows behind a frame at which is looked to read a gripper: a slow one needs more
 AT_ONCE = 256
 
 
@@ -60,9 +60,9 @@ class Followed:
         """Of each frame, int64 [N]: frames with one instruction have one number."""
         return np.unique(self.packed.instructions, return_inverse=True)[1][self.episode]
 
-    def shown(self, seconds: float, middle: Array, spread: Array) -> Array:
-        """What a gripper is read from, standardised, float [N, F * len(SEEN_AT)]."""
-        return self._at((self.seen - middle) / spread, seconds, SEEN_AT)
+    def shown(self, seconds: float, times: Sequence[int], middle: Array, spread: Array) -> Array:
+        """What a gripper is read from, at times of LOOKS, standardised, float [N, F * len(times)]."""
+        return self._at((self.seen - middle) / spread, seconds, times)
 
     def _around(self) -> Array:
         """Differences of adjacent frames around each one, [N, D * len(AROUND)]; past an end there is no motion."""
@@ -121,9 +121,12 @@ def read_actions(few: Followed, videos: Followed, seconds: float, command: str) 
     for actions, each in zip(made, both, strict=True):
         actions[:, motions] = reading(each.moved(seconds))
     for number in switches:
-        switch = Switch.fit(few.shown(seconds, middle, spread), known[:, number], few.episode)
+        fitted = [Switch.fit(few.shown(seconds, at, middle, spread), known[:, number], few.episode) for at in LOOKS]
+        best = int(np.argmin([each.variance for each in fitted]))
+        print(f"{few.packed.action_spec.names[number]}: read from the frames at "
+              f"{', '.join(f'{seconds * n:+.1f}' for n in LOOKS[best])} s, as episodes left out say.")  # fmt: skip
         for actions, each in zip(made, both, strict=True):
-            actions[:, number] = switch(each.shown(seconds, middle, spread), each.episode)
+            actions[:, number] = fitted[best](each.shown(seconds, LOOKS[best], middle, spread), each.episode)
     return np.clip(made[1], known.min(0), known.max(0)), r2(made[0], known)
 
 
