@@ -133,8 +133,13 @@ def _tidy_end() -> Iterator[None]:
     """SIGTERM leaves by way of every `finally`, so that nothing half written stays; training has its own way
     (training/stop.py)."""
     mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    def leave(*_: object) -> None:
+        os.write(2, b"lapa: stopped (SIGTERM). What was finished is kept; run the same command again.\n")
+        sys.exit(128 + signal.SIGTERM)
+
     if mine:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:

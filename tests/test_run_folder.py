@@ -81,7 +81,9 @@ def test_two_do_not_train_in_one_folder(
     os.close(other)
 
 
-def test_what_is_written_when_sigterm_comes_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_written_when_sigterm_comes_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     def write() -> None:
         """Stopped in the middle."""
         with new_folder(tmp_path / "data") as work:
@@ -93,6 +95,7 @@ def test_what_is_written_when_sigterm_comes_is_removed(tmp_path: Path, monkeypat
     with pytest.raises(SystemExit) as left:
         cli.main(["write"])
     assert left.value.code == 143
+    assert "stopped (SIGTERM)" in capfd.readouterr().err
     assert not any(tmp_path.iterdir())
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 

@@ -115,7 +115,7 @@ def test_ctrl_c_stops_the_steps(
     monkeypatch.setattr(schedule.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run([endless(tmp_path)], tmp_path)
-    assert started[0].process.poll() == -signal.SIGTERM
+    assert started[0].process.poll() == 128 + signal.SIGTERM
     assert json.loads((tmp_path / "seconds.json").read_text())["endless"] > 0
 
 
