@@ -81,6 +81,22 @@ def test_two_do_not_train_in_one_folder(
     os.close(other)
 
 
+@pytest.mark.parametrize("command", ["evaluate", "protocol"])
+def test_two_do_not_judge_in_one_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, file = tmp_path / "out", tmp_path / "protocol.yaml"
+    out.mkdir()
+    run("protocol", "--example")
+    file.write_text(capsys.readouterr().out)
+    asked = {"evaluate": ("--row", "random", "--benchmark", "tabletop:sim", "--episodes", 2), "protocol": (file,)}
+    other = os.open(out, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(SystemExit):
+        run(command, *asked[command], "--out", out)
+    os.close(other)
+    assert f"Another lapa writes to {out}" in capsys.readouterr().err
+    assert not any(out.iterdir())
+
+
 def test_what_is_written_when_sigterm_comes_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
