@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import yaml
 
 from lapa import cli
 from lapa.contracts import LapaError, Outcome
+from lapa.experiments import protocol
 from lapa.experiments.protocol import Answer, Session, _Simulator, judge_all, open_session, stage_of
 from lapa.experiments.protocol_file import EXAMPLE, STAGES, Task, read_protocol
 from lapa.experiments.protocol_report import report
@@ -271,6 +273,16 @@ types: [seen]
     with pytest.raises(SystemExit):
         Typed("", "r")(written(tmp_path, text), tmp_path / "out")
     assert begun[0].poll() is not None
+
+
+def test_a_command_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "PATIENCE", 0.2)
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        running.terminate()
+        assert protocol._ended(running) == -signal.SIGKILL
 
 
 # --- the report
